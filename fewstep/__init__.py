@@ -1,0 +1,21 @@
+"""fewstep: gradient-based meta-learning on JAX. Learn a starting point, adapt in a few steps.
+
+The public names, in reading order. Nothing heavy is imported before it is used.
+"""
+
+from fewstep.errors import BadInput as BadInput
+from fewstep.errors import RunFailed as RunFailed
+from fewstep.maml import Learner as Learner
+from fewstep.maml import MetaState as MetaState
+from fewstep.maml import adapt as adapt
+from fewstep.maml import adaptation_path as adaptation_path
+from fewstep.maml import adaptation_step as adaptation_step
+from fewstep.maml import init as init
+from fewstep.maml import meta_gradient as meta_gradient
+from fewstep.maml import meta_step as meta_step
+from fewstep.maml import task_loss as task_loss
+from fewstep.types import Episode as Episode
+from fewstep.types import Examples as Examples
+from fewstep.types import MetaParams as MetaParams
+from fewstep.types import Network as Network
+from fewstep.version import __version__ as __version__

@@ -1,0 +1,61 @@
+"""The command `fewstep` (floor 5): one file per subcommand, imported only when it is called, so that help is quick."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "train": "meta-train a problem: fewstep train sine | fewstep train table --data FILE ...",
+    "resume": "go on with an interrupted run",
+    "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
+    "adapt": "fit a run to one new task from a few rows",
+    "predict": "predict with an adapted model",
+    "plot": "draw the pictures of a run again, from its files",
+    "list": "problems, presets and variants, one line each",
+}
+
+HELP = "\n".join(
+    [
+        "usage: fewstep COMMAND ...",
+        "",
+        "Learn a starting point. Adapt in a few steps.",
+        "",
+        *(f"  {name:<9} {line}" for name, line in COMMANDS.items()),
+        "",
+        "fewstep COMMAND --help tells more. First time? Try: fewstep train sine",
+    ]
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from fewstep.version import __version__
+
+        print(f"fewstep {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"fewstep: there is no command {argv[0]!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    from fewstep.errors import BadInput, RunFailed
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
+    try:
+        return importlib.import_module(f"fewstep.cli.{argv[0]}").main(argv[1:])
+    except BadInput as error:
+        print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    except RunFailed as error:
+        print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print(f"fewstep {argv[0]}: interrupted.", file=sys.stderr)
+        return 130

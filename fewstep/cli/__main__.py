@@ -1,0 +1,7 @@
+"""`python -m fewstep.cli` is the command `fewstep`."""
+
+import sys
+
+from fewstep.cli import main
+
+sys.exit(main())

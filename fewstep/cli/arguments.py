@@ -1,0 +1,70 @@
+"""From words on the command line to a dataclass, by tyro (floor 5); what is wrong is said in a line or two."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from typing import Any, TypeVar
+
+from fewstep.errors import BadInput
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:
+    """Parses `argv` into `kind`. Prints help and exits for --help; raises `BadInput` for what it cannot use."""
+    import tyro
+
+    options = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=argv, prog=prog, **options)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise BadInput(_in_short(complaint.getvalue(), prog)) from None
+
+
+def _in_short(complaint: str, prog: str) -> str:
+    """tyro's framed explanation as one line: what is wrong, the nearest option, where to read more."""
+    lines = [re.sub(r"^[│┃]\s?|\s*[│┃]$", "", line).strip() for line in complaint.splitlines()]
+    lines = [line for line in lines if line and line[0] not in "╭╰─━"]
+    what = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "Perhaps", "For full", "Similar"))), 2)])
+    near = re.search(r"Perhaps you meant:\s*\n[^-]*(--[a-z0-9-]+)", complaint)
+    hint = f" Did you mean {near.group(1)}?" if near else ""
+    return f"{what.rstrip('.')}.{hint} See {prog} --help."
+
+
+def choose_steps(text: str) -> tuple[int, ...]:
+    """'0,1,5,10' as (0, 1, 5, 10)."""
+    try:
+        steps = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--steps should be numbers of adaptation steps such as 0,1,5,10, got {text!r}.") from None
+    if not steps or min(steps) < 0 or max(steps) > 10_000:
+        raise BadInput(f"--steps should lie between 0 and 10000, got {text!r}.")
+    return steps
+
+
+def prepare_jax() -> None:
+    """Settings of JAX that a command wants and a library must not force: cores as devices, a lasting compilation cache."""
+    import os
+    from pathlib import Path
+
+    import jax
+
+    from fewstep.training.devices import use_cpu_cores
+
+    use_cpu_cores()
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "fewstep" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def say(text: str = "", json: bool = False) -> None:
+    """Prints for people: on stdout, or on stderr where stdout is for one JSON object."""
+    print(text, file=sys.stderr if json else sys.stdout, flush=True)

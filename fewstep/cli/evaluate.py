@@ -1,0 +1,57 @@
+"""fewstep evaluate RUN: errors on held-out tasks after 0, 1, 5, 10 ... adaptation steps (floor 5)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fewstep.cli.arguments import choose_steps, parse, prepare_jax
+from fewstep.cli.tables import print_evaluation
+from fewstep.errors import BadInput
+
+
+def main(argv: list[str]) -> int:
+    import tyro
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        """Measure a run on meta-test tasks, and write evaluation.json where nothing but the defaults was asked for."""
+
+        run: Annotated[str, tyro.conf.Positional]
+        """the run's folder"""
+        steps: str = "0,1,5,10"
+        """numbers of adaptation steps to measure after"""
+        tasks: int = 1000
+        """how many distinct tasks at most"""
+        shots: int | None = None
+        """support examples; by default as trained"""
+        draws: int | None = None
+        """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
+        checkpoint: Literal["best", "last"] = "best"
+        """which checkpoint: best on validation, or last"""
+        json: bool = False
+        """print one JSON object on stdout"""
+
+    arguments = parse(Evaluate, argv, "fewstep evaluate")
+    steps = choose_steps(arguments.steps)
+    for name in ("tasks", "shots", "draws"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise BadInput(f"--{name} should be at least 1, got {value}.")
+    prepare_jax()
+    from fewstep import runs
+
+    run = runs.open_run(arguments.run)
+    options = {"tasks": arguments.tasks, "draws": arguments.draws, "which": arguments.checkpoint}
+    changed = arguments.shots is not None or arguments.checkpoint != "best" or arguments.tasks != 1000 or arguments.draws
+    if changed:
+        shots = {} if arguments.shots is None else {"shots": arguments.shots}
+        result = run.evaluate(steps, **options, **shots)
+    else:
+        result = run.write_evaluation(steps, **options)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print_evaluation(result)
+    return 0

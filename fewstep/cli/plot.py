@@ -1,0 +1,32 @@
+"""fewstep plot RUN: the pictures of a run, from its files alone (floor 5)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from fewstep.cli.arguments import parse, say
+
+
+def main(argv: list[str]) -> int:
+    import tyro
+
+    @dataclass(frozen=True)
+    class Plot:
+        """Draw the pictures of a run again, from the files in its folder."""
+
+        run: Annotated[str, tyro.conf.Positional]
+        """the run's folder"""
+        json: bool = False
+        """print one JSON object on stdout"""
+
+    arguments = parse(Plot, argv, "fewstep plot")
+    from fewstep import plots
+
+    pictures = plots.draw(arguments.run)
+    if arguments.json:
+        print(json.dumps({"pictures": [str(path) for path in pictures]}))
+    else:
+        say("\n".join(str(path) for path in pictures))
+    return 0

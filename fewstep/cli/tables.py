@@ -1,0 +1,21 @@
+"""Results as tables for people, by rich (floor 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """One row per number of adaptation steps; the protocol under it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['problem']}: {result['tasks']} unseen tasks ({result['split']})", title_justify="left")
+    table.add_column("adaptation steps", justify="right")
+    table.add_column(f"{result['metric']} (mean ± 95 % interval over tasks)", justify="right")
+    for step, mean, half in zip(result["steps"], result["mean"], result["ci95"], strict=True):
+        table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.2g}" if half is not None else ""))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    protocol = result["protocol"]
+    console.print("protocol: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in protocol.items()))

@@ -1,0 +1,115 @@
+"""fewstep train PROBLEM: meta-train, evaluate, draw (floor 5)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.tables import print_evaluation
+from fewstep.errors import BadInput
+
+
+def main(argv: list[str]) -> int:
+    from fewstep.problems import PRESETS, PROBLEMS
+
+    if not argv or argv[0] in ("-h", "--help"):
+        say("usage: fewstep train PROBLEM [--preset NAME] [--out RUN] [--seed N] [settings ...]\n")
+        for name, settings in PROBLEMS.items():
+            say(f"  {name:<8} {settings.__doc__}")
+        say("\nfewstep train PROBLEM --help lists the settings; fewstep list the presets.")
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in PROBLEMS:
+        raise BadInput(f"there is no problem {name!r}; expected one of {', '.join(PROBLEMS)}.")
+    preset, rest = _preset(rest, PRESETS[name])
+    arguments = parse(_arguments(name, PRESETS[name][preset][0]), rest, f"fewstep train {name}")
+    return train(arguments, name, preset)
+
+
+def train(arguments: Any, name: str, preset: str) -> int:
+    prepare_jax()
+    from fewstep import plots, runs
+
+    settings = arguments.settings
+    out = Path(arguments.out) if arguments.out else _free(Path("runs"), name if preset == "default" else f"{name}-{preset}")
+
+    def announce(problem) -> None:
+        say(f"{name}, preset {preset}: {problem.meta_steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
+        if name == "table":
+            for line in problem.format.describe():
+                say(f"  {line}", json=True)
+            splits = problem.splits
+            say(
+                f"  tasks ({settings.task}): {splits.train.size} meta-train, {splits.validation.size} meta-validation, "
+                f"{splits.test.size} meta-test; support and query rows are drawn at random",
+                json=True,
+            )
+
+    from fewstep.training.loop import Interrupted
+
+    try:
+        run = runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
+    except Interrupted:
+        say(f"Interrupted; the run is saved. Go on with: fewstep resume {out}", json=True)
+        return 130
+    return finish(run, arguments.json, plots)
+
+
+def finish(run, as_json: bool, plots) -> int:
+    """What follows every training: evaluation, pictures, a table."""
+    say("evaluating on unseen tasks, drawing pictures ...", json=True)
+    result = run.write_evaluation()
+    pictures = plots.draw(run.directory)
+    if as_json:
+        print(json.dumps({"run": str(run.directory), "evaluation": result}))
+    else:
+        print_evaluation(result)
+        say(f"pictures: {', '.join(str(path) for path in pictures)}")
+    return 0
+
+
+def _preset(argv: list[str], presets: dict[str, Any]) -> tuple[str, list[str]]:
+    """Takes --preset NAME out of the words: it decides the defaults of all other settings."""
+    rest, chosen = [], "default"
+    words = iter(argv)
+    for word in words:
+        if word == "--preset" or word.startswith("--preset="):
+            chosen = word.partition("=")[2] or next(words, "")
+        else:
+            rest.append(word)
+    if chosen not in presets:
+        raise BadInput(f"there is no preset {chosen!r}; expected one of {', '.join(presets)}.")
+    return chosen, rest
+
+
+def _arguments(name: str, settings: Any) -> type:
+    """The dataclass of this command's words: its own, and the problem's settings without a prefix."""
+    import tyro
+
+    return dataclasses.make_dataclass(
+        f"Train{name.title()}",
+        [
+            ("out", Annotated[str | None, tyro.conf.arg(help="folder for the run; by default the next free one under runs/")], None),
+            ("seed", Annotated[int, tyro.conf.arg(help="decides everything random")], 0),
+            ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
+            ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
+        ],
+        namespace={"__doc__": f"{type(settings).__doc__} --preset NAME sets all defaults at once (fewstep list)."},
+    )
+
+
+def _free(folder: Path, name: str) -> Path:
+    """The first of folder/name, folder/name-2, ... that is free."""
+    number, path = 1, folder / name
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,9 @@
+"""The two ways in which fewstep refuses (floor 0). The command turns each into its exit code and never shows a traceback."""
+
+
+class BadInput(ValueError):
+    """What the user gave cannot be used. The message says what was expected, what came, and what to do. Exit code 2."""
+
+
+class RunFailed(RuntimeError):
+    """A run that started well could not go on (a meta-loss that became NaN, say). Exit code 1."""

@@ -1,0 +1,46 @@
+"""A multi-layer perceptron in flax.nnx as a pair of pure functions (floor 1). Used by the sine and table problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from fewstep.types import Key, Network, Params
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+    kernel_init: Callable = jax.nn.initializers.glorot_uniform(),
+) -> Network:
+    """Dense layers of the given `sizes` (inputs, hidden ..., outputs) with `activation` between them.
+
+    Biases start at zero. The default kernels are uniform in (−a, a), a = √(6 / (fan in + fan out)): the Glorot bound.
+    `apply` maps [examples, sizes[0]] to [examples, sizes[-1]]; parameters are nested dicts of arrays.
+    """
+    from flax import nnx  # here, so that `import fewstep` need not wait for it
+
+    class MLP(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.layers = nnx.List(
+                nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, rngs=rngs)
+                for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+            )
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for layer in self.layers[:-1]:
+                x = activation(layer(x))
+            return self.layers[-1](x)
+
+    def init(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.state(MLP(nnx.Rngs(key)), nnx.Param))
+
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: MLP(nnx.Rngs(0))))
+
+    def apply(params: Params, inputs: jax.Array) -> jax.Array:
+        state = jax.tree.map(lambda variable: variable, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)(inputs)
+
+    return Network(init, apply)

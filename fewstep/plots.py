@@ -1,0 +1,142 @@
+"""Pictures of a run, from the files in its folder alone (floor 4): training curve, error by adaptation step, unseen tasks."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import BadInput
+from fewstep.training.log import read_metrics
+
+TRUTH, SUPPORT, BEFORE = "#444444", "#111111", "#bbbbbb"
+STEPS = ["#fdbb6b", "#ee7733", "#cc3311", "#771155", "#332288"]
+
+
+def draw(directory: str | Path) -> list[Path]:
+    """Draws what the files of a run directory allow, into `plots/*.png`. Raises `BadInput` where there is no run."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise BadInput(f"{directory}: expected the folder of a trained run, found no config.json in it.")
+    import matplotlib
+
+    matplotlib.use("agg")
+    folder = directory / "plots"
+    folder.mkdir(exist_ok=True)
+    pictures = []
+    for name, source, paint in (
+        ("training", "metrics.jsonl", _training),
+        ("adaptation", "evaluation.json", _adaptation),
+        ("unseen_tasks", "illustrations.json", _unseen_tasks),
+    ):
+        path = directory / source
+        if path.is_file():
+            content = read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+            if content:
+                pictures.append(_save(paint(content), folder / f"{name}.png"))
+    return pictures
+
+
+def _save(figure, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def _axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (6.4, 4.0)):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _training(records: list[dict[str, Any]]):
+    """Meta-loss and validation error over meta-steps."""
+    figure, axes = _axes()
+    axis = axes[0, 0]
+    steps = [record["meta_step"] for record in records]
+    losses = [record["meta_loss"] for record in records]
+    marker = {"marker": "o", "ms": 3} if len(steps) < 30 else {}
+    axis.plot(steps, losses, color=STEPS[1], lw=1.4, label="meta-loss (mean since the last point)", **marker)
+    validated = [record for record in records if "validation" in record]
+    axis.plot(
+        [record["meta_step"] for record in validated],
+        [record["validation"] for record in validated],
+        color=STEPS[4], marker="o", ms=4, lw=1.4, label="error on meta-validation tasks",
+    )  # fmt: skip
+    if min(losses) > 0:
+        axis.set_yscale("log")
+    axis.set(xlabel="meta-step", ylabel="loss", title="Meta-training")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _adaptation(result: dict[str, Any]):
+    """Error on unseen tasks over adaptation steps, with its interval."""
+    figure, axes = _axes()
+    axis = axes[0, 0]
+    half = [0.0 if value is None else value for value in result["ci95"]]
+    axis.errorbar(result["steps"], result["mean"], yerr=half, color=STEPS[2], marker="o", capsize=4, lw=1.4)
+    for step, mean in zip(result["steps"], result["mean"], strict=True):
+        axis.annotate(f"{mean:.3g}", (step, mean), textcoords="offset points", xytext=(8, 8), fontsize=9)
+    if min(result["mean"]) > 0:
+        axis.set_yscale("log")
+    trained = result["protocol"].get("trained_adaptation_steps")
+    if trained is not None:
+        axis.axvline(trained, color=BEFORE, lw=1, ls="--", zorder=0)
+        axis.annotate("trained for", (trained, 1), xycoords=("data", "axes fraction"), xytext=(4, -10), textcoords="offset points", fontsize=8, color="#777777")  # fmt: skip
+    shots = result["protocol"].get("shots")
+    axis.set_xticks(result["steps"])
+    axis.margins(x=0.12, y=0.15)
+    axis.set(
+        xlabel="adaptation steps",
+        ylabel=f"{result['metric']}, 95 % interval over tasks",
+        title=f"{result['tasks']} unseen tasks, {shots} shots",
+    )
+    return figure
+
+
+def _unseen_tasks(shown: dict[str, Any]):
+    """A few unseen tasks: support points, truth, predictions before and after adaptation."""
+    tasks = shown["tasks"]
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure, axes = _axes(columns, rows, (4.2 * columns, 3.1 * rows + 0.5))
+    convert = _as_dates if shown["dates"] else lambda values: values
+    for axis in list(axes.flat)[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        x = convert(task["x"])
+        axis.plot(x, task["truth"], color=TRUTH, lw=2.2, alpha=0.45, label="truth")
+        for number, (step, prediction) in enumerate(zip(shown["steps"], task["predictions"], strict=True)):
+            label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step != 1)}"
+            color = BEFORE if step == 0 else STEPS[min(number - 1, len(STEPS) - 1)]
+            axis.plot(x, prediction, color=color, lw=1.4, ls="--" if step == 0 else "-", label=label)
+        axis.plot(convert(task["support_x"]), task["support_y"], "o", color=SUPPORT, ms=4.5, label="support set")
+        reach = task["truth"] + task["support_y"]
+        low, high = min(reach), max(reach)
+        margin = 0.35 * max(high - low, 1e-3)
+        axis.set_ylim(low - margin, high + margin)
+        axis.set_title(task["title"], fontsize=10)
+        axis.tick_params(labelsize=8)
+        if shown["dates"]:
+            import matplotlib.dates as dates
+
+            locator = dates.AutoDateLocator(minticks=3, maxticks=5)
+            axis.xaxis.set_major_locator(locator)
+            axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    figure.supxlabel(shown["x"], fontsize=10)
+    figure.supylabel(shown["y"], fontsize=10)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
+    return figure
+
+
+def _as_dates(seconds: list[float]) -> list[datetime.datetime]:
+    start = datetime.datetime(1970, 1, 1)
+    return [start + datetime.timedelta(seconds=value) for value in seconds]

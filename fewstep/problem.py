@@ -1,0 +1,70 @@
+"""What a Problem consists of (floor 2): task families, a model, a learner and the numbers that make a run reproducible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from fewstep.maml import Learner
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.family import TaskFamily
+from fewstep.types import Examples, Key, MetaParams, Metric, Params
+
+
+class Illustration(NamedTuple):
+    """One unseen task as a picture shows it; x and y are in the units of the user's own data."""
+
+    title: str
+    support: Examples
+    support_x: np.ndarray
+    """[shots]"""
+    inputs: jax.Array
+    """[points, features], where the model is asked"""
+    x: np.ndarray
+    """[points]"""
+    truth: np.ndarray
+    """[points]"""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint families of meta-train, meta-validation and meta-test tasks."""
+
+    train: TaskFamily
+    validation: TaskFamily
+    test: TaskFamily
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that `fewstep.training` needs to know. Built from a settings dataclass by `settings.build(seed)`."""
+
+    name: str
+    settings: Any
+    """the frozen dataclass it was built from: what `config.json` records"""
+    init: Callable[[Key], MetaParams]
+    learner: Learner
+    predict: Callable[[Params, jax.Array], jax.Array]
+    """`predict(params, inputs) -> outputs`, the model itself"""
+    metrics: Mapping[str, Metric]
+    """the first is the headline; lower is better"""
+    outer_rate: optax.Schedule
+    """β by meta-step, for the log"""
+    outer_optimizer: optax.GradientTransformation
+    meta_batch_size: int
+    meta_steps: int
+    log_every: int
+    """meta-steps between two lines of the log"""
+    protocol: Mapping[str, Any]
+    """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
+    format: TableFormat
+    """how files of rows become examples, and predictions become files"""
+    splits: Splits | None = None
+    """None where a saved model is opened without its data"""
+    illustrate: Callable[[int], Illustration] | None = None
+    """the n-th meta-test task, drawn for people"""

@@ -1,0 +1,12 @@
+"""Particular Problems, each from a frozen settings dataclass (floor 3). `PROBLEMS` is what the command can train."""
+
+from fewstep.problems.sine import PRESETS as SINE_PRESETS
+from fewstep.problems.sine import Sine
+from fewstep.problems.table import PRESETS as TABLE_PRESETS
+from fewstep.problems.table import Table
+
+PROBLEMS = {"sine": Sine, "table": Table}
+"""name -> settings dataclass with `.build(seed) -> Problem`"""
+
+PRESETS = {"sine": SINE_PRESETS, "table": TABLE_PRESETS}
+"""name -> {preset: (settings, one line on what it is for)}"""

@@ -1,0 +1,92 @@
+"""From the settings that problems share to a learner and an outer optimizer (floor 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import optax
+
+from fewstep import maml
+from fewstep.errors import BadInput
+from fewstep.gradients import clipped, first_order
+from fewstep.maml import Learner
+from fewstep.types import Loss, MetaParams, Params
+from fewstep.variants import log_rates, meta_sgd, multi_step_loss
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """The numbers of Algorithm 1 and of the default recipe. A field's docstring is its help text."""
+
+    shots: int = 10
+    """examples in a task's support set, K in the paper"""
+    queries: int = 10
+    """examples in a task's query set during training"""
+    meta_batch_size: int = 25
+    """tasks per meta-step"""
+    meta_steps: int = 20_000
+    """meta-steps of the whole run"""
+    adaptation_steps: int = 5
+    """adaptation steps in training"""
+    inner_rate: float = 0.01
+    """inner rate alpha; where rates are learned, their starting value"""
+    learn_inner_rates: bool = True
+    """learn an inner rate for every parameter (Meta-SGD, in log space)"""
+    outer_rate: float = 3e-3
+    """outer rate beta of Adam"""
+    outer_schedule: Literal["cosine", "constant"] = "cosine"
+    """how the outer rate changes over the run"""
+    multi_step: float = 0.3
+    """judge every adaptation step during this first part of the run, less and less (MAML++); 0 never"""
+    clip: float = 1.0
+    """largest norm of one task's meta-gradient; 0 for no limit"""
+    first_order: bool = False
+    """ignore second derivatives (first-order MAML)"""
+    hidden: tuple[int, ...] = (40, 40)
+    """units of the hidden layers"""
+    log_every: int = 500
+    """meta-steps between two lines of the log"""
+
+    def check(self) -> None:
+        """Raises `BadInput` for the first setting that is out of range."""
+        for name in ("shots", "queries", "meta_batch_size", "meta_steps", "log_every"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
+        for name in ("inner_rate", "outer_rate"):
+            _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
+        _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
+        _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
+        _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+
+
+def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -> None:
+    if not fine:
+        raise BadInput(f"--{name.replace('_', '-')} should be {expected}, got {getattr(settings, name)}.")
+
+
+def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
+    """The learner that the settings describe."""
+    learner = Learner(
+        loss,
+        meta_sgd if settings.learn_inner_rates else optax.sgd(settings.inner_rate),
+        settings.adaptation_steps,
+        task_gradient=first_order if settings.first_order else maml.task_gradient,
+    )
+    if settings.multi_step > 0 and settings.adaptation_steps > 1:
+        learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
+    if settings.clip > 0:
+        learner = replace(learner, task_gradient=clipped(learner.task_gradient, settings.clip))
+    return learner
+
+
+def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
+    """The meta-parameters before training: θ, and the inner rates where they are learned."""
+    return MetaParams(theta, log_rates(theta, settings.inner_rate) if settings.learn_inner_rates else ())
+
+
+def outer_schedule(settings: LearningSettings) -> optax.Schedule:
+    """β by meta-step."""
+    if settings.outer_schedule == "constant":
+        return optax.constant_schedule(settings.outer_rate)
+    return optax.cosine_decay_schedule(settings.outer_rate, settings.meta_steps)

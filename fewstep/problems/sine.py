@@ -1,0 +1,113 @@
+"""Sine waves, the demonstration of the MAML paper (section 5.1), as a Problem (floor 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fewstep import losses, nn
+from fewstep.problem import Illustration, Problem, Splits
+from fewstep.problems.learners import LearningSettings, make_learner, make_params, outer_schedule
+from fewstep.tasks.columns import InputColumn, TableFormat
+from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
+
+GRID = np.linspace(-5.0, 5.0, 100, dtype=np.float32)[:, None]
+TEST_QUERIES = 100
+
+INITIALIZATIONS = {
+    "glorot": jax.nn.initializers.glorot_uniform(),
+    "normal": jax.nn.initializers.truncated_normal(0.1),
+}
+
+
+@dataclass(frozen=True)
+class Sine(LearningSettings):
+    """y = A sin(x + phi): amplitude and phase differ from task to task (Finn et al. 2017)."""
+
+    initialization: str = "glorot"
+    """how weights start: glorot (uniform within the Glorot bound) or normal (standard deviation 0.1, truncated)"""
+
+    def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
+        """The Problem. `seed` decides the meta-train tasks; validation and test tasks are the same for all seeds."""
+        del format  # the columns of a sine table are always x and y
+        self.check()
+        network = nn.mlp([1, *self.hidden, 1], kernel_init=INITIALIZATIONS[self.initialization])
+        schedule = outer_schedule(self)
+        train_key, validation_key, test_key = jax.random.key(seed), jax.random.key(2**31 - 1), jax.random.key(2**31 - 2)
+        test = sine_waves(test_key, self.shots, TEST_QUERIES)
+
+        def illustrate(task: int) -> Illustration:
+            support = test.episode(jnp.asarray(task), jax.random.fold_in(jax.random.key(0), task)).support
+            wave = sine_wave(jax.random.fold_in(test_key, task))
+            truth = sine_examples(wave, jnp.asarray(GRID)).targets[:, 0]
+            title = f"A = {float(wave.amplitude):.2f}, φ = {float(wave.phase):.2f}"
+            flat = GRID[:, 0]
+            return Illustration(title, support, np.asarray(support.inputs[:, 0]), jnp.asarray(GRID), flat, np.asarray(truth))
+
+        return Problem(
+            name="sine",
+            settings=self,
+            init=lambda key: make_params(self, network.init(key)),
+            learner=make_learner(self, losses.mean_squared_error(network.apply)),
+            predict=network.apply,
+            metrics={"mse": losses.mean_squared_error_metric(network.apply)},
+            outer_rate=schedule,
+            outer_optimizer=optax.adam(schedule),
+            meta_batch_size=self.meta_batch_size,
+            meta_steps=self.meta_steps,
+            log_every=self.log_every,
+            protocol={
+                "shots": self.shots,
+                "queries": TEST_QUERIES,
+                "trained_adaptation_steps": self.adaptation_steps,
+                "inner_rates": "learned" if self.learn_inner_rates else self.inner_rate,
+            },
+            format=TableFormat((InputColumn("x", "number"),), "y"),
+            splits=Splits(
+                sine_waves(train_key, self.shots, self.queries),
+                sine_waves(validation_key, self.shots, TEST_QUERIES),
+                test,
+            ),
+            illustrate=illustrate,
+        )
+
+
+PRESETS = {
+    "default": (Sine(), "five adaptation steps with learned rates, about half a minute"),
+    "one-step": (
+        Sine(adaptation_steps=1, meta_steps=120_000, log_every=2_000, outer_rate=1e-3, clip=0.0),
+        "the best recipe for exactly one adaptation step",
+    ),
+    "tutorial": (
+        Sine(
+            meta_batch_size=4,
+            meta_steps=2_000,
+            adaptation_steps=1,
+            learn_inner_rates=False,
+            outer_rate=1e-3,
+            outer_schedule="constant",
+            multi_step=0.0,
+            clip=0.0,
+            log_every=200,
+        ),
+        "the widely read tutorial's settings: 2,000 meta-steps of 4 tasks, a few seconds",
+    ),
+    "paper": (
+        Sine(
+            meta_steps=70_000,
+            adaptation_steps=1,
+            learn_inner_rates=False,
+            outer_rate=1e-3,
+            outer_schedule="constant",
+            multi_step=0.0,
+            clip=0.0,
+            log_every=1_000,
+            initialization="normal",
+        ),
+        "Finn et al. 2017: 70,000 meta-steps of 25 tasks, alpha 0.01, one step",
+    ),
+}

@@ -1,0 +1,158 @@
+"""A user's table as a Problem (floor 3): one task per value of a column, numeric and date inputs, one numeric target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import optax
+import polars as pl
+
+from fewstep import losses, nn
+from fewstep.errors import BadInput
+from fewstep.problem import Illustration, Problem, Splits
+from fewstep.problems.learners import LearningSettings, make_learner, make_params, outer_schedule
+from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_table
+from fewstep.tasks.table import Rows, table_tasks
+from fewstep.types import Examples
+
+TEST_QUERIES = 1_000
+"""At most so many held-out rows of a task are measured; nearly always that is all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(LearningSettings):
+    """A CSV, TSV or Parquet file: one task per value of --task."""
+
+    data: str = ""
+    """the table: a CSV, TSV or Parquet file"""
+    task: str = ""
+    """the column that names the task of a row"""
+    inputs: tuple[str, ...] = ()
+    """the input columns, numeric or dates"""
+    target: str = ""
+    """the column to predict, numeric"""
+    meta_steps: int = 4_000
+    """meta-steps of the whole run"""
+    queries: int = 40
+    """examples in a task's query set during training (fewer where a task has fewer rows)"""
+    test_fraction: float = 0.2
+    """part of the tasks held out for testing; as many again for validation"""
+
+    def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
+        """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read."""
+        self.check()
+        if format is not None:
+            return self._problem(format, None, None)
+        for name in ("data", "task", "inputs", "target"):
+            if not getattr(self, name):
+                raise BadInput(f"--{name} is missing: expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN.")
+        if not 0 < self.test_fraction <= 0.4:
+            raise BadInput(f"--test-fraction should lie between 0 and 0.4, got {self.test_fraction}.")
+        if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
+            raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
+        rows_of, table, names = self._read()
+        train, validation, test = self._split(names, [rows.size for rows in rows_of], seed)
+        in_train = np.zeros(table.height, bool)
+        in_train[np.concatenate([rows_of[task] for task in train])] = True
+        format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data)
+        order = np.concatenate(rows_of)
+        length = np.array([rows.size for rows in rows_of])
+        rows = Rows(
+            format.encode_inputs(table, self.data)[order],
+            format.encode_target(table, self.data)[order],
+            np.concatenate([[0], np.cumsum(length)[:-1]]),
+            length,
+            names,
+        )
+        longest = int(length.max()) - self.shots
+        queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
+        splits = Splits(
+            table_tasks(rows, train, self.shots, queries),
+            table_tasks(rows, validation, self.shots, test_queries),
+            table_tasks(rows, test, self.shots, test_queries),
+        )
+        x = table[self.inputs[0]].to_physical() if not format.x_is_date else table[self.inputs[0]].cast(pl.Datetime("us")).dt.epoch("s")
+        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x.to_numpy()[order]))
+
+    def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
+        """(row numbers of each task, the table, the tasks' names), for tasks with enough rows, in order of their names."""
+        table = read_table(self.data)
+        keys = column_of(table, self.task, self.data)
+        if keys.null_count():
+            raise BadInput(f"{self.data}: column {self.task!r} names no task in {keys.null_count()} rows. Fill or remove them.")
+        column_of(table, self.target, self.data)
+        numbers = keys.cast(pl.String).rank("dense").to_numpy() - 1
+        names = keys.cast(pl.String).unique().sort().to_list()
+        if len(names) < 2:
+            raise BadInput(
+                f"{self.data}: column {self.task!r} has the one value {names[0]!r}; expected one value per task, and many tasks. "
+                "Choose the column that tells your units apart."
+            )
+        order = np.argsort(numbers, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+        enough = [number for number, rows in enumerate(groups) if rows.size > self.shots]
+        if not enough:
+            longest = max(rows.size for rows in groups)
+            raise BadInput(
+                f"{self.data}: no task has more than --shots {self.shots} rows (the longest has {longest}), so nothing is left "
+                f"to be queried. Try --shots {max(1, longest // 2)}, or another --task column."
+            )
+        return [groups[number] for number in enough], table, tuple(names[number] for number in enough)
+
+    def _split(self, names: tuple[str, ...], lengths: list[int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Disjoint numbers of meta-train, meta-validation and meta-test tasks; the same for the same seed and names."""
+        held_out = max(1, round(self.test_fraction * len(names)))
+        if len(names) < 2 * held_out + 1:
+            raise BadInput(
+                f"{self.data}: {len(names)} tasks have more than --shots {self.shots} rows; expected at least 3 (meta-train, "
+                "-validation and -test tasks are disjoint). Try fewer --shots."
+            )
+        order = np.random.default_rng(seed).permutation(len(names))
+        return np.sort(order[2 * held_out :]), np.sort(order[held_out : 2 * held_out]), np.sort(order[:held_out])
+
+    def _problem(self, format: TableFormat, splits: Splits | None, illustrate) -> Problem:
+        network = nn.mlp([format.features, *self.hidden, 1])
+        schedule = outer_schedule(self)
+        return Problem(
+            name="table",
+            settings=self,
+            init=lambda key: make_params(self, network.init(key)),
+            learner=make_learner(self, losses.mean_squared_error(network.apply)),
+            predict=network.apply,
+            metrics={"mse": losses.mean_squared_error_metric(network.apply, format.target_scale)},
+            outer_rate=schedule,
+            outer_optimizer=optax.adam(schedule),
+            meta_batch_size=self.meta_batch_size,
+            meta_steps=self.meta_steps,
+            log_every=self.log_every,
+            protocol={
+                "shots": self.shots,
+                "queries": "the task's other rows",
+                "support": "rows drawn at random, in time before and after the queries alike",
+                "trained_adaptation_steps": self.adaptation_steps,
+                "inner_rates": "learned" if self.learn_inner_rates else self.inner_rate,
+            },
+            format=format,
+            splits=splits,
+            illustrate=illustrate,
+        )
+
+
+def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, x: np.ndarray):
+    """Draws the n-th test task: `shots` of its rows, all of its truth, ordered by the first input."""
+
+    def illustrate(number: int) -> Illustration:
+        task = int(test[number])
+        own = slice(int(rows.start[task]), int(rows.start[task] + rows.length[task]))
+        order = np.argsort(x[own], kind="stable")
+        chosen = np.sort(np.random.default_rng(number).permutation(order.size)[:shots])
+        inputs, targets, own_x = rows.inputs[own][order], rows.targets[own][order], x[own][order]
+        support = Examples(inputs[chosen], targets[chosen], np.ones(shots, np.float32))  # type: ignore[arg-type]
+        truth = format.restore_target(targets[:, 0])
+        return Illustration(rows.names[task], support, own_x[chosen], inputs, own_x, truth)  # type: ignore[arg-type]
+
+    return illustrate
+
+
+PRESETS = {"default": (Table(), "five adaptation steps with learned rates")}

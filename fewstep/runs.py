@@ -1,0 +1,183 @@
+"""A run directory as a value (floor 4): made by `train`, opened by `open_run`; the same from Python and from the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fewstep import maml
+from fewstep.errors import BadInput
+from fewstep.problem import Problem
+from fewstep.problems import PROBLEMS
+from fewstep.tasks.columns import TableFormat
+from fewstep.training import loop
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.evaluate import evaluate, illustrations
+from fewstep.types import MetaParams
+from fewstep.version import __version__
+
+DEFAULT_STEPS = (0, 1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run and the folder that holds all of it."""
+
+    directory: Path
+    config: dict[str, Any]
+    settings: Any
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    def problem(self, with_data: bool = True) -> Problem:
+        """The Problem of this run. Without data, only what needs none: the model, the learner, the table's format."""
+        if with_data:
+            problem = self.settings.build(self.seed)
+            if problem.format.to_json() != TableFormat.from_json(self.config["format"]).to_json():
+                raise BadInput(
+                    f"{self.directory}: the data has changed since this run was trained (other columns, rows or values). "
+                    "Give the original file, or train again."
+                )
+            return problem
+        return self.settings.build(self.seed, TableFormat.from_json(self.config["format"]))
+
+    def params(self, which: str = "best") -> MetaParams:
+        """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
+        problem = self.problem(with_data=False)
+        like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
+        if not (self.directory / "checkpoints").is_dir():
+            raise BadInput(f"{self.directory} holds no checkpoint yet. Train it again.")
+        with Checkpoints(self.directory / "checkpoints") as checkpoints:
+            state, _ = checkpoints.restore(like, which)
+        return jax.tree.map(jax.numpy.asarray, state.params)
+
+    def resume(self, quiet: bool = False) -> Run:
+        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
+        loop.train(
+            self.problem(),
+            self.directory,
+            seed=self.seed,
+            resume=True,
+            quiet=quiet,
+        )
+        return self
+
+    def evaluate(
+        self, steps: Sequence[int] = DEFAULT_STEPS, tasks: int = 1000, draws: int | None = None, which: str = "best", **changes: Any
+    ) -> dict[str, Any]:
+        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
+        started = time.monotonic()
+        altered = replace(self, settings=replace(self.settings, **changes))
+        problem = altered.settings.build(self.seed) if changes else self.problem()
+        splits = problem.splits
+        assert splits is not None
+        # Few tasks: several support sets each, so that the figure depends less on which rows were drawn.
+        draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
+        result = evaluate(problem, self.params(which), steps=steps, tasks=tasks, draws=draws)
+        result["protocol"]["trained_shots"] = self.settings.shots
+        return {"problem": result["problem"], "preset": self.config["preset"], **result, "seconds": round(time.monotonic() - started, 2)}
+
+    def write_evaluation(self, steps: Sequence[int] = DEFAULT_STEPS, tasks: int = 1000, **options: Any) -> dict[str, Any]:
+        """Evaluates, and writes `evaluation.json` and `illustrations.json`, which the pictures are drawn from."""
+        result = self.evaluate(steps, tasks, **options)
+        write_json(self.directory / "evaluation.json", result)
+        write_json(self.directory / "illustrations.json", illustrations(self.problem(), self.params(), steps))
+        return result
+
+
+def train(
+    settings: Any,
+    directory: str | Path,
+    *,
+    seed: int = 0,
+    preset: str = "default",
+    quiet: bool = False,
+    announce: Callable[[Problem], None] | None = None,
+) -> Run:
+    """Meta-trains what `settings` describe into the new folder `directory`.
+
+    Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
+    """
+    problem = settings.build(seed)
+    directory = new_directory(directory)
+    if announce:
+        announce(problem)
+    config = {
+        "problem": problem.name,
+        "preset": preset,
+        "settings": asdict(absolute_data(settings)),
+        "seed": seed,
+        "format": problem.format.to_json(),
+        "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    write_json(directory / "config.json", config)
+    loop.train(problem, directory, seed=seed, quiet=quiet)
+    return open_run(directory)
+
+
+def open_run(directory: str | Path) -> Run:
+    """Opens a run directory. Raises `BadInput` where it is none, or was written by settings that this version lacks."""
+    directory = Path(directory)
+    path = directory / "config.json"
+    if not path.is_file():
+        found = "a folder without config.json" if directory.is_dir() else "a file" if directory.exists() else "nothing there"
+        raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again.") from error
+    return Run(directory, config, settings_of(config, path))
+
+
+def settings_of(config: dict[str, Any], source: Path) -> Any:
+    """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
+    try:
+        kind = PROBLEMS[config["problem"]]
+        saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
+        if unknown := set(saved) - {field.name for field in fields(kind)}:
+            raise KeyError(*sorted(unknown))
+        return kind(**saved)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
+            "Open it with the version that wrote it, or train again."
+        ) from error
+
+
+def new_directory(directory: str | Path) -> Path:
+    """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        what = "already holds a run" if (directory / "config.json").exists() else "already exists and is not empty"
+        raise BadInput(f"--out {directory} {what}. Choose another folder, or remove this one; nothing was changed.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {directory} cannot be made: {error.strerror}. Choose a folder that you may write to.") from error
+    if not os.access(directory, os.W_OK):
+        raise BadInput(f"--out {directory} cannot be written to. Choose a folder that you may write to.")
+    return directory
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes whole or not at all: into a file beside it, then renamed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def absolute_data(settings: Any) -> Any:
+    """Settings whose data path holds from any working directory."""
+    data = getattr(settings, "data", None)
+    return replace(settings, data=str(Path(data).resolve())) if data else settings

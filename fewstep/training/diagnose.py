@@ -1,0 +1,43 @@
+"""Why a run stopped (floor 3): finds the task of a meta-batch at which the numbers went, and says what to try."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fewstep.maml import MetaState, adaptation_path, task_gradients
+from fewstep.problem import Problem
+from fewstep.types import Key
+
+
+def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
+    """The message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
+    assert problem.splits is not None
+    learner, family = problem.learner, problem.splits.train
+    step_key = jax.random.fold_in(key, state.step)
+    numbers = jnp.arange(problem.meta_batch_size)
+    keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(step_key, number)))(numbers)
+    episodes = jax.vmap(family.sample_episode)(keys[:, 0])
+
+    def support_losses(episode, key):
+        path = adaptation_path(learner, state.params, episode.support, key)
+        return jax.vmap(lambda params: learner.loss(params, episode.support, key))(path)
+
+    losses = jax.vmap(support_losses)(episodes, keys[:, 1])  # [tasks, steps + 1]
+    objective, gradients = task_gradients(learner, state.params, episodes, keys[:, 1], state.step)
+    finite = jnp.isfinite(objective) & jnp.array(
+        [all(bool(jnp.all(jnp.isfinite(leaf[i]))) for leaf in jax.tree.leaves(gradients)) for i in range(numbers.size)]
+    )
+    bad = int(jnp.argmin(finite)) if not bool(jnp.all(finite)) else int(jnp.argmax(losses[:, -1]))
+    before, after = float(losses[bad, 0]), float(losses[bad, -1])
+    rate = getattr(problem.settings, "inner_rate", None)
+    grew = not (jnp.isfinite(losses[bad, -1]) and after <= before)
+    head = f"Meta-loss or meta-gradient is not finite at meta-step {int(state.step)} (task {bad} of the meta-batch): "
+    if grew:
+        cause = f"support loss went from {before:.3g} to {after:.3g} within {learner.adaptation_steps} adaptation steps."
+        advice = "The inner rate is probably too large"
+        advice += f"; try --inner-rate {rate / 10:g} instead of {rate:g}." if rate else "; try a smaller one."
+    else:
+        cause = f"support loss is {before:.3g} before and {after:.3g} after adaptation."
+        advice = "Look for extreme values in the data of this task, or try a smaller --outer-rate."
+    return f"{head}{cause} {advice} The last good checkpoint is kept."

@@ -1,0 +1,132 @@
+"""Evaluation on held-out tasks (floor 3): errors after 0, 1, 2 ... adaptation steps, with intervals over distinct tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.maml import adaptation_path
+from fewstep.problem import Problem
+from fewstep.tasks.family import TaskFamily
+from fewstep.types import Key, MetaParams
+
+TASKS_AT_ONCE = 256
+
+
+class TaskErrors(NamedTuple):
+    """What was measured, per task; arrays are [tasks, steps]."""
+
+    metrics: dict[str, jax.Array]
+    query_loss: jax.Array
+
+
+def task_errors(
+    problem: Problem,
+    params: MetaParams,
+    family: TaskFamily,
+    tasks: jax.Array,
+    steps: Sequence[int],
+    key: Key,
+    draws: int = 1,
+) -> TaskErrors:
+    """Adapts to each of `tasks` from its support set alone and measures its query set after each of `steps`.
+
+    With `draws` > 1, a task's figure is its mean over that many episodes (other support sets of the same task).
+    Pure: works under jit. The result depends on (key, task number), not on how many tasks are asked for.
+    """
+    chosen = jnp.asarray(steps)
+
+    def one_episode(task, key):
+        episode_key, adapt_key = jax.random.split(key)
+        episode = family.episode(task, episode_key)
+        path = adaptation_path(problem.learner, params, episode.support, adapt_key, max(steps))
+        points = jax.tree.map(lambda leaf: leaf[chosen], path)
+
+        def judge(adapted):
+            metrics = {name: metric(adapted, episode.query) for name, metric in problem.metrics.items()}
+            return TaskErrors(metrics, problem.learner.loss(adapted, episode.query, adapt_key))
+
+        return jax.vmap(judge)(points)
+
+    def one_task(task):
+        keys = jax.random.split(jax.random.fold_in(key, task), draws)
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(lambda key: one_episode(task, key))(keys))
+
+    return jax.lax.map(one_task, tasks, batch_size=min(TASKS_AT_ONCE, tasks.shape[0]))
+
+
+def evaluate(
+    problem: Problem,
+    params: MetaParams,
+    *,
+    steps: Sequence[int] = (0, 1, 5, 10),
+    tasks: int = 1000,
+    draws: int = 1,
+    seed: int = 0,
+    split: str = "test",
+) -> dict[str, Any]:
+    """The figures of `evaluation.json`: mean and 95 % interval over distinct tasks, one entry per entry of `steps`."""
+    family = getattr(problem.splits, split)
+    numbers = family.tasks(tasks)
+    compiled = jax.jit(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
+    measured = jax.tree.map(np.asarray, compiled(params, jax.random.key(seed)))
+    name = next(iter(problem.metrics))
+    mean, interval = mean_and_interval(measured.metrics[name])
+    loss_mean, loss_interval = mean_and_interval(measured.query_loss)
+    return {
+        "problem": problem.name,
+        "split": split,
+        "tasks": int(numbers.shape[0]),
+        "steps": list(steps),
+        "metric": name,
+        "mean": mean,
+        "ci95": interval,
+        "query_loss": {"mean": loss_mean, "ci95": loss_interval},
+        "protocol": {
+            **problem.protocol,
+            "episodes_per_task": draws,
+            "interval": "95 %, Student's t over distinct tasks",
+            "seed": seed,
+        },
+    }
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean over tasks and half the width of its 95 % interval (Student's t), for [tasks, steps]."""
+    from scipy.special import stdtrit
+
+    count = values.shape[0]
+    half = stdtrit(count - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(values.shape[1], np.nan)
+    return [float(v) for v in values.mean(0)], [float(v) if np.isfinite(v) else None for v in half]  # type: ignore[list-item]
+
+
+def illustrations(problem: Problem, params: MetaParams, steps: Sequence[int], count: int = 6, seed: int = 0) -> dict[str, Any]:
+    """The first meta-test tasks with their predictions after each of `steps`, as plain numbers for `illustrations.json`."""
+    assert problem.illustrate is not None and problem.splits is not None
+    format_ = problem.format
+
+    @jax.jit
+    def predictions_along(params, support, inputs):
+        path = adaptation_path(problem.learner, params, support, jax.random.key(seed), max(steps))
+        return jax.vmap(lambda adapted: problem.predict(adapted, inputs))(path)
+
+    tasks = []
+    for number in range(min(count, problem.splits.test.size or count)):
+        shown = problem.illustrate(number)
+        predictions = predictions_along(params, shown.support, shown.inputs)
+        real = np.asarray(shown.support.weight) > 0
+        tasks.append(
+            {
+                "title": shown.title,
+                "x": shown.x.tolist(),
+                "truth": shown.truth.tolist(),
+                "support_x": shown.support_x.tolist(),
+                "support_y": format_.restore_target(np.asarray(shown.support.targets)[real, 0]).tolist(),
+                "predictions": [format_.restore_target(np.asarray(predictions[step])[:, 0]).tolist() for step in steps],
+            }
+        )
+    return {"steps": list(steps), "x": format_.x_label, "y": format_.target, "dates": format_.x_is_date, "tasks": tasks}

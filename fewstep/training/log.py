@@ -1,0 +1,99 @@
+"""The log of a run (floor 3): one JSON line per record in `metrics.jsonl`, one line or one bar for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class MetricsFile:
+    """`metrics.jsonl`, appended to record by record; `position` is its length in bytes, which a checkpoint remembers."""
+
+    def __init__(self, path: Path, position: int | None = None):
+        self.path = path
+        if position is not None and path.exists():
+            with path.open("r+b") as file:  # what was logged after the checkpoint will be logged again
+                file.truncate(position)
+        self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def position(self) -> int:
+        return self._file.tell()
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+class Progress:
+    """What people see while a run goes on: a live bar in a terminal, a line per record elsewhere. Always on stderr."""
+
+    def __init__(self, total: int, done: int = 0, stream: TextIO | None = None, quiet: bool = False):
+        self.total, self.quiet = total, quiet
+        self.stream = stream or sys.stderr
+        self._start, self._done_at_start = time.monotonic(), done
+        self._bar = self._task = None
+        if quiet or not self.stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("meta-step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(file=self.stream),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("compiling", total=total, completed=done)
+
+    def advance(self, done: int) -> None:
+        """Moves the bar, between two records."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done)
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Shows one record of the log."""
+        done = record["meta_step"]
+        parts = [f"meta-loss {record['meta_loss']:.4g}"]
+        if "validation" in record:
+            parts.append(f"validation {record['validation']:.4g}")
+        parts.append(f"rate {record['outer_rate']:.2g}")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, description="  ".join(parts))
+        elif not self.quiet:
+            elapsed = time.monotonic() - self._start
+            left = elapsed / max(done - self._done_at_start, 1) * (self.total - done)
+            print(f"meta-step {done}/{self.total}  {'  '.join(parts)}  {left:.0f} s left", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

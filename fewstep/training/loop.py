@@ -1,0 +1,189 @@
+"""The outer loop (floor 3): Algorithm 1, lines 2–9, as one compiled program that runs many meta-steps a call."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from fewstep import maml
+from fewstep.errors import RunFailed
+from fewstep.maml import MetaState
+from fewstep.problem import Problem
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.devices import meta_gradient_of_step, task_mesh
+from fewstep.training.diagnose import why_not_finite
+from fewstep.training.evaluate import task_errors
+from fewstep.training.log import MetricsFile, Progress
+from fewstep.types import Key
+
+SECONDS_A_CALL = 0.5
+"""A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
+CHECKPOINTS = 20
+"""A run is validated and saved about so many times, evenly spread."""
+VALIDATION_TASKS = 200
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGINT or SIGTERM); its state is saved."""
+
+
+class Chunk(NamedTuple):
+    """What one compiled call returns beside the state."""
+
+    steps: jax.Array
+    """meta-steps made, fewer than asked for where the meta-loss stopped being finite"""
+    meta_loss: jax.Array
+    """summed over these steps"""
+    gradient_norm: jax.Array
+    """summed over these steps"""
+    finite: jax.Array
+
+
+def train(
+    problem: Problem,
+    directory: Path,
+    *,
+    seed: int = 0,
+    meta_steps: int | None = None,
+    resume: bool = False,
+    mesh: Mesh | None = None,
+    quiet: bool = False,
+) -> MetaState:
+    """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
+
+    What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
+    Raises `RunFailed` where the meta-loss stops being finite, `Interrupted` on SIGINT or SIGTERM.
+    """
+    meta_steps = problem.meta_steps if meta_steps is None else meta_steps
+    init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
+    state = maml.init(problem.outer_optimizer, problem.init(init_key))
+    mesh = mesh or task_mesh()
+    run_chunk = compiled_chunk(problem, mesh)
+    validate = compiled_validation(problem)
+    save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
+
+    with Checkpoints(directory / "checkpoints") as checkpoints, StopSignals() as stop:
+        past = {"log_position": None, "seconds": 0.0, "sums": (0.0, 0.0, 0)}
+        if resume:
+            state, past = checkpoints.restore(state, "last")
+        log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
+        step, sums, chunk_length = int(state.step), tuple(past["sums"]), 8
+        progress = Progress(meta_steps, step, quiet=quiet)
+        started = time.monotonic() - past["seconds"]
+
+        def save(validation: float) -> None:
+            seconds = time.monotonic() - started
+            record = {"validation": validation, "seconds": seconds, "log_position": log.position, "sums": sums}
+            checkpoints.save(state, record)
+
+        try:
+            while step < meta_steps:
+                next_log = min((step // problem.log_every + 1) * problem.log_every, meta_steps)
+                length = min(chunk_length, next_log - step)
+                called = time.monotonic()
+                state, chunk = run_chunk(state, train_key, length)
+                chunk = jax.device_get(chunk)
+                if not chunk.finite:
+                    raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
+                step += length
+                sums = (sums[0] + float(chunk.meta_loss), sums[1] + float(chunk.gradient_norm), sums[2] + length)
+                chunk_length = max(1, min(int(length / (time.monotonic() - called) * SECONDS_A_CALL), 4 * chunk_length))
+                progress.advance(step)
+                if step == next_log:
+                    record = {
+                        "meta_step": step,
+                        "meta_loss": sums[0] / sums[2],
+                        "gradient_norm": sums[1] / sums[2],
+                        "outer_rate": float(problem.outer_rate(step)),
+                    }
+                    sums = (0.0, 0.0, 0)
+                    due = step % save_every == 0 or step == meta_steps
+                    if due:
+                        record["validation"] = float(validate(jax.device_get(state.params), validation_key))
+                    record["seconds"] = time.monotonic() - started
+                    log.write(record)
+                    progress.record(record)
+                    if due:
+                        save(record["validation"])
+                if stop.requested and step < meta_steps:
+                    save(float(validate(jax.device_get(state.params), validation_key)))
+                    raise Interrupted
+        finally:
+            progress.close()
+            log.close()
+    return state
+
+
+def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, int], tuple[MetaState, Chunk]]:
+    """`(state, key, length) -> (state, Chunk)`: `length` meta-steps in one compiled call.
+
+    The length is a run-time value, so chunks of any length are the same program and give the same bits. A meta-step
+    whose loss or gradient is not finite is not taken, and ends the chunk.
+    """
+    gradient_of_step = meta_gradient_of_step(problem, mesh)
+
+    def run(state: MetaState, key: Key, length: jax.Array) -> tuple[MetaState, Chunk]:
+        def unfinished(carry):
+            _, chunk = carry
+            return (chunk.steps < length) & chunk.finite
+
+        def one_meta_step(carry):
+            state, chunk = carry
+            loss, gradient = gradient_of_step(state.params, state.step, key)
+            norm = optax.global_norm(gradient)
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            updated = maml.meta_step(problem.outer_optimizer, state, gradient)
+            state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+            done = finite.astype(jnp.int32)
+            loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
+            return state, Chunk(chunk.steps + done, chunk.meta_loss + loss, chunk.gradient_norm + norm, finite)
+
+        nothing = Chunk(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.array(True))
+        return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing))
+
+    return jax.jit(run)
+
+
+def compiled_validation(problem: Problem) -> Callable[[Any, Key], jax.Array]:
+    """`(params, key) -> headline metric` after the trained number of steps, mean over the same meta-validation tasks each time."""
+    assert problem.splits is not None
+    family, name = problem.splits.validation, next(iter(problem.metrics))
+    tasks = family.tasks(VALIDATION_TASKS)
+
+    def validate(params, key):
+        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key)
+        return jnp.mean(errors.metrics[name])
+
+    return jax.jit(validate)
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a request that the loop answers between two calls; a second SIGINT is not held back."""
+
+    def __enter__(self) -> StopSignals:
+        self.requested = False
+        self._previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        except ValueError:  # not in the main thread: there are no signals to catch
+            pass
+        return self
+
+    def _request(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

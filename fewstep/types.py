@@ -1,0 +1,59 @@
+"""The vocabulary (floor 0): what a task, a batch, a loss and the meta-parameters are. Every other file speaks in these words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Any
+"""Parameters of a model: any pytree of floating-point arrays."""
+
+Batch = Any
+"""What a loss looks at: any pytree (`Examples`, transitions, trajectories, environment parameters)."""
+
+Key = jax.Array
+"""A typed JAX random key. Randomness is always an argument."""
+
+Loss = Callable[[Params, Batch, Key], jax.Array]
+"""`loss(params, batch, key) -> scalar`: the one function a user has to bring."""
+
+Metric = Callable[[Params, Batch], jax.Array]
+"""`metric(adapted, query) -> scalar`: how an adapted model is judged, apart from what it minimizes."""
+
+
+class Examples(NamedTuple):
+    """Labelled examples of one task. Rows of weight 0 are padding: they change no loss, no gradient and no metric."""
+
+    inputs: jax.Array
+    """[examples, ...features]"""
+    targets: jax.Array
+    """[examples, ...outputs]"""
+    weight: jax.Array
+    """[examples], 1 for a real row and 0 for padding"""
+
+
+class Episode(NamedTuple):
+    """One task as a learner meets it: adapt on `support`, be judged on `query`."""
+
+    support: Batch
+    query: Batch
+
+
+class MetaParams(NamedTuple):
+    """What the outer loop learns: the initialization θ, and whatever else the inner loop makes use of."""
+
+    theta: Params
+    """θ, the parameters from which every task starts"""
+    inner: Any = ()
+    """learned by the outer loop, used by the inner one: rates, preconditioners, priors; empty for plain MAML"""
+
+
+class Network(NamedTuple):
+    """A model as a pair of pure functions; `fewstep.nn` builds some, any pair with these signatures will do."""
+
+    init: Callable[[Key], Params]
+    """`init(key) -> params`"""
+    apply: Callable[[Params, jax.Array], jax.Array]
+    """`apply(params, inputs) -> outputs`, both [examples, ...]"""
