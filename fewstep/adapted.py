@@ -16,7 +16,7 @@ import polars as pl
 from fewstep import maml
 from fewstep.errors import BadInput
 from fewstep.runs import Run, new_directory, settings_of, write_json
-from fewstep.tasks.columns import TableFormat, read_table
+from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.table import bucket, pad
 from fewstep.training.checkpoint import named_leaves
 from fewstep.types import Examples, Params
@@ -46,11 +46,14 @@ class Adapted:
     def save(self, directory: str | Path) -> None:
         """Writes the adapted model into a new folder."""
         directory = new_directory(directory)
-        np.savez(directory / PARAMETERS, **{name: np.asarray(leaf) for name, leaf in named_leaves(self.params).items()})
+        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(self.params).items()}
+        np.savez(directory / PARAMETERS, **arrays)
         write_json(directory / FILE, {"run": self.run, "protocol": self.protocol})
 
 
-def adapt(run: Run, table: pl.DataFrame, source: str = "the support set", steps: int | None = None, which: str = "best") -> Adapted:
+def adapt(
+    run: Run, table: pl.DataFrame, source: str = "the support set", steps: int | None = None, which: str = "best"
+) -> Adapted:
     """Adapts a trained run to the rows of one task. Raises `BadInput` for missing columns, gaps, or rows of several tasks."""
     problem = run.problem(with_data=False)
     format = problem.format
@@ -66,7 +69,10 @@ def adapt(run: Run, table: pl.DataFrame, source: str = "the support set", steps:
     fit = jax.jit(lambda params, support: maml.adapt(problem.learner, params, support, jax.random.key(0), steps))
     params = fit(run.params(which), support)
     if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params)):
-        raise BadInput(f"{source}: adaptation in {steps} steps does not stay finite on these rows. Try fewer --steps, or look for extreme values.")
+        raise BadInput(
+            f"{source}: adaptation in {steps} steps does not stay finite on these rows. "
+            "Try fewer --steps, or look for extreme values."
+        )
     protocol = {"support_rows": len(inputs), "adaptation_steps": steps, "trained_shots": run.settings.shots}
     return Adapted(params, problem.predict, format, protocol, run.config)
 

@@ -138,9 +138,7 @@ def task_gradients(
     return jax.vmap(one_task)(episodes, keys)
 
 
-def meta_step(
-    outer_optimizer: optax.GradientTransformation, state: MetaState, gradient: MetaParams
-) -> MetaState:
+def meta_step(outer_optimizer: optax.GradientTransformation, state: MetaState, gradient: MetaParams) -> MetaState:
     """θ ← θ − β ∇θ meta-loss (line 8): one step of the outer optimizer."""
     updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.params)
     return MetaState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.training.log import read_metrics
@@ -32,7 +35,7 @@ def draw(directory: str | Path) -> list[Path]:
     ):
         path = directory / source
         if path.is_file():
-            content = read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+            content: Any = read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
             if content:
                 pictures.append(_save(paint(content), folder / f"{name}.png"))
     return pictures
@@ -56,40 +59,54 @@ def _axes(columns: int = 1, rows: int = 1, size: tuple[float, float] = (6.4, 4.0
 
 
 def _training(records: list[dict[str, Any]]):
-    """Meta-loss and validation error over meta-steps."""
-    figure, axes = _axes()
-    axis = axes[0, 0]
-    steps = [record["meta_step"] for record in records]
-    losses = [record["meta_loss"] for record in records]
-    marker = {"marker": "o", "ms": 3} if len(steps) < 30 else {}
-    axis.plot(steps, losses, color=STEPS[1], lw=1.4, label="meta-loss (mean since the last point)", **marker)
-    validated = [record for record in records if "validation" in record]
-    axis.plot(
-        [record["meta_step"] for record in validated],
-        [record["validation"] for record in validated],
-        color=STEPS[4], marker="o", ms=4, lw=1.4, label="error on meta-validation tasks",
-    )  # fmt: skip
-    if min(losses) > 0:
-        axis.set_yscale("log")
-    axis.set(xlabel="meta-step", ylabel="loss", title="Meta-training")
-    axis.legend(frameon=False)
+    """Meta-loss, and the error on meta-validation tasks in its own units, over meta-steps."""
+    validated = [record for record in records if record.get("validation") is not None]
+    figure, axes = _axes(1, 2 if validated else 1, (6.4, 5.6 if validated else 3.4))
+    curves = [(records, "meta_loss", "meta-loss (mean since the last point)", STEPS[1])]
+    if validated:
+        curves.append((validated, "validation", "error on meta-validation tasks", STEPS[4]))
+    for axis, (points, name, label, color) in zip(axes[:, 0], curves, strict=True):
+        values = [point[name] for point in points]
+        axis.plot([point["meta_step"] for point in points], values, color=color, lw=1.4, marker="o", ms=3)
+        last = (points[-1]["meta_step"], values[-1])
+        axis.annotate(f"{last[1]:.3g}", last, xytext=(0, 7), textcoords="offset points", ha="right", fontsize=9)
+        _log_scale(axis, values)
+        axis.set_xlim(left=0)
+        axis.set_title(label, fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("meta-step")
     return figure
+
+
+def _log_scale(axis, values: Sequence[float]) -> None:
+    """A logarithmic axis with plain numbers, where the values span enough to want one."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not values or min(values) <= 0 or max(values) < 3 * min(values):
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _adaptation(result: dict[str, Any]):
     """Error on unseen tasks over adaptation steps, with its interval."""
     figure, axes = _axes()
     axis = axes[0, 0]
-    half = [0.0 if value is None else value for value in result["ci95"]]
-    axis.errorbar(result["steps"], result["mean"], yerr=half, color=STEPS[2], marker="o", capsize=4, lw=1.4)
-    for step, mean in zip(result["steps"], result["mean"], strict=True):
+    points = [
+        (step, mean, half or 0.0)
+        for step, mean, half in zip(result["steps"], result["mean"], result["ci95"], strict=True)
+        if mean is not None
+    ]
+    steps, means, halves = zip(*points, strict=True) if points else ((), (), ())
+    axis.errorbar(steps, means, yerr=halves, color=STEPS[2], marker="o", capsize=4, lw=1.4)
+    for step, mean, _ in points:
         axis.annotate(f"{mean:.3g}", (step, mean), textcoords="offset points", xytext=(8, 8), fontsize=9)
-    if min(result["mean"]) > 0:
-        axis.set_yscale("log")
+    _log_scale(axis, means)
     trained = result["protocol"].get("trained_adaptation_steps")
     if trained is not None:
         axis.axvline(trained, color=BEFORE, lw=1, ls="--", zorder=0)
-        axis.annotate("trained for", (trained, 1), xycoords=("data", "axes fraction"), xytext=(4, -10), textcoords="offset points", fontsize=8, color="#777777")  # fmt: skip
+        axis.text(trained, 0.97, " trained for", transform=axis.get_xaxis_transform(), va="top", fontsize=8, color="#777777")
     shots = result["protocol"].get("shots")
     axis.set_xticks(result["steps"])
     axis.margins(x=0.12, y=0.15)
@@ -116,11 +133,11 @@ def _unseen_tasks(shown: dict[str, Any]):
         for number, (step, prediction) in enumerate(zip(shown["steps"], task["predictions"], strict=True)):
             label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step != 1)}"
             color = BEFORE if step == 0 else STEPS[min(number - 1, len(STEPS) - 1)]
-            axis.plot(x, prediction, color=color, lw=1.4, ls="--" if step == 0 else "-", label=label)
+            axis.plot(x, np.array(prediction, float), color=color, lw=1.4, ls="--" if step == 0 else "-", label=label)
         axis.plot(convert(task["support_x"]), task["support_y"], "o", color=SUPPORT, ms=4.5, label="support set")
         reach = task["truth"] + task["support_y"]
         low, high = min(reach), max(reach)
-        margin = 0.35 * max(high - low, 1e-3)
+        margin = 0.2 * max(high - low, 1e-3)
         axis.set_ylim(low - margin, high + margin)
         axis.set_title(task["title"], fontsize=10)
         axis.tick_params(labelsize=8)

@@ -73,7 +73,12 @@ class Run:
         return self
 
     def evaluate(
-        self, steps: Sequence[int] = DEFAULT_STEPS, tasks: int = 1000, draws: int | None = None, which: str = "best", **changes: Any
+        self,
+        steps: Sequence[int] = DEFAULT_STEPS,
+        tasks: int = 1000,
+        draws: int | None = None,
+        which: str = "best",
+        **changes: Any,
     ) -> dict[str, Any]:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
         started = time.monotonic()
@@ -85,7 +90,12 @@ class Run:
         draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
         result = evaluate(problem, self.params(which), steps=steps, tasks=tasks, draws=draws)
         result["protocol"]["trained_shots"] = self.settings.shots
-        return {"problem": result["problem"], "preset": self.config["preset"], **result, "seconds": round(time.monotonic() - started, 2)}
+        return {
+            "problem": result["problem"],
+            "preset": self.config["preset"],
+            **result,
+            "seconds": round(time.monotonic() - started, 2),
+        }
 
     def write_evaluation(self, steps: Sequence[int] = DEFAULT_STEPS, tasks: int = 1000, **options: Any) -> dict[str, Any]:
         """Evaluates, and writes `evaluation.json` and `illustrations.json`, which the pictures are drawn from."""
@@ -136,7 +146,9 @@ def open_run(directory: str | Path) -> Run:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again.") from error
+        raise BadInput(
+            f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
+        ) from error
     return Run(directory, config, settings_of(config, path))
 
 
@@ -173,7 +185,7 @@ def new_directory(directory: str | Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Writes whole or not at all: into a file beside it, then renamed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -1,25 +1,25 @@
-"""The vocabulary (floor 0): what a task, a batch, a loss and the meta-parameters are. Every other file speaks in these words."""
+"""The vocabulary (floor 0): what a task, a batch, a loss and the meta-parameters are. All other files use these words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-Params = Any
+Params: TypeAlias = Any
 """Parameters of a model: any pytree of floating-point arrays."""
 
-Batch = Any
+Batch: TypeAlias = Any
 """What a loss looks at: any pytree (`Examples`, transitions, trajectories, environment parameters)."""
 
-Key = jax.Array
+Key: TypeAlias = jax.Array
 """A typed JAX random key. Randomness is always an argument."""
 
-Loss = Callable[[Params, Batch, Key], jax.Array]
+Loss: TypeAlias = Callable[[Params, Batch, Key], jax.Array]
 """`loss(params, batch, key) -> scalar`: the one function a user has to bring."""
 
-Metric = Callable[[Params, Batch], jax.Array]
+Metric: TypeAlias = Callable[[Params, Batch], jax.Array]
 """`metric(adapted, query) -> scalar`: how an adapted model is judged, apart from what it minimizes."""
 
 

@@ -6,28 +6,29 @@ import json
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from fewstep.cli.arguments import parse, prepare_jax, say
 from fewstep.errors import BadInput
 
 
+@dataclass(frozen=True)
+class Adapt:
+    """Fit a trained run to one new task from the rows of a file with the training columns."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    support: str
+    """a CSV, TSV or Parquet file: the few rows of the new task, with inputs and target"""
+    out: str
+    """folder for the adapted model"""
+    steps: int | None = None
+    """adaptation steps; by default as trained"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
 def main(argv: list[str]) -> int:
-    import tyro
-
-    @dataclass(frozen=True)
-    class Adapt:
-        """Fit a trained run to one new task from the rows of a file with the training columns."""
-
-        run: Annotated[str, tyro.conf.Positional]
-        """the run's folder"""
-        support: str
-        """a CSV, TSV or Parquet file: the few rows of the new task, with inputs and target"""
-        out: str
-        """folder for the adapted model"""
-        steps: int | None = None
-        """adaptation steps; by default as trained"""
-        json: bool = False
-        """print one JSON object on stdout"""
-
     arguments = parse(Adapt, argv, "fewstep adapt")
     if arguments.steps is not None and not 0 <= arguments.steps <= 10_000:
         raise BadInput(f"--steps should lie between 0 and 10000, got {arguments.steps}.")

@@ -32,7 +32,14 @@ def _in_short(complaint: str, prog: str) -> str:
     """tyro's framed explanation as one line: what is wrong, the nearest option, where to read more."""
     lines = [re.sub(r"^[│┃]\s?|\s*[│┃]$", "", line).strip() for line in complaint.splitlines()]
     lines = [line for line in lines if line and line[0] not in "╭╰─━"]
-    what = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "Perhaps", "For full", "Similar"))), 2)])
+    what = " ".join(
+        lines[
+            : next(
+                (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "Perhaps", "For full", "Similar"))),
+                2,
+            )
+        ]
+    )
     near = re.search(r"Perhaps you meant:\s*\n[^-]*(--[a-z0-9-]+)", complaint)
     hint = f" Did you mean {near.group(1)}?" if near else ""
     return f"{what.rstrip('.')}.{hint} See {prog} --help."

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from fewstep.cli.arguments import choose_steps, parse, prepare_jax
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on meta-test tasks, and write evaluation.json where nothing but the defaults was asked for."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    steps: str = "0,1,5,10"
+    """numbers of adaptation steps to measure after"""
+    tasks: int = 1000
+    """how many distinct tasks at most"""
+    shots: int | None = None
+    """support examples; by default as trained"""
+    draws: int | None = None
+    """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
+    checkpoint: Literal["best", "last"] = "best"
+    """which checkpoint: best on validation, or last"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
 def main(argv: list[str]) -> int:
-    import tyro
-
-    @dataclass(frozen=True)
-    class Evaluate:
-        """Measure a run on meta-test tasks, and write evaluation.json where nothing but the defaults was asked for."""
-
-        run: Annotated[str, tyro.conf.Positional]
-        """the run's folder"""
-        steps: str = "0,1,5,10"
-        """numbers of adaptation steps to measure after"""
-        tasks: int = 1000
-        """how many distinct tasks at most"""
-        shots: int | None = None
-        """support examples; by default as trained"""
-        draws: int | None = None
-        """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
-        checkpoint: Literal["best", "last"] = "best"
-        """which checkpoint: best on validation, or last"""
-        json: bool = False
-        """print one JSON object on stdout"""
-
     arguments = parse(Evaluate, argv, "fewstep evaluate")
     steps = choose_steps(arguments.steps)
     for name in ("tasks", "shots", "draws"):
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     from fewstep import runs
 
     run = runs.open_run(arguments.run)
-    options = {"tasks": arguments.tasks, "draws": arguments.draws, "which": arguments.checkpoint}
+    options: dict[str, Any] = {"tasks": arguments.tasks, "draws": arguments.draws, "which": arguments.checkpoint}
     changed = arguments.shots is not None or arguments.checkpoint != "best" or arguments.tasks != 1000 or arguments.draws
     if changed:
         shots = {} if arguments.shots is None else {"shots": arguments.shots}

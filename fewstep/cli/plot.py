@@ -6,21 +6,22 @@ import json
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from fewstep.cli.arguments import parse, say
 
 
+@dataclass(frozen=True)
+class Plot:
+    """Draw the pictures of a run again, from the files in its folder."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
 def main(argv: list[str]) -> int:
-    import tyro
-
-    @dataclass(frozen=True)
-    class Plot:
-        """Draw the pictures of a run again, from the files in its folder."""
-
-        run: Annotated[str, tyro.conf.Positional]
-        """the run's folder"""
-        json: bool = False
-        """print one JSON object on stdout"""
-
     arguments = parse(Plot, argv, "fewstep plot")
     from fewstep import plots
 

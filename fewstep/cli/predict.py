@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from fewstep.cli.arguments import parse, prepare_jax, say
 from fewstep.errors import BadInput
 
 
+@dataclass(frozen=True)
+class Predict:
+    """Predict with an adapted model: the rows of the inputs file, with a column `prediction` added."""
+
+    adapted: Annotated[str, tyro.conf.Positional]
+    """the adapted model's folder"""
+    inputs: str
+    """a CSV, TSV or Parquet file with the input columns"""
+    out: str
+    """the file to write: .csv, .tsv or .parquet"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
 def main(argv: list[str]) -> int:
-    import tyro
-
-    @dataclass(frozen=True)
-    class Predict:
-        """Predict with an adapted model: the rows of the inputs file, with a column `prediction` added."""
-
-        adapted: Annotated[str, tyro.conf.Positional]
-        """the adapted model's folder"""
-        inputs: str
-        """a CSV, TSV or Parquet file with the input columns"""
-        out: str
-        """the file to write: .csv, .tsv or .parquet"""
-        json: bool = False
-        """print one JSON object on stdout"""
-
     arguments = parse(Predict, argv, "fewstep predict")
     prepare_jax()
     import polars as pl
@@ -50,7 +51,9 @@ def main(argv: list[str]) -> int:
             result.write_csv(partial, separator="\t" if out.suffix.lower() == ".tsv" else ",")
         partial.replace(out)
     except OSError as error:
-        raise BadInput(f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to.") from error
+        raise BadInput(
+            f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
+        ) from error
     if arguments.json:
         print(json.dumps({"predictions": str(out), "rows": table.height}))
     else:

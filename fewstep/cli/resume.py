@@ -5,22 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from fewstep.cli.arguments import parse, prepare_jax, say
 from fewstep.cli.train import finish
 
 
+@dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run, bit for bit as if it had never stopped."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
 def main(argv: list[str]) -> int:
-    import tyro
-
-    @dataclass(frozen=True)
-    class Resume:
-        """Go on with an interrupted run, bit for bit as if it had never stopped."""
-
-        run: Annotated[str, tyro.conf.Positional]
-        """the run's folder"""
-        json: bool = False
-        """print one JSON object on stdout"""
-
     arguments = parse(Resume, argv, "fewstep resume")
     prepare_jax()
     from fewstep import plots, runs

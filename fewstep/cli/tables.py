@@ -13,8 +13,11 @@ def print_evaluation(result: dict[str, Any]) -> None:
     table = Table(title=f"{result['problem']}: {result['tasks']} unseen tasks ({result['split']})", title_justify="left")
     table.add_column("adaptation steps", justify="right")
     table.add_column(f"{result['metric']} (mean ± 95 % interval over tasks)", justify="right")
-    for step, mean, half in zip(result["steps"], result["mean"], result["ci95"], strict=True):
-        table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.2g}" if half is not None else ""))
+    for step, mean, half, diverged in zip(result["steps"], result["mean"], result["ci95"], result["diverged"], strict=True):
+        if mean is None:
+            table.add_row(str(step), f"diverged on {diverged} of {result['tasks']} tasks")
+        else:
+            table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.2g}" if half is not None else ""))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     protocol = result["protocol"]

@@ -93,7 +93,11 @@ def _arguments(name: str, settings: Any) -> type:
     return dataclasses.make_dataclass(
         f"Train{name.title()}",
         [
-            ("out", Annotated[str | None, tyro.conf.arg(help="folder for the run; by default the next free one under runs/")], None),
+            (
+                "out",
+                Annotated[str | None, tyro.conf.arg(help="folder for the run; by default the next free one under runs/")],
+                None,
+            ),
             ("seed", Annotated[int, tyro.conf.arg(help="decides everything random")], 0),
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
             ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),

@@ -1,4 +1,4 @@
-"""First-order MAML: the inner gradient is taken as a constant (Finn et al. 2017, section 5.2). A value for `Learner.task_gradient`."""
+"""First-order MAML (Finn et al. 2017, section 5.2): the inner gradient is a constant. A value for `Learner.task_gradient`."""
 
 from __future__ import annotations
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
 
 from fewstep.types import Key, Network, Params
 
+GLOROT = jax.nn.initializers.glorot_uniform()
+
 
 def mlp(
     sizes: Sequence[int],
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
-    kernel_init: Callable = jax.nn.initializers.glorot_uniform(),
+    kernel_init: Callable = GLOROT,
 ) -> Network:
     """Dense layers of the given `sizes` (inputs, hidden ..., outputs) with `activation` between them.
 
@@ -24,8 +27,7 @@ def mlp(
     class MLP(nnx.Module):
         def __init__(self, rngs: nnx.Rngs):
             self.layers = nnx.List(
-                nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, rngs=rngs)
-                for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+                nnx.Linear(fan_in, fan_out, kernel_init=kernel_init, rngs=rngs) for fan_in, fan_out in itertools.pairwise(sizes)
             )
 
         def __call__(self, x: jax.Array) -> jax.Array:

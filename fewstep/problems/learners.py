@@ -12,7 +12,7 @@ from fewstep.errors import BadInput
 from fewstep.gradients import clipped, first_order
 from fewstep.maml import Learner
 from fewstep.types import Loss, MetaParams, Params
-from fewstep.variants import log_rates, meta_sgd, multi_step_loss
+from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LearningSettings:
     """adaptation steps in training"""
     inner_rate: float = 0.01
     """inner rate alpha; where rates are learned, their starting value"""
-    learn_inner_rates: bool = True
-    """learn an inner rate for every parameter (Meta-SGD, in log space)"""
+    inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
+    """how a task is fitted: by alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
     outer_rate: float = 3e-3
     """outer rate beta of Adam"""
     outer_schedule: Literal["cosine", "constant"] = "cosine"
@@ -67,9 +67,10 @@ def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -
 
 def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
     """The learner that the settings describe."""
+    inner_optimizers = {"sgd": optax.sgd(settings.inner_rate), "meta-sgd": meta_sgd, "meta-curvature": meta_curvature}
     learner = Learner(
         loss,
-        meta_sgd if settings.learn_inner_rates else optax.sgd(settings.inner_rate),
+        inner_optimizers[settings.inner_optimizer],
         settings.adaptation_steps,
         task_gradient=first_order if settings.first_order else maml.task_gradient,
     )
@@ -81,8 +82,14 @@ def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
 
 
 def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
-    """The meta-parameters before training: θ, and the inner rates where they are learned."""
-    return MetaParams(theta, log_rates(theta, settings.inner_rate) if settings.learn_inner_rates else ())
+    """The meta-parameters before training: θ, and what the inner optimizer learns."""
+    learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
+    return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
+
+
+def describe_inner(settings: LearningSettings) -> str:
+    """The inner optimizer as a result's protocol names it."""
+    return f"sgd, rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else f"{settings.inner_optimizer}, learned"
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:

@@ -11,7 +11,7 @@ import optax
 
 from fewstep import losses, nn
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, make_learner, make_params, outer_schedule
+from fewstep.problems.learners import LearningSettings, describe_inner, make_learner, make_params, outer_schedule
 from fewstep.tasks.columns import InputColumn, TableFormat
 from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
 
@@ -64,7 +64,7 @@ class Sine(LearningSettings):
                 "shots": self.shots,
                 "queries": TEST_QUERIES,
                 "trained_adaptation_steps": self.adaptation_steps,
-                "inner_rates": "learned" if self.learn_inner_rates else self.inner_rate,
+                "inner_optimizer": describe_inner(self),
             },
             format=TableFormat((InputColumn("x", "number"),), "y"),
             splits=Splits(
@@ -79,15 +79,23 @@ class Sine(LearningSettings):
 PRESETS = {
     "default": (Sine(), "five adaptation steps with learned rates, about half a minute"),
     "one-step": (
-        Sine(adaptation_steps=1, meta_steps=120_000, log_every=2_000, outer_rate=1e-3, clip=0.0),
-        "the best recipe for exactly one adaptation step",
+        Sine(
+            adaptation_steps=1,
+            inner_optimizer="meta-curvature",
+            inner_rate=0.03,
+            meta_steps=60_000,
+            outer_rate=1.5e-3,
+            clip=3.0,
+            log_every=1_000,
+        ),
+        "the best recipe for exactly one adaptation step (Meta-Curvature), about a minute",
     ),
     "tutorial": (
         Sine(
             meta_batch_size=4,
             meta_steps=2_000,
             adaptation_steps=1,
-            learn_inner_rates=False,
+            inner_optimizer="sgd",
             outer_rate=1e-3,
             outer_schedule="constant",
             multi_step=0.0,
@@ -100,7 +108,7 @@ PRESETS = {
         Sine(
             meta_steps=70_000,
             adaptation_steps=1,
-            learn_inner_rates=False,
+            inner_optimizer="sgd",
             outer_rate=1e-3,
             outer_schedule="constant",
             multi_step=0.0,

@@ -11,7 +11,7 @@ import polars as pl
 from fewstep import losses, nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, make_learner, make_params, outer_schedule
+from fewstep.problems.learners import LearningSettings, describe_inner, make_learner, make_params, outer_schedule
 from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
@@ -72,7 +72,11 @@ class Table(LearningSettings):
             table_tasks(rows, validation, self.shots, test_queries),
             table_tasks(rows, test, self.shots, test_queries),
         )
-        x = table[self.inputs[0]].to_physical() if not format.x_is_date else table[self.inputs[0]].cast(pl.Datetime("us")).dt.epoch("s")
+        x = (
+            table[self.inputs[0]].to_physical()
+            if not format.x_is_date
+            else table[self.inputs[0]].cast(pl.Datetime("us")).dt.epoch("s")
+        )
         return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x.to_numpy()[order]))
 
     def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
@@ -86,7 +90,7 @@ class Table(LearningSettings):
         names = keys.cast(pl.String).unique().sort().to_list()
         if len(names) < 2:
             raise BadInput(
-                f"{self.data}: column {self.task!r} has the one value {names[0]!r}; expected one value per task, and many tasks. "
+                f"{self.data}: column {self.task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "
                 "Choose the column that tells your units apart."
             )
         order = np.argsort(numbers, kind="stable")
@@ -131,7 +135,7 @@ class Table(LearningSettings):
                 "queries": "the task's other rows",
                 "support": "rows drawn at random, in time before and after the queries alike",
                 "trained_adaptation_steps": self.adaptation_steps,
-                "inner_rates": "learned" if self.learn_inner_rates else self.inner_rate,
+                "inner_optimizer": describe_inner(self),
             },
             format=format,
             splits=splits,

@@ -41,9 +41,7 @@ class InputColumn:
         """[rows] float64 -> [rows, features]."""
         trend = (values - self.center) / self.scale
         angles = [
-            2 * np.pi * order * values / (PERIODS[period] * DAY)
-            for period in self.periods
-            for order in range(1, HARMONICS + 1)
+            2 * np.pi * order * values / (PERIODS[period] * DAY) for period in self.periods for order in range(1, HARMONICS + 1)
         ]
         return np.stack([trend, *(wave(angle) for angle in angles for wave in (np.sin, np.cos))], axis=1)
 

@@ -45,9 +45,7 @@ def sine_waves(key: Key, shots: int, queries: int, told: bool = False) -> TaskFa
         wave = sine_wave(jax.random.fold_in(key, task))
         x = jax.random.uniform(episode_key, (shots + queries, 1), minval=INPUTS[0], maxval=INPUTS[1])
         examples = sine_examples(wave, x, told)
-        return Episode(
-            jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples)
-        )
+        return Episode(jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples))
 
     return TaskFamily(episode)
 

@@ -45,9 +45,7 @@ def table_tasks(rows: Rows, tasks: np.ndarray, shots: int, queries: int) -> Task
         # An absent row stands for the task's first row, at weight 0: nothing outside the task is ever read.
         row = start[task] + jnp.where(present[order], order, 0)
         examples = Examples(inputs[row], targets[row], weight)
-        return Episode(
-            jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples)
-        )
+        return Episode(jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples))
 
     return TaskFamily(episode, len(tasks))
 

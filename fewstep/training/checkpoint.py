@@ -70,9 +70,7 @@ class Checkpoints:
         step = self._manager.best_step() if which == "best" else steps[-1]
         step = steps[-1] if step is None else step
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), named_leaves(like))
-        args = self._ocp.args.Composite(
-            state=self._ocp.args.StandardRestore(abstract), record=self._ocp.args.JsonRestore()
-        )
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(abstract), record=self._ocp.args.JsonRestore())
         try:
             with _quiet():
                 restored = self._manager.restore(step, args=args)

@@ -1,4 +1,4 @@
-"""Spreading the tasks of a meta-batch over devices (floor 3): θ is on all of them, tasks are split, one all-reduce a meta-step."""
+"""Spreading the tasks of a meta-batch over devices (floor 3): θ is everywhere, tasks are split, one all-reduce a meta-step."""
 
 from __future__ import annotations
 

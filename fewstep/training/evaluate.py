@@ -73,19 +73,17 @@ def evaluate(
     family = getattr(problem.splits, split)
     numbers = family.tasks(tasks)
     compiled = jax.jit(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
-    measured = jax.tree.map(np.asarray, compiled(params, jax.random.key(seed)))
+    measured = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(params, jax.random.key(seed)))
     name = next(iter(problem.metrics))
-    mean, interval = mean_and_interval(measured.metrics[name])
-    loss_mean, loss_interval = mean_and_interval(measured.query_loss)
+    summary, loss_summary = summarize(measured.metrics[name]), summarize(measured.query_loss)
     return {
         "problem": problem.name,
         "split": split,
         "tasks": int(numbers.shape[0]),
         "steps": list(steps),
         "metric": name,
-        "mean": mean,
-        "ci95": interval,
-        "query_loss": {"mean": loss_mean, "ci95": loss_interval},
+        **summary,
+        "query_loss": loss_summary,
         "protocol": {
             **problem.protocol,
             "episodes_per_task": draws,
@@ -95,13 +93,27 @@ def evaluate(
     }
 
 
-def mean_and_interval(values: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean over tasks and half the width of its 95 % interval (Student's t), for [tasks, steps]."""
+def summarize(values: np.ndarray) -> dict[str, list[Any]]:
+    """Mean over tasks, half the width of its 95 % interval (Student's t) and how many tasks diverged, for [tasks, steps].
+
+    Where a task's value is not finite there is no mean: it is None, and `diverged` says for how many tasks.
+    """
     from scipy.special import stdtrit
 
     count = values.shape[0]
-    half = stdtrit(count - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(values.shape[1], np.nan)
-    return [float(v) for v in values.mean(0)], [float(v) if np.isfinite(v) else None for v in half]  # type: ignore[list-item]
+    with np.errstate(invalid="ignore", over="ignore"):
+        means, deviations = values.mean(0), values.std(0, ddof=min(1, count - 1))
+    half = stdtrit(count - 1, 0.975) * deviations / np.sqrt(count) if count > 1 else np.full(values.shape[1], np.nan)
+    return {
+        "mean": finite_or_none(means),
+        "ci95": finite_or_none(half),
+        "diverged": [int(number) for number in np.sum(~np.isfinite(values), 0)],
+    }
+
+
+def finite_or_none(values: np.ndarray) -> list[float | None]:
+    """Numbers for a JSON file, which knows no NaN and no infinity."""
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def illustrations(problem: Problem, params: MetaParams, steps: Sequence[int], count: int = 6, seed: int = 0) -> dict[str, Any]:
@@ -126,7 +138,7 @@ def illustrations(problem: Problem, params: MetaParams, steps: Sequence[int], co
                 "truth": shown.truth.tolist(),
                 "support_x": shown.support_x.tolist(),
                 "support_y": format_.restore_target(np.asarray(shown.support.targets)[real, 0]).tolist(),
-                "predictions": [format_.restore_target(np.asarray(predictions[step])[:, 0]).tolist() for step in steps],
+                "predictions": [finite_or_none(format_.restore_target(np.asarray(predictions[step])[:, 0])) for step in steps],
             }
         )
     return {"steps": list(steps), "x": format_.x_label, "y": format_.target, "dates": format_.x_is_date, "tasks": tasks}

@@ -154,7 +154,7 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
 
 
 def compiled_validation(problem: Problem) -> Callable[[Any, Key], jax.Array]:
-    """`(params, key) -> headline metric` after the trained number of steps, mean over the same meta-validation tasks each time."""
+    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time."""
     assert problem.splits is not None
     family, name = problem.splits.validation, next(iter(problem.metrics))
     tasks = family.tasks(VALIDATION_TASKS)

@@ -1,5 +1,7 @@
 """Published variants as values for the seams of `fewstep.maml.Learner` (floor 2). One idea, one file."""
 
+from fewstep.variants.meta_curvature import curvature as curvature
+from fewstep.variants.meta_curvature import meta_curvature as meta_curvature
 from fewstep.variants.meta_sgd import log_rates as log_rates
 from fewstep.variants.meta_sgd import meta_sgd as meta_sgd
 from fewstep.variants.multi_step_loss import multi_step_loss as multi_step_loss

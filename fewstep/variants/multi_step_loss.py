@@ -16,9 +16,7 @@ def multi_step_loss(until: int) -> Objective:
     meta-step `until` on. Judging the early steps steadies the first part of training; it costs K query passes.
     """
 
-    def objective(
-        learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array
-    ) -> jax.Array:
+    def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         adapt_key, query_key = jax.random.split(key)
         path = adaptation_path(learner, params, episode.support, adapt_key)
         steps = jax.tree.map(lambda leaf: leaf[1:], path)

@@ -1,0 +1,55 @@
+"""Meta-Curvature (Park & Oliva 2019, arXiv 1902.03356): learned matrices turn the inner gradient, layer by layer (floor 2).
+
+A kernel's gradient G [in, out] becomes exp(rates) ∘ (M_in G M_out); a bias's gradient g becomes exp(rates) ∘ (M g).
+The matrices start at the identity, where this is Meta-SGD. Kernels of more axes are taken as [(all but the last), last].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.types import Params
+
+
+class Curvature(NamedTuple):
+    """What is learned for one parameter array of shape (..., out)."""
+
+    rates: jax.Array
+    """log rates, in the array's shape"""
+    rows: jax.Array
+    """M_in [in, in]; for a vector M [size, size]"""
+    columns: jax.Array | None
+    """M_out [out, out]; None for a vector"""
+
+
+def curvature(theta: Params, rate: float) -> Params:
+    """Starting values for `MetaParams.inner`: a pytree like θ with a `Curvature` for every array."""
+
+    def start(leaf: jax.Array) -> Curvature:
+        rows = leaf.size if leaf.ndim < 2 else leaf.size // leaf.shape[-1]
+        columns = None if leaf.ndim < 2 else jnp.eye(leaf.shape[-1], dtype=leaf.dtype)
+        return Curvature(jnp.full_like(leaf, math.log(rate)), jnp.eye(rows, dtype=leaf.dtype), columns)
+
+    return jax.tree.map(start, theta)
+
+
+def meta_curvature(inner: Params) -> optax.GradientTransformation:
+    """θ′ ← θ′ − exp(rates) ∘ (M_in ∇L M_out), as a value for `Learner.inner_optimizer`."""
+
+    def turn(gradient: jax.Array, learned: Curvature) -> jax.Array:
+        if learned.columns is None:
+            turned = learned.rows @ gradient.reshape(-1)
+        else:
+            turned = learned.rows @ gradient.reshape(-1, gradient.shape[-1]) @ learned.columns
+        return -jnp.exp(learned.rates) * turned.reshape(gradient.shape)
+
+    def update(gradient, state, params=None):
+        del params
+        return jax.tree.map(turn, gradient, inner), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
