@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     options: dict[str, Any] = {"tasks": arguments.tasks, "draws": arguments.draws, "which": arguments.checkpoint}
     changed = arguments.shots is not None or arguments.checkpoint != "best" or arguments.tasks != 1000 or arguments.draws
     if changed:
-        shots = {} if arguments.shots is None else {"shots": arguments.shots}
+        shots: dict[str, Any] = {} if arguments.shots is None else {"shots": arguments.shots}
         result = run.evaluate(steps, **options, **shots)
     else:
         result = run.write_evaluation(steps, **options)

@@ -1,17 +1,18 @@
-"""From the settings that problems share to a learner and an outer optimizer (floor 3)."""
+"""From the settings that problems share to a Problem of regression (floor 3). Used by the sine and table problems."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
-from fewstep import maml
+from fewstep import losses, maml
 from fewstep.errors import BadInput
 from fewstep.gradients import clipped, first_order
 from fewstep.maml import Learner
-from fewstep.types import Loss, MetaParams, Params
+from fewstep.problem import Problem
+from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
 
 
@@ -65,6 +66,34 @@ def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -
         raise BadInput(f"--{name.replace('_', '-')} should be {expected}, got {getattr(settings, name)}.")
 
 
+def regression(
+    settings: LearningSettings, network: Network, *, name: str, unit: float, protocol: dict[str, Any], **parts: Any
+) -> Problem:
+    """A Problem of mean squared error: `unit` is the size of one standardized target unit, `parts` are its other fields."""
+    schedule = outer_schedule(settings)
+    how = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
+    return Problem(
+        name=name,
+        settings=settings,
+        init=lambda key: make_params(settings, network.init(key)),
+        learner=make_learner(settings, losses.mean_squared_error(network.apply)),
+        predict=network.apply,
+        metrics={"mse": losses.mean_squared_error_metric(network.apply, unit)},
+        outer_rate=schedule,
+        outer_optimizer=optax.adam(schedule),
+        meta_batch_size=settings.meta_batch_size,
+        meta_steps=settings.meta_steps,
+        log_every=settings.log_every,
+        protocol={
+            "shots": settings.shots,
+            **protocol,
+            "trained_adaptation_steps": settings.adaptation_steps,
+            "inner_optimizer": f"{settings.inner_optimizer}, {how}",
+        },
+        **parts,
+    )
+
+
 def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
     """The learner that the settings describe."""
     inner_optimizers = {"sgd": optax.sgd(settings.inner_rate), "meta-sgd": meta_sgd, "meta-curvature": meta_curvature}
@@ -85,11 +114,6 @@ def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
     """The meta-parameters before training: θ, and what the inner optimizer learns."""
     learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
     return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
-
-
-def describe_inner(settings: LearningSettings) -> str:
-    """The inner optimizer as a result's protocol names it."""
-    return f"sgd, rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else f"{settings.inner_optimizer}, learned"
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from fewstep import losses, nn
+from fewstep import nn
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, describe_inner, make_learner, make_params, outer_schedule
+from fewstep.problems.learners import LearningSettings, regression
 from fewstep.tasks.columns import InputColumn, TableFormat
 from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
 
@@ -36,7 +35,6 @@ class Sine(LearningSettings):
         del format  # the columns of a sine table are always x and y
         self.check()
         network = nn.mlp([1, *self.hidden, 1], kernel_init=INITIALIZATIONS[self.initialization])
-        schedule = outer_schedule(self)
         train_key, validation_key, test_key = jax.random.key(seed), jax.random.key(2**31 - 1), jax.random.key(2**31 - 2)
         test = sine_waves(test_key, self.shots, TEST_QUERIES)
 
@@ -48,24 +46,12 @@ class Sine(LearningSettings):
             flat = GRID[:, 0]
             return Illustration(title, support, np.asarray(support.inputs[:, 0]), jnp.asarray(GRID), flat, np.asarray(truth))
 
-        return Problem(
+        return regression(
+            self,
+            network,
             name="sine",
-            settings=self,
-            init=lambda key: make_params(self, network.init(key)),
-            learner=make_learner(self, losses.mean_squared_error(network.apply)),
-            predict=network.apply,
-            metrics={"mse": losses.mean_squared_error_metric(network.apply)},
-            outer_rate=schedule,
-            outer_optimizer=optax.adam(schedule),
-            meta_batch_size=self.meta_batch_size,
-            meta_steps=self.meta_steps,
-            log_every=self.log_every,
-            protocol={
-                "shots": self.shots,
-                "queries": TEST_QUERIES,
-                "trained_adaptation_steps": self.adaptation_steps,
-                "inner_optimizer": describe_inner(self),
-            },
+            unit=1.0,
+            protocol={"queries": TEST_QUERIES},
             format=TableFormat((InputColumn("x", "number"),), "y"),
             splits=Splits(
                 sine_waves(train_key, self.shots, self.queries),
@@ -75,6 +61,15 @@ class Sine(LearningSettings):
             illustrate=illustrate,
         )
 
+
+PLAIN_MAML = Sine(
+    adaptation_steps=1,
+    inner_optimizer="sgd",
+    outer_rate=1e-3,
+    outer_schedule="constant",
+    multi_step=0.0,
+    clip=0.0,
+)  # fmt: skip
 
 PRESETS = {
     "default": (Sine(), "five adaptation steps with learned rates, about half a minute"),
@@ -91,31 +86,11 @@ PRESETS = {
         "the best recipe for exactly one adaptation step (Meta-Curvature), about a minute",
     ),
     "tutorial": (
-        Sine(
-            meta_batch_size=4,
-            meta_steps=2_000,
-            adaptation_steps=1,
-            inner_optimizer="sgd",
-            outer_rate=1e-3,
-            outer_schedule="constant",
-            multi_step=0.0,
-            clip=0.0,
-            log_every=200,
-        ),
+        replace(PLAIN_MAML, meta_batch_size=4, meta_steps=2_000, log_every=200),
         "the widely read tutorial's settings: 2,000 meta-steps of 4 tasks, a few seconds",
     ),
     "paper": (
-        Sine(
-            meta_steps=70_000,
-            adaptation_steps=1,
-            inner_optimizer="sgd",
-            outer_rate=1e-3,
-            outer_schedule="constant",
-            multi_step=0.0,
-            clip=0.0,
-            log_every=1_000,
-            initialization="normal",
-        ),
+        replace(PLAIN_MAML, meta_steps=70_000, log_every=1_000, initialization="normal"),
         "Finn et al. 2017: 70,000 meta-steps of 25 tasks, alpha 0.01, one step",
     ),
 }

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import optax
 import polars as pl
 
-from fewstep import losses, nn
+from fewstep import nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, describe_inner, make_learner, make_params, outer_schedule
+from fewstep.problems.learners import LearningSettings, regression
 from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
@@ -117,25 +116,14 @@ class Table(LearningSettings):
 
     def _problem(self, format: TableFormat, splits: Splits | None, illustrate) -> Problem:
         network = nn.mlp([format.features, *self.hidden, 1])
-        schedule = outer_schedule(self)
-        return Problem(
+        return regression(
+            self,
+            network,
             name="table",
-            settings=self,
-            init=lambda key: make_params(self, network.init(key)),
-            learner=make_learner(self, losses.mean_squared_error(network.apply)),
-            predict=network.apply,
-            metrics={"mse": losses.mean_squared_error_metric(network.apply, format.target_scale)},
-            outer_rate=schedule,
-            outer_optimizer=optax.adam(schedule),
-            meta_batch_size=self.meta_batch_size,
-            meta_steps=self.meta_steps,
-            log_every=self.log_every,
+            unit=format.target_scale,
             protocol={
-                "shots": self.shots,
                 "queries": "the task's other rows",
                 "support": "rows drawn at random, in time before and after the queries alike",
-                "trained_adaptation_steps": self.adaptation_steps,
-                "inner_optimizer": describe_inner(self),
             },
             format=format,
             splits=splits,

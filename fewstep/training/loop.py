@@ -141,8 +141,8 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
             loss, gradient = gradient_of_step(state.params, state.step, key)
             norm = optax.global_norm(gradient)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            updated = maml.meta_step(problem.outer_optimizer, state, gradient)
-            state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+            take = lambda: maml.meta_step(problem.outer_optimizer, state, gradient)  # noqa: E731
+            state = jax.lax.cond(finite, take, lambda: state)
             done = finite.astype(jnp.int32)
             loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
             return state, Chunk(chunk.steps + done, chunk.meta_loss + loss, chunk.gradient_norm + norm, finite)
