@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from fewstep.types import Episode, Key
 
-UNLIMITED = 2**31 - 1
-
 
 @dataclass(frozen=True)
 class TaskFamily:
@@ -25,7 +23,10 @@ class TaskFamily:
     def sample_episode(self, key: Key) -> Episode:
         """An episode of a task drawn at random (lines 3, 5 and 7: support and query are of one and the same task)."""
         task_key, episode_key = jax.random.split(key)
-        task = jax.random.randint(task_key, (), 0, self.size or UNLIMITED)
+        if self.size is None:  # any 31 bits name a task; cheaper than a draw below a bound
+            task = (jax.random.bits(task_key, dtype=jnp.uint32) >> 1).astype(jnp.int32)
+        else:
+            task = jax.random.randint(task_key, (), 0, self.size)
         return self.episode(task, episode_key)
 
     def tasks(self, count: int) -> jax.Array:

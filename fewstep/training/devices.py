@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from fewstep.maml import task_gradients
+from fewstep.maml import meta_gradient, task_gradients
 from fewstep.problem import Problem
-from fewstep.types import Key, MetaParams
+from fewstep.types import Episode, Key, MetaParams
 
 AXIS = "tasks"
 
@@ -32,41 +32,48 @@ def use_cpu_cores() -> None:
     jax.config.update("jax_num_cpu_devices", cores)
 
 
-def meta_gradient_of_step(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, jax.Array, Key], tuple]:
-    """`(params, meta-step, key) -> (meta-loss, meta-gradient)`: samples a meta-batch and takes its mean gradient.
+def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Array, Key], tuple[Episode, Key]]:
+    """`(first meta-step, key) -> (episodes, keys)` of `count` meta-steps: leaves are [count, tasks, ...], tasks split.
 
-    The task with number i of a meta-batch is drawn from (key, meta-step, i), whichever device it falls to.
+    The task with number i of a meta-batch is drawn from (key, meta-step, i), whichever device it falls to. Where the
+    devices do not divide the meta-batch, fillers follow its last task.
     """
     assert problem.splits is not None
-    family, learner, tasks = problem.splits.train, problem.learner, problem.meta_batch_size
-    devices = mesh.size
-    per_device = -(-tasks // devices)
+    family = problem.splits.train
 
-    def sum_over(numbers: jax.Array, params: MetaParams, step: jax.Array, key: Key):
-        """Sum of (loss, gradient) over the tasks `numbers`; numbers beyond the meta-batch are fillers that count nothing."""
-        step_key = jax.random.fold_in(key, step)
-        keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(step_key, number)))(numbers)
-        episodes = jax.vmap(family.sample_episode)(keys[:, 0])
-        measured = task_gradients(learner, params, episodes, keys[:, 1], step)
-        if per_device * devices == tasks:
-            return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), measured)
-        real = numbers < tasks
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0, where=real.reshape((-1,) + (1,) * (leaf.ndim - 1))), measured)
+    def draw(numbers: jax.Array, first: jax.Array, key: Key):
+        def one_task(step, number):
+            sample_key, learn_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), number))
+            return family.sample_episode(sample_key), learn_key
 
-    def one_device(params, step, key):
-        total = sum_over(jnp.arange(tasks), params, step, key)
-        return jax.tree.map(lambda leaf: leaf / tasks, total)
+        return jax.vmap(lambda step: jax.vmap(lambda number: one_task(step, number))(numbers))(first + jnp.arange(count))
 
-    def share(numbers, params, step, key):
+    everywhere, split = PartitionSpec(), PartitionSpec(None, AXIS)
+    numbers = jnp.arange(-(-problem.meta_batch_size // mesh.size) * mesh.size)
+    if mesh.size == 1:
+        return lambda first, key: draw(numbers, first, key)
+    shared = jax.shard_map(
+        draw, mesh=mesh, in_specs=(PartitionSpec(AXIS), everywhere, everywhere), out_specs=split, check_vma=False
+    )
+    return lambda first, key: shared(numbers, first, key)
+
+
+def mean_gradient(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, Episode, Key, jax.Array], tuple]:
+    """`(params, episodes, keys, meta-step) -> (meta-loss, meta-gradient)`: `maml.meta_gradient`, tasks split over devices."""
+    learner, tasks = problem.learner, problem.meta_batch_size
+    if mesh.size == 1:
+        return lambda params, episodes, keys, step: meta_gradient(learner, params, episodes, keys, step)
+
+    def share(params, episodes, keys, step):
+        measured = task_gradients(learner, params, episodes, keys, step)
+        mine = keys.shape[0]
+        real = jax.lax.axis_index(AXIS) * mine + jnp.arange(mine) < tasks  # fillers count nothing
+        total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0, where=real.reshape((-1,) + (1,) * (leaf.ndim - 1))), measured)
         # One flat vector: an all-reduce costs the same for one number as for a million, so there is only one.
-        flat, restore = ravel_pytree(sum_over(numbers, params, step, key))
+        flat, restore = ravel_pytree(total)
         return restore(jax.lax.psum(flat, AXIS) / tasks)
 
-    def many_devices(params, step, key):
-        everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-        shared = jax.shard_map(
-            share, mesh=mesh, in_specs=(split, everywhere, everywhere, everywhere), out_specs=everywhere, check_vma=False
-        )
-        return shared(jnp.arange(per_device * devices), params, step, key)
-
-    return one_device if devices == 1 else many_devices
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    return jax.shard_map(
+        share, mesh=mesh, in_specs=(everywhere, split, split, everywhere), out_specs=everywhere, check_vma=False
+    )

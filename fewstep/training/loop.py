@@ -19,7 +19,7 @@ from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.devices import meta_gradient_of_step, task_mesh
+from fewstep.training.devices import mean_gradient, meta_batches, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import task_errors
 from fewstep.training.log import MetricsFile, Progress
@@ -30,6 +30,8 @@ SECONDS_A_CALL = 0.5
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
 VALIDATION_TASKS = 200
+DRAWN_BYTES = 2**21
+"""Episodes are drawn ahead up to this size."""
 
 
 class Interrupted(Exception):
@@ -126,31 +128,44 @@ def train(
 def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, int], tuple[MetaState, Chunk]]:
     """`(state, key, length) -> (state, Chunk)`: `length` meta-steps in one compiled call.
 
-    The length is a run-time value, so chunks of any length are the same program and give the same bits. A meta-step
-    whose loss or gradient is not finite is not taken, and ends the chunk.
+    The length is a run-time value, so chunks of any length are the same program and give the same bits. Episodes are
+    drawn for several meta-steps at a time, since on CPU a draw costs about the same for one task as for hundreds. A
+    meta-step whose loss or gradient is not finite is not taken, and ends the chunk.
     """
-    gradient_of_step = meta_gradient_of_step(problem, mesh)
+    ahead = meta_steps_drawn_at_once(problem)
+    draw, gradient_of = meta_batches(problem, mesh, ahead), mean_gradient(problem, mesh)
 
     def run(state: MetaState, key: Key, length: jax.Array) -> tuple[MetaState, Chunk]:
         def unfinished(carry):
-            _, chunk = carry
+            _, chunk, _ = carry
             return (chunk.steps < length) & chunk.finite
 
         def one_meta_step(carry):
-            state, chunk = carry
-            loss, gradient = gradient_of_step(state.params, state.step, key)
+            state, chunk, drawn = carry
+            place = state.step % ahead
+            drawn = jax.lax.cond(place == 0, lambda: draw(state.step, key), lambda: drawn)
+            episodes, keys = jax.tree.map(lambda leaf: leaf[place], drawn)
+            loss, gradient = gradient_of(state.params, episodes, keys, state.step)
             norm = optax.global_norm(gradient)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            take = lambda: maml.meta_step(problem.outer_optimizer, state, gradient)  # noqa: E731
-            state = jax.lax.cond(finite, take, lambda: state)
+            state = jax.lax.cond(finite, lambda: maml.meta_step(problem.outer_optimizer, state, gradient), lambda: state)
             done = finite.astype(jnp.int32)
             loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
-            return state, Chunk(chunk.steps + done, chunk.meta_loss + loss, chunk.gradient_norm + norm, finite)
+            return state, Chunk(chunk.steps + done, chunk.meta_loss + loss, chunk.gradient_norm + norm, finite), drawn
 
         nothing = Chunk(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.array(True))
-        return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing))
+        drawn = draw(state.step - state.step % ahead, key)  # a chunk may begin in the middle of what is drawn at once
+        return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing, drawn))[:2]
 
     return jax.jit(run)
+
+
+def meta_steps_drawn_at_once(problem: Problem) -> int:
+    """As many meta-batches as fit into `DRAWN_BYTES`, between 1 and 64."""
+    assert problem.splits is not None
+    episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
+    size = problem.meta_batch_size * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(episode))
+    return max(1, min(64, DRAWN_BYTES // max(size, 1)))
 
 
 def compiled_validation(problem: Problem) -> Callable[[Any, Key], jax.Array]:

@@ -1,0 +1,64 @@
+"""learn2learn's MAML, unmodified: `clone` and `adapt` for each task. A peer of speed.py.
+
+Where the installed package cannot be imported, its MAML is loaded from a checkout, named by the environment variable
+LEARN2LEARN_CHECKOUT. The package's own `__init__` imports environments and compiled samplers that MAML does not need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from setting import INNER_RATE, TASKS, Episodes, Run
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from peers.torch_common import Accumulate, meta_gradient_by, program_by
+
+
+def load_maml():
+    """The class `learn2learn.algorithms.MAML`."""
+    if checkout := os.environ.get("LEARN2LEARN_CHECKOUT"):
+        for name in ("learn2learn", "learn2learn.algorithms"):
+            package = ModuleType(name)
+            package.__path__ = [str(Path(checkout, *name.split(".")))]
+            sys.modules[name] = package
+    return import_module("learn2learn.algorithms.maml").MAML
+
+
+MAML = load_maml()
+
+
+def versions() -> dict[str, str]:
+    return {"torch": version("torch"), "learn2learn": import_module("learn2learn._version").__version__}
+
+
+def loop(net: nn.Module, adaptation_steps: int) -> Accumulate:
+    maml = MAML(net, lr=INNER_RATE)
+
+    def accumulate(episodes: Episodes) -> torch.Tensor:
+        total = torch.zeros(())
+        for support_x, support_y, query_x, query_y in zip(*(array.unbind() for array in episodes), strict=True):
+            learner = maml.clone()
+            for _ in range(adaptation_steps):
+                learner.adapt(mse_loss(learner(support_x), support_y))
+            loss = mse_loss(learner(query_x), query_y) / TASKS
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    return accumulate
+
+
+def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:
+    return meta_gradient_by(loop, adaptation_steps)
+
+
+def program(adaptation_steps: int, sampling: str, threads: int) -> Run:
+    return program_by(loop, adaptation_steps, sampling)

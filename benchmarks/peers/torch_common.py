@@ -1,0 +1,81 @@
+"""What the PyTorch peers share: the network, the sampler and the outer loop. No peer by itself.
+
+A peer brings `accumulate(net, episodes) -> meta-loss`, which leaves the meta-gradient in `.grad` of the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import torch
+from setting import (
+    ADAM_EPSILON,
+    AMPLITUDES,
+    INPUTS,
+    OUTER_RATE,
+    PHASES,
+    SHOTS,
+    SIZES,
+    TASKS,
+    Episodes,
+    Run,
+    fixed_episodes,
+    fixed_weights,
+)
+from torch import nn
+
+Accumulate = Callable[[Episodes], torch.Tensor]
+MakeAccumulate = Callable[[nn.Module, int], Accumulate]
+"""`(net, adaptation_steps) -> accumulate`"""
+
+
+def network() -> nn.Sequential:
+    """The network, with the fixed weights."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(SIZES):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    net = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for parameter, array in zip(net.parameters(), fixed_weights(), strict=True):
+            parameter.copy_(torch.from_numpy(array.T if array.ndim == 2 else array))
+    return net
+
+
+def fixed() -> Episodes:
+    return Episodes(*map(torch.from_numpy, fixed_episodes()))
+
+
+def draw() -> Episodes:
+    """A fresh meta-batch of sine waves."""
+    amplitude = torch.empty(TASKS, 1, 1).uniform_(*AMPLITUDES)
+    phase = torch.empty(TASKS, 1, 1).uniform_(*PHASES)
+    x = torch.empty(TASKS, 2 * SHOTS, 1).uniform_(*INPUTS)
+    y = amplitude * torch.sin(x + phase)
+    return Episodes(x[:, :SHOTS], y[:, :SHOTS], x[:, SHOTS:], y[:, SHOTS:])
+
+
+def meta_gradient_by(make: MakeAccumulate, adaptation_steps: int) -> tuple[float, list[np.ndarray]]:
+    """(meta-loss, gradients) on the fixed meta-batch, in setting.py's layout."""
+    net = network()
+    loss = make(net, adaptation_steps)(fixed())
+    gradients = [parameter.grad.numpy() for parameter in net.parameters()]
+    return loss.item(), [gradient.T if gradient.ndim == 2 else gradient for gradient in gradients]
+
+
+def program_by(make: MakeAccumulate, adaptation_steps: int, sampling: str) -> Run:
+    """The outer loop: Adam on what `accumulate` leaves in `.grad`."""
+    net = network()
+    accumulate = make(net, adaptation_steps)
+    optimizer = torch.optim.Adam(net.parameters(), lr=OUTER_RATE, eps=ADAM_EPSILON)
+    episodes = fixed()
+
+    def run(n: int) -> float:
+        for _ in range(n):
+            optimizer.zero_grad()
+            loss = accumulate(draw() if sampling == "in" else episodes)
+            optimizer.step()
+        return loss.item()
+
+    return run
