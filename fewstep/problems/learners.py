@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import jax
 import optax
 
 from fewstep import losses, maml
@@ -30,12 +31,14 @@ class LearningSettings:
     """meta-steps of the whole run"""
     adaptation_steps: int = 5
     """adaptation steps in training"""
-    inner_rate: float = 0.01
+    inner_rate: float = 0.03
     """inner rate alpha; where rates are learned, their starting value"""
     inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
     """how a task is fitted: by alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
     outer_rate: float = 3e-3
     """outer rate beta of Adam"""
+    inner_outer_rate: float = 9e-3
+    """outer rate of what the inner optimizer learns (its rates, its matrices); faster than theta avoids poor solutions"""
     outer_schedule: Literal["cosine", "constant"] = "cosine"
     """how the outer rate changes over the run"""
     multi_step: float = 0.3
@@ -54,7 +57,7 @@ class LearningSettings:
         for name in ("shots", "queries", "meta_batch_size", "meta_steps", "log_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
-        for name in ("inner_rate", "outer_rate"):
+        for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
         _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
@@ -80,7 +83,7 @@ def regression(
         predict=network.apply,
         metrics={"mse": losses.mean_squared_error_metric(network.apply, unit)},
         outer_rate=schedule,
-        outer_optimizer=optax.adam(schedule),
+        outer_optimizer=optax.chain(optax.adam(schedule), scale_inner(settings.inner_outer_rate / settings.outer_rate)),
         meta_batch_size=settings.meta_batch_size,
         meta_steps=settings.meta_steps,
         log_every=settings.log_every,
@@ -114,6 +117,11 @@ def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
     """The meta-parameters before training: θ, and what the inner optimizer learns."""
     learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
     return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
+
+
+def scale_inner(factor: float) -> optax.GradientTransformation:
+    """Multiplies the updates of `MetaParams.inner`, and leaves those of θ alone."""
+    return optax.stateless(lambda updates, _: updates._replace(inner=jax.tree.map(lambda leaf: factor * leaf, updates.inner)))
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:

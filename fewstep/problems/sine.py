@@ -65,6 +65,7 @@ class Sine(LearningSettings):
 PLAIN_MAML = Sine(
     adaptation_steps=1,
     inner_optimizer="sgd",
+    inner_rate=0.01,
     outer_rate=1e-3,
     outer_schedule="constant",
     multi_step=0.0,
@@ -77,9 +78,9 @@ PRESETS = {
         Sine(
             adaptation_steps=1,
             inner_optimizer="meta-curvature",
-            inner_rate=0.03,
             meta_steps=60_000,
             outer_rate=1.5e-3,
+            inner_outer_rate=1.5e-3,
             clip=3.0,
             log_every=1_000,
         ),
