@@ -27,7 +27,7 @@ class LearningSettings:
     """examples in a task's query set during training"""
     meta_batch_size: int = 25
     """tasks per meta-step"""
-    meta_steps: int = 20_000
+    meta_steps: int = 30_000
     """meta-steps of the whole run"""
     adaptation_steps: int = 5
     """adaptation steps in training"""
@@ -35,9 +35,9 @@ class LearningSettings:
     """inner rate alpha; where rates are learned, their starting value"""
     inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
     """how a task is fitted: by alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
-    outer_rate: float = 3e-3
+    outer_rate: float = 4e-3
     """outer rate beta of Adam"""
-    inner_outer_rate: float = 9e-3
+    inner_outer_rate: float = 1.2e-2
     """outer rate of what the inner optimizer learns (its rates, its matrices); faster than theta avoids poor solutions"""
     outer_schedule: Literal["cosine", "constant"] = "cosine"
     """how the outer rate changes over the run"""

@@ -73,7 +73,7 @@ PLAIN_MAML = Sine(
 )  # fmt: skip
 
 PRESETS = {
-    "default": (Sine(), "five adaptation steps with learned rates, about half a minute"),
+    "default": (Sine(), "five adaptation steps with learned rates, about a minute"),
     "one-step": (
         Sine(
             adaptation_steps=1,
