@@ -39,6 +39,8 @@ class LearningSettings:
     """outer rate beta of Adam"""
     inner_outer_rate: float = 1.2e-2
     """outer rate of what the inner optimizer learns (its rates, its matrices); faster than theta avoids poor solutions"""
+    outer_decay: float = 0.99
+    """second decay of the outer Adam (b2); the usual 0.999 forgets too slowly for meta-gradients of a few tasks"""
     outer_schedule: Literal["cosine", "constant"] = "cosine"
     """how the outer rate changes over the run"""
     multi_step: float = 0.3
@@ -59,6 +61,7 @@ class LearningSettings:
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
         for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
+        _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
         _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
         _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
@@ -83,7 +86,9 @@ def regression(
         predict=network.apply,
         metrics={"mse": losses.mean_squared_error_metric(network.apply, unit)},
         outer_rate=schedule,
-        outer_optimizer=optax.chain(optax.adam(schedule), scale_inner(settings.inner_outer_rate / settings.outer_rate)),
+        outer_optimizer=optax.chain(
+            optax.adam(schedule, b2=settings.outer_decay), scale_inner(settings.inner_outer_rate / settings.outer_rate)
+        ),
         meta_batch_size=settings.meta_batch_size,
         meta_steps=settings.meta_steps,
         log_every=settings.log_every,
