@@ -1,0 +1,69 @@
+"""Settings and fixtures of the whole suite: strict JAX, two CPU devices, float64 on demand, one compilation cache."""
+
+import gc
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+# These must stand before JAX is imported. xdist workers and the commands that tests start inherit them.
+OWN_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="fewstep-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE or "")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_configure(config):
+    # Compiling is nearly all that the fast tests do: less of LLVM's work saves a third of their time.
+    if config.getoption("markexpr") == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_unconfigure(config):
+    """The process that made the cache folder removes it."""
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files go to one worker, so that a run trained once serves all tests of its file."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture
+def float64():
+    """Double precision within one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def unfinished_reads():
+    """For tests that make orbax give up in the middle of its reading: what its threads and coroutines still have to say
+    is said before the next test begins."""
+    yield
+    time.sleep(0.2)
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real tables beside the repository; tests that need it are skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip("needs the folder ../shared/data beside the repository, which is absent here")
+    return DATA

@@ -1,0 +1,217 @@
+"""Every way to give the command what it cannot use: exit 2, a few lines on stderr, nothing else. Place: fewstep/cli."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from known import unit_rows
+from test_cli import command  # noqa: F401  (a fixture)
+
+from fewstep import runs
+from fewstep.adapted import adapt
+from fewstep.problems import Sine, Table
+
+COLUMNS = ["--task", "unit", "--inputs", "day", "depth", "--target", "flow"]
+TABLE = ["train", "table", "--data", "units.csv", *COLUMNS]
+SMALL = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, "shots": 5, "queries": 5}
+SMALL |= {"adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}  # soon compiled
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with good and bad files, two runs and an adapted model."""
+    folder = tmp_path_factory.mktemp("workplace")
+    rows = unit_rows()
+    rows.write_csv(folder / "units.csv")
+    table = runs.train(
+        Table(data=str(folder / "units.csv"), task="unit", inputs=("day", "depth"), target="flow", **SMALL),
+        folder / "table",
+        quiet=True,
+    )
+    runs.train(Sine(**SMALL), folder / "sine", quiet=True)
+    rows.head(5).write_csv(folder / "support.csv")
+    adapt(table, rows.head(5)).save(folder / "adapted")
+
+    (folder / "junk.csv").write_bytes(bytes(range(256)) * 20)
+    (folder / "file").write_text("mine")
+    (folder / "full").mkdir()
+    (folder / "full" / "note.txt").write_text("mine")
+    (folder / "bare").mkdir()
+    rows.with_columns(flow=pl.lit("high")).write_csv(folder / "words.csv")
+    for name, value in (("nan", float("nan")), ("inf", float("inf")), ("gap", None)):
+        depth = [value, value, *rows["depth"][2:]]
+        rows.with_columns(pl.Series("depth", depth)).write_csv(folder / f"{name}.csv")
+    rows.filter(pl.col("unit") == "unit-00").write_csv(folder / "lonely.csv")
+    rows.filter(pl.col("unit") < "unit-02").write_csv(folder / "pair.csv")
+    rows.group_by("unit", maintain_order=True).head(3).write_csv(folder / "short.csv")
+    rows.head(5).drop("depth").write_csv(folder / "without_depth.csv")
+    rows.head(5).drop("flow").write_csv(folder / "without_flow.csv")
+    rows.head(5).with_columns(day=pl.lit("soon")).write_csv(folder / "without_dates.csv")
+    rows.head(0).write_csv(folder / "header.csv")
+
+    shutil.copytree(folder / "sine", folder / "unsaved")
+    shutil.rmtree(folder / "unsaved" / "checkpoints")
+    shutil.copytree(folder / "sine", folder / "strange")
+    config = json.loads((folder / "strange" / "config.json").read_text())
+    config["settings"]["warp"] = 9
+    (folder / "strange" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(folder / "sine", folder / "resized")
+    config = json.loads((folder / "resized" / "config.json").read_text())
+    config["settings"]["hidden"] = [5]
+    (folder / "resized" / "config.json").write_text(json.dumps(config))
+    shutil.copytree(folder / "sine", folder / "truncated")
+    for path in (folder / "truncated" / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return folder
+
+
+def snapshot(folder):
+    """Every path below a folder, and what the files hold."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def assert_refused(code, out, err, words):
+    assert (code, out) == (2, ""), err
+    assert 1 <= len(err.splitlines()) <= 3, err
+    assert "Traceback" not in err
+    assert words in err
+
+
+OUT = ["--out", "new"]
+TRAIN = {
+    "unknown command": (["trane", "sine"], "no command 'trane'"),
+    "unknown problem": (["train", "sinus"], "no problem 'sinus'"),
+    "unknown preset": (["train", "sine", "--preset", "papyrus"], "no preset 'papyrus'"),
+    "preset without a name": (["train", "sine", "--preset"], "no preset"),
+    "unknown option": (["train", "sine", "--inner-rat", "1", *OUT], "--inner-rat"),
+    "a word too many": (["train", "sine", "now", *OUT], "now"),
+    "not a number": (["train", "sine", "--shots", "many", *OUT], "many"),
+    "option without a value": (["train", "sine", "--shots"], "--shots"),
+    "no shots": (["train", "sine", "--shots", "0", *OUT], "--shots"),
+    "no queries": (["train", "sine", "--queries", "0", *OUT], "--queries"),
+    "no tasks": (["train", "sine", "--meta-batch-size", "0", *OUT], "--meta-batch-size"),
+    "no meta-steps": (["train", "sine", "--meta-steps", "0", *OUT], "--meta-steps"),
+    "no log": (["train", "sine", "--log-every", "0", *OUT], "--log-every"),
+    "negative steps": (["train", "sine", "--adaptation-steps", "-1", *OUT], "--adaptation-steps"),
+    "zero inner rate": (["train", "sine", "--inner-rate", "0", *OUT], "--inner-rate"),
+    "inner rate that is no number": (["train", "sine", "--inner-rate", "nan", *OUT], "--inner-rate"),
+    "infinite outer rate": (["train", "sine", "--outer-rate", "inf", *OUT], "--outer-rate"),
+    "multi-step beyond the run": (["train", "sine", "--multi-step", "1.5", *OUT], "--multi-step"),
+    "negative clip": (["train", "sine", "--clip", "-1", *OUT], "--clip"),
+    "layer without units": (["train", "sine", "--hidden", "8", "0", *OUT], "--hidden"),
+    "unknown inner optimizer": (["train", "sine", "--inner-optimizer", "magic", *OUT], "--inner-optimizer"),
+    "unknown initialization": (["train", "sine", "--initialization", "magic", *OUT], "--initialization"),
+    "unknown schedule": (["train", "sine", "--outer-schedule", "magic", *OUT], "--outer-schedule"),
+    "seed too large": (["train", "sine", "--seed", str(2**70), *OUT], "--seed"),
+    "negative seed": ([*TABLE, "--seed", "-1", *OUT], "--seed"),
+    "out holds a run": (["train", "sine", "--out", "sine"], "already holds a run"),
+    "out holds something else": (["train", "sine", "--out", "full"], "is not empty"),
+    "out is a file": (["train", "sine", "--out", "file"], "--out file"),
+    "out below a file": (["train", "sine", "--out", "file/run"], "--out file/run"),
+    "no data": (["train", "table", *COLUMNS, *OUT], "--data is missing"),
+    "no target": ([*TABLE[:-2], *OUT], "--target is missing"),
+    "missing file": (["train", "table", "--data", "none.csv", *COLUMNS, *OUT], "no such file"),
+    "a folder for a file": (["train", "table", "--data", "full", *COLUMNS, *OUT], "a folder"),
+    "not a table": (["train", "table", "--data", "junk.csv", *COLUMNS, *OUT], "junk.csv"),
+    "a header alone": (["train", "table", "--data", "header.csv", *COLUMNS, *OUT], "expected rows"),
+    "unknown column": ([*TABLE[:-1], "flwo", *OUT], "did you mean 'flow'"),
+    "unknown task column": ([*TABLE, "--task", "units", *OUT], "did you mean 'unit'"),
+    "target of words": (["train", "table", "--data", "words.csv", *COLUMNS, *OUT], "should hold numbers"),
+    "input of words": (
+        [*TABLE[:3], "words.csv", *COLUMNS[:2], "--inputs", "flow", "--target", "depth", *OUT],
+        "numbers or dates",
+    ),
+    "nan": (["train", "table", "--data", "nan.csv", *COLUMNS, *OUT], "2 missing or infinite values of 180 (data rows 1, 2)"),
+    "infinity": (["train", "table", "--data", "inf.csv", *COLUMNS, *OUT], "(data rows 1, 2)"),
+    "gaps": (["train", "table", "--data", "gap.csv", *COLUMNS, *OUT], "(data rows 1, 2)"),
+    "one task": (["train", "table", "--data", "lonely.csv", *COLUMNS, *OUT], "one value 'unit-00'"),
+    "two tasks": (["train", "table", "--data", "pair.csv", *COLUMNS, *OUT], "at least 3"),
+    "too few rows everywhere": (["train", "table", "--data", "short.csv", *COLUMNS, "--shots", "3", *OUT], "--shots 3"),
+    "target among the inputs": ([*TABLE, "--inputs", "flow", *OUT], "different columns"),
+    "all tasks held out": ([*TABLE, "--test-fraction", "0.9", *OUT], "--test-fraction"),
+}
+LATER = {
+    "resume nothing": (["resume", "none"], "nothing there"),
+    "resume a bare folder": (["resume", "bare"], "a folder without config.json"),
+    "resume without a checkpoint": (["resume", "unsaved"], "no checkpoint"),
+    "resume strange settings": (["resume", "strange"], "warp"),
+    "resume without words": (["resume"], "fewstep resume --help"),
+    "resume an unknown option": (["resume", "sine", "--fast"], "--fast"),
+    "evaluate nothing": (["evaluate", "none"], "nothing there"),
+    "evaluate a file": (["evaluate", "file"], "a file"),
+    "evaluate without a checkpoint": (["evaluate", "unsaved"], "no checkpoint"),
+    "steps of words": (["evaluate", "sine", "--steps", "few"], "--steps"),
+    "negative steps": (["evaluate", "sine", "--steps", "0,-1"], "--steps"),
+    "no tasks": (["evaluate", "sine", "--tasks", "0"], "--tasks"),
+    "no shots": (["evaluate", "sine", "--shots", "0"], "--shots"),
+    "more shots than rows": (["evaluate", "table", "--shots", "15"], "--shots 15"),
+    "unknown checkpoint": (["evaluate", "sine", "--checkpoint", "first"], "--checkpoint"),
+    "evaluate an unknown option": (["evaluate", "sine", "--step", "1"], "--step"),
+    "adapt nothing": (["adapt", "none", "--support", "support.csv", *OUT], "nothing there"),
+    "no support": (["adapt", "table", *OUT], "--support"),
+    "missing support": (["adapt", "table", "--support", "none.csv", *OUT], "no such file"),
+    "support that is no table": (["adapt", "table", "--support", "junk.csv", *OUT], "junk.csv"),
+    "support without an input": (["adapt", "table", "--support", "without_depth.csv", *OUT], "'depth'"),
+    "support without the target": (["adapt", "table", "--support", "without_flow.csv", *OUT], "'flow'"),
+    "support without dates": (["adapt", "table", "--support", "without_dates.csv", *OUT], "was a date in training"),
+    "support of several tasks": (["adapt", "table", "--support", "units.csv", *OUT], "the rows of one task"),
+    "support with gaps": (["adapt", "table", "--support", "gap.csv", *OUT], "gap.csv"),
+    "support without rows": (["adapt", "table", "--support", "header.csv", *OUT], "expected rows"),
+    "support of another problem": (["adapt", "sine", "--support", "support.csv", *OUT], "'x'"),
+    "adapt in negative steps": (["adapt", "table", "--support", "support.csv", "--steps", "-1", *OUT], "--steps"),
+    "adapt into a run": (["adapt", "table", "--support", "support.csv", "--out", "sine"], "already holds a run"),
+    "adapt below a file": (["adapt", "table", "--support", "support.csv", "--out", "file/a"], "--out file/a"),
+    "predict with a run": (["predict", "table", "--inputs", "support.csv", "--out", "p.csv"], "adapt it first"),
+    "predict with nothing": (["predict", "none", "--inputs", "support.csv", "--out", "p.csv"], "found none"),
+    "missing inputs": (["predict", "adapted", "--inputs", "none.csv", "--out", "p.csv"], "no such file"),
+    "inputs without a column": (["predict", "adapted", "--inputs", "without_depth.csv", "--out", "p.csv"], "'depth'"),
+    "inputs with gaps": (["predict", "adapted", "--inputs", "gap.csv", "--out", "p.csv"], "rows 1, 2"),
+    "unknown kind of output": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.doc"], ".csv, .tsv or .parquet"),
+    "output that exists": (["predict", "adapted", "--inputs", "support.csv", "--out", "units.csv"], "already exists"),
+    "output in no folder": (
+        ["predict", "adapted", "--inputs", "support.csv", "--out", "no/p.csv"],
+        "cannot be written: No such",
+    ),
+    "output below a file": (
+        ["predict", "adapted", "--inputs", "support.csv", "--out", "file/p.csv"],
+        "written: Not a directory",
+    ),
+    "parquet in no folder": (
+        ["predict", "adapted", "--inputs", "support.csv", "--out", "no/p.parquet"],
+        "cannot be written: No",
+    ),
+    "plot nothing": (["plot", "none"], "config.json"),
+    "plot an unknown option": (["plot", "sine", "--all"], "--all"),
+    "list an unknown option": (["list", "--all"], "--all"),
+}
+
+
+@pytest.mark.parametrize("case", [*TRAIN, *(f"later: {case}" for case in LATER)])
+def test_what_cannot_be_used_is_refused_in_a_few_lines_and_nothing_is_touched(workplace, command, monkeypatch, case):  # noqa: F811
+    words, expected = LATER[case.removeprefix("later: ")] if case.startswith("later: ") else TRAIN[case]
+    monkeypatch.chdir(workplace)
+    before = snapshot(workplace)
+    assert_refused(*command(*words), expected)
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("words", [["resume", "truncated"], ["evaluate", "truncated"], ["evaluate", "resized"]])
+def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused_in_a_few_lines(workplace, words):
+    before = snapshot(workplace)
+    result = subprocess.run(  # a process of its own: here what libraries log goes to stderr too
+        [sys.executable, "-m", "fewstep.cli", *words], cwd=workplace, capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert_refused(result.returncode, result.stdout, result.stderr, f"{words[1]}/checkpoints")
+    assert snapshot(workplace) == before
+
+
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_the_bare_command_explains_itself_on_stderr_and_exits_with_2(command, words):  # noqa: F811
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "usage: fewstep" in err

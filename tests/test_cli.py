@@ -1,0 +1,255 @@
+"""The command from end to end on tiny budgets: what it writes, prints and returns. Place: fewstep/cli."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from known import assert_same_bits, unit_rows
+from PIL import Image
+
+from fewstep import __version__, cli, runs
+from fewstep.adapted import open_adapted
+from fewstep.training.log import read_metrics
+
+COMMAND = [sys.executable, "-m", "fewstep.cli"]
+TINY = ["--meta-steps", "60", "--log-every", "20", "--hidden", "8", "--adaptation-steps", "2"]
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}  # as users have it
+
+
+def start(*words, **options):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    return subprocess.Popen([*COMMAND, *map(str, words)], **pipes, **options)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny run on sine waves: (its folder, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    code, out, err = finish(start("train", "sine", *TINY, "--out", folder, "--json"))
+    assert code == 0, err
+    return folder, out, err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process and in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.setattr("fewstep.training.devices.use_cpu_cores", lambda: None)  # this process has its two devices already
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def support(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "support.csv"
+    x = np.linspace(-4, 4, 6)
+    pl.DataFrame({"x": x, "y": 2 * np.sin(x + 1)}).write_csv(path)
+    return path
+
+
+def only_json(out):
+    """The one JSON object on stdout, in one line."""
+    assert out.count("\n") == 1
+    return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_training_writes_a_whole_run_and_prints_exactly_one_json_object(trained):
+    folder, out, err = trained
+    result = only_json(out)
+    assert result["run"] == str(folder)
+    assert result["evaluation"] == json.loads((folder / "evaluation.json").read_text())
+    assert [record["meta_step"] for record in read_metrics(folder / "metrics.jsonl")] == [20, 40, 60]
+    for step in (20, 40, 60):
+        assert f"meta-step {step}/60" in err
+    for name in ("training", "adaptation", "unseen_tasks"):
+        with Image.open(folder / "plots" / f"{name}.png") as picture:
+            picture.verify()
+
+
+def test_a_run_stopped_by_ctrl_c_is_saved_told_how_to_go_on_and_ends_as_if_never_stopped(trained, tmp_path):
+    folder = tmp_path / "run"
+    process = start("train", "sine", *TINY, "--out", folder)
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1].endswith(f"fewstep resume {folder}")
+    saved = [int(path.name) for path in (folder / "checkpoints").iterdir()]
+    assert saved
+    assert max(saved) < 60
+    assert not (folder / "evaluation.json").exists()
+    code, out, err = finish(start("resume", folder, "--json"))
+    assert code == 0, err
+    assert_same_bits(runs.open_run(folder).params("last"), runs.open_run(trained[0]).params("last"))
+    ours, theirs = only_json(out)["evaluation"], only_json(trained[1])["evaluation"]
+    assert ours["mean"] == theirs["mean"]
+    for name in ("meta_step", "validation"):
+        assert [r[name] for r in read_metrics(folder / "metrics.jsonl")] == [
+            r[name] for r in read_metrics(trained[0] / "metrics.jsonl")
+        ]
+
+
+def test_evaluate_prints_one_json_object_with_an_entry_for_every_step(trained, command):
+    code, out, _ = command("evaluate", trained[0], "--steps", "0,2,3", "--tasks", "40", "--json")
+    assert code == 0
+    result = only_json(out)
+    assert (result["steps"], result["tasks"], result["split"]) == ([0, 2, 3], 40, "test")
+    assert [len(result[name]) for name in ("mean", "ci95", "diverged")] == [3, 3, 3]
+    again = only_json(command("evaluate", trained[0], "--steps", "0,2,3", "--tasks", "40", "--json")[1])
+    assert again["mean"] == result["mean"]
+    expected = runs.open_run(trained[0]).evaluate((0, 2, 3), 40)
+    np.testing.assert_allclose(result["mean"], expected["mean"], rtol=1e-5)
+
+
+def test_evaluate_prints_a_table_for_people_and_keeps_special_figures_out_of_the_run(trained, command):
+    before = (trained[0] / "evaluation.json").read_bytes()
+    code, out, _ = command("evaluate", trained[0], "--steps", "0,2", "--shots", "3", "--tasks", "30")
+    assert code == 0
+    assert "30 unseen tasks" in out
+    assert "shots 3" in out
+    assert "trained shots 10" in out
+    assert (trained[0] / "evaluation.json").read_bytes() == before
+
+
+def test_adapt_and_predict_give_what_python_gives(trained, support, command, tmp_path):
+    code, out, err = command("adapt", trained[0], "--support", support, "--out", "adapted", "--json")
+    assert code == 0
+    assert only_json(out) == {"adapted": "adapted", "support_rows": 6, "adaptation_steps": 2, "trained_shots": 10}
+    assert "6 support rows, trained with 10" in err
+    pl.DataFrame({"note": ["a", "b", "c"], "x": [-1.0, 0.0, 2.5]}).write_csv("inputs.csv")
+    expected = open_adapted("adapted").predict(pl.DataFrame({"x": [-1.0, 0.0, 2.5]}))
+    for suffix, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet)):
+        code, out, _ = command("predict", "adapted", "--inputs", "inputs.csv", "--out", f"predictions{suffix}", "--json")
+        assert code == 0
+        assert only_json(out) == {"predictions": f"predictions{suffix}", "rows": 3}
+        written = read(f"predictions{suffix}")
+        assert written.columns == ["note", "x", "prediction"]
+        assert written["note"].to_list() == ["a", "b", "c"]
+        np.testing.assert_allclose(written["prediction"], expected, rtol=1e-6)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):
+    unit_rows().write_csv("units.csv")
+    columns = ["--data", "units.csv", "--task", "unit", "--inputs", "day", "depth", "--target", "flow"]
+    plain = ["--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0", "--shots", "5", "--meta-batch-size", "4"]
+    code, out, err = command("train", "table", *columns, *TINY, *plain, "--out", "run", "--json")
+    assert code == 0, err
+    assert only_json(out)["evaluation"]["tasks"] == 2
+    assert "day: date -> trend + annual harmonics" in err
+    assert "8 meta-train, 2 meta-validation, 2 meta-test" in err
+    new = unit_rows(units=1, seed=9)
+    new.head(5).write_csv("support.csv")
+    new.drop("flow").write_csv("inputs.csv")
+    assert command("adapt", "run", "--support", "support.csv", "--out", "adapted")[0] == 0
+    code, out, _ = command("predict", "adapted", "--inputs", "inputs.csv", "--out", "predictions.csv")
+    assert code == 0
+    assert "15 predictions of 'flow'" in out
+    predictions = pl.read_csv("predictions.csv")["prediction"]
+    assert predictions.is_between(5_000, 15_000).all()
+    assert command("evaluate", "run", "--steps", "0,2", "--shots", "4", "--json")[0] == 0
+
+
+def test_plot_draws_again_from_files_alone(trained, command):
+    picture = trained[0] / "plots" / "training.png"
+    picture.unlink()
+    code, out, _ = command("plot", trained[0], "--json")
+    assert code == 0
+    assert str(picture) in only_json(out)["pictures"]
+    with Image.open(picture) as image:
+        image.verify()
+
+
+def test_list_names_every_problem_preset_and_variant(command):
+    from fewstep.problems import PRESETS
+
+    code, out, _ = command("list", "--json")
+    assert code == 0
+    listed = only_json(out)
+    assert {name: set(presets) for name, presets in listed["problems"].items()} == {k: set(v) for k, v in PRESETS.items()}
+    code, out, _ = command("list")
+    assert code == 0
+    for word in [*PRESETS, *PRESETS["sine"], *listed["variants"]]:
+        assert word in out
+
+
+@pytest.mark.parametrize("name", [None, *cli.COMMANDS, "train sine", "train table"])
+def test_help_is_on_stdout_and_exits_with_0(command, name):
+    code, out, err = command(*(name or "").split(), "--help")
+    assert (code, err) == (0, "")
+    assert "usage" in out
+    if name == "train sine":
+        assert "--inner-rate" in out
+        assert "--meta-batch-size" in out
+
+
+def test_the_version_is_that_of_the_package(command):
+    assert command("--version") == (0, f"fewstep {__version__}\n", "")
+
+
+def test_a_preset_sets_the_defaults_that_words_overrule(command):
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr("fewstep.cli.train.train", lambda arguments, name, preset: seen.append((arguments, name, preset)) or 0)
+        assert command("train", "sine", "--preset", "tutorial", "--shots", "7", "--seed", "3")[0] == 0
+        assert command("train", "sine", "--shots=7", "--preset=paper")[0] == 0
+    from fewstep.problems.sine import PRESETS
+
+    (first, name, preset), (second, _, other) = seen
+    assert (name, preset, other, first.seed, first.settings.shots, second.settings.shots) == (
+        "sine",
+        "tutorial",
+        "paper",
+        3,
+        7,
+        7,
+    )
+    assert first.settings.meta_steps == PRESETS["tutorial"][0].meta_steps
+    assert second.settings.initialization == PRESETS["paper"][0].initialization
+
+
+def test_without_out_a_run_takes_the_next_free_folder(command, monkeypatch):
+    taken = []
+
+    def stop(settings, directory, **options):
+        taken.append(directory)
+        Path(directory).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train", stop)
+    for _ in range(2):
+        assert command("train", "sine")[0] == 130
+    assert command("train", "sine", "--preset", "paper")[0] == 130
+    assert [str(path) for path in taken] == ["runs/sine", "runs/sine-2", "runs/sine-paper"]
+
+
+def test_a_run_that_blows_up_exits_with_1_and_names_the_cause(command):
+    wild = ["--inner-optimizer", "sgd", "--inner-rate", "1e30", "--adaptation-steps", "1", "--clip", "0", "--out", "run"]
+    code, out, err = command("train", "sine", *wild, "--meta-batch-size", "2", "--hidden", "4", "--log-every", "1")
+    assert (code, out) == (1, "")
+    message = err.splitlines()[-1]
+    assert "meta-step 0" in message
+    assert "--inner-rate 1e+29" in message
+    assert "Traceback" not in err

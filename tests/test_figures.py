@@ -1,0 +1,54 @@
+"""The figures that the presets promise (docs/results.md), on every seed. Slow: ./test -m slow, about a minute a test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewstep import runs
+from fewstep.problems import PRESETS, Table
+
+WEATHER = Path(__file__).parents[2] / "shared" / "data" / "weather_us_2016" / "weather.csv"
+SEEDS = range(5)
+
+
+def trained(tmp_path, preset, seed):
+    return runs.train(PRESETS["sine"][preset][0], tmp_path / "run", seed=seed, preset=preset, quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_default_recipe_reaches_its_error_after_one_and_five_steps(tmp_path, seed):
+    run = trained(tmp_path, "default", seed)
+    one, five = run.evaluate([1, 5])["mean"]
+    assert one <= 0.30 and five <= 0.010
+    assert run.evaluate([5], shots=5)["mean"][0] <= 0.10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_step_preset_beats_the_best_published_one_step_figure(tmp_path, seed):
+    assert trained(tmp_path, "one-step", seed).evaluate([1])["mean"][0] <= 0.19
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tutorial_preset_halves_the_error_of_unseen_tasks_in_one_step(tmp_path, seed):
+    before, after = trained(tmp_path, "tutorial", seed).evaluate([0, 1])["mean"]
+    assert after <= 0.5 * before and after <= 1.4
+
+
+@pytest.mark.slow
+def test_paper_preset_reaches_the_prototype_at_ten_shots(tmp_path):
+    figures = [trained(tmp_path / str(seed), "paper", seed).evaluate([1, 10])["mean"] for seed in range(3)]
+    one, ten = np.mean(figures, axis=0)
+    assert one <= 0.40 and ten <= 0.13
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WEATHER.exists(), reason="the weather table is not beside the repository")
+def test_weather_of_unseen_stations_from_ten_rows_beats_a_least_squares_sinusoid(tmp_path):
+    settings = Table(
+        data=str(WEATHER), task="Station.Code", inputs=("Date.Full",), target="Data.Temperature.Avg Temp"
+    )  # fmt: skip
+    assert runs.train(settings, tmp_path / "run", quiet=True).evaluate([5])["mean"][0] <= 43.0

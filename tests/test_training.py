@@ -1,0 +1,327 @@
+"""The outer loop, its checkpoints, its devices and its log. Place: fewstep/training, without evaluate."""
+
+import functools
+import json
+import shutil
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from known import (
+    assert_close,
+    assert_same_bits,
+    bowl_closed_form,
+    bowl_loss,
+    bowl_problem,
+    draw_bowls,
+    farthest,
+    plain,
+)
+
+from fewstep import BadInput, Episode, Learner, RunFailed, init, meta_step, task_loss
+from fewstep.maml import task_gradient
+from fewstep.problem import Splits
+from fewstep.tasks.family import TaskFamily
+from fewstep.training import loop
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.devices import task_mesh
+from fewstep.training.log import read_metrics
+
+TRAIN_KEY = jax.random.key(5)
+
+
+def state_of(problem):
+    return init(problem.outer_optimizer, problem.init(jax.random.key(0)))
+
+
+def gradient_at(problem, devices, params, step):
+    """(meta-loss, meta-gradient) of one meta-step of the compiled loop: plain descent at rate 1 shows the gradient."""
+    descent = optax.sgd(1.0)
+    state = init(descent, params)._replace(step=jnp.asarray(step, jnp.int32))
+    run = loop.compiled_chunk(replace(problem, outer_optimizer=descent), task_mesh(devices))
+    after, chunk = run(state, TRAIN_KEY, 1)
+    return chunk.meta_loss, jax.tree.map(lambda before, after: before - after, params, after.params)
+
+
+def last(directory, problem, which="last"):
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        return checkpoints.restore(state_of(problem), which)
+
+
+def contents(directory):
+    """Every file under a folder with its bytes."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """40 meta-steps without a stop."""
+    directory = tmp_path_factory.mktemp("whole")
+    loop.train(bowl_problem(), directory, seed=3, quiet=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """20 of 40 meta-steps."""
+    directory = tmp_path_factory.mktemp("half")
+    loop.train(bowl_problem(), directory, seed=3, meta_steps=20, quiet=True)
+    return directory
+
+
+def assert_same_run(directory, whole):
+    """The same parameters, optimizer state and step to the last bit, and the same log but for the clock."""
+    (state, record), (expected, expected_record) = last(directory, bowl_problem()), last(whole, bowl_problem())
+    assert_same_bits(state, expected)
+    assert record["validation"] == expected_record["validation"]
+    lines, expected_lines = (read_metrics(folder / "metrics.jsonl") for folder in (directory, whole))
+    assert [line["meta_step"] for line in lines] == [line["meta_step"] for line in expected_lines]
+    # The log's means are summed call by call, and calls differ in length from run to run: equal but for rounding.
+    for name in ("meta_loss", "gradient_norm", "outer_rate"):
+        np.testing.assert_allclose([line[name] for line in lines], [line[name] for line in expected_lines], rtol=2e-5)
+
+
+def test_the_state_after_training_equals_a_python_loop_of_meta_steps(whole):
+    problem = bowl_problem()
+    init_key, train_key, _ = jax.random.split(jax.random.key(3), 3)
+    state = init(problem.outer_optimizer, problem.init(init_key))
+
+    @jax.jit
+    def one_meta_step(state):
+        pairs = [jax.random.split(jax.random.fold_in(jax.random.fold_in(train_key, state.step), task)) for task in range(4)]
+        episodes = [problem.splits.train.sample_episode(pair[0]) for pair in pairs]
+        learn = functools.partial(task_gradient, problem.learner, state.params)
+        measured = [learn(episode, pair[1], state.step) for episode, pair in zip(episodes, pairs, strict=True)]
+        loss, gradient = jax.tree.map(lambda *leaves: sum(leaves) / 4, *measured)
+        return meta_step(problem.outer_optimizer, state, gradient), loss
+
+    losses = []
+    for _ in range(40):
+        state, loss = one_meta_step(state)
+        losses.append(float(loss))
+    trained, _ = last(whole, problem)
+    assert_close(trained.params, state.params, rtol=1e-5)
+    assert int(trained.step) == 40
+    logged = [line["meta_loss"] for line in read_metrics(whole / "metrics.jsonl")]
+    np.testing.assert_allclose(logged, np.mean(np.reshape(losses, (4, 10)), axis=1), rtol=1e-4)
+
+
+def test_another_seed_gives_another_run(whole, tmp_path):
+    loop.train(bowl_problem(), tmp_path / "run", seed=4, quiet=True)
+    assert farthest(last(tmp_path / "run", bowl_problem())[0].params, last(whole, bowl_problem())[0].params) > 0.01
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(whole, half, tmp_path):
+    shutil.copytree(half, tmp_path / "run")
+    assert int(last(tmp_path / "run", bowl_problem())[0].step) == 20
+    loop.train(bowl_problem(), tmp_path / "run", seed=3, resume=True, quiet=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_between_two_lines_of_its_log_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, number):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Progress, "advance", lambda self, done: signal.raise_signal(number))
+        with pytest.raises(loop.Interrupted):
+            loop.train(bowl_problem(), tmp_path, seed=3, quiet=True)
+    stopped = int(last(tmp_path, bowl_problem())[0].step)
+    assert 0 < stopped < 10
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert handlers == [signal.default_int_handler, signal.SIG_DFL]  # given back
+    loop.train(bowl_problem(), tmp_path, seed=3, resume=True, quiet=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    loop.train(bowl_problem(), tmp_path / "run", seed=3, resume=True, quiet=True)
+    assert_same_run(tmp_path / "run", whole)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_what_was_logged_after_the_checkpoint_is_logged_once_only(whole, half, tmp_path):
+    shutil.copytree(half, tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:  # as after a crash at meta-step 30
+        file.write('{"meta_step": 30, "meta_loss": 1e9}\n{"meta_st')
+    loop.train(bowl_problem(), tmp_path / "run", seed=3, resume=True, quiet=True)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_log_that_lost_its_end_stays_readable(half, tmp_path):
+    shutil.copytree(half, tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().splitlines(keepends=True)[0])
+    loop.train(bowl_problem(), tmp_path / "run", seed=3, resume=True, quiet=True)
+    assert b"\0" not in log.read_bytes()
+    assert [json.loads(line)["meta_step"] for line in log.read_text().splitlines()] == [10, 30, 40]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_lengths_of_compiled_calls_do_not_matter(devices):
+    problem = bowl_problem()
+    run = loop.compiled_chunk(problem, task_mesh(devices))
+    at_once, chunk = run(state_of(problem), TRAIN_KEY, 100)
+    assert int(chunk.steps) == 100
+    state = state_of(problem)
+    for length in (7, 1, 42, 30, 20):  # beginning and ending in the middle of what is drawn at once
+        state, chunk = run(state, TRAIN_KEY, length)
+        assert int(chunk.steps) == length
+    assert_same_bits(state, at_once)
+
+
+@pytest.mark.parametrize("tasks", [1, 4, 5])
+def test_two_devices_give_the_meta_gradient_of_one(float64, tasks):
+    problem = bowl_problem(meta_batch_size=tasks)
+    params = plain(jnp.array([1.0, -2.0, 0.5]))
+    single, double = (gradient_at(problem, devices, params, 9) for devices in (1, 2))
+    assert_close(double, single)
+
+
+def test_the_first_tasks_of_a_meta_batch_are_the_same_however_large_it_is_and_all_tasks_and_steps_differ(float64):
+    def seen(theta, bowl, key):  # its gradient is the task itself
+        return jnp.dot(theta, bowl.center)
+
+    def sums(tasks, step, devices):
+        problem = bowl_problem(meta_batch_size=tasks, learner=Learner(seen, optax.sgd(0.1), 0))
+        _, gradient = gradient_at(problem, devices, plain(jnp.zeros(3)), step)
+        return tasks * np.asarray(gradient.theta)
+
+    drawn = []
+    for step in (0, 1):
+        totals = [np.zeros(3)] + [sums(tasks, step, 1) for tasks in (1, 2, 3)]
+        tasks = np.diff(totals, axis=0)
+        assert_close(sums(3, step, 2), totals[3])
+        drawn.extend(tasks)
+    apart = np.abs(np.array(drawn)[:, None] - np.array(drawn)[None]).max(-1)
+    assert apart[~np.eye(6, dtype=bool)].min() > 1e-3
+
+
+def failing(at_step):
+    """A problem whose meta-loss is not a number from one meta-step on."""
+
+    def objective(learner, params, episode, key, step):
+        return jnp.where(step >= at_step, jnp.nan, task_loss(learner, params, episode, key, step))
+
+    return bowl_problem(learner=Learner(bowl_loss, optax.sgd(0.1), 2, objective=objective))
+
+
+def test_a_meta_loss_that_is_not_finite_stops_the_run_names_the_meta_step_and_keeps_the_last_checkpoint(half, tmp_path):
+    with pytest.raises(RunFailed, match="meta-step 26 "):
+        loop.train(failing(26), tmp_path, seed=3, quiet=True)
+    state, _ = last(tmp_path, bowl_problem())
+    assert_same_bits(state, last(half, bowl_problem())[0])
+    assert [line["meta_step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20]
+
+
+def test_a_meta_step_that_is_not_finite_is_not_taken():
+    problem = failing(3)
+    run = loop.compiled_chunk(problem, task_mesh(1))
+    state, chunk = run(state_of(problem), TRAIN_KEY, 20)
+    assert (int(chunk.steps), bool(chunk.finite), int(state.step)) == (3, False, 3)
+    good, _ = loop.compiled_chunk(bowl_problem(), task_mesh(1))(state_of(problem), TRAIN_KEY, 3)
+    assert_close(state, good, rtol=1e-6)
+    assert np.isfinite([chunk.meta_loss, chunk.gradient_norm]).all()
+
+
+def test_too_large_an_inner_rate_is_named_as_the_cause(tmp_path):
+    problem = bowl_problem(learner=Learner(bowl_loss, optax.sgd(1e30), 2), settings=SimpleNamespace(inner_rate=1e30))
+    with pytest.raises(RunFailed) as caught:
+        loop.train(problem, tmp_path, seed=3, quiet=True)
+    message = str(caught.value)
+    assert "meta-step 0 " in message
+    assert "support loss" in message
+    assert "--inner-rate 1e+29" in message
+    assert not any((tmp_path / "checkpoints").iterdir())
+    assert "kept" not in message  # there is no checkpoint to keep
+
+
+def test_a_wild_task_is_named_by_its_place_in_the_meta_batch(tmp_path):
+    _, train_key, _ = jax.random.split(jax.random.key(3), 3)
+    keys = [jax.random.split(jax.random.fold_in(jax.random.fold_in(train_key, 0), number))[0] for number in range(4)]
+    victim = TaskFamily(lambda task, key: task).sample_episode(keys[2])
+
+    def episode(task, key):
+        support, query = draw_bowls(task, key)
+        return Episode(support, query._replace(center=jnp.where(task == victim, jnp.nan, query.center)))
+
+    splits = Splits(TaskFamily(episode), TaskFamily(draw_bowls, 3), TaskFamily(draw_bowls, 3))
+    with pytest.raises(RunFailed, match="task 2 of the meta-batch"):
+        loop.train(bowl_problem(splits=splits), tmp_path, seed=3, quiet=True)
+
+
+def save_several(directory, validations):
+    problem = bowl_problem()
+    state = state_of(problem)
+    with Checkpoints(directory) as checkpoints:
+        for step, validation in enumerate(validations, 1):
+            theta = jnp.full(3, float(step))
+            checkpoints.save(state._replace(params=plain(theta), step=jnp.asarray(step, jnp.int32)), {"validation": validation})
+    return state
+
+
+def test_the_best_and_the_last_checkpoint_come_back_and_few_are_kept(tmp_path):
+    like = save_several(tmp_path / "c", [3.0, 0.5, 2.0, 4.0, 1.0])
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        best, record = checkpoints.restore(like, "best")
+        newest, _ = checkpoints.restore(like, "last")
+    assert (int(best.step), record["validation"], best.params.theta.tolist()) == (2, 0.5, [2.0] * 3)
+    assert (int(newest.step), newest.params.theta.tolist()) == (5, [5.0] * 3)
+    assert sorted(int(folder.name) for folder in (tmp_path / "c").iterdir()) == [2, 4, 5]
+
+
+@pytest.mark.usefixtures("unfinished_reads")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["emptied", "halved"])
+@pytest.mark.parametrize("part", ["state", "record", "metrics", "."])
+def test_a_truncated_checkpoint_is_refused_and_nothing_is_changed(tmp_path, how, part):
+    like = save_several(tmp_path / "c", [3.0, 2.0, 1.0])
+    for path in (tmp_path / "c" / "3" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"" if how == "emptied" else path.read_bytes()[: path.stat().st_size // 2])
+    before = contents(tmp_path / "c")
+    for which in ("last", "best"):
+        with pytest.raises(BadInput) as caught, Checkpoints(tmp_path / "c") as checkpoints:
+            checkpoints.restore(like, which)
+        assert str(tmp_path / "c") in str(caught.value)
+        assert contents(tmp_path / "c") == before
+
+
+@pytest.mark.usefixtures("unfinished_reads")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_following_the_advice_for_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):
+    like = save_several(tmp_path / "c", [3.0, 2.0, 1.0])
+    for path in (tmp_path / "c" / "3" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(BadInput, match="fall back on checkpoint 2"), Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.restore(like, "last")
+    shutil.rmtree(tmp_path / "c" / "3")
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert int(checkpoints.restore(like, "last")[0].step) == 2
+
+
+@pytest.mark.usefixtures("unfinished_reads")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_of_another_model_and_a_folder_without_any_are_refused(tmp_path):
+    like = save_several(tmp_path / "c", [1.0])
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(BadInput):
+        checkpoints.restore(like._replace(params=plain(jnp.zeros(4))), "last")
+    with Checkpoints(tmp_path / "none") as checkpoints, pytest.raises(BadInput, match="no checkpoint"):
+        checkpoints.restore(like, "last")
+
+
+def test_training_lowers_the_meta_loss_toward_the_best_starting_point(tmp_path):
+    # One bowl, always the same: the best θ solves (I − αA)^K A (θ_K − c) = 0, which is θ = c where support and query agree.
+    problem = bowl_problem()
+    fixed = TaskFamily(lambda task, key: draw_bowls(jnp.asarray(1), jax.random.key(0)), 1)
+    problem = replace(problem, splits=Splits(fixed, fixed, fixed), meta_batch_size=1, outer_optimizer=optax.sgd(0.3))
+    state = loop.train(problem, tmp_path, seed=0, meta_steps=400, quiet=True)
+    episode = fixed.episode(0, TRAIN_KEY)
+    _, exact, _ = bowl_closed_form(state.params.theta, episode, 0.1, 2)
+    np.testing.assert_allclose(exact, np.zeros(3), atol=1e-4)
+    assert farthest(state.params, plain(problem.init(jax.random.key(0)).theta)) > 0.1
