@@ -29,7 +29,7 @@ SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
-VALIDATION_TASKS = 200
+VALIDATION_TASKS = 1000
 DRAWN_BYTES = 2**21
 """Episodes are drawn ahead up to this size."""
 
