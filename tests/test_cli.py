@@ -1,7 +1,6 @@
 """The command from end to end on tiny budgets: what it writes, prints and returns. Place: fewstep/cli."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,12 +19,11 @@ from fewstep.training.log import read_metrics
 
 COMMAND = [sys.executable, "-m", "fewstep.cli"]
 TINY = ["--meta-steps", "60", "--log-every", "20", "--hidden", "8", "--adaptation-steps", "2"]
-ENVIRONMENT = {**os.environ, "XLA_FLAGS": ""}  # as users have it
 
 
 def start(*words, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
-    return subprocess.Popen([*COMMAND, *map(str, words)], **pipes, **options)
+    words = [*COMMAND, *map(str, words)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finish(process):
