@@ -60,8 +60,9 @@ class Learner:
 
     def optimizer(self, inner: Any) -> optax.GradientTransformation:
         """The inner optimizer, with its learned part put in."""
-        is_plain = isinstance(self.inner_optimizer, optax.GradientTransformation)
-        return self.inner_optimizer if is_plain else self.inner_optimizer(inner)
+        if isinstance(self.inner_optimizer, optax.GradientTransformation):
+            return self.inner_optimizer
+        return self.inner_optimizer(inner)
 
 
 class MetaState(NamedTuple):
@@ -141,7 +142,8 @@ def task_gradients(
 def meta_step(outer_optimizer: optax.GradientTransformation, state: MetaState, gradient: MetaParams) -> MetaState:
     """θ ← θ − β ∇θ meta-loss (line 8): one step of the outer optimizer."""
     updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.params)
-    return MetaState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+    params: Any = optax.apply_updates(state.params, updates)
+    return MetaState(params, opt_state, state.step + 1)
 
 
 def init(outer_optimizer: optax.GradientTransformation, params: MetaParams) -> MetaState:

@@ -191,14 +191,11 @@ def test_the_first_tasks_of_a_meta_batch_are_the_same_however_large_it_is_and_al
         _, gradient = gradient_at(problem, devices, plain(jnp.zeros(3)), step)
         return tasks * np.asarray(gradient.theta)
 
-    drawn = []
-    for step in (0, 1):
-        totals = [np.zeros(3)] + [sums(tasks, step, 1) for tasks in (1, 2, 3)]
-        tasks = np.diff(totals, axis=0)
-        assert_close(sums(3, step, 2), totals[3])
-        drawn.extend(tasks)
+    totals = [np.zeros(3)] + [sums(tasks, 0, 1) for tasks in (1, 2, 3)]
+    assert_close(sums(3, 0, 2), totals[3])
+    drawn = [*np.diff(totals, axis=0), sums(1, 1, 1)]
     apart = np.abs(np.array(drawn)[:, None] - np.array(drawn)[None]).max(-1)
-    assert apart[~np.eye(6, dtype=bool)].min() > 1e-3
+    assert apart[~np.eye(4, dtype=bool)].min() > 1e-3
 
 
 def failing(at_step):

@@ -126,7 +126,12 @@ def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
 
 def scale_inner(factor: float) -> optax.GradientTransformation:
     """Multiplies the updates of `MetaParams.inner`, and leaves those of θ alone."""
-    return optax.stateless(lambda updates, _: updates._replace(inner=jax.tree.map(lambda leaf: factor * leaf, updates.inner)))
+
+    def update(updates: Any, params: Any) -> MetaParams:
+        del params
+        return MetaParams(updates.theta, jax.tree.map(lambda leaf: factor * leaf, updates.inner))
+
+    return optax.stateless(update)
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:

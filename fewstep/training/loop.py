@@ -105,7 +105,7 @@ def train(
                         "meta_step": step,
                         "meta_loss": sums[0] / sums[2],
                         "gradient_norm": sums[1] / sums[2],
-                        "outer_rate": float(problem.outer_rate(step)),
+                        "outer_rate": float(jnp.asarray(problem.outer_rate(step))),
                     }
                     sums = (0.0, 0.0, 0)
                     due = step % save_every == 0 or step == meta_steps

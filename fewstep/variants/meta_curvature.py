@@ -48,8 +48,8 @@ def meta_curvature(inner: Params) -> optax.GradientTransformation:
             turned = learned.rows @ gradient.reshape(-1, gradient.shape[-1]) @ learned.columns
         return -jnp.exp(learned.rates) * turned.reshape(gradient.shape)
 
-    def update(gradient, state, params=None):
+    def update(updates, state, params=None):
         del params
-        return jax.tree.map(turn, gradient, inner), state
+        return jax.tree.map(turn, updates, inner), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -23,8 +23,8 @@ def log_rates(theta: Params, rate: float) -> Params:
 def meta_sgd(rates: Params) -> optax.GradientTransformation:
     """θ′ ← θ′ − exp(rates) ∘ ∇L, as a value for `Learner.inner_optimizer`. `rates` is a pytree like θ."""
 
-    def update(gradient, state, params=None):
+    def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda rate, leaf: -jnp.exp(rate) * leaf, rates, gradient), state
+        return jax.tree.map(lambda rate, leaf: -jnp.exp(rate) * leaf, rates, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
