@@ -88,7 +88,7 @@ def open_adapted(directory: str | Path) -> Adapted:
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
         like = jax.eval_shape(lambda: problem.init(jax.random.key(0)).theta)
-        with np.load(directory / PARAMETERS, allow_pickle=False) as stored:
+        with (directory / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             leaves = [jnp.asarray(stored[name]) for name in named_leaves(like)]
     except BadInput:
         raise

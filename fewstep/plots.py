@@ -35,7 +35,10 @@ def draw(directory: str | Path) -> list[Path]:
     ):
         path = directory / source
         if path.is_file():
-            content: Any = read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+            try:
+                content: Any = read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
             if content:
                 pictures.append(_save(paint(content), folder / f"{name}.png"))
     return pictures

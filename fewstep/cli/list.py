@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from fewstep.cli.arguments import say
+from fewstep.errors import BadInput
 
 VARIANTS = {
     "MAML": ("default: exact, second order", "Finn et al. 2017, arXiv 1703.03400"),
@@ -21,6 +22,8 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         say("usage: fewstep list [--json]\n\nProblems, presets and variants, one line each.")
         return 0
+    if unknown := set(argv) - {"--json"}:
+        raise BadInput(f"unrecognized options: {', '.join(sorted(unknown))}. See fewstep list --help.")
     if "--json" in argv:
         presets = {name: {preset: line for preset, (_, line) in known.items()} for name, known in PRESETS.items()}
         print(json.dumps({"problems": presets, "variants": {name: " | ".join(both) for name, both in VARIANTS.items()}}))

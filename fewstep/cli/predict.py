@@ -45,10 +45,11 @@ def main(argv: list[str]) -> int:
     result = table.with_columns(pl.Series("prediction", model.predict(table, arguments.inputs)))
     partial = out.with_name(out.name + ".partial")
     try:
-        if out.suffix.lower() == ".parquet":
-            result.write_parquet(partial)
-        else:
-            result.write_csv(partial, separator="\t" if out.suffix.lower() == ".tsv" else ",")
+        with partial.open("wb") as file:
+            if out.suffix.lower() == ".parquet":
+                result.write_parquet(file)
+            else:
+                result.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
         partial.replace(out)
     except OSError as error:
         raise BadInput(

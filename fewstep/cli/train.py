@@ -17,10 +17,10 @@ def main(argv: list[str]) -> int:
     from fewstep.problems import PRESETS, PROBLEMS
 
     if not argv or argv[0] in ("-h", "--help"):
-        say("usage: fewstep train PROBLEM [--preset NAME] [--out RUN] [--seed N] [settings ...]\n")
-        for name, settings in PROBLEMS.items():
-            say(f"  {name:<8} {settings.__doc__}")
-        say("\nfewstep train PROBLEM --help lists the settings; fewstep list the presets.")
+        lines = ["usage: fewstep train PROBLEM [--preset NAME] [--out RUN] [--seed N] [settings ...]", ""]
+        lines += [f"  {name:<8} {settings.__doc__}" for name, settings in PROBLEMS.items()]
+        lines += ["", "fewstep train PROBLEM --help lists the settings; fewstep list the presets."]
+        say("\n".join(lines), json=not argv)
         return 0 if argv else 2
     name, *rest = argv
     if name not in PROBLEMS:

@@ -15,7 +15,7 @@ def clipped(task_gradient: TaskGradient, max_norm: float) -> TaskGradient:
     def clipped_gradient(learner, params, episode, key, step):
         loss, gradient = task_gradient(learner, params, episode, key, step)
         # The floor keeps the derivative-free division finite for a task that is already solved.
-        scale = jnp.minimum(1.0, max_norm / jnp.maximum(optax.global_norm(gradient), 1e-12))
+        scale = jnp.minimum(1.0, max_norm / jnp.maximum(optax.tree.norm(gradient), 1e-12))
         return loss, jax.tree.map(lambda leaf: leaf * scale, gradient)
 
     return clipped_gradient

@@ -16,6 +16,9 @@ from fewstep.problem import Problem
 from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
 
+LARGEST_SEED = 2**31 - 2
+"""This one and the next number the validation and test tasks of endless families."""
+
 
 @dataclass(frozen=True)
 class LearningSettings:
@@ -54,8 +57,10 @@ class LearningSettings:
     log_every: int = 500
     """meta-steps between two lines of the log"""
 
-    def check(self) -> None:
-        """Raises `BadInput` for the first setting that is out of range."""
+    def check(self, seed: int) -> None:
+        """Raises `BadInput` for the first setting, or the seed, that is out of range."""
+        if not 0 <= seed < LARGEST_SEED:
+            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED - 1}, got {seed}.")
         for name in ("shots", "queries", "meta_batch_size", "meta_steps", "log_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")

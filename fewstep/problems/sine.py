@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fewstep import nn
+from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, regression
+from fewstep.problems.learners import LARGEST_SEED, LearningSettings, regression
 from fewstep.tasks.columns import InputColumn, TableFormat
 from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
 
@@ -27,15 +29,17 @@ INITIALIZATIONS = {
 class Sine(LearningSettings):
     """y = A sin(x + phi): amplitude and phase differ from task to task (Finn et al. 2017)."""
 
-    initialization: str = "glorot"
+    initialization: Literal["glorot", "normal"] = "glorot"
     """how weights start: glorot (uniform within the Glorot bound) or normal (standard deviation 0.1, truncated)"""
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem. `seed` decides the meta-train tasks; validation and test tasks are the same for all seeds."""
         del format  # the columns of a sine table are always x and y
-        self.check()
+        self.check(seed)
+        if self.initialization not in INITIALIZATIONS:
+            raise BadInput(f"--initialization should be one of {', '.join(INITIALIZATIONS)}, got {self.initialization}.")
         network = nn.mlp([1, *self.hidden, 1], kernel_init=INITIALIZATIONS[self.initialization])
-        train_key, validation_key, test_key = jax.random.key(seed), jax.random.key(2**31 - 1), jax.random.key(2**31 - 2)
+        train_key, validation_key, test_key = map(jax.random.key, (seed, LARGEST_SEED + 1, LARGEST_SEED))
         test = sine_waves(test_key, self.shots, TEST_QUERIES)
 
         def illustrate(task: int) -> Illustration:

@@ -40,7 +40,7 @@ class Table(LearningSettings):
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read."""
-        self.check()
+        self.check(seed)
         if format is not None:
             return self._problem(format, None, None)
         for name in ("data", "task", "inputs", "target"):
@@ -51,9 +51,9 @@ class Table(LearningSettings):
         if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
             raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
         rows_of, table, names = self._read()
-        train, validation, test = self._split(names, [rows.size for rows in rows_of], seed)
+        split = self._split(len(names), seed)
         in_train = np.zeros(table.height, bool)
-        in_train[np.concatenate([rows_of[task] for task in train])] = True
+        in_train[np.concatenate([rows_of[task] for task in split[0]])] = True
         format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data)
         order = np.concatenate(rows_of)
         length = np.array([rows.size for rows in rows_of])
@@ -64,6 +64,7 @@ class Table(LearningSettings):
             length,
             names,
         )
+        train, validation, test = (self._long_enough(part, length) for part in split)
         longest = int(length.max()) - self.shots
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
         splits = Splits(
@@ -79,7 +80,7 @@ class Table(LearningSettings):
         return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x.to_numpy()[order]))
 
     def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
-        """(row numbers of each task, the table, the tasks' names), for tasks with enough rows, in order of their names."""
+        """(row numbers of each task, the table, the tasks' names), in order of the names."""
         table = read_table(self.data)
         keys = column_of(table, self.task, self.data)
         if keys.null_count():
@@ -94,25 +95,30 @@ class Table(LearningSettings):
             )
         order = np.argsort(numbers, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        enough = [number for number, rows in enumerate(groups) if rows.size > self.shots]
-        if not enough:
-            longest = max(rows.size for rows in groups)
+        longest = max(rows.size for rows in groups)
+        if longest <= self.shots:
             raise BadInput(
                 f"{self.data}: no task has more than --shots {self.shots} rows (the longest has {longest}), so nothing is left "
                 f"to be queried. Try --shots {max(1, longest // 2)}, or another --task column."
             )
-        return [groups[number] for number in enough], table, tuple(names[number] for number in enough)
+        return groups, table, tuple(names)
 
-    def _split(self, names: tuple[str, ...], lengths: list[int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Disjoint numbers of meta-train, meta-validation and meta-test tasks; the same for the same seed and names."""
-        held_out = max(1, round(self.test_fraction * len(names)))
-        if len(names) < 2 * held_out + 1:
+    def _split(self, tasks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Disjoint numbers of meta-train, -validation and -test tasks. The number of shots plays no part: whoever evaluates
+        at other shots still meets tasks that were never trained on."""
+        held_out = max(1, round(self.test_fraction * tasks))
+        order = np.random.default_rng(seed).permutation(tasks)
+        return np.sort(order[2 * held_out :]), np.sort(order[held_out : 2 * held_out]), np.sort(order[:held_out])
+
+    def _long_enough(self, tasks: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """Those of `tasks` with more rows than shots."""
+        enough = tasks[length[tasks] > self.shots]
+        if enough.size == 0:
             raise BadInput(
-                f"{self.data}: {len(names)} tasks have more than --shots {self.shots} rows; expected at least 3 (meta-train, "
+                f"{self.data}: {np.sum(length > self.shots)} tasks have more than --shots {self.shots} rows; expected at least 3 (meta-train, "
                 "-validation and -test tasks are disjoint). Try fewer --shots."
             )
-        order = np.random.default_rng(seed).permutation(len(names))
-        return np.sort(order[2 * held_out :]), np.sort(order[held_out : 2 * held_out]), np.sort(order[:held_out])
+        return enough
 
     def _problem(self, format: TableFormat, splits: Splits | None, illustrate) -> Problem:
         network = nn.mlp([format.features, *self.hidden, 1])

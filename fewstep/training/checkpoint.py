@@ -36,12 +36,16 @@ class Checkpoints:
                 ),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep, best_fn=lambda metrics: -metrics["validation"], cleanup_tmp_directories=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep, best_fn=lambda metrics: -metrics["validation"], cleanup_tmp_directories=True
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except Exception as error:  # it reads what all checkpoints scored, and raises many kinds where one is damaged
+            raise BadInput(
+                f"A checkpoint in {self.directory} is damaged ({type(error).__name__}). Nothing was changed; remove the folder "
+                "of the damaged one (often the newest) to fall back on another."
+            ) from error
 
     def __enter__(self) -> Checkpoints:
         return self

@@ -40,4 +40,4 @@ def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
     else:
         cause = f"support loss is {before:.3g} before and {after:.3g} after adaptation."
         advice = "Look for extreme values in the data of this task, or try a smaller --outer-rate."
-    return f"{head}{cause} {advice} The last good checkpoint is kept."
+    return f"{head}{cause} {advice}"

@@ -17,7 +17,7 @@ class MetricsFile:
         self.path = path
         if position is not None and path.exists():
             with path.open("r+b") as file:  # what was logged after the checkpoint will be logged again
-                file.truncate(position)
+                file.truncate(min(position, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
 
     @property

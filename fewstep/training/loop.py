@@ -146,7 +146,7 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
             drawn = jax.lax.cond(place == 0, lambda: draw(state.step, key), lambda: drawn)
             episodes, keys = jax.tree.map(lambda leaf: leaf[place], drawn)
             loss, gradient = gradient_of(state.params, episodes, keys, state.step)
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
             state = jax.lax.cond(finite, lambda: maml.meta_step(problem.outer_optimizer, state, gradient), lambda: state)
             done = finite.astype(jnp.int32)
