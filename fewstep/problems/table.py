@@ -115,8 +115,8 @@ class Table(LearningSettings):
         enough = tasks[length[tasks] > self.shots]
         if enough.size == 0:
             raise BadInput(
-                f"{self.data}: {np.sum(length > self.shots)} tasks have more than --shots {self.shots} rows; expected at least 3 (meta-train, "
-                "-validation and -test tasks are disjoint). Try fewer --shots."
+                f"{self.data}: {np.sum(length > self.shots)} tasks have more than --shots {self.shots} rows; expected at "
+                "least 3 (meta-train, -validation and -test tasks are disjoint). Try fewer --shots."
             )
         return enough
 
