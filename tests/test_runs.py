@@ -130,7 +130,7 @@ def test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_tra
 
     monkeypatch.setattr(runs, "evaluate", spy)
     table.evaluate()
-    table.evaluate(shots=9)
+    table.evaluate(shots=6)
     before, after = seen
     assert after.format == before.format
     tested, at_more_shots = ({p.illustrate(n).title for n in range(p.splits.test.size)} for p in (before, after))

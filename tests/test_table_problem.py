@@ -127,8 +127,9 @@ def test_a_setting_that_is_missing_is_named(tmp_path, changes):
     ("lengths", "changes", "words"),
     [
         ([6], {}, "one value 'u00'"),
+        ([6, 6], {}, "at least 3"),
         ([3, 2, 3, 1], {}, "no task has more than --shots 3 rows"),
-        ([6, 6, 2, 2], {}, "2 tasks have more than --shots 3 rows"),
+        ([6, 6, 2, 2], {}, "tasks have more than --shots 3 rows"),
         ([6] * 5, {"inputs": ("x", "unit")}, "different columns"),
         ([6] * 5, {"inputs": ("x", "y")}, "different columns"),
         ([6] * 5, {"target": "unit"}, "different columns"),

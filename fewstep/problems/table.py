@@ -51,12 +51,13 @@ class Table(LearningSettings):
         if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
             raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
         rows_of, table, names = self._read()
+        length = np.array([rows.size for rows in rows_of])
         split = self._split(len(names), seed)
+        train, validation, test = (self._long_enough(part, length) for part in split)
         in_train = np.zeros(table.height, bool)
         in_train[np.concatenate([rows_of[task] for task in split[0]])] = True
         format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data)
         order = np.concatenate(rows_of)
-        length = np.array([rows.size for rows in rows_of])
         rows = Rows(
             format.encode_inputs(table, self.data)[order],
             format.encode_target(table, self.data)[order],
@@ -64,7 +65,6 @@ class Table(LearningSettings):
             length,
             names,
         )
-        train, validation, test = (self._long_enough(part, length) for part in split)
         longest = int(length.max()) - self.shots
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
         splits = Splits(
