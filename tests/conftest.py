@@ -79,7 +79,6 @@ KNOWN_DEFECTS = {
     "test_reading_a_run_that_is_still_training_leaves_its_unfinished_checkpoint_alone": "opening a run cleans its folder",
     "nothing_is_touched[input of words]": "the message does not speak of dates",
     "nothing_is_touched[later: resume without a checkpoint]": "the folder of checkpoints is made before it is missed",
-    "test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_training": "a run may still differ in scale",
     "refused_in_a_few_lines[words2]": "orbax prints from a closing event loop",
 }
 """Tests that tell of defects still to be mended, with the reason in a few words. A fix removes its line."""
