@@ -15,11 +15,11 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from setting import INNER_RATE, TASKS, Episodes, Run
+from setting import INNER_RATE, Run
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from peers.torch_common import Accumulate, meta_gradient_by, program_by
+from peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
 
 
 def load_maml():
@@ -42,18 +42,13 @@ def versions() -> dict[str, str]:
 def loop(net: nn.Module, adaptation_steps: int) -> Accumulate:
     maml = MAML(net, lr=INNER_RATE)
 
-    def accumulate(episodes: Episodes) -> torch.Tensor:
-        total = torch.zeros(())
-        for support_x, support_y, query_x, query_y in zip(*(array.unbind() for array in episodes), strict=True):
-            learner = maml.clone()
-            for _ in range(adaptation_steps):
-                learner.adapt(mse_loss(learner(support_x), support_y))
-            loss = mse_loss(learner(query_x), query_y) / TASKS
-            loss.backward()
-            total += loss.detach()
-        return total
+    def query_loss(support_x, support_y, query_x, query_y) -> torch.Tensor:
+        learner = maml.clone()
+        for _ in range(adaptation_steps):
+            learner.adapt(mse_loss(learner(support_x), support_y))
+        return mse_loss(learner(query_x), query_y)
 
-    return accumulate
+    return over_tasks(query_loss)
 
 
 def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:

@@ -1,6 +1,7 @@
 """What the PyTorch peers share: the network, the sampler and the outer loop. No peer by itself.
 
-A peer brings `accumulate(net, episodes) -> meta-loss`, which leaves the meta-gradient in `.grad` of the parameters.
+A peer brings `accumulate(episodes) -> meta-loss`, which leaves the meta-gradient in `.grad` of the parameters; one that
+loops over tasks brings the loop's body, and `over_tasks` makes the rest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,21 @@ from torch import nn
 Accumulate = Callable[[Episodes], torch.Tensor]
 MakeAccumulate = Callable[[nn.Module, int], Accumulate]
 """`(net, adaptation_steps) -> accumulate`"""
+
+
+def over_tasks(query_loss: Callable[..., torch.Tensor]) -> Accumulate:
+    """The loop over tasks that most libraries document: `query_loss(support_x, support_y, query_x, query_y)` of each adapted
+    task, its gradient added to `.grad` before the next task begins."""
+
+    def accumulate(episodes: Episodes) -> torch.Tensor:
+        total = torch.zeros(())
+        for episode in zip(*(array.unbind() for array in episodes), strict=True):
+            loss = query_loss(*episode) / TASKS
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    return accumulate
 
 
 def network() -> nn.Sequential:

@@ -6,11 +6,11 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from setting import INNER_RATE, TASKS, Episodes, Run
+from setting import INNER_RATE, Run
 from torch import nn
 from torch.nn.functional import linear, mse_loss, relu
 
-from peers.torch_common import Accumulate, meta_gradient_by, program_by
+from peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
 
 
 def versions() -> dict[str, str]:
@@ -27,22 +27,14 @@ def forward(params: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
 def loop(net: nn.Module, adaptation_steps: int) -> Accumulate:
     theta = list(net.parameters())
 
-    def task_loss(support_x, support_y, query_x, query_y) -> torch.Tensor:
+    def query_loss(support_x, support_y, query_x, query_y) -> torch.Tensor:
         adapted = theta
         for _ in range(adaptation_steps):
             gradients = torch.autograd.grad(mse_loss(forward(adapted, support_x), support_y), adapted, create_graph=True)
             adapted = [p - INNER_RATE * g for p, g in zip(adapted, gradients, strict=True)]
         return mse_loss(forward(adapted, query_x), query_y)
 
-    def accumulate(episodes: Episodes) -> torch.Tensor:
-        total = torch.zeros(())
-        for episode in zip(*(array.unbind() for array in episodes), strict=True):
-            loss = task_loss(*episode) / TASKS
-            loss.backward()
-            total += loss.detach()
-        return total
-
-    return accumulate
+    return over_tasks(query_loss)
 
 
 def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:
