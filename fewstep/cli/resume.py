@@ -7,8 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from fewstep.cli.arguments import parse, prepare_jax, say
-from fewstep.cli.train import finish
+from fewstep.cli.arguments import parse, prepare_jax
+from fewstep.cli.train import complete
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,7 @@ class Resume:
 def main(argv: list[str]) -> int:
     arguments = parse(Resume, argv, "fewstep resume")
     prepare_jax()
-    from fewstep import plots, runs
-    from fewstep.training.loop import Interrupted
+    from fewstep import runs
 
     run = runs.open_run(arguments.run)
-    try:
-        run.resume()
-    except Interrupted:
-        say(f"Interrupted; the run is saved. Go on with: fewstep resume {arguments.run}", json=True)
-        return 130
-    return finish(run, arguments.json, plots)
+    return complete(run.resume, arguments.run, arguments.json)

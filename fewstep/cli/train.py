@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 def train(arguments: Any, name: str, preset: str) -> int:
     prepare_jax()
-    from fewstep import plots, runs
+    from fewstep import runs
 
     settings = arguments.settings
     out = Path(arguments.out) if arguments.out else _free(Path("runs"), name if preset == "default" else f"{name}-{preset}")
@@ -49,18 +50,22 @@ def train(arguments: Any, name: str, preset: str) -> int:
                 json=True,
             )
 
+    def work():
+        return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
+
+    return complete(work, out, arguments.json)
+
+
+def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
+    """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
+    from fewstep import plots
     from fewstep.training.loop import Interrupted
 
     try:
-        run = runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
+        run = work()
     except Interrupted:
         say(f"Interrupted; the run is saved. Go on with: fewstep resume {out}", json=True)
         return 130
-    return finish(run, arguments.json, plots)
-
-
-def finish(run, as_json: bool, plots) -> int:
-    """What follows every training: evaluation, pictures, a table."""
     say("evaluating on unseen tasks, drawing pictures ...", json=True)
     result = run.write_evaluation()
     pictures = plots.draw(run.directory)
