@@ -108,7 +108,7 @@ def fit_format(
     columns = []
     for name in inputs:
         kind = "date" if is_date(table, name, source) else "number"
-        values = read_column(table, name, kind, source)[in_train]
+        values = read_column(table, name, kind, source, expected="numbers or dates")[in_train]
         periods = visible_periods(values) if kind == "date" else ()
         columns.append(InputColumn(name, kind, float(values.mean()), spread(values), periods))
     values = read_column(table, target, "number", source)[in_train]
@@ -164,7 +164,7 @@ def is_date(table: pl.DataFrame, name: str, source: str) -> bool:
     return column_of(table, name, source).dtype in (pl.Date, pl.Datetime)
 
 
-def read_column(table: pl.DataFrame, name: str, kind: str, source: str) -> np.ndarray:
+def read_column(table: pl.DataFrame, name: str, kind: str, source: str, expected: str = "numbers") -> np.ndarray:
     """[rows] float64: numbers as they are, dates as seconds since 1970. Raises `BadInput` for gaps and other kinds."""
     series = column_of(table, name, source)
     if kind == "date":
@@ -173,8 +173,8 @@ def read_column(table: pl.DataFrame, name: str, kind: str, source: str) -> np.nd
         series = series.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
     elif not series.dtype.is_numeric():
         raise BadInput(
-            f"{source}: column {name!r} should hold numbers{' or dates' if kind == 'input' else ''}, it holds "
-            f"{_sample(series)}. Choose another column, or turn it into numbers first."
+            f"{source}: column {name!r} should hold {expected}, it holds {_sample(series)}. "
+            "Choose another column, or turn it into numbers first."
         )
     values = series.cast(pl.Float64).to_numpy()
     bad = np.flatnonzero(~np.isfinite(values))
