@@ -11,7 +11,7 @@ from fewstep import nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.learners import LearningSettings, regression
-from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_table
+from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_column, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
 
@@ -72,12 +72,8 @@ class Table(LearningSettings):
             table_tasks(rows, validation, self.shots, test_queries),
             table_tasks(rows, test, self.shots, test_queries),
         )
-        x = (
-            table[self.inputs[0]].to_physical()
-            if not format.x_is_date
-            else table[self.inputs[0]].cast(pl.Datetime("us")).dt.epoch("s")
-        )
-        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x.to_numpy()[order]))
+        x = read_column(table, self.inputs[0], format.inputs[0].kind, self.data)[order]
+        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x))
 
     def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
         """(row numbers of each task, the table, the tasks' names), in order of the names."""
