@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fewstep.maml import MetaState, adaptation_path, task_gradients
 from fewstep.problem import Problem
+from fewstep.training.devices import task_keys
 from fewstep.types import Key
 
 
@@ -14,20 +15,21 @@ def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
     """The message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
     assert problem.splits is not None
     learner, family = problem.learner, problem.splits.train
-    step_key = jax.random.fold_in(key, state.step)
     numbers = jnp.arange(problem.meta_batch_size)
-    keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(step_key, number)))(numbers)
+    keys = jax.vmap(lambda number: task_keys(key, state.step, number))(numbers)
     episodes = jax.vmap(family.sample_episode)(keys[:, 0])
 
     def support_losses(episode, key):
         path = adaptation_path(learner, state.params, episode.support, key)
         return jax.vmap(lambda params: learner.loss(params, episode.support, key))(path)
 
-    losses = jax.vmap(support_losses)(episodes, keys[:, 1])  # [tasks, steps + 1]
-    objective, gradients = task_gradients(learner, state.params, episodes, keys[:, 1], state.step)
-    finite = jnp.isfinite(objective) & jnp.array(
-        [all(bool(jnp.all(jnp.isfinite(leaf[i]))) for leaf in jax.tree.leaves(gradients)) for i in range(numbers.size)]
-    )
+    @jax.jit
+    def measure(episodes, keys):
+        measured = task_gradients(learner, state.params, episodes, keys, state.step)
+        finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(measured)]
+        return jax.vmap(support_losses)(episodes, keys), jnp.all(jnp.stack(finite), axis=0)
+
+    losses, finite = measure(episodes, keys[:, 1])  # [tasks, steps + 1], [tasks]
     bad = int(jnp.argmin(finite)) if not bool(jnp.all(finite)) else int(jnp.argmax(losses[:, -1]))
     before, after = float(losses[bad, 0]), float(losses[bad, -1])
     rate = getattr(problem.settings, "inner_rate", None)
