@@ -73,19 +73,3 @@ def real_data():
     if not DATA.is_dir():
         pytest.skip("needs the folder ../shared/data beside the repository, which is absent here")
     return DATA
-
-
-KNOWN_DEFECTS = {
-    "test_reading_a_run_that_is_still_training_leaves_its_unfinished_checkpoint_alone": "opening a run cleans its folder",
-    "nothing_is_touched[input of words]": "the message does not speak of dates",
-    "nothing_is_touched[later: resume without a checkpoint]": "the folder of checkpoints is made before it is missed",
-    "refused_in_a_few_lines[words2]": "orbax prints from a closing event loop",
-}
-"""Tests that tell of defects still to be mended, with the reason in a few words. A fix removes its line."""
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        for name, reason in KNOWN_DEFECTS.items():
-            if item.nodeid.endswith(name):
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))

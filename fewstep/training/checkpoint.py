@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,27 +18,25 @@ class Checkpoints:
     """The folder `RUN/checkpoints`: one subfolder a checkpoint, named by its meta-step. Keeps the last two and the best.
 
     Beside the MetaState, a checkpoint holds a small record as JSON (validation loss, position in the log, ...).
-    Use as a context manager: leaving it waits for writes under way.
+    Use as a context manager: leaving it waits for writes under way. Mode "new" makes the folder; "resume" and "read" raise
+    `BadInput` where there is none; "read" changes nothing, not even what a training under way has half written.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, mode: Literal["new", "resume", "read"]):
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every step of every write
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
         self._ocp = ocp
         self.directory = Path(directory).resolve()
-        keep = policies.AnyPreservationPolicy(
-            [
-                policies.LatestN(2),
-                policies.BestN(
-                    get_metric_fn=lambda metrics: -metrics["validation"], n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep, best_fn=lambda metrics: -metrics["validation"], cleanup_tmp_directories=True
-        )
+        if mode != "new" and not self.directory.is_dir():
+            raise BadInput(f"{self.directory.parent} holds no checkpoint yet. Train it again.")
+        if mode == "read":  # without a policy of what to keep: orbax refuses one where nothing may be removed
+            options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True, create=False, save_interval_steps=0)
+        else:
+            best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+            keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+            options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep, cleanup_tmp_directories=True)
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except Exception as error:  # it reads what all checkpoints scored, and raises many kinds where one is damaged
@@ -77,6 +75,10 @@ class Checkpoints:
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(abstract), record=self._ocp.args.JsonRestore())
         try:
             with _quiet():
+                # Compared before anything is read: orbax gives up on a wrong shape only in the middle of its reading.
+                stored = self._ocp.StandardCheckpointer().metadata(self.directory / str(step) / "state").item_metadata
+                if stored is None or shapes(stored.tree) != shapes(abstract):
+                    raise ValueError("other shapes")
                 restored = self._manager.restore(step, args=args)
         except Exception as error:  # orbax raises many kinds for a damaged checkpoint
             others = [s for s in steps if s != step]
@@ -93,6 +95,15 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree under their paths: plain names on disk, whatever the types of the containers."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _score(metrics: Any) -> float:
+    """The higher, the better."""
+    return -metrics["validation"]
+
+
+def shapes(leaves: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in leaves.items()}
 
 
 @contextlib.contextmanager
