@@ -57,9 +57,7 @@ class Run:
         """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
         problem = self.problem(with_data=False)
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
-        if not (self.directory / "checkpoints").is_dir():
-            raise BadInput(f"{self.directory} holds no checkpoint yet. Train it again.")
-        with Checkpoints(self.directory / "checkpoints") as checkpoints:
+        with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
             state, _ = checkpoints.restore(like, which)
         return jax.tree.map(jax.numpy.asarray, state.params)
 
@@ -83,14 +81,27 @@ class Run:
         **changes: Any,
     ) -> dict[str, Any]:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
-        started = time.monotonic()
         altered = replace(self, settings=replace(self.settings, **changes))
-        problem = altered.problem()
+        return self._measured(altered.problem(), self.params(which), steps, tasks, draws)
+
+    def write_evaluation(self, steps: Sequence[int] = DEFAULT_STEPS) -> dict[str, Any]:
+        """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
+        problem, params = self.problem(), self.params()
+        result = self._measured(problem, params, steps)
+        write_json(self.directory / "evaluation.json", result)
+        write_json(self.directory / "illustrations.json", illustrations(problem, params, steps))
+        return result
+
+    def _measured(
+        self, problem: Problem, params: MetaParams, steps: Sequence[int], tasks: int = 1000, draws: int | None = None
+    ) -> dict[str, Any]:
+        """`training.evaluate`, with what only the run knows: its preset, the shots it was trained at."""
+        started = time.monotonic()
         splits = problem.splits
         assert splits is not None
         # Few tasks: several support sets each, so that the figure depends less on which rows were drawn.
         draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
-        result = evaluate(problem, self.params(which), steps=steps, tasks=tasks, draws=draws)
+        result = evaluate(problem, params, steps=steps, tasks=tasks, draws=draws)
         result["protocol"]["trained_shots"] = self.settings.shots
         return {
             "problem": result["problem"],
@@ -98,13 +109,6 @@ class Run:
             **result,
             "seconds": round(time.monotonic() - started, 2),
         }
-
-    def write_evaluation(self, steps: Sequence[int] = DEFAULT_STEPS, tasks: int = 1000, **options: Any) -> dict[str, Any]:
-        """Evaluates, and writes `evaluation.json` and `illustrations.json`, which the pictures are drawn from."""
-        result = self.evaluate(steps, tasks, **options)
-        write_json(self.directory / "evaluation.json", result)
-        write_json(self.directory / "illustrations.json", illustrations(self.problem(), self.params(), steps))
-        return result
 
 
 def train(

@@ -138,7 +138,7 @@ def test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_tra
 
 
 def test_written_figures_and_illustrations_are_those_of_the_run(sine):
-    result = sine.write_evaluation((0, 2), tasks=4)
+    result = sine.write_evaluation((0, 2))
     assert json.loads((sine.directory / "evaluation.json").read_text()) == result
     shown = json.loads((sine.directory / "illustrations.json").read_text())
     assert shown["steps"] == [0, 2]

@@ -26,6 +26,7 @@ from known import (
 from fewstep import BadInput, Episode, Learner, RunFailed, init, meta_step, task_loss
 from fewstep.maml import task_gradient
 from fewstep.problem import Splits
+from fewstep.problems.sine import Sine
 from fewstep.tasks.family import TaskFamily
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
@@ -49,7 +50,7 @@ def gradient_at(problem, devices, params, step):
 
 
 def last(directory, problem, which="last"):
-    with Checkpoints(directory / "checkpoints") as checkpoints:
+    with Checkpoints(directory / "checkpoints", "read") as checkpoints:
         return checkpoints.restore(state_of(problem), which)
 
 
@@ -114,6 +115,24 @@ def test_the_state_after_training_equals_a_python_loop_of_meta_steps(whole):
 def test_another_seed_gives_another_run(whole, tmp_path):
     loop.train(bowl_problem(), tmp_path / "run", seed=4, quiet=True)
     assert farthest(last(tmp_path / "run", bowl_problem())[0].params, last(whole, bowl_problem())[0].params) > 0.01
+
+
+def test_a_run_compiles_its_program_once(tmp_path, monkeypatch):
+    made = []
+    compiled_chunk = loop.compiled_chunk
+    monkeypatch.setattr(loop, "compiled_chunk", lambda *parts: made.append(compiled_chunk(*parts)) or made[-1])
+    loop.train(bowl_problem(), tmp_path, seed=3, meta_steps=20, quiet=True)
+    loop.train(bowl_problem(), tmp_path, seed=3, resume=True, quiet=True)
+    assert [program._cache_size() for program in made] == [1, 1]
+
+
+def test_every_seed_of_the_sine_problem_is_the_same_program():
+    texts = []
+    for seed in (0, 1):
+        problem = Sine(hidden=(2,)).build(seed)
+        run = loop.compiled_chunk(problem, task_mesh(1))
+        texts.append(run.lower(state_of(problem), jax.random.key(seed), 5).as_text())
+    assert texts[0] == texts[1]
 
 
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(whole, half, tmp_path):
@@ -254,7 +273,7 @@ def test_a_wild_task_is_named_by_its_place_in_the_meta_batch(tmp_path):
 def save_several(directory, validations):
     problem = bowl_problem()
     state = state_of(problem)
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, "new") as checkpoints:
         for step, validation in enumerate(validations, 1):
             theta = jnp.full(3, float(step))
             checkpoints.save(state._replace(params=plain(theta), step=jnp.asarray(step, jnp.int32)), {"validation": validation})
@@ -263,7 +282,7 @@ def save_several(directory, validations):
 
 def test_the_best_and_the_last_checkpoint_come_back_and_few_are_kept(tmp_path):
     like = save_several(tmp_path / "c", [3.0, 0.5, 2.0, 4.0, 1.0])
-    with Checkpoints(tmp_path / "c") as checkpoints:
+    with Checkpoints(tmp_path / "c", "read") as checkpoints:
         best, record = checkpoints.restore(like, "best")
         newest, _ = checkpoints.restore(like, "last")
     assert (int(best.step), record["validation"], best.params.theta.tolist()) == (2, 0.5, [2.0] * 3)
@@ -282,7 +301,7 @@ def test_a_truncated_checkpoint_is_refused_and_nothing_is_changed(tmp_path, how,
             path.write_bytes(b"" if how == "emptied" else path.read_bytes()[: path.stat().st_size // 2])
     before = contents(tmp_path / "c")
     for which in ("last", "best"):
-        with pytest.raises(BadInput) as caught, Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(BadInput) as caught, Checkpoints(tmp_path / "c", "read") as checkpoints:
             checkpoints.restore(like, which)
         assert str(tmp_path / "c") in str(caught.value)
         assert contents(tmp_path / "c") == before
@@ -295,10 +314,10 @@ def test_following_the_advice_for_a_damaged_checkpoint_falls_back_on_the_one_bef
     for path in (tmp_path / "c" / "3" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(BadInput, match="fall back on checkpoint 2"), Checkpoints(tmp_path / "c") as checkpoints:
+    with pytest.raises(BadInput, match="fall back on checkpoint 2"), Checkpoints(tmp_path / "c", "read") as checkpoints:
         checkpoints.restore(like, "last")
     shutil.rmtree(tmp_path / "c" / "3")
-    with Checkpoints(tmp_path / "c") as checkpoints:
+    with Checkpoints(tmp_path / "c", "read") as checkpoints:
         assert int(checkpoints.restore(like, "last")[0].step) == 2
 
 
@@ -306,10 +325,14 @@ def test_following_the_advice_for_a_damaged_checkpoint_falls_back_on_the_one_bef
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_of_another_model_and_a_folder_without_any_are_refused(tmp_path):
     like = save_several(tmp_path / "c", [1.0])
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(BadInput):
+    with Checkpoints(tmp_path / "c", "read") as checkpoints, pytest.raises(BadInput):
         checkpoints.restore(like._replace(params=plain(jnp.zeros(4))), "last")
-    with Checkpoints(tmp_path / "none") as checkpoints, pytest.raises(BadInput, match="no checkpoint"):
-        checkpoints.restore(like, "last")
+    for mode in ("read", "resume"):
+        with pytest.raises(BadInput, match="no checkpoint"):
+            Checkpoints(tmp_path / "none", mode)
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with Checkpoints(tmp_path / "empty", mode) as checkpoints, pytest.raises(BadInput, match="no checkpoint"):
+            checkpoints.restore(like, "last")
 
 
 def test_training_lowers_the_meta_loss_toward_the_best_starting_point(tmp_path):

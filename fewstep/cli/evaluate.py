@@ -44,13 +44,12 @@ def main(argv: list[str]) -> int:
     from fewstep import runs
 
     run = runs.open_run(arguments.run)
-    options: dict[str, Any] = {"tasks": arguments.tasks, "draws": arguments.draws, "which": arguments.checkpoint}
     changed = arguments.shots is not None or arguments.checkpoint != "best" or arguments.tasks != 1000 or arguments.draws
     if changed:
         shots: dict[str, Any] = {} if arguments.shots is None else {"shots": arguments.shots}
-        result = run.evaluate(steps, **options, **shots)
+        result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **shots)
     else:
-        result = run.write_evaluation(steps, **options)
+        result = run.write_evaluation(steps)
     if arguments.json:
         print(json.dumps(result))
     else:

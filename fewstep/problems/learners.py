@@ -16,8 +16,7 @@ from fewstep.problem import Problem
 from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
 
-LARGEST_SEED = 2**31 - 2
-"""This one and the next number the validation and test tasks of endless families."""
+LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class LearningSettings:
     """examples in a task's query set during training"""
     meta_batch_size: int = 25
     """tasks per meta-step"""
-    meta_steps: int = 30_000
+    meta_steps: int = 40_000
     """meta-steps of the whole run"""
     adaptation_steps: int = 5
     """adaptation steps in training"""
@@ -59,8 +58,8 @@ class LearningSettings:
 
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""
-        if not 0 <= seed < LARGEST_SEED:
-            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED - 1}, got {seed}.")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED}, got {seed}.")
         for name in ("shots", "queries", "meta_batch_size", "meta_steps", "log_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")

@@ -12,7 +12,7 @@ import numpy as np
 from fewstep import nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LARGEST_SEED, LearningSettings, regression
+from fewstep.problems.learners import LearningSettings, regression
 from fewstep.tasks.columns import InputColumn, TableFormat
 from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
 
@@ -33,13 +33,13 @@ class Sine(LearningSettings):
     """how weights start: glorot (uniform within the Glorot bound) or normal (standard deviation 0.1, truncated)"""
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
-        """The Problem. `seed` decides the meta-train tasks; validation and test tasks are the same for all seeds."""
+        """The Problem, the same for all seeds: a seed decides which of the endless meta-train tasks a run meets."""
         del format  # the columns of a sine table are always x and y
         self.check(seed)
         if self.initialization not in INITIALIZATIONS:
             raise BadInput(f"--initialization should be one of {', '.join(INITIALIZATIONS)}, got {self.initialization}.")
         network = nn.mlp([1, *self.hidden, 1], kernel_init=INITIALIZATIONS[self.initialization])
-        train_key, validation_key, test_key = map(jax.random.key, (seed, LARGEST_SEED + 1, LARGEST_SEED))
+        train_key, validation_key, test_key = map(jax.random.key, range(3))
         test = sine_waves(test_key, self.shots, TEST_QUERIES)
 
         def illustrate(task: int) -> Illustration:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewstep.maml import meta_gradient, task_gradients
 from fewstep.problem import Problem
@@ -23,6 +24,11 @@ def task_mesh(count: int | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy on every device: what a compiled chunk returns, so that its first call is the program of all others."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def use_cpu_cores() -> None:
     """Shows each CPU core to JAX as a device of its own. Call it before anything is computed.
 
@@ -30,6 +36,11 @@ def use_cpu_cores() -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", cores)
+
+
+def task_keys(key: Key, step: jax.Array, number: jax.Array) -> Key:
+    """[2] keys of the task with this number in the meta-batch of this meta-step: one draws its episode, one is for learning."""
+    return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), number))
 
 
 def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Array, Key], tuple[Episode, Key]]:
@@ -43,7 +54,7 @@ def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Arra
 
     def draw(numbers: jax.Array, first: jax.Array, key: Key):
         def one_task(step, number):
-            sample_key, learn_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), number))
+            sample_key, learn_key = task_keys(key, step, number)
             return family.sample_episode(sample_key), learn_key
 
         return jax.vmap(lambda step: jax.vmap(lambda number: one_task(step, number))(numbers))(first + jnp.arange(count))

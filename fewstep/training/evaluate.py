@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +57,12 @@ def task_errors(
         keys = jax.random.split(jax.random.fold_in(key, task), draws)
         return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(lambda key: one_episode(task, key))(keys))
 
-    return jax.lax.map(one_task, tasks, batch_size=min(TASKS_AT_ONCE, tasks.shape[0]))
+    # Chunks of one size: a shorter last one would be compiled as a program of its own.
+    count = tasks.shape[0]
+    chunks = math.ceil(count / TASKS_AT_ONCE)
+    size = math.ceil(count / chunks)
+    padded = jnp.pad(tasks, (0, chunks * size - count), mode="edge")
+    return jax.tree.map(lambda leaf: leaf[:count], jax.lax.map(one_task, padded, batch_size=size))
 
 
 def evaluate(

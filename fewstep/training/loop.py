@@ -19,7 +19,7 @@ from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.devices import mean_gradient, meta_batches, task_mesh
+from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import task_errors
 from fewstep.training.log import MetricsFile, Progress
@@ -73,10 +73,11 @@ def train(
     validate = compiled_validation(problem)
     save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
 
-    with Checkpoints(directory / "checkpoints") as checkpoints, StopSignals() as stop:
+    with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
         past = {"log_position": None, "seconds": 0.0, "sums": (0.0, 0.0, 0)}
         if resume:
             state, past = checkpoints.restore(state, "last")
+        state = replicate(state, mesh)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
         step, sums, chunk_length = int(state.step), tuple(past["sums"]), 8
         progress = Progress(meta_steps, step, quiet=quiet)
