@@ -1,7 +1,10 @@
 """Train, open, evaluate, adapt, save, open again, predict: the same from Python as by hand. Place: runs.py, adapted.py."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -59,6 +62,21 @@ def test_reading_a_run_that_is_still_training_leaves_its_unfinished_checkpoint_a
     (unfinished / "state").mkdir(parents=True)
     assert_same_bits(runs.open_run(tmp_path / "run").params("last"), sine.params("last"))
     assert unfinished.is_dir()
+
+
+def test_a_run_trained_on_two_devices_opens_on_one(sine, tmp_path):
+    assert sine.config["device"].startswith("2 x")
+    program = """
+import sys, jax
+from fewstep import runs
+assert jax.device_count() == 1
+run = runs.open_run(sys.argv[1])
+print(sum(abs(leaf).sum() for leaf in jax.tree.leaves(run.params("last"))), run.evaluate((0,), tasks=2)["tasks"])
+"""
+    alone = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    output = subprocess.check_output([sys.executable, "-c", program, str(sine.directory)], env=alone, text=True)
+    total = float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(sine.params("last"))))
+    np.testing.assert_allclose(float(output.split()[0]), total, rtol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_run(sine, tmp_path):

@@ -56,6 +56,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        state = jax.device_get(state)  # plain arrays: on whatever devices they are read, they never ask for those of today
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(named_leaves(state)), record=self._ocp.args.JsonSave(record)
         )
