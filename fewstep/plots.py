@@ -87,7 +87,8 @@ def _log_scale(axis, values: Sequence[float]) -> None:
     if not values or min(values) <= 0 or max(values) < 3 * min(values):
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    wide = max(values) > 1e3 * min(values)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 
@@ -116,7 +117,7 @@ def _adaptation(result: dict[str, Any]):
     axis.set(
         xlabel="adaptation steps",
         ylabel=f"{result['metric']}, 95 % interval over tasks",
-        title=f"{result['tasks']} unseen tasks, {shots} shots",
+        title=f"{result['tasks']} unseen task{'s' * (result['tasks'] != 1)}, {shots} shots",
     )
     return figure
 
@@ -126,17 +127,21 @@ def _unseen_tasks(shown: dict[str, Any]):
     tasks = shown["tasks"]
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure, axes = _axes(columns, rows, (4.2 * columns, 3.1 * rows + 0.5))
+    figure, axes = _axes(columns, rows, (max(7.0, 4.2 * columns), 3.1 * rows + 0.5))
     convert = _as_dates if shown["dates"] else lambda values: values
     for axis in list(axes.flat)[len(tasks) :]:
         axis.set_visible(False)
+    lighter = max(0, 4 - len(shown["steps"]))  # few steps: no pale colors
     for axis, task in zip(axes.flat, tasks, strict=False):
         x = convert(task["x"])
-        axis.plot(x, task["truth"], color=TRUTH, lw=2.2, alpha=0.45, label="truth")
+        # A line through rows that other inputs tell apart, or with several rows at one x, would be no function of x.
+        dots = shown["inputs"] > 1 or len(set(task["x"])) < len(task["x"])
+        axis.plot(x, task["truth"], "o" if dots else "-", ms=5, color=TRUTH, lw=2.2, alpha=0.45, label="truth")
         for number, (step, prediction) in enumerate(zip(shown["steps"], task["predictions"], strict=True)):
             label = "before adaptation" if step == 0 else f"after {step} step{'s' * (step != 1)}"
-            color = BEFORE if step == 0 else STEPS[min(number - 1, len(STEPS) - 1)]
-            axis.plot(x, np.array(prediction, float), color=color, lw=1.4, ls="--" if step == 0 else "-", label=label)
+            color = BEFORE if step == 0 else STEPS[min(number - 1 + lighter, len(STEPS) - 1)]
+            style = "." if dots else "--" if step == 0 else "-"
+            axis.plot(x, np.array(prediction, float), style, ms=4, color=color, lw=1.4, label=label)
         axis.plot(convert(task["support_x"]), task["support_y"], "o", color=SUPPORT, ms=4.5, label="support set")
         reach = task["truth"] + task["support_y"]
         low, high = min(reach), max(reach)

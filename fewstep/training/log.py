@@ -56,9 +56,12 @@ class Progress:
     def __init__(self, total: int, done: int = 0, stream: TextIO | None = None, quiet: bool = False):
         self.total, self.quiet = total, quiet
         self.stream = stream or sys.stderr
-        self._start, self._done_at_start = time.monotonic(), done
+        self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
         self._bar = self._task = None
-        if quiet or not self.stream.isatty():
+        if quiet:
+            return
+        if not self.stream.isatty():
+            print("compiling ...", file=self.stream, flush=True)
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -79,6 +82,7 @@ class Progress:
 
     def advance(self, done: int) -> None:
         """Moves the bar, between two records."""
+        self._first = self._first or (time.monotonic(), done)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done)
 
@@ -88,12 +92,12 @@ class Progress:
         parts = [f"meta-loss {record['meta_loss']:.4g}"]
         if "validation" in record:
             parts.append(f"validation {record['validation']:.4g}")
-        parts.append(f"rate {record['outer_rate']:.2g}")
+        parts.append(f"outer rate {record['outer_rate']:.2g}")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description="  ".join(parts))
         elif not self.quiet:
-            elapsed = time.monotonic() - self._start
-            left = elapsed / max(done - self._done_at_start, 1) * (self.total - done)
+            since, start = self._first or (time.monotonic(), done)
+            left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
             print(f"meta-step {done}/{self.total}  {'  '.join(parts)}  {left:.0f} s left", file=self.stream, flush=True)
 
     def close(self) -> None:
