@@ -18,7 +18,7 @@ from fewstep.errors import BadInput
 from fewstep.runs import Run, new_directory, settings_of, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.table import bucket, pad
-from fewstep.training.checkpoint import named_leaves
+from fewstep.training.checkpoint import read_arrays, write_arrays
 from fewstep.types import Examples, Params
 
 FILE, PARAMETERS = "adapted.json", "parameters.npz"
@@ -46,8 +46,7 @@ class Adapted:
     def save(self, directory: str | Path) -> None:
         """Writes the adapted model into a new folder."""
         directory = new_directory(directory)
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(self.params).items()}
-        np.savez(directory / PARAMETERS, **arrays)
+        write_arrays(directory / PARAMETERS, self.params)
         write_json(directory / FILE, {"run": self.run, "protocol": self.protocol})
 
 
@@ -88,11 +87,9 @@ def open_adapted(directory: str | Path) -> Adapted:
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
         like = jax.eval_shape(lambda: problem.init(jax.random.key(0)).theta)
-        with (directory / PARAMETERS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            leaves = [jnp.asarray(stored[name]) for name in named_leaves(like)]
+        params = read_arrays(directory / PARAMETERS, like)
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds
         raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
-    params = jax.tree.unflatten(jax.tree.structure(like), leaves)
     return Adapted(params, problem.predict, problem.format, saved["protocol"], saved["run"])

@@ -1,8 +1,8 @@
 """MAML (Finn, Abbeel & Levine 2017, arXiv 1703.03400): Algorithm 1, whole (floor 1).
 
-The names follow the paper's lines. Two seams take every variant, both plain values: the *inner optimizer* (how one
-task is fitted) and the *task gradient* (how θ's gradient of one task is taken). Everything is written for one task
-and mapped over tasks by `vmap` in one place, `meta_gradient`. This file needs jax, optax and `types` alone.
+The names follow the paper's lines. Two seams take every variant, both plain values: how one task is fitted (the *inner
+optimizer*, or the whole *adaptation step*) and the *task gradient* (how θ's gradient of one task is taken). Everything is
+written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax and `types`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ import optax
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
+AdaptationStep = Callable[["Learner", optax.GradientTransformation, tuple[Params, Any], Batch, Key], tuple[Params, Any]]
 InnerGradient = Callable[[Loss], Callable[[Params, Batch, Key], Params]]
 Objective = Callable[["Learner", MetaParams, Episode, Key, jax.Array], jax.Array]
 TaskGradient = Callable[["Learner", MetaParams, Episode, Key, jax.Array], tuple[jax.Array, MetaParams]]
 
 UNROLL = 8
 """Inner loops up to this length are unrolled inside their `scan`: a fifth faster on CPU, and soon compiled."""
+
+
+def adaptation_step(
+    learner: Learner, optimizer: optax.GradientTransformation, state: tuple[Params, Any], support: Batch, key: Key
+) -> tuple[Params, Any]:
+    """θ′ ← θ′ − α ∇L(θ′, support): one step of the inner optimizer (lines 5–6). `state` is (θ′, optimizer state)."""
+    adapted, opt_state = state
+    gradient = learner.inner_gradient(learner.loss)(adapted, support, key)
+    updates, opt_state = optimizer.update(gradient, opt_state, adapted)
+    return optax.apply_updates(adapted, updates), opt_state
 
 
 def task_loss(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
@@ -51,6 +62,8 @@ class Learner:
     """any optax transformation; or, to learn part of it, a function from `MetaParams.inner` to one"""
     adaptation_steps: int = 1
     """K, the number of adaptation steps; 0 is ordinary training on the query sets"""
+    adaptation_step: AdaptationStep = adaptation_step
+    """one step of the inner loop: of the inner optimizer, or something else that brings θ′ closer to the support set"""
     inner_gradient: InnerGradient = jax.grad
     """how ∇L is taken inside the inner loop, and so what its own derivative is: see `fewstep.gradients`"""
     objective: Objective = task_loss
@@ -72,16 +85,6 @@ class MetaState(NamedTuple):
     opt_state: optax.OptState
     step: jax.Array
     """int32 scalar: meta-steps done"""
-
-
-def adaptation_step(
-    learner: Learner, optimizer: optax.GradientTransformation, state: tuple[Params, Any], support: Batch, key: Key
-) -> tuple[Params, Any]:
-    """θ′ ← θ′ − α ∇L(θ′, support): one step of the inner optimizer (lines 5–6). `state` is (θ′, optimizer state)."""
-    adapted, opt_state = state
-    gradient = learner.inner_gradient(learner.loss)(adapted, support, key)
-    updates, opt_state = optimizer.update(gradient, opt_state, adapted)
-    return optax.apply_updates(adapted, updates), opt_state
 
 
 def adapt(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
@@ -106,7 +109,7 @@ def _inner_loop(learner, params, support, key, steps, keep):
         return params.theta, None
 
     def one_step(state, key):
-        state = adaptation_step(learner, optimizer, state, support, key)
+        state = learner.adaptation_step(learner, optimizer, state, support, key)
         return state, keep(state[0])
 
     # The first step stands before the scan: there all tasks still share θ, and under vmap the products of their

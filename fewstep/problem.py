@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ class Splits:
     train: TaskFamily
     validation: TaskFamily
     test: TaskFamily
+    left_out: int = 0
+    """how many tasks are in none: too few examples to be queried"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ class Problem:
     """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
     format: TableFormat
     """how files of rows become examples, and predictions become files"""
+    evaluation_steps: tuple[int, ...] = (0, 1, 5, 10)
+    """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None
     """None where a saved model is opened without its data"""
+    completions: Callable[[MetaParams], Sequence[MetaParams]] | None = None
+    """what may be made of trained parameters in closed form; the best on meta-validation tasks, or none, is kept"""
     illustrate: Callable[[int], Illustration] | None = None
     """the n-th meta-test task, drawn for people"""

@@ -20,12 +20,13 @@ from fewstep.problem import Problem
 from fewstep.problems import PROBLEMS
 from fewstep.tasks.columns import TableFormat
 from fewstep.training import loop
-from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.checkpoint import Checkpoints, read_arrays, write_arrays
+from fewstep.training.complete import complete
 from fewstep.training.evaluate import evaluate, illustrations
 from fewstep.types import MetaParams
 from fewstep.version import __version__
 
-DEFAULT_STEPS = (0, 1, 5, 10)
+PARAMETERS = "parameters.npz"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,22 @@ class Run:
         return self.settings.build(self.seed, TableFormat.from_json(self.config["format"]))
 
     def params(self, which: str = "best") -> MetaParams:
+        """The meta-parameters of the run: the 'best' on meta-validation tasks, complete, or those of the 'last' checkpoint.
+
+        A run that was not trained to its end has its best checkpoint alone.
+        """
+        path = self.directory / PARAMETERS
+        if which == "best" and path.is_file():
+            problem = self.problem(with_data=False)
+            try:
+                return read_arrays(path, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
+            except Exception as error:  # a damaged file raises many kinds
+                raise BadInput(
+                    f"{path} is damaged or of another model ({type(error).__name__}). Remove it to fall back on a checkpoint."
+                ) from error
+        return self.checkpoint(which)
+
+    def checkpoint(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
         problem = self.problem(with_data=False)
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
@@ -63,18 +80,18 @@ class Run:
 
     def resume(self, quiet: bool = False) -> Run:
         """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
-        loop.train(
-            self.problem(),
-            self.directory,
-            seed=self.seed,
-            resume=True,
-            quiet=quiet,
-        )
+        problem = self.problem()
+        loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
+        self.finish(problem)
         return self
+
+    def finish(self, problem: Problem) -> None:
+        """Completes the best checkpoint and writes `parameters.npz`, from which the trained run is opened."""
+        write_arrays(self.directory / PARAMETERS, complete(problem, self.checkpoint()))
 
     def evaluate(
         self,
-        steps: Sequence[int] = DEFAULT_STEPS,
+        steps: Sequence[int] | None = None,
         tasks: int = 1000,
         draws: int | None = None,
         which: str = "best",
@@ -82,11 +99,13 @@ class Run:
     ) -> dict[str, Any]:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
         altered = replace(self, settings=replace(self.settings, **changes))
-        return self._measured(altered.problem(), self.params(which), steps, tasks, draws)
+        problem = altered.problem()
+        return self._measured(problem, self.params(which), steps or problem.evaluation_steps, tasks, draws)
 
-    def write_evaluation(self, steps: Sequence[int] = DEFAULT_STEPS) -> dict[str, Any]:
+    def write_evaluation(self, steps: Sequence[int] | None = None) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
         problem, params = self.problem(), self.params()
+        steps = steps or problem.evaluation_steps
         result = self._measured(problem, params, steps)
         write_json(self.directory / "evaluation.json", result)
         write_json(self.directory / "illustrations.json", illustrations(problem, params, steps))
@@ -134,13 +153,23 @@ def train(
         "settings": asdict(absolute_data(settings)),
         "seed": seed,
         "format": problem.format.to_json(),
+        "tasks": names_of_tasks(problem),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     write_json(directory / "config.json", config)
     loop.train(problem, directory, seed=seed, quiet=quiet)
-    return open_run(directory)
+    run = open_run(directory)
+    run.finish(problem)
+    return run
+
+
+def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
+    """Which tasks are in which split, where tasks have names."""
+    assert problem.splits is not None
+    families = {"train": problem.splits.train, "validation": problem.splits.validation, "test": problem.splits.test}
+    return {split: list(family.names) for split, family in families.items() if family.names} or None
 
 
 def open_run(directory: str | Path) -> Run:

@@ -52,9 +52,11 @@ def workplace(tmp_path_factory):
     rows.head(5).drop("flow").write_csv(folder / "without_flow.csv")
     rows.head(5).with_columns(day=pl.lit("soon")).write_csv(folder / "without_dates.csv")
     rows.head(0).write_csv(folder / "header.csv")
+    rows.head(5).with_columns(prediction=1.0).write_csv(folder / "predicted.csv")
 
     shutil.copytree(folder / "sine", folder / "unsaved")
     shutil.rmtree(folder / "unsaved" / "checkpoints")
+    (folder / "unsaved" / "parameters.npz").unlink()
     shutil.copytree(folder / "sine", folder / "strange")
     config = json.loads((folder / "strange" / "config.json").read_text())
     config["settings"]["warp"] = 9
@@ -64,7 +66,7 @@ def workplace(tmp_path_factory):
     config["settings"]["hidden"] = [5]
     (folder / "resized" / "config.json").write_text(json.dumps(config))
     shutil.copytree(folder / "sine", folder / "truncated")
-    for path in (folder / "truncated" / "checkpoints").rglob("*"):
+    for path in [folder / "truncated" / "parameters.npz", *(folder / "truncated" / "checkpoints").rglob("*")]:
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return folder
@@ -91,6 +93,12 @@ TRAIN = {
     "unknown option": (["train", "sine", "--inner-rat", "1", *OUT], "--inner-rat"),
     "a word too many": (["train", "sine", "now", *OUT], "now"),
     "not a number": (["train", "sine", "--shots", "many", *OUT], "many"),
+    "option given twice": ([*TABLE, "--shots", "3", "--shots=4", *OUT], "--shots is given twice"),
+    "inputs with a comma": (
+        ["train", "table", "--data", "units.csv", *COLUMNS[:3], "day,depth", *COLUMNS[-2:], *OUT],
+        "spaces",
+    ),
+    "fold that is none": ([*TABLE, "--fold", "5", *OUT], "--fold"),
     "option without a value": (["train", "sine", "--shots"], "--shots"),
     "no shots": (["train", "sine", "--shots", "0", *OUT], "--shots"),
     "no queries": (["train", "sine", "--queries", "0", *OUT], "--queries"),
@@ -120,7 +128,7 @@ TRAIN = {
     "not a table": (["train", "table", "--data", "junk.csv", *COLUMNS, *OUT], "junk.csv"),
     "a header alone": (["train", "table", "--data", "header.csv", *COLUMNS, *OUT], "expected rows"),
     "unknown column": ([*TABLE[:-1], "flwo", *OUT], "did you mean 'flow'"),
-    "unknown task column": ([*TABLE, "--task", "units", *OUT], "did you mean 'unit'"),
+    "unknown task column": ([*TABLE[:5], "units", *TABLE[6:], *OUT], "did you mean 'unit'"),
     "target of words": (["train", "table", "--data", "words.csv", *COLUMNS, *OUT], "should hold numbers"),
     "input of words": (
         [*TABLE[:3], "words.csv", *COLUMNS[:2], "--inputs", "flow", "--target", "depth", *OUT],
@@ -132,7 +140,7 @@ TRAIN = {
     "one task": (["train", "table", "--data", "lonely.csv", *COLUMNS, *OUT], "one value 'unit-00'"),
     "two tasks": (["train", "table", "--data", "pair.csv", *COLUMNS, *OUT], "at least 3"),
     "too few rows everywhere": (["train", "table", "--data", "short.csv", *COLUMNS, "--shots", "3", *OUT], "--shots 3"),
-    "target among the inputs": ([*TABLE, "--inputs", "flow", *OUT], "different columns"),
+    "target among the inputs": ([*TABLE[:7], "flow", *TABLE[8:], *OUT], "different columns"),
     "all tasks held out": ([*TABLE, "--test-fraction", "0.9", *OUT], "--test-fraction"),
 }
 LATER = {
@@ -171,6 +179,7 @@ LATER = {
     "missing inputs": (["predict", "adapted", "--inputs", "none.csv", "--out", "p.csv"], "no such file"),
     "inputs without a column": (["predict", "adapted", "--inputs", "without_depth.csv", "--out", "p.csv"], "'depth'"),
     "inputs with gaps": (["predict", "adapted", "--inputs", "gap.csv", "--out", "p.csv"], "rows 1, 2"),
+    "inputs with predictions": (["predict", "adapted", "--inputs", "predicted.csv", "--out", "p.csv"], "'prediction' already"),
     "unknown kind of output": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.doc"], ".csv, .tsv or .parquet"),
     "output that exists": (["predict", "adapted", "--inputs", "support.csv", "--out", "units.csv"], "already exists"),
     "output in no folder": (
@@ -200,13 +209,23 @@ def test_what_cannot_be_used_is_refused_in_a_few_lines_and_nothing_is_touched(wo
     assert snapshot(workplace) == before
 
 
-@pytest.mark.parametrize("words", [["resume", "truncated"], ["evaluate", "truncated"], ["evaluate", "resized"]])
-def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused_in_a_few_lines(workplace, words):
+LAST = ["--checkpoint", "last"]
+
+
+@pytest.mark.parametrize("run", ["truncated", "resized"])
+@pytest.mark.parametrize("words", [["resume"], ["evaluate", *LAST], ["evaluate"]])
+def test_parameters_that_are_damaged_or_of_another_model_are_refused_in_a_few_lines(workplace, words, run):
     before = snapshot(workplace)
     result = subprocess.run(  # a process of its own: here what libraries log goes to stderr too
-        [sys.executable, "-m", "fewstep.cli", *words], cwd=workplace, capture_output=True, text=True, env=dict(os.environ)
+        [sys.executable, "-m", "fewstep.cli", words[0], run, *words[1:]],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
     )
-    assert_refused(result.returncode, result.stdout, result.stderr, f"{words[1]}/checkpoints")
+    assert_refused(
+        result.returncode, result.stdout, result.stderr, f"{run}/{'parameters.npz' if words == ['evaluate'] else 'checkpoints'}"
+    )
     assert snapshot(workplace) == before
 
 

@@ -156,7 +156,7 @@ def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):
     code, out, err = command("train", "table", *columns, *TINY, *plain, "--out", "run", "--json")
     assert code == 0, err
     assert only_json(out)["evaluation"]["tasks"] == 2
-    assert "day: date -> trend + annual harmonics" in err
+    assert "day: date -> trend + 26 annual harmonics" in err
     assert "8 meta-train, 2 meta-validation, 2 meta-test" in err
     new = unit_rows(units=1, seed=9)
     new.head(5).write_csv("support.csv")

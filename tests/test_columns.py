@@ -42,15 +42,16 @@ def fitted(table, inputs=("day", "height"), in_train=None):
 @pytest.mark.parametrize(
     ("moments", "expected"),
     [
-        (dates(53, weeks=1), ("annual",)),
-        (dates(31 * 24, hours=1), ("weekly", "daily")),
-        (dates(730, days=1), ("annual", "weekly")),
-        (dates(366 * 4, hours=6), ("annual", "weekly", "daily")),
-        (dates(30, days=1), ("weekly",)),
-        (dates(48, minutes=30), ("daily",)),
-        (dates(20, days=365), ()),
-        (dates(2, days=200), ()),
-        ([START] * 50, ()),
+        # How many: the shortest period that a sampling shows is two of its steps.
+        (dates(53, weeks=1), {"annual": 26}),
+        (dates(31 * 24, hours=1), {"weekly": 84, "daily": 12}),
+        (dates(730, days=1), {"annual": 182, "weekly": 3}),
+        (dates(366 * 4, hours=6), {"annual": 730, "weekly": 14, "daily": 2}),
+        (dates(30, days=1), {"weekly": 3}),
+        (dates(48, minutes=30), {"daily": 24}),
+        (dates(20, days=365), {}),
+        (dates(2, days=200), {}),
+        ([START] * 50, {}),
     ],
 )
 def test_dates_get_the_harmonics_that_their_span_and_spacing_can_show(moments, expected):
@@ -58,7 +59,7 @@ def test_dates_get_the_harmonics_that_their_span_and_spacing_can_show(moments, e
 
 
 def test_dates_of_many_units_in_one_column_are_judged_by_their_distinct_values():
-    assert visible_periods(np.repeat(seconds(dates(53, weeks=1)), 12)) == ("annual",)
+    assert visible_periods(np.repeat(seconds(dates(53, weeks=1)), 12)) == {"annual": 26}
 
 
 def test_a_date_is_encoded_as_its_trend_and_the_sines_and_cosines_of_its_periods():
@@ -215,7 +216,7 @@ def test_real_weather_by_week_shows_the_year_alone(real_data):
     table = read_table(files[0])
     everywhere = np.ones(table.height, bool)
     format = fit_format(table, ("Date.Full",), "Data.Temperature.Avg Temp", "Station.Code", everywhere, "weather")
-    assert format.inputs[0].periods == ("annual",)
+    assert format.inputs[0].periods == {"annual": 26}
     temperature = table["Data.Temperature.Avg Temp"].cast(pl.Float64).to_numpy()
     np.testing.assert_allclose(
         format.restore_target(format.encode_target(table, "weather")[:, 0]), temperature, rtol=1e-4, atol=1e-3

@@ -130,7 +130,8 @@ def test_a_prediction_does_not_depend_on_the_rows_around_it(table):
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_the_figures_of_a_table_are_in_the_squared_units_of_its_target(table):
+def test_the_figures_of_a_table_are_in_the_squared_units_of_its_target(table, tmp_path):
+    table = runs.train(replace(table.settings, adapter="gradient"), tmp_path / "run", quiet=True)
     result = table.evaluate(steps=(0, 2))
     scale = table.problem().format.target_scale
     np.testing.assert_allclose(result["mean"], np.array(result["query_loss"]["mean"]) * scale**2, rtol=1e-4)

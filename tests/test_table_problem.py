@@ -52,7 +52,15 @@ def test_every_task_is_in_exactly_one_split_and_a_fifth_is_held_out_twice(tmp_pa
     train, validation, test = all_owners(settings_for(numbered([6] * 20), tmp_path / "t.csv").build(0))
     assert sorted(train + validation + test) == list(range(20))
     assert [len(train), len(validation), len(test)] == [12, 4, 4]
-    assert len(all_owners(settings_for(numbered([6] * 20), tmp_path / "t.csv", test_fraction=0.4).build(0))[2]) == 8
+    assert len(all_owners(settings_for(numbered([6] * 20), tmp_path / "t.csv", test_fraction=0.25).build(0))[2]) == 5
+
+
+def test_over_all_folds_every_task_is_tested_and_validated_once(tmp_path):
+    settings = settings_for(numbered([6] * 23), tmp_path / "t.csv")
+    splits = [all_owners(replace(settings, fold=fold).build(0)) for fold in range(5)]
+    assert sorted(task for _, _, test in splits for task in test) == list(range(23))
+    assert sorted(task for _, validation, _ in splits for task in validation) == list(range(23))
+    assert all(sorted(train + validation + test) == list(range(23)) for train, validation, test in splits)
 
 
 def test_the_split_depends_on_the_seed_and_on_the_names_of_the_tasks_alone(tmp_path):

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     model = adapted.adapt(run, read_table(arguments.support), arguments.support, arguments.steps)
     model.save(arguments.out)
     rows, trained = model.protocol["support_rows"], model.protocol["trained_shots"]
-    if rows != trained:
+    if rows != trained and run.settings.adapter == "gradient":
         say(f"note: {rows} support rows, trained with {trained}; the learned rates were not tried at this number.", json=True)
     if arguments.json:
         print(json.dumps({"adapted": arguments.out, **model.protocol}))

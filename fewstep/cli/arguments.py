@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from typing import Any, TypeVar
@@ -17,6 +18,9 @@ def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None
     """Parses `argv` into `kind`. Prints help and exits for --help; raises `BadInput` for what it cannot use."""
     import tyro
 
+    names = [word.partition("=")[0] for word in argv if re.match(r"--[a-z]", word)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"{repeated[0]} is given twice. Several values follow one another, as in --inputs year height.")
     options = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
@@ -58,7 +62,6 @@ def choose_steps(text: str) -> tuple[int, ...]:
 
 def prepare_jax() -> None:
     """Settings of JAX that a command wants and a library must not force: cores as devices, a lasting compilation cache."""
-    import os
     from pathlib import Path
 
     import jax
@@ -70,6 +73,11 @@ def prepare_jax() -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "fewstep" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def command_name() -> str:
+    """How the person at the terminal can call `fewstep`: `./train` runs it from an environment that is on no PATH."""
+    return os.environ.get("FEWSTEP_COMMAND", "fewstep")
 
 
 def say(text: str = "", json: bool = False) -> None:

@@ -19,8 +19,8 @@ class Evaluate:
 
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
-    steps: str = "0,1,5,10"
-    """numbers of adaptation steps to measure after"""
+    steps: str | None = None
+    """numbers of adaptation steps to measure after, such as 0,1,5,10; by default as after training"""
     tasks: int = 1000
     """how many distinct tasks at most"""
     shots: int | None = None
@@ -35,7 +35,7 @@ class Evaluate:
 
 def main(argv: list[str]) -> int:
     arguments = parse(Evaluate, argv, "fewstep evaluate")
-    steps = choose_steps(arguments.steps)
+    steps = None if arguments.steps is None else choose_steps(arguments.steps)
     for name in ("tasks", "shots", "draws"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

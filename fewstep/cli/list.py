@@ -12,6 +12,7 @@ VARIANTS = {
     "first-order MAML": ("--first-order", "Finn et al. 2017, section 5.2"),
     "Meta-SGD": ("--inner-optimizer meta-sgd", "Li et al. 2017, arXiv 1707.09835"),
     "Meta-Curvature": ("--inner-optimizer meta-curvature", "Park & Oliva 2019, arXiv 1902.03356"),
+    "Bayesian last layer": ("--adapter bayes-head", "Harrison et al. 2018 (ALPaCA), arXiv 1807.08912"),
     "multi-step loss": ("--multi-step 0.3", "Antoniou et al. 2019 (MAML++), arXiv 1810.09502"),
 }
 
@@ -35,5 +36,5 @@ def main(argv: list[str]) -> int:
             say(f"    {preset:<10} {line}")
     say("\nvariants (settings of fewstep train)")
     for name, (how, paper) in VARIANTS.items():
-        say(f"  {name:<18} {how:<32} {paper}")
+        say(f"  {name:<20} {how:<32} {paper}")
     return 0

@@ -12,6 +12,8 @@ import tyro
 from fewstep.cli.arguments import parse, prepare_jax, say
 from fewstep.errors import BadInput
 
+COLUMN = "prediction"
+
 
 @dataclass(frozen=True)
 class Predict:
@@ -42,7 +44,9 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--out {out} already exists. Choose another name, or remove it; nothing was changed.")
     model = open_adapted(arguments.adapted)
     table = read_table(arguments.inputs)
-    result = table.with_columns(pl.Series("prediction", model.predict(table, arguments.inputs)))
+    if COLUMN in table.columns:
+        raise BadInput(f"{arguments.inputs}: there is a column {COLUMN!r} already. Rename it, or it would be lost.")
+    result = table.with_columns(pl.Series(COLUMN, model.predict(table, arguments.inputs)))
     partial = out.with_name(out.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.arguments import command_name, parse, prepare_jax, say
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
@@ -49,6 +49,8 @@ def train(arguments: Any, name: str, preset: str) -> int:
                 f"{splits.test.size} meta-test; support and query rows are drawn at random",
                 json=True,
             )
+            if splits.left_out:
+                say(f"  {splits.left_out} tasks are left out: they have no more rows than --shots {settings.shots}", json=True)
 
     def work():
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
@@ -64,11 +66,15 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     try:
         run = work()
     except Interrupted:
-        say(f"Interrupted; the run is saved. Go on with: fewstep resume {out}", json=True)
+        say(f"Interrupted; the run is saved. Go on with: {command_name()} resume {out}", json=True)
         return 130
     say("evaluating on unseen tasks, drawing pictures ...", json=True)
-    result = run.write_evaluation()
-    pictures = plots.draw(run.directory)
+    try:
+        result = run.write_evaluation()
+        pictures = plots.draw(run.directory)
+    except KeyboardInterrupt:
+        say(f"Interrupted; the training itself is done and saved. For the rest: {command_name()} resume {out}", json=True)
+        return 130
     if as_json:
         print(json.dumps({"run": str(run.directory), "evaluation": result}))
     else:

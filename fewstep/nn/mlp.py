@@ -16,8 +16,9 @@ def mlp(
     sizes: Sequence[int],
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
     kernel_init: Callable = GLOROT,
+    last_activation: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> Network:
-    """Dense layers of the given `sizes` (inputs, hidden ..., outputs) with `activation` between them.
+    """Dense layers of the given `sizes` (inputs, hidden ..., outputs), `activation` between them, `last_activation` at the end.
 
     Biases start at zero. The default kernels are uniform in (−a, a), a = √(6 / (fan in + fan out)): the Glorot bound.
     `apply` maps [examples, sizes[0]] to [examples, sizes[-1]]; parameters are nested dicts of arrays.
@@ -33,7 +34,7 @@ def mlp(
         def __call__(self, x: jax.Array) -> jax.Array:
             for layer in self.layers[:-1]:
                 x = activation(layer(x))
-            return self.layers[-1](x)
+            return last_activation(self.layers[-1](x))
 
     def init(key: Key) -> Params:
         return nnx.to_pure_dict(nnx.state(MLP(nnx.Rngs(key)), nnx.Param))

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from fewstep import losses, maml
+from fewstep import losses, maml, nn
 from fewstep.errors import BadInput
 from fewstep.gradients import clipped, first_order
 from fewstep.maml import Learner
-from fewstep.problem import Problem
+from fewstep.problem import Problem, Splits
 from fewstep.types import Loss, MetaParams, Network, Params
-from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
+from fewstep.variants import (
+    bayes_network,
+    bayes_step,
+    curvature,
+    empirical_prior,
+    log_rates,
+    meta_curvature,
+    meta_sgd,
+    multi_step_loss,
+    negative_log_likelihood,
+    remember_prior,
+)
 
 LARGEST_SEED = 2**31 - 1
+MOST_CENTERS = 500
+"""An empirical prior has a center for each meta-train task, up to so many."""
+BANDWIDTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
+"""Widths of an empirical prior around its centers that are tried, in parts of the trained prior's width."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +48,14 @@ class LearningSettings:
     """tasks per meta-step"""
     meta_steps: int = 40_000
     """meta-steps of the whole run"""
+    adapter: Literal["gradient", "bayes-head"] = "gradient"
+    """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
     adaptation_steps: int = 5
-    """adaptation steps in training"""
+    """adaptation steps in training; Bayes' rule needs one, whatever is set here"""
     inner_rate: float = 0.03
     """inner rate alpha; where rates are learned, their starting value"""
     inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
-    """how a task is fitted: by alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
+    """what a gradient step is: alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
     outer_rate: float = 4e-3
     """outer rate beta of Adam"""
     inner_outer_rate: float = 1.2e-2
@@ -77,16 +96,33 @@ def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -
 
 
 def regression(
-    settings: LearningSettings, network: Network, *, name: str, unit: float, protocol: dict[str, Any], **parts: Any
+    settings: LearningSettings,
+    inputs: int,
+    *,
+    name: str,
+    unit: float,
+    protocol: dict[str, Any],
+    kernel_init: Callable = nn.GLOROT,
+    **parts: Any,
 ) -> Problem:
-    """A Problem of mean squared error: `unit` is the size of one standardized target unit, `parts` are its other fields."""
+    """A Problem of mean squared error from `inputs` numbers to one: `unit` is the size of one standardized target unit,
+    `parts` are the other fields of the Problem."""
+    if settings.adapter == "bayes-head":
+        body = nn.mlp([inputs, *settings.hidden], jnp.tanh, kernel_init, last_activation=jnp.tanh)
+        network, learner = bayes_network(body, settings.hidden[-1], 1), bayes_learner(settings, body)
+        how = "Bayes' rule on the last layer"
+        parts |= {"completions": empirical_priors(body, parts["splits"]), "evaluation_steps": (0, 1)}
+    else:
+        network = nn.mlp([inputs, *settings.hidden, 1], kernel_init=kernel_init)
+        learner = gradient_learner(settings, losses.mean_squared_error(network.apply))
+        rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
+        how = f"{settings.inner_optimizer}, {rate}"
     schedule = outer_schedule(settings)
-    how = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
     return Problem(
         name=name,
         settings=settings,
         init=lambda key: make_params(settings, network.init(key)),
-        learner=make_learner(settings, losses.mean_squared_error(network.apply)),
+        learner=learner,
         predict=network.apply,
         metrics={"mse": losses.mean_squared_error_metric(network.apply, unit)},
         outer_rate=schedule,
@@ -99,15 +135,35 @@ def regression(
         protocol={
             "shots": settings.shots,
             **protocol,
-            "trained_adaptation_steps": settings.adaptation_steps,
-            "inner_optimizer": f"{settings.inner_optimizer}, {how}",
+            "trained_adaptation_steps": learner.adaptation_steps,
+            "adaptation": how,
         },
         **parts,
     )
 
 
-def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
-    """The learner that the settings describe."""
+def bayes_learner(settings: LearningSettings, body: Network) -> Learner:
+    """A learner whose one adaptation step is Bayes' rule on the last layer."""
+    loss = negative_log_likelihood(body)
+    return clip_tasks(settings, Learner(loss, remember_prior, 1, adaptation_step=bayes_step(body)))
+
+
+def empirical_priors(body: Network, splits: Splits | None):
+    """What may follow the training of a Bayesian last layer: empirical priors of meta-train tasks, by bandwidth."""
+
+    def completions(params: MetaParams) -> list[MetaParams]:
+        assert splits is not None
+        numbers = splits.train.tasks(MOST_CENTERS)
+        episodes = jax.vmap(splits.train.episode)(numbers, jax.random.split(jax.random.key(0), numbers.size))
+        tasks = jax.tree.map(lambda support, query: jnp.concatenate([support, query], 1), episodes.support, episodes.query)
+        complete = jax.jit(lambda theta, shrink: empirical_prior(body, theta, tasks, shrink))
+        return [params._replace(theta=complete(params.theta, shrink)) for shrink in BANDWIDTHS]
+
+    return completions
+
+
+def gradient_learner(settings: LearningSettings, loss: Loss) -> Learner:
+    """The learner of gradient steps that the settings describe."""
     inner_optimizers = {"sgd": optax.sgd(settings.inner_rate), "meta-sgd": meta_sgd, "meta-curvature": meta_curvature}
     learner = Learner(
         loss,
@@ -117,13 +173,19 @@ def make_learner(settings: LearningSettings, loss: Loss) -> Learner:
     )
     if settings.multi_step > 0 and settings.adaptation_steps > 1:
         learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
-    if settings.clip > 0:
-        learner = replace(learner, task_gradient=clipped(learner.task_gradient, settings.clip))
-    return learner
+    return clip_tasks(settings, learner)
+
+
+def clip_tasks(settings: LearningSettings, learner: Learner) -> Learner:
+    if settings.clip == 0:
+        return learner
+    return replace(learner, task_gradient=clipped(learner.task_gradient, settings.clip))
 
 
 def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
     """The meta-parameters before training: θ, and what the inner optimizer learns."""
+    if settings.adapter == "bayes-head":
+        return MetaParams(theta)
     learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
     return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
 

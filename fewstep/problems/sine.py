@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep import nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.learners import LearningSettings, regression
@@ -38,7 +37,6 @@ class Sine(LearningSettings):
         self.check(seed)
         if self.initialization not in INITIALIZATIONS:
             raise BadInput(f"--initialization should be one of {', '.join(INITIALIZATIONS)}, got {self.initialization}.")
-        network = nn.mlp([1, *self.hidden, 1], kernel_init=INITIALIZATIONS[self.initialization])
         train_key, validation_key, test_key = map(jax.random.key, range(3))
         test = sine_waves(test_key, self.shots, TEST_QUERIES)
 
@@ -52,7 +50,8 @@ class Sine(LearningSettings):
 
         return regression(
             self,
-            network,
+            inputs=1,
+            kernel_init=INITIALIZATIONS[self.initialization],
             name="sine",
             unit=1.0,
             protocol={"queries": TEST_QUERIES},

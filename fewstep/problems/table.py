@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from fewstep import nn
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.learners import LearningSettings, regression
@@ -31,12 +31,24 @@ class Table(LearningSettings):
     """the input columns, numeric or dates"""
     target: str = ""
     """the column to predict, numeric"""
-    meta_steps: int = 4_000
+    adapter: Literal["gradient", "bayes-head"] = "bayes-head"
+    """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
+    meta_steps: int = 3_000
     """meta-steps of the whole run"""
+    outer_rate: float = 3e-3
+    """outer rate beta of Adam"""
+    hidden: tuple[int, ...] = (64, 32)
+    """units of the hidden layers"""
+    log_every: int = 100
+    """meta-steps between two lines of the log"""
     queries: int = 40
     """examples in a task's query set during training (fewer where a task has fewer rows)"""
+    harmonics: int = 26
+    """at most so many harmonics of each period that a date can show"""
     test_fraction: float = 0.2
     """part of the tasks held out for testing; as many again for validation"""
+    fold: int = 0
+    """which part is held out for testing: over all folds from 0 on, every task is tested once"""
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read."""
@@ -46,8 +58,10 @@ class Table(LearningSettings):
         for name in ("data", "task", "inputs", "target"):
             if not getattr(self, name):
                 raise BadInput(f"--{name} is missing: expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN.")
-        if not 0 < self.test_fraction <= 0.4:
-            raise BadInput(f"--test-fraction should lie between 0 and 0.4, got {self.test_fraction}.")
+        if not 0 < self.test_fraction <= 1 / 3:
+            raise BadInput(f"--test-fraction should lie between 0 and 1/3, got {self.test_fraction}.")
+        if not 0 <= self.fold < self._folds:
+            raise BadInput(f"--fold should lie between 0 and {self._folds - 1} (1 / --test-fraction), got {self.fold}.")
         if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
             raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
         rows_of, table, names = self._read()
@@ -56,7 +70,7 @@ class Table(LearningSettings):
         train, validation, test = (self._long_enough(part, length) for part in split)
         in_train = np.zeros(table.height, bool)
         in_train[np.concatenate([rows_of[task] for task in split[0]])] = True
-        format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data)
+        format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data, self.harmonics)
         order = np.concatenate(rows_of)
         rows = Rows(
             format.encode_inputs(table, self.data)[order],
@@ -71,6 +85,7 @@ class Table(LearningSettings):
             table_tasks(rows, train, self.shots, queries),
             table_tasks(rows, validation, self.shots, test_queries),
             table_tasks(rows, test, self.shots, test_queries),
+            left_out=len(names) - train.size - validation.size - test.size,
         )
         x = read_column(table, self.inputs[0], format.inputs[0].kind, self.data)[order]
         return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x))
@@ -102,9 +117,15 @@ class Table(LearningSettings):
     def _split(self, tasks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Disjoint numbers of meta-train, -validation and -test tasks. The number of shots plays no part: whoever evaluates
         at other shots still meets tasks that were never trained on."""
-        held_out = max(1, round(self.test_fraction * tasks))
         order = np.random.default_rng(seed).permutation(tasks)
-        return np.sort(order[2 * held_out :]), np.sort(order[held_out : 2 * held_out]), np.sort(order[:held_out])
+        # From the end, since array_split makes the first parts the larger ones: what is left over goes to training.
+        parts = np.array_split(order[::-1], min(self._folds, tasks))[::-1]
+        test, validation, *train = parts[self.fold % len(parts) :] + parts[: self.fold % len(parts)]
+        return np.sort(np.concatenate(train or [[]]).astype(int)), np.sort(validation), np.sort(test)
+
+    @property
+    def _folds(self) -> int:
+        return round(1 / self.test_fraction)
 
     def _long_enough(self, tasks: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Those of `tasks` with more rows than shots."""
@@ -117,10 +138,9 @@ class Table(LearningSettings):
         return enough
 
     def _problem(self, format: TableFormat, splits: Splits | None, illustrate) -> Problem:
-        network = nn.mlp([format.features, *self.hidden, 1])
         return regression(
             self,
-            network,
+            format.features,
             name="table",
             unit=format.target_scale,
             protocol={
@@ -149,4 +169,10 @@ def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, 
     return illustrate
 
 
-PRESETS = {"default": (Table(), "five adaptation steps with learned rates")}
+PRESETS = {
+    "default": (Table(), "learned features under a Bayesian last layer, solved in closed form, half a minute"),
+    "gradient": (
+        Table(adapter="gradient", meta_steps=4_000, outer_rate=4e-3, hidden=(40, 40), harmonics=12),
+        "five gradient steps with learned rates",
+    ),
+}

@@ -19,7 +19,6 @@ from fewstep.errors import BadInput
 DAY = 86_400.0
 PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
 """Days. A date column gets harmonics of the periods that its span and its spacing can show."""
-HARMONICS = 2
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,28 @@ class InputColumn:
     center: float = 0.0
     scale: float = 1.0
     periods: tuple[str, ...] = ()
+    harmonics: tuple[int, ...] = ()
+    """how many of each period: the first has the period itself, the second half of it ..."""
 
     @property
     def features(self) -> int:
-        return 1 + 2 * HARMONICS * len(self.periods)
+        return 1 + 2 * sum(self.harmonics)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """[rows] float64 -> [rows, features]."""
         trend = (values - self.center) / self.scale
         angles = [
-            2 * np.pi * order * values / (PERIODS[period] * DAY) for period in self.periods for order in range(1, HARMONICS + 1)
+            2 * np.pi * order * values / (PERIODS[period] * DAY)
+            for period, count in zip(self.periods, self.harmonics, strict=True)
+            for order in range(1, count + 1)
         ]
         return np.stack([trend, *(wave(angle) for angle in angles for wave in (np.sin, np.cos))], axis=1)
 
     def describe(self) -> str:
         if self.kind == "date":
-            return f"{self.name}: date -> trend" + "".join(f" + {period} harmonics" for period in self.periods)
+            return f"{self.name}: date -> trend" + "".join(
+                f" + {count} {period} harmonics" for period, count in zip(self.periods, self.harmonics, strict=True)
+            )
         return f"{self.name}: number, mean {self.center:.4g}, standard deviation {self.scale:.4g}"
 
 
@@ -97,20 +102,33 @@ class TableFormat:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> TableFormat:
-        inputs = tuple(InputColumn(**{**column, "periods": tuple(column["periods"])}) for column in saved["inputs"])
+        tuples = ("periods", "harmonics")
+        inputs = tuple(
+            InputColumn(**{**column, **{name: tuple(column[name]) for name in tuples}}) for column in saved["inputs"]
+        )
         return TableFormat(**{**saved, "inputs": inputs})
 
 
 def fit_format(
-    table: pl.DataFrame, inputs: tuple[str, ...], target: str, task: str, in_train: np.ndarray, source: str
+    table: pl.DataFrame,
+    inputs: tuple[str, ...],
+    target: str,
+    task: str,
+    in_train: np.ndarray,
+    source: str,
+    most_harmonics: int = 2,
 ) -> TableFormat:
-    """Infers kinds of columns from the table, and means and scales from its meta-train rows (`in_train`, [rows] bool)."""
+    """Infers kinds of columns from the table, and means and scales from its meta-train rows (`in_train`, [rows] bool).
+
+    A date gets up to `most_harmonics` harmonics of each period that it can show.
+    """
     columns = []
     for name in inputs:
         kind = "date" if is_date(table, name, source) else "number"
         values = read_column(table, name, kind, source, expected="numbers or dates")[in_train]
-        periods = visible_periods(values) if kind == "date" else ()
-        columns.append(InputColumn(name, kind, float(values.mean()), spread(values), periods))
+        visible = visible_periods(values) if kind == "date" else {}
+        harmonics = tuple(min(count, most_harmonics) for count in visible.values())
+        columns.append(InputColumn(name, kind, float(values.mean()), spread(values), tuple(visible), harmonics))
     values = read_column(table, target, "number", source)[in_train]
     return TableFormat(tuple(columns), target, float(values.mean()), spread(values), task)
 
@@ -121,13 +139,18 @@ def spread(values: np.ndarray) -> float:
     return deviation if deviation > 0 else 1.0
 
 
-def visible_periods(seconds: np.ndarray) -> tuple[str, ...]:
-    """The periods that dates can show: their span covers most of one, and their spacing is at most half of one."""
+def visible_periods(seconds: np.ndarray) -> dict[str, int]:
+    """The periods that dates can show, and how many harmonics of each: their span covers most of the period, and their
+    spacing is at most half of a harmonic's."""
     unique = np.unique(seconds) / DAY
     if unique.size < 3:
-        return ()
+        return {}
     span, spacing = unique[-1] - unique[0], float(np.median(np.diff(unique)))
-    return tuple(name for name, days in PERIODS.items() if span >= 0.75 * days and spacing <= 0.5 * days)
+    return {
+        name: int(days / (2 * spacing) + 1e-6)
+        for name, days in PERIODS.items()
+        if span >= 0.75 * days and spacing <= 0.5 * days
+    }
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
@@ -155,6 +178,8 @@ def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
     """One column, or `BadInput` with the nearest name."""
     if name not in table.columns:
         near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
+        if all(part in table.columns for part in name.split(",")):
+            raise BadInput(f"{source}: there is no column {name!r}; separate columns by spaces.")
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, table.columns[:12]))}."
         raise BadInput(f"{source}: there is no column {name!r}; {hint}")
     return table[name]

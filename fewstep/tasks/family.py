@@ -19,6 +19,8 @@ class TaskFamily:
     """`episode(task, key)`: an episode of that task; the key draws its examples. Pure, works under vmap and jit"""
     size: int | None = None
     """how many distinct tasks there are; None where they never run out"""
+    names: tuple[str, ...] | None = None
+    """what people call the tasks, where they have names"""
 
     def sample_episode(self, key: Key) -> Episode:
         """An episode of a task drawn at random (lines 3, 5 and 7: support and query are of one and the same task)."""

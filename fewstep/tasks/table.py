@@ -47,7 +47,7 @@ def table_tasks(rows: Rows, tasks: np.ndarray, shots: int, queries: int) -> Task
         examples = Examples(inputs[row], targets[row], weight)
         return Episode(jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples))
 
-    return TaskFamily(episode, len(tasks))
+    return TaskFamily(episode, len(tasks), tuple(rows.names[task] for task in tasks))
 
 
 def pad(examples: Examples, size: int) -> Examples:

@@ -90,13 +90,20 @@ def evaluate(
         "metric": name,
         **summary,
         "query_loss": loss_summary,
+        **({"by_task": by_task(family, measured.metrics[name])} if family.names else {}),
         "protocol": {
             **problem.protocol,
             "episodes_per_task": draws,
             "interval": "95 %, Student's t over distinct tasks",
-            "seed": seed,
+            "evaluation_seed": seed,
         },
     }
+
+
+def by_task(family: TaskFamily, values: np.ndarray) -> dict[str, list[float | None]]:
+    """name of a task -> its figure after each number of steps, for [tasks, steps]."""
+    assert family.names is not None
+    return {name: finite_or_none(figures) for name, figures in zip(family.names, values, strict=False)}
 
 
 def summarize(values: np.ndarray) -> dict[str, list[Any]]:
@@ -147,4 +154,11 @@ def illustrations(problem: Problem, params: MetaParams, steps: Sequence[int], co
                 "predictions": [finite_or_none(format_.restore_target(np.asarray(predictions[step])[:, 0])) for step in steps],
             }
         )
-    return {"steps": list(steps), "x": format_.x_label, "y": format_.target, "dates": format_.x_is_date, "tasks": tasks}
+    return {
+        "steps": list(steps),
+        "x": format_.x_label,
+        "y": format_.target,
+        "dates": format_.x_is_date,
+        "inputs": len(format_.inputs),
+        "tasks": tasks,
+    }

@@ -30,6 +30,7 @@ SECONDS_A_CALL = 0.5
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
 VALIDATION_TASKS = 1000
+MOST_DRAWS = 10
 DRAWN_BYTES = 2**21
 """Episodes are drawn ahead up to this size."""
 
@@ -170,13 +171,17 @@ def meta_steps_drawn_at_once(problem: Problem) -> int:
 
 
 def compiled_validation(problem: Problem) -> Callable[[Any, Key], jax.Array]:
-    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time."""
+    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time.
+
+    Where tasks are few, each is met with several support sets: one draw of each would choose checkpoints by luck.
+    """
     assert problem.splits is not None
     family, name = problem.splits.validation, next(iter(problem.metrics))
     tasks = family.tasks(VALIDATION_TASKS)
+    draws = max(1, min(MOST_DRAWS, VALIDATION_TASKS // tasks.size))
 
     def validate(params, key):
-        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key)
+        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)
         return jnp.mean(errors.metrics[name])
 
     return jax.jit(validate)
