@@ -29,7 +29,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         if mean is None:
             table.add_row(str(step), f"diverged on {diverged} of {result['tasks']} tasks")
         else:
-            table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.2g}" if half is not None else ""))
+            table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.3g}" if half is not None else ""))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     if "by_task" in result:
