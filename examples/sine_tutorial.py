@@ -1,6 +1,4 @@
-"""MAML on sine waves, in the order of the widely read tutorial; docs/tutorial.md says where and why we differ.
-
-python examples/sine_tutorial.py [FOLDER]: half a minute; prints, and draws four pictures into FOLDER."""
+"""MAML on sine waves, in the order of docs/tutorial.md: python examples/sine_tutorial.py [FOLDER] prints, draws 4 pictures."""
 
 # Step 1: libraries
 import sys
@@ -17,22 +15,25 @@ from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
 
 (folder := Path((sys.argv[1:] or ["sine_tutorial"])[0])).mkdir(exist_ok=True)
 grid = jnp.linspace(-5, 5, 100)[:, None]
+plt.rcParams |= {"figure.figsize": (8, 4), "figure.constrained_layout.use": True, "legend.loc": "upper left"}
+
+
+def save(name, title, x="x", y="y"):
+    plt.title(title), plt.xlabel(x), plt.ylabel(y), plt.legend(bbox_to_anchor=(1, 1)), plt.savefig(folder / name), plt.close()
+
 
 # Step 2: the task distribution. A task is a wave y = A sin(x + φ), A ~ U(0.1, 5), φ ~ U(0, π); x ~ U(−5, 5).
 train_tasks, unseen_tasks = sine_waves(jax.random.key(0), shots=10, queries=10), sine_waves(jax.random.key(1), 10, 100)
 for wave in map(sine_wave, jax.random.split(jax.random.key(9), 5)):
     plt.plot(grid, wave(grid), label=f"A = {wave.amplitude:.2f}, φ = {wave.phase:.2f}")
-plt.legend(), plt.title("Some tasks"), plt.savefig(folder / "1_tasks.png"), plt.close()
+save("1_tasks.png", "Some tasks")
 
 # Step 3: the network, 1 → 40 → 40 → 1 with ReLU; weights uniform within the Glorot bound, biases zero
-network = nn.mlp([1, 40, 40, 1])
-theta = network.init(jax.random.key(2))
+theta = (network := nn.mlp([1, 40, 40, 1])).init(jax.random.key(2))
 print("network:", jax.tree.map(jnp.shape, theta))
-
 # Step 4: hyper-parameters
 alpha, beta, meta_batch_size, meta_steps = 0.01, 0.001, 4, 2_000
 print(f"α = {alpha}, β = {beta}, {meta_batch_size} tasks a meta-step, {meta_steps} meta-steps")
-
 # Step 5: forward, with the weights given as an argument
 print("f(x; θ) at x = −5, 0, 5:", network.apply(theta, jnp.array([[-5.0], [0.0], [5.0]]))[:, 0])
 
@@ -56,8 +57,8 @@ def meta_train(learner, family, theta, key):
 state, history = meta_train(learner, train_tasks, theta, jax.random.key(3))
 for step in range(200, meta_steps + 1, 200):
     print(f"meta-step {step}: meta-loss {history[step - 1]:.3f}, mean of the last 200 {history[step - 200 : step].mean():.3f}")
-plt.plot(history, lw=0.4), plt.plot(range(100, 2000, 200), history.reshape(-1, 200).mean(1), "o-")
-plt.xlabel("meta-step"), plt.ylabel("meta-loss"), plt.ylim(0, 8), plt.savefig(folder / "2_meta_loss.png"), plt.close()
+plt.semilogy(history, lw=0.4, label="each"), plt.plot(range(100, 2000, 200), history.reshape(-1, 200).mean(1), label="mean")
+save("2_meta_loss.png", "The meta-loss falls, and stays noisy: each meta-step meets four fresh tasks", "meta-step", "meta-loss")
 
 # Step 9: an unseen task, before and after 1, 5 and 10 adaptation steps
 wave = sine_wave(jax.random.key(203))
@@ -68,9 +69,9 @@ plt.plot(grid, wave(grid), "k", lw=3, alpha=0.4, label="truth"), plt.plot(*suppo
 for steps in (0, 1, 5, 10):
     error = jnp.mean((predictions[steps] - wave(grid)[:, 0]) ** 2)
     print(f"unseen task after {steps:2} steps: MSE {error:.3f}, sum of predictions {predictions[steps].sum():.3f}")
-    plt.plot(grid, predictions[steps], label=f"after {steps} steps" if steps else "before")
+    plt.plot(grid, predictions[steps], label=f"after {steps} step{'s' * (steps > 1)}" if steps else "before")
 print("(A sum of predictions measures no error, since signs cancel; it is here because the tutorial prints it.)")
-plt.legend(), plt.title("An unseen task"), plt.savefig(folder / "3_unseen_task.png"), plt.close()
+save("3_unseen_task.png", "An unseen task")
 
 
 # Fewer steps than from random? Shown on 1,000 unseen tasks, beside joint pretraining and an oracle that is told A and φ.
@@ -85,8 +86,8 @@ def errors_by_step(learner, theta, family=unseen_tasks, steps=10):
 
 jointly = fewstep.Learner(loss, inner_optimizer, adaptation_steps=0)  # ordinary training on all tasks at once
 joint = meta_train(jointly, train_tasks, theta, jax.random.key(3))[0].params.theta
-starts = {"random": theta, "joint pretraining": joint, "MAML": state.params.theta}
-curves = {name: errors_by_step(learner, start) for name, start in starts.items()}
+starts = (("random", theta), ("joint pretraining", joint), ("MAML", state.params.theta))
+curves = {name: errors_by_step(learner, start) for name, start in starts}
 told = nn.mlp([3, 40, 40, 1])  # the oracle's inputs are x, A and φ
 oracle = fewstep.Learner(losses.mean_squared_error(told.apply), inner_optimizer, adaptation_steps=0)
 told_tasks, told_unseen = (sine_waves(jax.random.key(i), 10, 10 + 90 * i, told=True) for i in (0, 1))
@@ -95,5 +96,4 @@ curves["oracle"] = jnp.repeat(errors_by_step(oracle, told_theta, told_unseen, st
 for name, curve in curves.items():
     print(f"{name:>17}: MSE after 0, 1, 5, 10 steps " + ", ".join(f"{curve[k]:.3f}" for k in (0, 1, 5, 10)))
     plt.plot(curve, "--" if name == "oracle" else "o-", label=name)
-plt.xlabel("adaptation steps"), plt.ylabel("MSE on 1,000 unseen tasks"), plt.ylim(0), plt.legend(ncols=2, loc=(0.4, 0.3))
-plt.savefig(folder / "4_error_by_step.png")
+plt.ylim(0), save("4_error_by_step.png", "From MAML's θ, few steps do", "adaptation steps", "MSE on 1,000 unseen tasks")
