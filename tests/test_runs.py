@@ -140,6 +140,14 @@ def test_the_figures_of_a_table_are_in_the_squared_units_of_its_target(table, tm
     assert result["protocol"]["trained_shots"] == 5
 
 
+def test_the_units_are_named_with_what_they_were_for_and_how_they_did(table):
+    result = table.evaluate((0, 1))
+    split = table.config["tasks"]
+    assert sorted(name for names in split.values() for name in names) == sorted(uneven_rows()["unit"].unique())
+    assert sorted(result["by_task"]) == sorted(split["test"])
+    np.testing.assert_allclose(np.mean(list(result["by_task"].values()), axis=0), result["mean"], rtol=1e-6)
+
+
 def test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_training(table, monkeypatch):
     seen = []
 

@@ -1,6 +1,7 @@
 """The outer loop, its checkpoints, its devices and its log. Place: fewstep/training, without evaluate."""
 
 import functools
+import io
 import json
 import shutil
 import signal
@@ -31,7 +32,7 @@ from fewstep.tasks.family import TaskFamily
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import task_mesh
-from fewstep.training.log import read_metrics
+from fewstep.training.log import Progress, read_metrics
 
 TRAIN_KEY = jax.random.key(5)
 
@@ -333,6 +334,17 @@ def test_a_checkpoint_of_another_model_and_a_folder_without_any_are_refused(tmp_
         (tmp_path / "empty").mkdir(exist_ok=True)
         with Checkpoints(tmp_path / "empty", mode) as checkpoints, pytest.raises(BadInput, match="no checkpoint"):
             checkpoints.restore(like, "last")
+
+
+def test_a_meta_loss_that_explodes_is_warned_of_once_and_a_log_likelihood_never():
+    for losses, warnings in (([3.0, 0.1, 9.0, 20.0, 1e9, 0.1], 1), ([-1.0, -3.0, 5.0, 900.0], 0)):
+        stream = io.StringIO()
+        progress = Progress(600, stream=stream)
+        for number, loss in enumerate(losses, 1):
+            progress.advance(number * 100)
+            progress.record({"meta_step": number * 100, "meta_loss": loss, "outer_rate": 0.1})
+        assert stream.getvalue().count("warning: the meta-loss has grown from 0.1 to 20 at meta-step 400") == warnings
+        assert stream.getvalue().count("warning") == warnings
 
 
 def test_training_lowers_the_meta_loss_toward_the_best_starting_point(tmp_path):

@@ -50,6 +50,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
+EXPLODED = 100.0
+"""A meta-loss so many times its lowest is worth a warning: finite, but the run has lost what it had learned."""
+
+
 class Progress:
     """What people see while a run goes on: a live bar in a terminal, a line per record elsewhere. Always on stderr."""
 
@@ -57,6 +61,7 @@ class Progress:
         self.total, self.quiet = total, quiet
         self.stream = stream or sys.stderr
         self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
+        self._lowest, self._warned = math.inf, False
         self._bar = self._task = None
         if quiet:
             return
@@ -99,6 +104,22 @@ class Progress:
             since, start = self._first or (time.monotonic(), done)
             left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
             print(f"meta-step {done}/{self.total}  {'  '.join(parts)}  {left:.0f} s left", file=self.stream, flush=True)
+        self._watch(done, record["meta_loss"])
+
+    def _watch(self, done: int, meta_loss: float) -> None:
+        """Warns once where the meta-loss has exploded. A negative one is a log-likelihood, where ratios mean nothing."""
+        self._lowest = min(self._lowest, meta_loss)
+        if self.quiet or self._warned or not meta_loss > EXPLODED * self._lowest > 0:
+            return
+        self._warned = True
+        text = (
+            f"warning: the meta-loss has grown from {self._lowest:.3g} to {meta_loss:.3g} at meta-step {done}. "
+            "The best checkpoint is kept; if it does not come back, try a smaller --outer-rate or --inner-rate."
+        )
+        if self._bar is not None:
+            self._bar.console.print(text)
+        else:
+            print(text, file=self.stream, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
