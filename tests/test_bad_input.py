@@ -98,6 +98,7 @@ TRAIN = {
         ["train", "table", "--data", "units.csv", *COLUMNS[:3], "day,depth", *COLUMNS[-2:], *OUT],
         "spaces",
     ),
+    "unknown time column": ([*TABLE, "--time", "dya", *OUT], "did you mean 'day'"),
     "fold that is none": ([*TABLE, "--fold", "5", *OUT], "--fold"),
     "option without a value": (["train", "sine", "--shots"], "--shots"),
     "no shots": (["train", "sine", "--shots", "0", *OUT], "--shots"),

@@ -55,6 +55,20 @@ def test_every_task_is_in_exactly_one_split_and_a_fifth_is_held_out_twice(tmp_pa
     assert len(all_owners(settings_for(numbered([6] * 20), tmp_path / "t.csv", test_fraction=0.25).build(0))[2]) == 5
 
 
+def test_rows_are_put_in_the_order_of_their_time(tmp_path):
+    table = unit_rows().sample(fraction=1, shuffle=True, seed=3)
+    table.write_csv(tmp_path / "t.csv")
+    settings = Table(data=str(tmp_path / "t.csv"), task="unit", inputs=("day",), target="flow", time="day", shots=4, queries=3)
+    problem = settings.build(0)
+    for number in range(problem.splits.test.size):
+        rows = problem.splits.test.examples(jnp.asarray(number))
+        days = np.asarray(rows.inputs[:, 0])[np.asarray(rows.weight) > 0]
+        assert np.all(np.diff(days) > 0)
+        shown = problem.illustrate(number)
+        assert shown.support_x.max() < np.setdiff1d(shown.x, shown.support_x).min()
+    assert "just before" in problem.protocol["support"]
+
+
 def test_over_all_folds_every_task_is_tested_and_validated_once(tmp_path):
     settings = settings_for(numbered([6] * 23), tmp_path / "t.csv")
     splits = [all_owners(replace(settings, fold=fold).build(0)) for fold in range(5)]

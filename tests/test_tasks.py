@@ -150,6 +150,43 @@ def test_a_table_family_numbers_the_chosen_tasks_alone():
     assert set(np.ravel(drawn).tolist()) == {1.0, 3.0}
 
 
+def test_in_time_the_support_set_lies_just_before_the_query_set_and_each_moment_comes_up():
+    family = table_tasks(numbered_rows(), np.array([0, 1, 3]), 3, 4, in_time=True)
+    episodes = jax.vmap(lambda key: family.episode(jnp.asarray(1), key))(keys(300))  # the task of 9 rows: numbers 4 to 12
+    support, query, real = (
+        np.asarray(part) for part in (episodes.support.inputs, episodes.query.inputs, episodes.query.weight)
+    )
+    assert np.all(np.diff(support[..., 0], axis=1) == 1)
+    assert np.all(query[:, 0, 0] == support[:, -1, 0] + 1)
+    for row, weight in zip(query[..., 0], real, strict=True):
+        shown = row[weight > 0]
+        np.testing.assert_array_equal(shown, shown[0] + np.arange(min(4, 13 - int(shown[0]))))
+    assert set(query[:, 0, 0]) == set(range(7, 13))
+    assert np.all(np.asarray(episodes.support.weight) == 1)
+
+
+def test_what_lies_ahead_changes_no_support_set():
+    rows = numbered_rows()
+    for key in keys(20):
+        episode = table_tasks(rows, np.array([3]), 3, 4, in_time=True).episode(jnp.asarray(0), key)
+        first = int(episode.query.inputs[0, 0])
+        ahead = np.arange(first, len(rows.inputs))  # the last task: all that follows is its future
+        shuffled = replace(rows, inputs=rows.inputs.copy(), targets=rows.targets.copy())
+        shuffled.inputs[ahead] = rows.inputs[np.random.default_rng(0).permutation(ahead)]
+        again = table_tasks(shuffled, np.array([3]), 3, 4, in_time=True).episode(jnp.asarray(0), key)
+        assert_same_bits(again.support, episode.support)
+
+
+def test_all_examples_of_a_task_are_its_rows():
+    rows = numbered_rows()
+    family = table_tasks(rows, np.array([0, 2, 3]), 1, 1)
+    for task, unit in enumerate((0, 2, 3)):
+        examples = family.examples(jnp.asarray(task))
+        real = np.asarray(examples.weight) > 0
+        expected = rows.start[unit] + np.arange(LENGTHS[unit])
+        np.testing.assert_array_equal(np.asarray(examples.inputs)[real, 0], expected)
+
+
 def test_padding_changes_neither_loss_nor_gradient_nor_adaptation(float64):
     loss, theta, support = losses.mean_squared_error(mlp_apply), mlp_params(), one(waves(1), 0).support
     padded = pad(support, 16)

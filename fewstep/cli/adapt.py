@@ -39,11 +39,11 @@ def main(argv: list[str]) -> int:
     run = runs.open_run(arguments.run)
     model = adapted.adapt(run, read_table(arguments.support), arguments.support, arguments.steps)
     model.save(arguments.out)
-    rows, trained = model.protocol["support_rows"], model.protocol["trained_shots"]
+    rows, steps, trained = (model.protocol[name] for name in ("support_rows", "adaptation_steps", "trained_shots"))
     if rows != trained and run.settings.adapter == "gradient":
         say(f"note: {rows} support rows, trained with {trained}; the learned rates were not tried at this number.", json=True)
     if arguments.json:
         print(json.dumps({"adapted": arguments.out, **model.protocol}))
     else:
-        say(f"adapted to {rows} rows in {model.protocol['adaptation_steps']} steps -> {arguments.out}")
+        say(f"adapted to {rows} rows in {steps} step{'s' * (steps != 1)} -> {arguments.out}")
     return 0

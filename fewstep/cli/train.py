@@ -46,9 +46,12 @@ def train(arguments: Any, name: str, preset: str) -> int:
             splits = problem.splits
             say(
                 f"  tasks ({settings.task}): {splits.train.size} meta-train, {splits.validation.size} meta-validation, "
-                f"{splits.test.size} meta-test; support and query rows are drawn at random",
+                f"{splits.test.size} meta-test",
                 json=True,
             )
+            say(f"  support set: {problem.protocol['support']}", json=True)
+            if not settings.time and any(column.kind == "date" for column in problem.format.inputs):
+                say("  (--time COLUMN makes it a forecast: the support set then always precedes what is asked for)", json=True)
             if splits.left_out:
                 say(f"  {splits.left_out} tasks are left out: they have no more rows than --shots {settings.shots}", json=True)
 

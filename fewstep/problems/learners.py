@@ -153,9 +153,12 @@ def empirical_priors(body: Network, splits: Splits | None):
 
     def completions(params: MetaParams) -> list[MetaParams]:
         assert splits is not None
-        numbers = splits.train.tasks(MOST_CENTERS)
-        episodes = jax.vmap(splits.train.episode)(numbers, jax.random.split(jax.random.key(0), numbers.size))
-        tasks = jax.tree.map(lambda support, query: jnp.concatenate([support, query], 1), episodes.support, episodes.query)
+        family, numbers = splits.train, splits.train.tasks(MOST_CENTERS)
+        if family.examples is not None:
+            tasks = jax.vmap(family.examples)(numbers)
+        else:
+            episodes = jax.vmap(family.episode)(numbers, jax.random.split(jax.random.key(0), numbers.size))
+            tasks = jax.tree.map(lambda *both: jnp.concatenate(both, 1), episodes.support, episodes.query)
         complete = jax.jit(lambda theta, shrink: empirical_prior(body, theta, tasks, shrink))
         return [params._replace(theta=complete(params.theta, shrink)) for shrink in BANDWIDTHS]
 

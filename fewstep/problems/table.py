@@ -11,7 +11,7 @@ import polars as pl
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.learners import LearningSettings, regression
-from fewstep.tasks.columns import TableFormat, column_of, fit_format, read_column, read_table
+from fewstep.tasks.columns import TableFormat, column_of, fit_format, is_date, read_column, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
 
@@ -43,6 +43,8 @@ class Table(LearningSettings):
     """meta-steps between two lines of the log"""
     queries: int = 40
     """examples in a task's query set during training (fewer where a task has fewer rows)"""
+    time: str = ""
+    """a column of dates or numbers: support rows then always precede the rows asked for (forecasting, not filling gaps)"""
     harmonics: int = 26
     """at most so many harmonics of each period that a date can show"""
     test_fraction: float = 0.2
@@ -65,6 +67,7 @@ class Table(LearningSettings):
         if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
             raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
         rows_of, table, names = self._read()
+        in_time = bool(self.time)
         length = np.array([rows.size for rows in rows_of])
         split = self._split(len(names), seed)
         train, validation, test = (self._long_enough(part, length) for part in split)
@@ -82,13 +85,13 @@ class Table(LearningSettings):
         longest = int(length.max()) - self.shots
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
         splits = Splits(
-            table_tasks(rows, train, self.shots, queries),
-            table_tasks(rows, validation, self.shots, test_queries),
-            table_tasks(rows, test, self.shots, test_queries),
+            table_tasks(rows, train, self.shots, queries, in_time),
+            table_tasks(rows, validation, self.shots, test_queries, in_time),
+            table_tasks(rows, test, self.shots, test_queries, in_time),
             left_out=len(names) - train.size - validation.size - test.size,
         )
         x = read_column(table, self.inputs[0], format.inputs[0].kind, self.data)[order]
-        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x))
+        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x, in_time))
 
     def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
         """(row numbers of each task, the table, the tasks' names), in order of the names."""
@@ -104,7 +107,12 @@ class Table(LearningSettings):
                 f"{self.data}: column {self.task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "
                 "Choose the column that tells your units apart."
             )
-        order = np.argsort(numbers, kind="stable")
+        moments = (
+            read_column(table, self.time, "date" if is_date(table, self.time, self.data) else "number", self.data)
+            if self.time
+            else None
+        )
+        order = np.argsort(numbers, kind="stable") if moments is None else np.lexsort((moments, numbers))
         groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
         longest = max(rows.size for rows in groups)
         if longest <= self.shots:
@@ -145,7 +153,9 @@ class Table(LearningSettings):
             unit=format.target_scale,
             protocol={
                 "queries": "the task's other rows",
-                "support": "rows drawn at random, in time before and after the queries alike",
+                "support": f"the rows just before the queries, by {self.time}"
+                if self.time
+                else "rows drawn at random, in time before and after the queries alike",
             },
             format=format,
             splits=splits,
@@ -153,14 +163,15 @@ class Table(LearningSettings):
         )
 
 
-def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, x: np.ndarray):
-    """Draws the n-th test task: `shots` of its rows, all of its truth, ordered by the first input."""
+def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, x: np.ndarray, in_time: bool):
+    """Draws the n-th test task: `shots` of its rows (the first ones, in time), all of its truth, ordered by the first input."""
 
     def illustrate(number: int) -> Illustration:
         task = int(test[number])
         own = slice(int(rows.start[task]), int(rows.start[task] + rows.length[task]))
         order = np.argsort(x[own], kind="stable")
-        chosen = np.sort(np.random.default_rng(number).permutation(order.size)[:shots])
+        some = np.arange(shots) if in_time else np.random.default_rng(number).permutation(order.size)[:shots]
+        chosen = np.flatnonzero(np.isin(order, some))
         inputs, targets, own_x = rows.inputs[own][order], rows.targets[own][order], x[own][order]
         support = Examples(inputs[chosen], targets[chosen], np.ones(shots, np.float32))  # type: ignore[arg-type]
         truth = format.restore_target(targets[:, 0])

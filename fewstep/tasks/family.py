@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from fewstep.types import Episode, Key
+from fewstep.types import Batch, Episode, Key
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class TaskFamily:
     """`episode(task, key)`: an episode of that task; the key draws its examples. Pure, works under vmap and jit"""
     size: int | None = None
     """how many distinct tasks there are; None where they never run out"""
+    examples: Callable[[jax.Array], Batch] | None = None
+    """`examples(task)`: all there is of a task, where that is finite"""
     names: tuple[str, ...] | None = None
     """what people call the tasks, where they have names"""
 
