@@ -24,6 +24,8 @@ class Asked(NamedTuple):
     """[units, draws, queries]"""
     query: np.ndarray
     """[units, draws, queries]"""
+    weight: np.ndarray
+    """[units, draws, queries], 0 where there is no such query"""
 
 
 class Curves(NamedTuple):
@@ -42,8 +44,8 @@ def each_episode(predict) -> Callable[[Curves, Asked], np.ndarray]:
     """`predict(curves, place, support, asked place) -> [queries]` of one episode, for all."""
 
     def all_episodes(curves: Curves, asked: Asked) -> np.ndarray:
-        flat = [part.reshape(-1, part.shape[-1]) for part in asked]
-        rows = [predict(curves, *episode) for episode in zip(*flat[:3], strict=True)]
+        flat = [part.reshape(-1, part.shape[-1]) for part in asked[:3]]
+        rows = [predict(curves, *episode) for episode in zip(*flat, strict=True)]
         return np.array(rows).reshape(asked.query.shape)
 
     return all_episodes
@@ -125,13 +127,20 @@ def boosting(draws: int = 20) -> Rival:
 
         units, places = curves.values.shape
         shots = asked.support.shape[-1]
-        order = np.argsort(np.random.default_rng(0).random((units, draws, places)), axis=-1)
+        random = np.random.default_rng(0)
+        if np.all(np.diff(asked.support_place, axis=-1) == 1):  # asked for the future: so are the episodes it learns from
+            first = random.integers(0, places - shots, (units, draws, 1))
+            order = first + np.arange(places)
+        else:
+            order = np.argsort(random.random((units, draws, places)), axis=-1)
+        weight = (order < places).astype(float)[..., shots:]
+        order = np.minimum(order, places - 1)
         support_place, query_place = order[..., :shots], order[..., shots:]
         unit = np.arange(units)[:, None, None]
-        known = Asked(support_place, curves.values[unit, support_place], query_place, curves.values[unit, query_place])
+        known = Asked(support_place, curves.values[unit, support_place], query_place, curves.values[unit, query_place], weight)
         model = HistGradientBoostingRegressor(max_iter=500, learning_rate=0.05, max_leaf_nodes=63, random_state=0)
         base = lambda asked: sinusoid_by_ridge(curves, asked)  # noqa: E731  trees correct it: they extrapolate badly alone
-        model.fit(statistics(curves, known), (known.query - base(known)).ravel())
+        model.fit(statistics(curves, known), (known.query - base(known)).ravel(), sample_weight=known.weight.ravel())
         return base(asked) + model.predict(statistics(curves, asked)).reshape(asked.query.shape)
 
     return predict
@@ -164,7 +173,13 @@ def statistics(curves: Curves, asked: Asked) -> np.ndarray:
 
 def chosen(rivals: Sequence[Rival], curves: Curves, validation: Asked) -> Rival:
     """The rival with the least mean squared error on the validation units."""
-    return min(rivals, key=lambda rival: float(np.mean((rival(curves, validation) - validation.query) ** 2)))
+    return min(rivals, key=lambda rival: float(np.mean(squared_errors(rival(curves, validation), validation))))
+
+
+def squared_errors(predicted: np.ndarray, asked: Asked) -> np.ndarray:
+    """[units]: the mean over an episode's queries, then over the unit's draws."""
+    squares = np.square(predicted - asked.query) * asked.weight
+    return np.mean(squares.sum(-1) / asked.weight.sum(-1), axis=1)
 
 
 RIVALS: dict[str, Sequence[Rival]] = {

@@ -1,6 +1,6 @@
 """The weather figures of docs/results.md: unseen US stations from 10 rows, fewstep beside what a statistician would try.
 
-python benchmarks/weather.py --data weather.csv [--folds 5] [--out docs/records/weather.json]     some ten minutes
+python benchmarks/weather.py --data weather.csv [--folds 5] [--future] [--out FILE]     some ten minutes
 Every station that has a row in every week is tested once (cross-fitting). All methods see the same meta-train stations, choose
 on the same meta-validation stations, and are measured on the same support and query rows.
 """
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import optax
 import polars as pl
-from classics import RIVALS, Asked, Curves, chosen
+from classics import RIVALS, Asked, Curves, chosen, squared_errors
 
 from fewstep import maml
 from fewstep.problems import PRESETS
@@ -36,18 +36,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("docs/records/weather.json"))
+    parser.add_argument("--future", action="store_true", help="ten rows in a row, then the weeks after them")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    out = arguments.out or Path("docs/records/weather_future.json" if arguments.future else "docs/records/weather.json")
     with tempfile.TemporaryDirectory() as folder:
         data = complete_stations(arguments.data, Path(folder))
-        folds = [one_fold(data, fold, arguments.folds) for fold in range(arguments.folds)]
+        folds = [one_fold(data, fold, arguments.folds, arguments.future) for fold in range(arguments.folds)]
     tested = {method: np.concatenate([fold[method] for fold in folds]) for method in folds[0]}
     methods = {method: summary(errors[:, None]) for method, errors in tested.items()}
     stations = int(next(iter(tested.values())).size)
     record = {"unit": "°F²", "shots": 10, "draws": DRAWS, "stations": stations, "folds": arguments.folds}
     record |= {"methods": methods, "date": time.strftime("%Y-%m-%d")}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"| method | MSE °F² on {stations} unseen stations (95 % interval over stations) | median station |\n|---|---|---|")
     for method, found in sorted(methods.items(), key=lambda item: -item[1]["mean"]):
         print(f"| {method} | {found['mean']:.1f} ± {found['ci95']:.1f} | {found['median']:.1f} |")
@@ -62,10 +64,10 @@ def complete_stations(data: str, folder: Path) -> str:
     return str(folder / "complete.csv")
 
 
-def one_fold(data: str, fold: int, folds: int) -> dict[str, np.ndarray]:
+def one_fold(data: str, fold: int, folds: int, future: bool) -> dict[str, np.ndarray]:
     """All methods on one fold: name -> [stations] in °F²."""
     columns = {"data": data, "task": TASK, "inputs": (DATE,), "target": TARGET, "queries": 43}
-    columns |= {"test_fraction": 1 / folds, "fold": fold}
+    columns |= {"test_fraction": 1 / folds, "fold": fold, "time": DATE if future else ""}
     bayes, gradient = (replace(PRESETS["table"][name][0], **columns).build() for name in ("default", "gradient"))
     print(f"fold {fold}", flush=True)
     found = rivals(gradient)
@@ -122,14 +124,13 @@ def asked(family, angle: np.ndarray, trend: np.ndarray, problem) -> Asked:
     for examples in episodes:
         gaps = np.abs(examples.inputs[..., :1] - trend)  # column 0 is the trend of the date
         parts += [gaps.argmin(-1), problem.format.restore_target(examples.targets[..., 0])]
-    return Asked(*parts)
+    return Asked(*parts, episodes.query.weight)
 
 
 def rivals(problem) -> dict[str, np.ndarray]:
     """The classics on the same episodes: name -> [stations] in °F²."""
     splits = problem.splits
-    whole = jax.device_get(jax.vmap(lambda task: splits.train.episode(task, KEY))(splits.train.tasks(10_000)))
-    inputs, targets = (np.concatenate(both, 1) for both in zip(whole.support[:2], whole.query[:2], strict=True))
+    inputs, targets, _ = jax.device_get(jax.vmap(splits.train.examples)(splits.train.tasks(10_000)))
     order = inputs[..., 0].argsort(1)
     first = inputs[0, order[0]]
     angle = np.arctan2(first[:, 1], first[:, 2]).astype(float)  # columns 1 and 2 are the first annual harmonic
@@ -138,7 +139,7 @@ def rivals(problem) -> dict[str, np.ndarray]:
     found = {}
     for name, several in RIVALS.items():
         rival = several[0] if len(several) == 1 else chosen(several, curves, validation)
-        found[name] = np.mean((rival(curves, test) - test.query) ** 2, axis=(1, 2))
+        found[name] = squared_errors(rival(curves, test), test)
         print(f"  {name}: {found[name].mean():.1f}", flush=True)
     return found
 
