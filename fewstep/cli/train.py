@@ -53,7 +53,7 @@ def train(arguments: Any, name: str, preset: str) -> int:
             if not settings.time and any(column.kind == "date" for column in problem.format.inputs):
                 say("  (--time COLUMN makes it a forecast: the support set then always precedes what is asked for)", json=True)
             if splits.left_out:
-                say(f"  {splits.left_out} tasks are left out: they have no more rows than --shots {settings.shots}", json=True)
+                say(f"  left out, with no more rows than --shots {settings.shots}: {splits.left_out} of the tasks", json=True)
 
     def work():
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
