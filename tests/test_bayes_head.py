@@ -7,7 +7,7 @@ import pytest
 from known import assert_close
 
 from fewstep import Episode, Examples, Learner, MetaParams, Network, adapt, adaptation_path, task_loss
-from fewstep.variants import bayes_network, bayes_step, empirical_prior, negative_log_likelihood, remember_prior
+from fewstep.variants import bayes_network, bayes_step, empirical_prior, negative_log_likelihood, remember_prior, shrunk
 from fewstep.variants.bayes_head import BayesParams, Belief, posterior, predict
 
 KEY = jax.random.key(3)
@@ -138,7 +138,7 @@ def test_an_empirical_prior_recognizes_a_known_task(float64):
     tasks = Examples(
         jnp.broadcast_to(x, (20, 30, 1)), jnp.einsum("xf,nf->nx", design(x), weights)[..., None], jnp.ones((20, 30))
     )
-    known = empirical_prior(POLYNOMIALS, theta, tasks, shrink=1e-6)
+    known = shrunk(empirical_prior(POLYNOMIALS, theta, tasks), 1e-6)
     np.testing.assert_allclose(known.belief.centers[..., 0], weights, atol=1e-2)
     rows = jnp.array([3, 12, 25])
     support = Examples(x[rows], tasks.targets[11, rows], jnp.ones(3))

@@ -27,6 +27,7 @@ from fewstep.variants import (
     multi_step_loss,
     negative_log_likelihood,
     remember_prior,
+    shrunk,
 )
 
 LARGEST_SEED = 2**31 - 1
@@ -159,8 +160,8 @@ def empirical_priors(body: Network, splits: Splits | None):
         else:
             episodes = jax.vmap(family.episode)(numbers, jax.random.split(jax.random.key(0), numbers.size))
             tasks = jax.tree.map(lambda *both: jnp.concatenate(both, 1), episodes.support, episodes.query)
-        complete = jax.jit(lambda theta, shrink: empirical_prior(body, theta, tasks, shrink))
-        return [params._replace(theta=complete(params.theta, shrink)) for shrink in BANDWIDTHS]
+        prior = jax.jit(lambda theta: empirical_prior(body, theta, tasks))(params.theta)
+        return [params._replace(theta=shrunk(prior, shrink)) for shrink in BANDWIDTHS]
 
     return completions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,8 @@ from fewstep.tasks.family import TaskFamily
 from fewstep.types import Key, MetaParams
 
 TASKS_AT_ONCE = 256
+VALIDATION_TASKS = 1000
+MOST_DRAWS = 10
 
 
 class TaskErrors(NamedTuple):
@@ -63,6 +65,23 @@ def task_errors(
     size = math.ceil(count / chunks)
     padded = jnp.pad(tasks, (0, chunks * size - count), mode="edge")
     return jax.tree.map(lambda leaf: leaf[:count], jax.lax.map(one_task, padded, batch_size=size))
+
+
+def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[[MetaParams, Key], jax.Array]:
+    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time.
+
+    Where tasks are few, each is met with several support sets (`draws`): one of each would choose checkpoints by luck.
+    """
+    assert problem.splits is not None
+    family, name = problem.splits.validation, next(iter(problem.metrics))
+    tasks = family.tasks(VALIDATION_TASKS)
+    draws = draws or max(1, min(MOST_DRAWS, VALIDATION_TASKS // tasks.size))
+
+    def validate(params, key):
+        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)
+        return jnp.mean(errors.metrics[name])
+
+    return jax.jit(validate)
 
 
 def evaluate(

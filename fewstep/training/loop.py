@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from fewstep.problem import Problem
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
-from fewstep.training.evaluate import task_errors
+from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
 from fewstep.types import Key
 
@@ -29,8 +29,6 @@ SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
-VALIDATION_TASKS = 1000
-MOST_DRAWS = 10
 DRAWN_BYTES = 2**21
 """Episodes are drawn ahead up to this size."""
 
@@ -168,23 +166,6 @@ def meta_steps_drawn_at_once(problem: Problem) -> int:
     episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
     size = problem.meta_batch_size * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(episode))
     return max(1, min(64, DRAWN_BYTES // max(size, 1)))
-
-
-def compiled_validation(problem: Problem) -> Callable[[Any, Key], jax.Array]:
-    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time.
-
-    Where tasks are few, each is met with several support sets: one draw of each would choose checkpoints by luck.
-    """
-    assert problem.splits is not None
-    family, name = problem.splits.validation, next(iter(problem.metrics))
-    tasks = family.tasks(VALIDATION_TASKS)
-    draws = max(1, min(MOST_DRAWS, VALIDATION_TASKS // tasks.size))
-
-    def validate(params, key):
-        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)
-        return jnp.mean(errors.metrics[name])
-
-    return jax.jit(validate)
 
 
 class StopSignals:

@@ -5,6 +5,7 @@ from fewstep.variants.bayes_head import bayes_step as bayes_step
 from fewstep.variants.bayes_head import empirical_prior as empirical_prior
 from fewstep.variants.bayes_head import negative_log_likelihood as negative_log_likelihood
 from fewstep.variants.bayes_head import remember_prior as remember_prior
+from fewstep.variants.bayes_head import shrunk as shrunk
 from fewstep.variants.meta_curvature import curvature as curvature
 from fewstep.variants.meta_curvature import meta_curvature as meta_curvature
 from fewstep.variants.meta_sgd import log_rates as log_rates

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jax.scipy.linalg import solve_triangular
 
+from fewstep.losses import weighted_mean
 from fewstep.maml import Learner
 from fewstep.types import Examples, Key, Loss, Network, Params
 
@@ -132,16 +133,13 @@ def negative_log_likelihood(body: Network) -> Loss:
         del key
         mean, deviation = predict(body, params, examples.inputs)
         values = jnp.mean(0.5 * jnp.square((examples.targets - mean) / deviation) + jnp.log(deviation), axis=1)
-        return jnp.sum(values * examples.weight) / jnp.maximum(jnp.sum(examples.weight), 1e-12)
+        return weighted_mean(values, examples.weight)
 
     return loss
 
 
-def empirical_prior(body: Network, params: BayesParams, tasks: Examples, shrink: jax.Array | float) -> BayesParams:
-    """`params` with a center for each of `tasks` (leaves lead with the task axis): the last layer that its rows call for.
-
-    Around each center the covariance is the trained one times `shrink` squared, the bandwidth of the density estimate.
-    """
+def empirical_prior(body: Network, params: BayesParams, tasks: Examples) -> BayesParams:
+    """`params` with a center for each of `tasks` (leaves lead with the task axis): the last layer that its rows call for."""
 
     def center(examples: Examples) -> jax.Array:
         features = with_constant(body.apply(params.body, examples.inputs))
@@ -149,5 +147,9 @@ def empirical_prior(body: Network, params: BayesParams, tasks: Examples, shrink:
 
     centers = jax.lax.map(center, tasks, batch_size=256)
     uniform = jnp.full(centers.shape[0], -jnp.log(centers.shape[0]))
-    belief = params.belief._replace(centers=centers, log_weight=uniform, root=shrink * params.belief.root)
-    return params._replace(belief=belief)
+    return params._replace(belief=params.belief._replace(centers=centers, log_weight=uniform))
+
+
+def shrunk(params: BayesParams, factor: float) -> BayesParams:
+    """`params` with `factor` times the width around each center: the bandwidth of an empirical prior."""
+    return params._replace(belief=params.belief._replace(root=factor * params.belief.root))
