@@ -4,9 +4,11 @@ The network ends in features φ(x); an output is y = w·φ(x) + ε with ε ~ N(0
 normals with one covariance, w ~ Σ_n π_n N(c_n, σ² R Rᵀ). θ holds the features and the prior belief; adapted parameters hold the
 same features and the posterior belief, which has the same form: one adaptation step is Bayes' rule.
 
-With one center this is ALPaCA (Harrison, Sharma & Pavone 2018, arXiv 1807.08912), and it is trained so. `empirical_prior` then
+With one center this is ALPaCA (Harrison, Sharma & Pavone 2018, arXiv 1807.08912), and it is trained so. `bayes_prior.py` then
 puts a center at the last layer of every meta-train task: a kernel density estimate of the prior, which can say what one normal
-cannot, that a new task is much like a few of the known ones.
+cannot, that a new task is much like a few of the known ones. Classes are the outputs' unit vectors: what is believed of y is
+restricted to them (`class_log_probabilities`), so Bayes' rule stays that of a regression (as in R2-D2, Bertinetto et al. 2019,
+arXiv 1805.08136).
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.scipy.linalg import solve_triangular
 
 from fewstep.losses import weighted_mean
 from fewstep.maml import Learner
@@ -83,26 +84,47 @@ def with_constant(features: jax.Array) -> jax.Array:
     return jnp.concatenate([features, jnp.ones((features.shape[0], 1), features.dtype)], axis=1)
 
 
-def posterior(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> Belief:
-    """Bayes' rule for `features` [examples, features + 1] and `targets` [examples, outputs]; rows of weight 0 say nothing.
+def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+    """(the belief after all rows, log p(y) of these rows less a constant): Bayes' rule, one row after the other.
 
-    With A = Φ R and C the Cholesky factor of I + A Aᵀ, which is safe in float32: every center moves by R Aᵀ (C Cᵀ)⁻¹ (y − Φ c),
-    its weight by its evidence, and R becomes R (I − Aᵀ C⁻ᵀ (C + I)⁻¹ A), a root of the posterior covariance (Andrews 1968).
+    `features` are [rows, features + 1], `targets` [rows, outputs]; rows of `weight` 0 say nothing. With a = Rᵀ φ and
+    s = 1 + |a|², a row moves every center by R a (y − φ·c) / s and multiplies its weight by N(y; φ·c, σ² s); R becomes
+    R − R a aᵀ / (s + √s), a root of the posterior covariance (Potter 1963; Bierman 1977, section V.3), in float32 too.
+
+    No library's Cholesky factor or triangular solve: two batched ones at a time wait for each other for ever on two CPU cores.
     """
-    count = targets.shape[0]
-    mapped = weight[:, None] * features @ prior.root
-    identity = jnp.eye(count, dtype=mapped.dtype)
-    factor = jnp.linalg.cholesky(identity + mapped @ mapped.T)
-    residuals = weight[:, None, None] * (targets[:, None] - jnp.einsum("xf,nfo->xno", features, prior.centers))
-    solved = solve_triangular(factor, jnp.concatenate([mapped, residuals.reshape(count, -1)], axis=1), lower=True)
-    whitened, gain = solved[:, mapped.shape[1] :].reshape(residuals.shape), prior.root @ solved[:, : mapped.shape[1]].T
-    evidence = -0.5 * jnp.einsum("xno,o->n", jnp.square(whitened), jnp.exp(-2.0 * prior.log_noise))
-    return Belief(
-        prior.centers + jnp.einsum("fx,xno->nfo", gain, whitened),
-        jax.nn.log_softmax(prior.log_weight + evidence),
-        prior.root - gain @ solve_triangular(factor + identity, mapped, lower=True),
-        prior.log_noise,
-    )
+    precision = jnp.exp(-2.0 * prior.log_noise)
+
+    def one_row(state: tuple[Belief, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
+        belief, volume = state
+        feature, target, counts = row
+        along = counts * (feature @ belief.root)
+        growth = 1.0 + jnp.dot(along, along)
+        gain = belief.root @ along / growth
+        residual = counts * (target[None] - jnp.einsum("f,nfo->no", feature, belief.centers))
+        belief = Belief(
+            belief.centers + gain[None, :, None] * residual[:, None, :],
+            belief.log_weight - 0.5 * jnp.square(residual) @ precision / growth,
+            belief.root - jnp.outer(gain, along) / (1.0 + jax.lax.rsqrt(growth)),
+            belief.log_noise,
+        )
+        volume += 0.5 * target.shape[0] * jnp.log(growth) + counts * jnp.sum(belief.log_noise)
+        return (belief, volume), None
+
+    nothing = jnp.zeros((), features.dtype)
+    (belief, volume), _ = jax.lax.scan(one_row, (prior, nothing), (features, targets, weight))
+    evidence = jax.nn.logsumexp(belief.log_weight)
+    return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume
+
+
+def posterior(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> Belief:
+    """Bayes' rule: what is believed after the rows of `condition`."""
+    return condition(prior, features, targets, weight)[0]
+
+
+def negative_log_evidence(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
+    """−log p(y), a mean over the examples that count, less a constant: what the features make of the support set."""
+    return -condition(prior, features, targets, weight)[1] / jnp.maximum(jnp.sum(weight), 1.0)
 
 
 def bayes_step(body: Network):
@@ -126,6 +148,47 @@ remember_prior = optax.GradientTransformation(
 """No optimizer at all: its state is the belief before adaptation."""
 
 
+class Memory(NamedTuple):
+    """The state of `move_body`: the belief before adaptation, and how many steps were made."""
+
+    prior: Belief
+    step: jax.Array
+
+
+def body_and_bayes_step(body: Network):
+    """Like `bayes_step`, but from the second step on, the body first takes a gradient step up the evidence of the support set.
+
+    To be used with `move_body` as the inner optimizer: one step is Bayes' rule alone, k + 1 steps move the features k times.
+    """
+
+    def step(learner: Learner, optimizer: Any, state: tuple[Any, Any], support: Examples, key: Key):
+        del learner, key
+        params, memory = state
+
+        def surprise(weights: Params) -> jax.Array:
+            features = with_constant(body.apply(weights, support.inputs))
+            return negative_log_evidence(memory.prior, features, support.targets, support.weight)
+
+        updates, memory = optimizer.update(jax.grad(surprise)(params.body), memory)
+        moved: Any = optax.apply_updates(params.body, updates)
+        features = with_constant(body.apply(moved, support.inputs))
+        return BayesParams(moved, posterior(memory.prior, features, support.targets, support.weight)), memory
+
+    return step
+
+
+def move_body(rates: Params) -> Any:
+    """θ_body ← θ_body − exp(rates) ∘ ∇, and nothing in the first step; `rates` is a pytree like the body, in log space."""
+
+    def update(updates: Params, state: Memory, params: Params = None):
+        del params
+        moving = (state.step > 0).astype(jnp.float32)
+        moves = jax.tree.map(lambda rate, leaf: -moving.astype(leaf.dtype) * jnp.exp(rate) * leaf, rates, updates)
+        return moves, state._replace(step=state.step + 1)
+
+    return optax.GradientTransformation(lambda params: Memory(params.belief, jnp.zeros((), jnp.int32)), update)  # type: ignore
+
+
 def negative_log_likelihood(body: Network) -> Loss:
     """−log N(y; mean, deviation²) of single targets, less its constant: mean over the examples that count and their outputs."""
 
@@ -138,18 +201,8 @@ def negative_log_likelihood(body: Network) -> Loss:
     return loss
 
 
-def empirical_prior(body: Network, params: BayesParams, tasks: Examples) -> BayesParams:
-    """`params` with a center for each of `tasks` (leaves lead with the task axis): the last layer that its rows call for."""
-
-    def center(examples: Examples) -> jax.Array:
-        features = with_constant(body.apply(params.body, examples.inputs))
-        return posterior(params.belief, features, examples.targets, examples.weight).centers[0]
-
-    centers = jax.lax.map(center, tasks, batch_size=256)
-    uniform = jnp.full(centers.shape[0], -jnp.log(centers.shape[0]))
-    return params._replace(belief=params.belief._replace(centers=centers, log_weight=uniform))
-
-
-def shrunk(params: BayesParams, factor: float) -> BayesParams:
-    """`params` with `factor` times the width around each center: the bandwidth of an empirical prior."""
-    return params._replace(belief=params.belief._replace(root=factor * params.belief.root))
+def class_log_probabilities(prediction: Prediction) -> jax.Array:
+    """log p(class) [examples, classes], where outputs are classes: the predictive density at each unit vector, normalized."""
+    classes = prediction.mean.shape[1]
+    away = (jnp.eye(classes)[None] - prediction.mean[:, None]) / prediction.deviation[:, None]
+    return jax.nn.log_softmax(-0.5 * jnp.sum(jnp.square(away), axis=-1), axis=-1)
