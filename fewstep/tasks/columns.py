@@ -1,20 +1,20 @@
 """Columns of a table as a network's inputs and outputs, and back (floor 1). Used by every problem whose tasks are rows.
 
-What is learned from data here (means, scales, the span of a date) comes from the meta-train rows alone, is plain JSON,
-and travels with the run: a support file next year is read exactly as the training table was.
+What is learned from data here (means, scales, categories, the span of a date) comes from the meta-train rows alone, is plain
+JSON, and travels with the run: a support file next year is read exactly as the training table was.
 """
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import datetime
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
+from fewstep.tasks.kinds import ColumnKind, Kind, read_values, read_words
 
 DAY = 86_400.0
 PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
@@ -23,37 +23,97 @@ PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
 
 @dataclass(frozen=True)
 class InputColumn:
-    """One input column: `(value − center) / scale`, and for a date the harmonics of `periods` beside that trend."""
+    """One input column and its features: `(value − center) / scale`, for a date the harmonics of `periods` beside that trend,
+    for a category one feature a known value, which is 1 or 0; and one more for gaps, where the meta-train rows had any."""
 
     name: str
-    kind: str
-    """'number' or 'date' (seconds since 1970 inside)"""
+    kind: Kind
     center: float = 0.0
     scale: float = 1.0
     periods: tuple[str, ...] = ()
     harmonics: tuple[int, ...] = ()
     """how many of each period: the first has the period itself, the second half of it ..."""
+    categories: tuple[str, ...] = ()
+    gaps: bool = False
+    """whether there is a feature that says that the value is not known"""
+    date_format: str | None = None
+    span: tuple[float, float] = (-float("inf"), float("inf"))
+    """least and greatest value of the meta-train rows"""
+    remark: str = ""
 
     @property
     def features(self) -> int:
-        return 1 + 2 * sum(self.harmonics)
+        return (len(self.categories) if self.kind == "category" else 1 + 2 * sum(self.harmonics)) + self.gaps
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """[rows] float64 -> [rows, features]."""
-        trend = (values - self.center) / self.scale
+    def encode(self, table: pl.DataFrame, source: str, notes: list[str]) -> np.ndarray:
+        """[rows, features] float64. Gaps become the mean; gaps, unseen categories and values beyond the span are noted."""
+        if self.kind == "category":
+            words = read_words(table, self.name, source)
+            missing = words.is_null().to_numpy()
+            columns = [(words == category).fill_null(False).to_numpy() for category in self.categories]
+            other = words.filter(~words.is_in(self.categories)).drop_nulls()
+            if other.len():
+                shown = ", ".join(map(repr, other.unique(maintain_order=True).head(3)))
+                notes.append(
+                    f"{self.name}: {other.len()} of {words.len()} values are of no category that is kept ({shown}): 'other'"
+                )
+        else:
+            values = read_values(table, self.name, ColumnKind(self.kind, self.date_format), source)
+            missing = np.isnan(values)
+            values = np.where(missing, self.center, values)
+            columns = [(values - self.center) / self.scale, *self._waves(values)]
+            beyond = int(np.sum((values < self.span[0]) | (values > self.span[1])))
+            if beyond:
+                low, high = map(self._show, self.span)
+                notes.append(f"{self.name}: {beyond} of {values.size} values lie outside the trained range, {low} to {high}")
+        if missing.any():
+            how = "with a feature that says so" if self.gaps else "the training table had none"
+            becomes = "no category" if self.kind == "category" else "the mean"
+            notes.append(f"{self.name}: {missing.sum()} of {missing.size} values are missing and become {becomes} ({how})")
+        return np.stack([*columns, *([missing] if self.gaps else [])], axis=1).astype(np.float64)
+
+    def _waves(self, values: np.ndarray) -> list[np.ndarray]:
         angles = [
             2 * np.pi * order * values / (PERIODS[period] * DAY)
             for period, count in zip(self.periods, self.harmonics, strict=True)
             for order in range(1, count + 1)
         ]
-        return np.stack([trend, *(wave(angle) for angle in angles for wave in (np.sin, np.cos))], axis=1)
+        return [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+
+    def _show(self, value: float) -> str:
+        if self.kind != "date" or not np.isfinite(value):
+            return f"{value:.4g}"
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
+        return str(moment.date() if moment.time() == datetime.time() else moment.replace(microsecond=0))
 
     def describe(self) -> str:
+        gaps = " + a feature for gaps" if self.gaps else ""
+        if self.kind == "category":
+            shown = ", ".join(self.categories[:6]) + (", ..." if len(self.categories) > 6 else "")
+            return f"{self.name}: category of {len(self.categories)} values ({shown}){gaps}"
+        if self.kind == "boolean":
+            return f"{self.name}: yes or no, {100 * self.center:.0f} % yes{gaps}"
+        low, high = map(self._show, self.span)
         if self.kind == "date":
-            return f"{self.name}: date -> trend" + "".join(
-                f" + {count} {period} harmonics" for period, count in zip(self.periods, self.harmonics, strict=True)
-            )
-        return f"{self.name}: number, mean {self.center:.4g}, standard deviation {self.scale:.4g}"
+            waves = "".join(f" + {n} {period} harmonics" for period, n in zip(self.periods, self.harmonics, strict=True))
+            remark = f", {self.remark}" if self.remark else ""
+            return f"{self.name}: date -> trend{waves}{gaps}; {low} to {high}{remark}"
+        return f"{self.name}: number, {low} to {high}, mean {self.center:.4g}, standard deviation {self.scale:.4g}{gaps}"
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """One target column: a number, standardized, or a class, one of `classes`."""
+
+    name: str
+    center: float = 0.0
+    scale: float = 1.0
+    classes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        if self.classes:
+            return f"{self.name}: target, one of {len(self.classes)} classes ({', '.join(self.classes[:8])})"
+        return f"{self.name}: target, mean {self.center:.4g}, standard deviation {self.scale:.4g}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +121,7 @@ class TableFormat:
     """Which columns are read, how, and how predictions return to the target's own units."""
 
     inputs: tuple[InputColumn, ...]
-    target: str
-    target_center: float = 0.0
-    target_scale: float = 1.0
+    targets: tuple[TargetColumn, ...]
     task: str | None = None
     """the column whose values name the tasks; None where a file holds one task"""
 
@@ -72,146 +130,99 @@ class TableFormat:
         return sum(column.features for column in self.inputs)
 
     @property
+    def outputs(self) -> int:
+        """How many numbers the network gives a row: one a target, or one a class."""
+        return len(self.classes) or len(self.targets)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of a classification; empty for a regression."""
+        return self.targets[0].classes
+
+    @property
+    def units(self) -> np.ndarray:
+        """[targets]: the size of one standardized unit."""
+        return np.array([target.scale for target in self.targets])
+
+    @property
+    def x(self) -> InputColumn | None:
+        """What a picture has along its x axis: the first date, else the first number; None for the number of the row."""
+        return next((column for kind in ("date", "number") for column in self.inputs if column.kind == kind), None)
+
+    @property
     def x_label(self) -> str:
-        return self.inputs[0].name
+        return self.x.name if self.x else "row"
 
     @property
     def x_is_date(self) -> bool:
-        return self.inputs[0].kind == "date"
+        return self.x is not None and self.x.kind == "date"
 
-    def encode_inputs(self, table: pl.DataFrame, source: str) -> np.ndarray:
-        """[rows, features] float32. Raises `BadInput` for a missing column, a gap, a value that is no number."""
-        columns = [column.encode(read_column(table, column.name, column.kind, source)) for column in self.inputs]
+    @property
+    def y_label(self) -> str:
+        return f"probability of {self.classes[-1]!r}" if self.classes else self.targets[0].name
+
+    def encode_inputs(self, table: pl.DataFrame, source: str, notes: list[str] | None = None) -> np.ndarray:
+        """[rows, features] float32. What was imputed, unknown or out of range is added to `notes`.
+
+        Raises `BadInput` for a missing column and for values of another kind than in training.
+        """
+        found: list[str] = []
+        columns = [column.encode(table, source, found) for column in self.inputs]
+        if notes is not None:
+            notes += found
         return np.concatenate(columns, axis=1).astype(np.float32)
 
-    def encode_target(self, table: pl.DataFrame, source: str) -> np.ndarray:
-        """[rows, 1] float32, standardized."""
-        values = read_column(table, self.target, "number", source)
-        return ((values - self.target_center) / self.target_scale).astype(np.float32)[:, None]
+    def encode_targets(self, table: pl.DataFrame, source: str) -> tuple[np.ndarray, np.ndarray]:
+        """([rows, outputs] float32, [rows] whether all targets are known): standardized, or 1 for the class and 0 for others.
 
-    def restore_target(self, standardized: np.ndarray) -> np.ndarray:
-        """Predictions in the target's own units, float64."""
-        return np.asarray(standardized, np.float64) * self.target_scale + self.target_center
+        Raises `BadInput` for a missing column, for what is no number, for a class that training did not know.
+        """
+        if self.classes:
+            words = read_words(table, self.targets[0].name, source)
+            unknown = words.filter(~words.is_in(self.classes)).drop_nulls().unique()
+            if unknown.len():
+                raise BadInput(
+                    f"{source}: column {self.targets[0].name!r} holds the class {unknown[0]!r}; expected one of "
+                    f"{', '.join(map(repr, self.classes[:8]))}, those of the training table."
+                )
+            hot = [(words == name).fill_null(False).to_numpy() for name in self.classes]
+            return np.stack(hot, axis=1).astype(np.float32), words.is_not_null().to_numpy()
+        values = [read_values(table, t.name, ColumnKind("number"), source, "numbers") for t in self.targets]
+        scaled = [(value - target.center) / target.scale for value, target in zip(values, self.targets, strict=True)]
+        stacked = np.stack(scaled, axis=1)
+        return np.nan_to_num(stacked).astype(np.float32), np.all(~np.isnan(stacked), axis=1)
+
+    def restore(self, outputs: np.ndarray) -> np.ndarray:
+        """Predictions [..., targets] in the targets' own units, float64; probabilities [..., classes] as they are."""
+        outputs = np.asarray(outputs, np.float64)
+        if self.classes:
+            return outputs
+        return outputs * self.units + np.array([target.center for target in self.targets])
+
+    def shown(self, outputs: np.ndarray) -> np.ndarray:
+        """[..., outputs] -> [...]: the one number a picture shows: the first target, or the probability of the last class."""
+        return self.restore(outputs)[..., -1 if self.classes else 0]
 
     def describe(self) -> list[str]:
-        target = f"{self.target}: target, mean {self.target_center:.4g}, standard deviation {self.target_scale:.4g}"
-        return [*(column.describe() for column in self.inputs), target]
+        return [*(column.describe() for column in self.inputs), *(target.describe() for target in self.targets)]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        saved = asdict(self)
+        for column in saved["inputs"]:
+            column["span"] = [value if np.isfinite(value) else None for value in column["span"]]
+        return saved
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> TableFormat:
-        tuples = ("periods", "harmonics")
-        inputs = tuple(
-            InputColumn(**{**column, **{name: tuple(column[name]) for name in tuples}}) for column in saved["inputs"]
-        )
-        return TableFormat(**{**saved, "inputs": inputs})
+        def column(kind, values):
+            known = {f.name for f in fields(kind)}
+            if set(values) - known:
+                raise KeyError(*sorted(set(values) - known))
+            return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
-
-def fit_format(
-    table: pl.DataFrame,
-    inputs: tuple[str, ...],
-    target: str,
-    task: str,
-    in_train: np.ndarray,
-    source: str,
-    most_harmonics: int = 2,
-) -> TableFormat:
-    """Infers kinds of columns from the table, and means and scales from its meta-train rows (`in_train`, [rows] bool).
-
-    A date gets up to `most_harmonics` harmonics of each period that it can show.
-    """
-    columns = []
-    for name in inputs:
-        kind = "date" if is_date(table, name, source) else "number"
-        values = read_column(table, name, kind, source, expected="numbers or dates")[in_train]
-        visible = visible_periods(values) if kind == "date" else {}
-        harmonics = tuple(min(count, most_harmonics) for count in visible.values())
-        columns.append(InputColumn(name, kind, float(values.mean()), spread(values), tuple(visible), harmonics))
-    values = read_column(table, target, "number", source)[in_train]
-    return TableFormat(tuple(columns), target, float(values.mean()), spread(values), task)
-
-
-def spread(values: np.ndarray) -> float:
-    """The standard deviation, or 1 for a constant column."""
-    deviation = float(values.std())
-    return deviation if deviation > 0 else 1.0
-
-
-def visible_periods(seconds: np.ndarray) -> dict[str, int]:
-    """The periods that dates can show, and how many harmonics of each: their span covers most of the period, and their
-    spacing is at most half of a harmonic's."""
-    unique = np.unique(seconds) / DAY
-    if unique.size < 3:
-        return {}
-    span, spacing = unique[-1] - unique[0], float(np.median(np.diff(unique)))
-    return {
-        name: int(days / (2 * spacing) + 1e-6)
-        for name, days in PERIODS.items()
-        if span >= 0.75 * days and spacing <= 0.5 * days
-    }
-
-
-def read_table(path: str | Path) -> pl.DataFrame:
-    """A CSV, TSV or Parquet file by polars. Raises `BadInput` where there is no such file or it is no table."""
-    path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise BadInput(f"{path}: expected a CSV, TSV or Parquet file, found {what}. Check the path.")
-    suffix = path.suffix.lower()
-    try:
-        if suffix in (".parquet", ".pq"):
-            table = pl.read_parquet(path)
-        else:
-            separator = "\t" if suffix in (".tsv", ".tab") else ","
-            table = pl.read_csv(path, separator=separator, infer_schema_length=10_000, try_parse_dates=True)
-    except Exception as error:  # polars raises many kinds for what is not a table
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{path}: expected a CSV, TSV or Parquet table, but it cannot be read as one: {first}") from error
-    if table.height == 0:
-        raise BadInput(f"{path}: expected rows, found a table without any.")
-    return table
-
-
-def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column, or `BadInput` with the nearest name."""
-    if name not in table.columns:
-        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
-        if all(part in table.columns for part in name.split(",")):
-            raise BadInput(f"{source}: there is no column {name!r}; separate columns by spaces.")
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, table.columns[:12]))}."
-        raise BadInput(f"{source}: there is no column {name!r}; {hint}")
-    return table[name]
-
-
-def is_date(table: pl.DataFrame, name: str, source: str) -> bool:
-    return column_of(table, name, source).dtype in (pl.Date, pl.Datetime)
-
-
-def read_column(table: pl.DataFrame, name: str, kind: str, source: str, expected: str = "numbers") -> np.ndarray:
-    """[rows] float64: numbers as they are, dates as seconds since 1970. Raises `BadInput` for gaps and other kinds."""
-    series = column_of(table, name, source)
-    if kind == "date":
-        if series.dtype not in (pl.Date, pl.Datetime):
-            raise BadInput(f"{source}: column {name!r} was a date in training, here it holds {_sample(series)}.")
-        series = series.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
-    elif not series.dtype.is_numeric():
-        raise BadInput(
-            f"{source}: column {name!r} should hold {expected}, it holds {_sample(series)}. "
-            "Choose another column, or turn it into numbers first."
-        )
-    values = series.cast(pl.Float64).to_numpy()
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        rows = ", ".join(str(row + 1) for row in bad[:5]) + (", ..." if bad.size > 5 else "")
-        raise BadInput(
-            f"{source}: column {name!r} has {bad.size} missing or infinite values of {values.size} (data rows {rows}). "
-            "Fill them or remove these rows."
-        )
-    return values
-
-
-def _sample(series: pl.Series) -> str:
-    shown = series.drop_nulls().head(2).to_list()
-    return f"{series.dtype} such as {', '.join(repr(value) for value in shown)}" if shown else "nothing at all"
+        inputs = []
+        for values in saved["inputs"]:
+            low, high = values["span"]
+            span = (-np.inf if low is None else low, np.inf if high is None else high)
+            inputs.append(column(InputColumn, {**values, "span": span}))
+        return TableFormat(tuple(inputs), tuple(column(TargetColumn, values) for values in saved["targets"]), saved["task"])

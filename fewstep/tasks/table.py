@@ -8,18 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.types import Episode, Examples, Key
+
+SORTED_UP_TO = 1024
+"""Rows of a task are put in random order by sorting random numbers; of longer tasks by a cipher, whatever their length."""
+MOST_ROWS = 1024
+"""All rows of a task are at most so many of them."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """Encoded rows, sorted so that each task's rows lie together, in the order of time where there is one."""
 
-    inputs: np.ndarray
+    inputs: np.ndarray | jax.Array
     """[rows, features] float32"""
-    targets: np.ndarray
-    """[rows, 1] float32"""
+    targets: np.ndarray | jax.Array
+    """[rows, outputs] float32"""
     start: np.ndarray
     """[tasks] first row of each task"""
     length: np.ndarray
@@ -27,40 +32,86 @@ class Rows:
     names: tuple[str, ...]
     """[tasks]"""
 
+    def of(self, task: int) -> slice:
+        return slice(int(self.start[task]), int(self.start[task] + self.length[task]))
 
-def table_tasks(rows: Rows, tasks: np.ndarray, shots: int, queries: int, in_time: bool = False) -> TaskFamily:
-    """The family of the given `tasks` (numbers into `rows.names`), each of more than `shots` rows.
 
-    An episode draws `shots` rows of its task as the support set and up to `queries` of the remaining ones as the
-    query set. With `in_time` it draws a moment instead: the `shots` rows just before it are the support set, up to `queries`
-    rows from it on the query set. Shapes are the same for every task: where a task has fewer rows, the rest has weight 0.
+def table_tasks(
+    rows: Rows, tasks: np.ndarray, shots: int | Shots, queries: int, in_time: bool = False, room: int = 0
+) -> TaskFamily:
+    """The family of the given `tasks` (numbers into `rows.names`), each of more rows than the least number of shots.
+
+    An episode draws some rows of its task as the support set (their number from `shots`, and at least one row stays) and up
+    to `queries` of the remaining ones as the query set. With `in_time` it draws a moment instead: the rows just before it are
+    the support set, up to `queries` rows from it on the query set. Shapes are the same for every task and number of shots:
+    where rows lack, the rest has weight 0. `room` is for more shots than are drawn here, where `episode` is told their number.
     """
-    inputs, targets = jnp.asarray(rows.inputs), jnp.asarray(rows.targets)
+    count = shots if isinstance(shots, Shots) else Shots(shots, shots)
+    most = max(count.most, room, 1)
+    inputs, targets = jnp.asarray(rows.inputs), jnp.asarray(rows.targets)  # no copy where they are on the device already
     start, length = jnp.asarray(rows.start[tasks]), jnp.asarray(rows.length[tasks])
-    longest = max(int(rows.length[tasks].max()), shots + queries)
+    longest = max(int(rows.length[tasks].max()), most + queries)
 
-    def anywhere(task: jax.Array, key: Key) -> jax.Array:
-        draws = jnp.where(jnp.arange(longest) < length[task], jax.random.uniform(key, (longest,)), jnp.inf)
-        return jnp.argsort(draws)[: shots + queries]
+    def episode(task: jax.Array, key: Key, shots: jax.Array | int | None = None) -> Episode:
+        if shots is None and count.least < count.most:
+            key, count_key = jax.random.split(key)
+            shots = count.draw(count_key)
+        known = jnp.minimum(count.most if shots is None else shots, length[task] - 1)
+        if in_time:
+            order = jax.random.randint(key, (), 0, length[task] - known) + jnp.arange(most + queries)
+        elif longest <= SORTED_UP_TO:
+            draws = jnp.where(jnp.arange(longest) < length[task], jax.random.uniform(key, (longest,)), jnp.inf)
+            order = jnp.argsort(draws)[: most + queries]
+        else:
+            order = shuffled(key, length[task], most + queries)
+        asked = known + jnp.arange(queries)  # fewer shots than most: what comes right after them is asked for
+        support = examples(task, order[:most], jnp.arange(most) < known)
+        return Episode(support, examples(task, order[asked], True))
 
-    def around_a_moment(task: jax.Array, key: Key) -> jax.Array:
-        return jax.random.randint(key, (), 0, length[task] - shots) + jnp.arange(shots + queries)
-
-    def episode(task: jax.Array, key: Key) -> Episode:
-        order = around_a_moment(task, key) if in_time else anywhere(task, key)
-        present = order < length[task]
-        weight = present.astype(inputs.dtype)
+    def examples(task: jax.Array, place: jax.Array, wanted: jax.Array | bool) -> Examples:
+        present = (place < length[task]) & wanted
         # An absent row stands for the task's first row, at weight 0: nothing outside the task is ever read.
-        row = start[task] + jnp.where(present, order, 0)
-        examples = Examples(inputs[row], targets[row], weight)
-        return Episode(jax.tree.map(lambda leaf: leaf[:shots], examples), jax.tree.map(lambda leaf: leaf[shots:], examples))
+        row = start[task] + jnp.where(present, place, 0)
+        return Examples(inputs[row], targets[row], present.astype(inputs.dtype))
 
     def all_rows(task: jax.Array) -> Examples:
-        place = jnp.arange(longest)
-        row = start[task] + jnp.where(place < length[task], place, 0)
-        return Examples(inputs[row], targets[row], (place < length[task]).astype(inputs.dtype))
+        if longest <= MOST_ROWS:
+            return examples(task, jnp.arange(longest), True)
+        return examples(task, shuffled(jax.random.key(0), length[task], MOST_ROWS), True)
 
-    return TaskFamily(episode, len(tasks), all_rows, tuple(rows.names[task] for task in tasks))
+    def resized(room: int) -> TaskFamily:
+        return table_tasks(rows, tasks, count, queries, in_time, room)
+
+    return TaskFamily(episode, len(tasks), all_rows, tuple(rows.names[task] for task in tasks), rows.length[tasks], resized)
+
+
+def shuffled(key: Key, length: jax.Array, count: int) -> jax.Array:
+    """[count] distinct places below `length`, the first of a random order of them; `length` itself where there are no more.
+
+    A Feistel network permutes the numbers of the next even number of bits, and is applied again to what falls outside
+    (Black & Rogaway 2002, cycle walking): the cost does not grow with `length`.
+    """
+    size = length.astype(jnp.uint32)
+    bits = 32 - jax.lax.clz(jnp.maximum(size, 2) - 1)
+    half = (bits + 1) // 2
+    mask = (jnp.uint32(1) << half) - 1
+    round_keys = jax.random.bits(key, (10,), jnp.uint32)
+
+    def encrypt(number: jax.Array) -> jax.Array:
+        left, right = number >> half, number & mask
+        for round_key in round_keys:
+            mixed = (right ^ round_key) * jnp.uint32(0x9E3779B1)
+            mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x85EBCA77)
+            left, right = right, left ^ ((mixed ^ (mixed >> 13)) & mask)
+        return (left << half) | right
+
+    number = jnp.arange(count, dtype=jnp.uint32)
+    wanted = number < size
+    outside = lambda place: wanted & (place >= size)  # noqa: E731
+    place = jax.lax.while_loop(
+        lambda place: jnp.any(outside(place)), lambda place: jnp.where(outside(place), encrypt(place), place), encrypt(number)
+    )
+    return jnp.where(wanted, place, size).astype(jnp.int32)
 
 
 def pad(examples: Examples, size: int) -> Examples:

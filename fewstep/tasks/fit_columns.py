@@ -1,0 +1,179 @@
+"""What is learned of columns before training (floor 1): kinds, means, scales, categories, periods. Makes a `TableFormat`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from fewstep.errors import BadInput
+from fewstep.tasks.columns import DAY, PERIODS, InputColumn, TableFormat, TargetColumn
+from fewstep.tasks.kinds import ColumnKind, infer_kind, read_values, read_words, row_list
+
+MOST_CATEGORIES = 64
+"""A category column keeps so many of its values, the most frequent ones; all others are "other"."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a format is fitted to: the columns, what was declared of them, and the rows that may be looked at."""
+
+    table: pl.DataFrame
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    in_train: np.ndarray
+    """[rows] bool"""
+    source: str = "the table"
+    task: str | None = None
+    kinds: dict[str, ColumnKind] = field(default_factory=dict)
+    most_harmonics: int = 2
+
+
+def fit_format(fitting: Fitting, notes: list[str]) -> TableFormat:
+    """Infers kinds of columns from the table, and means, scales and categories from its meta-train rows.
+
+    A date gets up to `most_harmonics` harmonics of each period that it can show. Raises `BadInput` for columns that cannot be
+    used, for inputs of one value each, for targets of two kinds or of one value; adds to `notes` what a person should know.
+    """
+    source = fitting.source
+    if strangers := [name for name in fitting.kinds if name not in (*fitting.inputs, *fitting.targets)]:
+        raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target.")
+    inputs = tuple(_fit_input(fitting, name, notes) for name in fitting.inputs)
+    targets = _fit_targets(fitting, notes)
+    if all(column.features == 0 or column.span[0] == column.span[1] for column in inputs if column.kind != "category") and all(
+        len(column.categories) < 2 for column in inputs if column.kind == "category"
+    ):
+        raise BadInput(
+            f"{source}: every input column has one value in all rows, so nothing can be told from them. Choose others."
+        )
+    _warn_of_leaks(fitting, inputs, notes)
+    return TableFormat(inputs, targets, fitting.task)
+
+
+def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
+    table, source, in_train = fitting.table, fitting.source, fitting.in_train
+    how = infer_kind(table, name, source, fitting.kinds.get(name))
+    if how.kind == "category":
+        words = read_words(table, name, source).filter(pl.Series(in_train))
+        counts = words.drop_nulls().value_counts(sort=True)
+        kept = sorted(counts[name].head(MOST_CATEGORIES).to_list())
+        if counts.height > MOST_CATEGORIES:
+            notes.append(
+                f"{name}: {counts.height} categories; the {MOST_CATEGORIES} most frequent are kept, all others are 'other'"
+            )
+        return InputColumn(name, "category", categories=tuple(kept), gaps=bool(words.null_count()))
+    values = read_values(table, name, how, source)[in_train]
+    gaps = bool(np.isnan(values).any())
+    known = values[~np.isnan(values)]
+    if known.size == 0:
+        raise BadInput(f"{source}: column {name!r} has no values in the meta-train rows. Leave it out.")
+    visible = visible_periods(known) if how.kind == "date" else {}
+    return InputColumn(
+        name,
+        how.kind,
+        float(known.mean()),
+        spread(known),
+        tuple(visible),
+        tuple(min(count, fitting.most_harmonics) for count in visible.values()),
+        gaps=gaps,
+        date_format=how.date_format,
+        span=(float(known.min()), float(known.max())),
+        remark=how.remark,
+    )
+
+
+def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]:
+    table, source = fitting.table, fitting.source
+    kinds = {name: infer_kind(table, name, source, fitting.kinds.get(name)).kind for name in fitting.targets}
+    if dated := [name for name, kind in kinds.items() if kind == "date"]:
+        raise BadInput(
+            f"{source}: column {dated[0]!r} should hold numbers or classes, it holds dates. Choose another --target."
+        )
+    classed = [name for name, kind in kinds.items() if kind != "number"]
+    if classed and len(fitting.targets) > 1:
+        raise BadInput(
+            f"{source}: several targets should all be numbers, but {classed[0]!r} holds classes. "
+            "Train one run for the classes and one for the numbers."
+        )
+    if classed:
+        words = read_words(table, classed[0], source).drop_nulls()
+        classes: tuple[str, ...] = tuple(words.unique().sort().to_list())
+        if len(classes) < 2:
+            raise BadInput(
+                f"{source}: column {classed[0]!r} has the one class {classes[0]!r} in all rows; there is nothing to predict."
+            )
+        if len(classes) > MOST_CATEGORIES:
+            raise BadInput(
+                f"{source}: column {classed[0]!r} has {len(classes)} classes; expected at most {MOST_CATEGORIES}. "
+                "Is it a name or a number written as text?"
+            )
+        return (TargetColumn(classed[0], classes=classes),)
+    targets = []
+    for name in fitting.targets:
+        values = read_values(table, name, ColumnKind("number"), source, "numbers")[fitting.in_train]
+        known = values[~np.isnan(values)]
+        if known.size == 0 or known.min() == known.max():
+            what = "no values" if known.size == 0 else f"the one value {known[0]:g}"
+            raise BadInput(f"{source}: column {name!r} has {what} in the meta-train rows; there is nothing to predict.")
+        targets.append(TargetColumn(name, float(known.mean()), spread(known)))
+    return tuple(targets)
+
+
+def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], notes: list[str]) -> None:
+    """An input that is the target itself, up to its unit, will not be known when it is asked for."""
+    numeric = [column for column in inputs if column.kind in ("number", "boolean")]
+    for target in fitting.targets:
+        for column in inputs:
+            if column.kind == "category":
+                same = (read_words(fitting.table, column.name, "") == read_words(fitting.table, target, "")).all()
+            elif column in numeric and (y := _plain(fitting.table, target)) is not None:
+                x = read_values(fitting.table, column.name, ColumnKind(column.kind), fitting.source)
+                both = ~np.isnan(x) & ~np.isnan(y)
+                x, y = x[both], y[both]
+                same = x.size > 2 and x.std() > 0 and y.std() > 0 and abs(np.corrcoef(x, y)[0, 1]) > 1 - 1e-9
+            else:
+                same = False
+            if same:
+                notes.append(
+                    f"warning: input {column.name!r} says exactly what target {target!r} is; will you know it when you ask?"
+                )
+
+
+def _plain(table: pl.DataFrame, name: str) -> np.ndarray | None:
+    return table[name].cast(pl.Float64).to_numpy() if table[name].dtype.is_numeric() else None
+
+
+def spread(values: np.ndarray) -> float:
+    """The standard deviation, or 1 for a constant column."""
+    deviation = float(values.std())
+    return deviation if deviation > 0 and values.min() < values.max() else 1.0
+
+
+def visible_periods(seconds: np.ndarray) -> dict[str, int]:
+    """The periods that dates can show, and how many harmonics of each: their span covers most of the period, and their
+    spacing is at most half of a harmonic's."""
+    unique = np.unique(seconds) / DAY
+    if unique.size < 3:
+        return {}
+    span, spacing = unique[-1] - unique[0], float(np.median(np.diff(unique)))
+    return {
+        name: int(days / (2 * spacing) + 1e-6)
+        for name, days in PERIODS.items()
+        if span >= 0.75 * days and spacing <= 0.5 * days
+    }
+
+
+def order_of_time(table: pl.DataFrame, name: str, source: str, kinds: dict[str, ColumnKind]) -> np.ndarray:
+    """[rows] float64: moments or numbers by which rows are ordered. Raises `BadInput` for gaps and for words."""
+    how = infer_kind(table, name, source, kinds.get(name))
+    if how.kind not in ("number", "date"):
+        raise BadInput(f"{source}: --time {name!r} should hold dates or numbers, it holds a {how.kind}.")
+    values = read_values(table, name, how, source)
+    gaps = np.flatnonzero(np.isnan(values))
+    if gaps.size:
+        raise BadInput(
+            f"{source}: --time {name!r} has {gaps.size} gaps (data {row_list(gaps)}), so these rows have no place in time."
+        )
+    return values

@@ -1,0 +1,37 @@
+"""Rows of many units as one padded array, so that a fleet is adapted in one compiled call (floor 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fewstep.tasks.table import bucket
+from fewstep.types import Examples
+
+
+def within_units(owner: np.ndarray) -> np.ndarray:
+    """[rows]: the place of each row among those of its unit."""
+    order = np.argsort(owner, kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner[order])) + 1])
+    lengths = np.diff(np.append(starts, owner.size))
+    place = np.empty(owner.size, int)
+    place[order] = np.arange(owner.size) - np.repeat(starts, lengths)
+    return place
+
+
+def stack_units(inputs: np.ndarray, targets: np.ndarray, owner: np.ndarray, units: int) -> Examples:
+    """Rows as [units, rows, ...], padded with weight 0 to a bucket."""
+    place = within_units(owner)
+    size = (units, bucket(int(place.max()) + 1))
+    stacked = Examples(
+        np.zeros((*size, inputs.shape[1]), np.float32),  # type: ignore[arg-type]
+        np.zeros((*size, targets.shape[1]), np.float32),  # type: ignore[arg-type]
+        np.zeros(size, np.float32),  # type: ignore[arg-type]
+    )
+    for array, values in zip(stacked, (inputs, targets, 1.0), strict=True):
+        array[owner, place] = values  # type: ignore[index]
+    return stacked
+
+
+def pad_units(support: Examples, units: int) -> Examples:
+    """`support` [units, ...] with units without rows appended, so that few shapes have to be compiled."""
+    return Examples(*(np.pad(leaf, [(0, units - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)) for leaf in support))  # type: ignore[arg-type]
