@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from fewstep.types import Examples, Key, Loss, Metric, Params
 
 Apply = Callable[[Params, jax.Array], jax.Array]
+RowError = Callable[[jax.Array, jax.Array], jax.Array]
+"""`(outputs [examples, outputs], targets [examples, outputs]) -> [examples]`"""
 
 
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -33,11 +35,35 @@ def mean_squared_error(apply: Apply) -> Loss:
     return loss
 
 
-def mean_squared_error_metric(apply: Apply, unit: float | jax.Array = 1.0) -> Metric:
-    """Mean squared error in the target's own units: `unit` is the size of one standardized target unit."""
+def cross_entropy(apply_log_probabilities: Apply) -> Loss:
+    """The loss of a classification: −log p(class), mean over the examples that count. Targets are 1 for the class, else 0."""
+
+    def loss(params: Params, examples: Examples, key: Key) -> jax.Array:
+        del key
+        return weighted_mean(log_loss(apply_log_probabilities(params, examples.inputs), examples.targets), examples.weight)
+
+    return loss
+
+
+def log_loss(log_probabilities: jax.Array, targets: jax.Array) -> jax.Array:
+    """−log p(class) [examples], for [examples, classes]."""
+    return -jnp.sum(log_probabilities * targets, axis=-1)
+
+
+def wrong(log_probabilities: jax.Array, targets: jax.Array) -> jax.Array:
+    """1 where the likeliest class is not the right one, else 0 [examples]."""
+    return (jnp.argmax(log_probabilities, axis=-1) != jnp.argmax(targets, axis=-1)).astype(targets.dtype)
+
+
+def mean_over_examples(apply: Apply, row_error: RowError) -> Metric:
+    """The metric of an error that each example has: its mean over those that count."""
 
     def metric(params: Params, examples: Examples) -> jax.Array:
-        errors = jax.vmap(squared_error)(apply(params, examples.inputs) * unit, examples.targets * unit)
-        return weighted_mean(errors, examples.weight)
+        return weighted_mean(row_error(apply(params, examples.inputs), examples.targets), examples.weight)
 
     return metric
+
+
+def squared_errors_in(units: jax.Array) -> RowError:
+    """(ŷ − y)² [examples] of standardized outputs, each in its own `units` [outputs], averaged over them."""
+    return lambda outputs, targets: jnp.mean(jnp.square((outputs - targets) * units[None]), axis=-1)

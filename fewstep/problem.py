@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
+from fewstep.losses import RowError
 from fewstep.maml import Learner
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily
-from fewstep.types import Examples, Key, MetaParams, Metric, Params
+from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Metric, Params
 
 
 class Illustration(NamedTuple):
@@ -33,11 +34,13 @@ class Illustration(NamedTuple):
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint families of meta-train, meta-validation and meta-test tasks."""
+    """Disjoint families of meta-train, meta-validation, meta-calibration and meta-test tasks."""
 
     train: TaskFamily
     validation: TaskFamily
     test: TaskFamily
+    calibration: TaskFamily | None = None
+    """tasks that calibrate intervals and probabilities, and serve for nothing else"""
     left_out: int = 0
     """how many tasks are in none: too few examples to be queried"""
 
@@ -52,7 +55,7 @@ class Problem:
     init: Callable[[Key], MetaParams]
     learner: Learner
     predict: Callable[[Params, jax.Array], jax.Array]
-    """`predict(params, inputs) -> outputs`, the model itself"""
+    """`predict(params, inputs) -> outputs`, the model itself: standardized means, or log-probabilities of classes"""
     metrics: Mapping[str, Metric]
     """the first is the headline; lower is better"""
     outer_rate: optax.Schedule
@@ -66,7 +69,7 @@ class Problem:
     """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
     format: TableFormat
     """how files of rows become examples, and predictions become files"""
-    evaluation_steps: tuple[int, ...] = (0, 1, 5, 10)
+    evaluation_steps: tuple[int | Literal["auto"], ...] = (0, 1, 5, 10)
     """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None
     """None where a saved model is opened without its data"""
@@ -74,3 +77,13 @@ class Problem:
     """what may be made of trained parameters in closed form; the best on meta-validation tasks, or none, is kept"""
     illustrate: Callable[[int], Illustration] | None = None
     """the n-th meta-test task, drawn for people"""
+    row_error: RowError | None = None
+    """the headline metric of single examples; None where a loss knows no examples"""
+    leave_one_out: LeaveOneOut | None = None
+    """each support example as predicted by all others"""
+    deviation: Callable[[Params, jax.Array], jax.Array] | None = None
+    """`deviation(params, inputs) -> [examples, outputs]` of single targets, where the model knows it"""
+    shot_counts: tuple[int, ...] = ()
+    """numbers of support examples at which results are given beside the trained one, and intervals calibrated"""
+    notes: tuple[str, ...] = ()
+    """what a person should know of the data: what was left out, imputed, inferred"""

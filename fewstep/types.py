@@ -50,6 +50,11 @@ class MetaParams(NamedTuple):
     """learned by the outer loop, used by the inner one: rates, preconditioners, priors; empty for plain MAML"""
 
 
+LeaveOneOut: TypeAlias = Callable[[MetaParams, Batch, Key, int], jax.Array]
+"""`(params, support, key, steps) -> [steps + 1, examples, outputs]`: each support example as predicted by all others, after
+every number of adaptation steps"""
+
+
 class Network(NamedTuple):
     """A model as a pair of pure functions; `fewstep.nn` builds some, any pair with these signatures will do."""
 

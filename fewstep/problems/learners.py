@@ -1,8 +1,7 @@
-"""From the settings that problems share to a Problem of regression (floor 3). Used by the sine and table problems."""
+"""From the settings that problems share to a learner (floor 3). Used by problems/supervised.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,22 +9,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep import losses, maml, nn
+from fewstep import maml
 from fewstep.errors import BadInput
 from fewstep.gradients import clipped, first_order
 from fewstep.maml import Learner
-from fewstep.problem import Problem, Splits
+from fewstep.problem import Splits
+from fewstep.tasks.family import Shots
 from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import (
-    bayes_network,
     bayes_step,
+    body_and_bayes_step,
     curvature,
     empirical_prior,
     log_rates,
     meta_curvature,
     meta_sgd,
+    move_body,
     multi_step_loss,
-    negative_log_likelihood,
     remember_prior,
     shrunk,
 )
@@ -41,8 +41,8 @@ BANDWIDTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
 class LearningSettings:
     """The numbers of Algorithm 1 and of the default recipe. A field's docstring is its help text."""
 
-    shots: int = 10
-    """examples in a task's support set, K in the paper"""
+    shots: int | tuple[int, int] = 10
+    """examples in a task's support set, K in the paper; a range 3:50 draws the number anew for each task of training"""
     queries: int = 10
     """examples in a task's query set during training"""
     meta_batch_size: int = 25
@@ -53,6 +53,8 @@ class LearningSettings:
     """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
     adaptation_steps: int = 5
     """adaptation steps in training; Bayes' rule needs one, whatever is set here"""
+    body_steps: int = 0
+    """with bayes-head: gradient steps on the features, after Bayes' rule and before it is applied again"""
     inner_rate: float = 0.03
     """inner rate alpha; where rates are learned, their starting value"""
     inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
@@ -76,12 +78,20 @@ class LearningSettings:
     log_every: int = 500
     """meta-steps between two lines of the log"""
 
+    @property
+    def shot_range(self) -> Shots:
+        return Shots(self.shots, self.shots) if isinstance(self.shots, int) else Shots(*self.shots)
+
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""
         if not 0 <= seed <= LARGEST_SEED:
             raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED}, got {seed}.")
-        for name in ("shots", "queries", "meta_batch_size", "meta_steps", "log_every"):
+        for name in ("queries", "meta_batch_size", "meta_steps", "log_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
+        least, most = self.shot_range
+        fine = most >= 1 and 0 <= least <= most
+        _require(self, "shots", fine, "at least 1, or a range such as 3:50 from the least to the most")
+        _require(self, "body_steps", 0 <= self.body_steps <= 100, "between 0 and 100")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
         for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
@@ -96,57 +106,13 @@ def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -
         raise BadInput(f"--{name.replace('_', '-')} should be {expected}, got {getattr(settings, name)}.")
 
 
-def regression(
-    settings: LearningSettings,
-    inputs: int,
-    *,
-    name: str,
-    unit: float,
-    protocol: dict[str, Any],
-    kernel_init: Callable = nn.GLOROT,
-    **parts: Any,
-) -> Problem:
-    """A Problem of mean squared error from `inputs` numbers to one: `unit` is the size of one standardized target unit,
-    `parts` are the other fields of the Problem."""
-    if settings.adapter == "bayes-head":
-        body = nn.mlp([inputs, *settings.hidden], jnp.tanh, kernel_init, last_activation=jnp.tanh)
-        network, learner = bayes_network(body, settings.hidden[-1], 1), bayes_learner(settings, body)
-        how = "Bayes' rule on the last layer"
-        parts |= {"completions": empirical_priors(body, parts["splits"]), "evaluation_steps": (0, 1)}
+def bayes_learner(settings: LearningSettings, body: Network, loss: Loss) -> Learner:
+    """A learner whose first adaptation step is Bayes' rule on the last layer, and whose further ones move the features too."""
+    if settings.body_steps:
+        learner = Learner(loss, move_body, 1 + settings.body_steps, adaptation_step=body_and_bayes_step(body))
     else:
-        network = nn.mlp([inputs, *settings.hidden, 1], kernel_init=kernel_init)
-        learner = gradient_learner(settings, losses.mean_squared_error(network.apply))
-        rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
-        how = f"{settings.inner_optimizer}, {rate}"
-    schedule = outer_schedule(settings)
-    return Problem(
-        name=name,
-        settings=settings,
-        init=lambda key: make_params(settings, network.init(key)),
-        learner=learner,
-        predict=network.apply,
-        metrics={"mse": losses.mean_squared_error_metric(network.apply, unit)},
-        outer_rate=schedule,
-        outer_optimizer=optax.chain(
-            optax.adam(schedule, b2=settings.outer_decay), scale_inner(settings.inner_outer_rate / settings.outer_rate)
-        ),
-        meta_batch_size=settings.meta_batch_size,
-        meta_steps=settings.meta_steps,
-        log_every=settings.log_every,
-        protocol={
-            "shots": settings.shots,
-            **protocol,
-            "trained_adaptation_steps": learner.adaptation_steps,
-            "adaptation": how,
-        },
-        **parts,
-    )
-
-
-def bayes_learner(settings: LearningSettings, body: Network) -> Learner:
-    """A learner whose one adaptation step is Bayes' rule on the last layer."""
-    loss = negative_log_likelihood(body)
-    return clip_tasks(settings, Learner(loss, remember_prior, 1, adaptation_step=bayes_step(body)))
+        learner = Learner(loss, remember_prior, 1, adaptation_step=bayes_step(body))
+    return clip_tasks(settings, learner)
 
 
 def empirical_priors(body: Network, splits: Splits | None):
@@ -158,7 +124,8 @@ def empirical_priors(body: Network, splits: Splits | None):
         if family.examples is not None:
             tasks = jax.vmap(family.examples)(numbers)
         else:
-            episodes = jax.vmap(family.episode)(numbers, jax.random.split(jax.random.key(0), numbers.size))
+            keys = jax.random.split(jax.random.key(0), numbers.size)
+            episodes = jax.vmap(lambda number, key: family.episode(number, key))(numbers, keys)
             tasks = jax.tree.map(lambda *both: jnp.concatenate(both, 1), episodes.support, episodes.query)
         prior = jax.jit(lambda theta: empirical_prior(body, theta, tasks))(params.theta)
         return [params._replace(theta=shrunk(prior, shrink)) for shrink in BANDWIDTHS]
@@ -189,7 +156,7 @@ def clip_tasks(settings: LearningSettings, learner: Learner) -> Learner:
 def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
     """The meta-parameters before training: θ, and what the inner optimizer learns."""
     if settings.adapter == "bayes-head":
-        return MetaParams(theta)
+        return MetaParams(theta, log_rates(theta.body, settings.inner_rate) if settings.body_steps else ())
     learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
     return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, regression
-from fewstep.tasks.columns import InputColumn, TableFormat
-from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
+from fewstep.problems.learners import LearningSettings
+from fewstep.problems.supervised import supervised
+from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
+from fewstep.tasks.sine import INPUTS, sine_examples, sine_wave, sine_waves
 
 GRID = np.linspace(-5.0, 5.0, 100, dtype=np.float32)[:, None]
 TEST_QUERIES = 100
@@ -37,31 +38,32 @@ class Sine(LearningSettings):
         self.check(seed)
         if self.initialization not in INITIALIZATIONS:
             raise BadInput(f"--initialization should be one of {', '.join(INITIALIZATIONS)}, got {self.initialization}.")
-        train_key, validation_key, test_key = map(jax.random.key, range(3))
-        test = sine_waves(test_key, self.shots, TEST_QUERIES)
+        train_key, validation_key, test_key, calibration_key = map(jax.random.key, range(4))
+        test = sine_waves(test_key, self.shot_range, TEST_QUERIES)
 
         def illustrate(task: int) -> Illustration:
-            support = test.episode(jnp.asarray(task), jax.random.fold_in(jax.random.key(0), task)).support
+            support = test.episode(jnp.asarray(task), jax.random.fold_in(jax.random.key(0), task), self.shot_range.most).support
             wave = sine_wave(jax.random.fold_in(test_key, task))
             truth = sine_examples(wave, jnp.asarray(GRID)).targets[:, 0]
             title = f"A = {float(wave.amplitude):.2f}, φ = {float(wave.phase):.2f}"
             flat = GRID[:, 0]
             return Illustration(title, support, np.asarray(support.inputs[:, 0]), jnp.asarray(GRID), flat, np.asarray(truth))
 
-        return regression(
+        return supervised(
             self,
-            inputs=1,
+            TableFormat((InputColumn("x", "number", span=INPUTS),), (TargetColumn("y"),)),
             kernel_init=INITIALIZATIONS[self.initialization],
             name="sine",
-            unit=1.0,
             protocol={"queries": TEST_QUERIES},
-            format=TableFormat((InputColumn("x", "number"),), "y"),
             splits=Splits(
-                sine_waves(train_key, self.shots, self.queries),
-                sine_waves(validation_key, self.shots, TEST_QUERIES),
+                sine_waves(train_key, self.shot_range, self.queries),
+                sine_waves(validation_key, self.shot_range, TEST_QUERIES),
                 test,
+                sine_waves(calibration_key, self.shot_range, TEST_QUERIES),
             ),
             illustrate=illustrate,
+            shot_counts=tuple(sorted({max(1, self.shot_range.most // 2), self.shot_range.most, 2 * self.shot_range.most})),
+            **({"evaluation_steps": (0, 1, 5, 10)} if self.adapter == "gradient" else {}),
         )
 
 

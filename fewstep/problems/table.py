@@ -1,38 +1,53 @@
-"""A user's table as a Problem (floor 3): one task per value of a column, numeric and date inputs, one numeric target."""
+"""A user's table as a Problem (floor 3): one task per value of a column; numbers, dates, yes or no and categories as inputs;
+one or several numbers, or a class, as target."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings, regression
-from fewstep.tasks.columns import TableFormat, column_of, fit_format, is_date, read_column, read_table
+from fewstep.problems.learners import LearningSettings
+from fewstep.problems.supervised import supervised
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.fit_columns import Fitting, fit_format, order_of_time
+from fewstep.tasks.kinds import ColumnKind, declared_kinds, read_values
+from fewstep.tasks.reading import FILE, column_of, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
 
 TEST_QUERIES = 1_000
 """At most so many held-out rows of a task are measured; nearly always that is all of them."""
+LEAST_CALIBRATION = 4
+"""Fewer calibration tasks than this calibrate no interval worth having, and are better used for validation."""
+
+GRADIENT = {"meta_steps": 4_000, "outer_rate": 4e-3, "hidden": (40, 40), "harmonics": 12}
+"""Where the recipe of the gradient adapter differs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table(LearningSettings):
-    """A CSV, TSV or Parquet file: one task per value of --task."""
+    """A CSV, TSV or Parquet file, or one file per unit: one task per value of --task."""
 
     data: str = ""
-    """the table: a CSV, TSV or Parquet file"""
+    """the table: a CSV, TSV or Parquet file, or a pattern of files such as 'units/*.csv'"""
     task: str = ""
-    """the column that names the task of a row"""
+    """the column that names the task of a row; @file (the default for a pattern) is the file's name"""
     inputs: tuple[str, ...] = ()
-    """the input columns, numeric or dates"""
-    target: str = ""
-    """the column to predict, numeric"""
-    adapter: Literal["gradient", "bayes-head"] = "bayes-head"
-    """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
+    """the input columns: numbers, dates, yes or no, categories"""
+    target: tuple[str, ...] = ()
+    """the column to predict, numbers or classes; or several columns of numbers"""
+    kinds: tuple[str, ...] = ()
+    """kinds of columns where the inferred ones are wrong, such as month=category or day=date:%m/%d/%Y"""
+    adapter: Literal["auto", "gradient", "bayes-head"] = "auto"
+    """how a task is fitted: by gradient steps on all weights, by Bayes' rule on the last layer, or whichever does better on
+    meta-validation tasks (auto, trains both)"""
     meta_steps: int = 3_000
     """meta-steps of the whole run"""
     outer_rate: float = 3e-3
@@ -48,142 +63,221 @@ class Table(LearningSettings):
     harmonics: int = 26
     """at most so many harmonics of each period that a date can show"""
     test_fraction: float = 0.2
-    """part of the tasks held out for testing; as many again for validation"""
+    """part of the tasks held out for testing; as many again for validation and calibration"""
     fold: int = 0
     """which part is held out for testing: over all folds from 0 on, every task is tested once"""
 
+    def candidates(self) -> dict[str, Table]:
+        """The settings among which `auto` chooses: each adapter with its own recipe where nothing else was asked for."""
+        if self.adapter != "auto":
+            return {self.adapter: self}
+        given = {
+            field.name for field in fields(self) if field.default is not MISSING and getattr(self, field.name) != field.default
+        }
+        recipe: dict[str, Any] = {name: value for name, value in GRADIENT.items() if name not in given}
+        return {"bayes-head": replace(self, adapter="bayes-head"), "gradient": replace(self, adapter="gradient", **recipe)}
+
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
-        """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read."""
+        """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read.
+
+        `auto` builds the first of `candidates`; choosing is for who trains them.
+        """
+        if self.adapter == "auto":
+            return next(iter(self.candidates().values())).build(seed, format)
         self.check(seed)
         if format is not None:
-            return self._problem(format, None, None)
-        for name in ("data", "task", "inputs", "target"):
+            return self._problem(format, splits=None)
+        if not self.data:
+            raise BadInput(f"--data is missing: {EXPECTED}")
+        table = read_table(self.data)
+        settings = replace(self, task=FILE) if not self.task and FILE in table.columns else self
+        return settings.build_from(table, self.data, seed)
+
+    def build_from(self, table: pl.DataFrame, source: str, seed: int = 0) -> Problem:
+        """The Problem of a table in memory; `source` is what messages call it."""
+        self._check_columns()
+        notes: list[str] = []
+        kinds = declared_kinds(self.kinds)
+        table = with_targets(table, self.target, source, notes)
+        rows_of, names = group_rows(table, self.task, self.time, source, kinds)
+        length = np.array([rows.size for rows in rows_of])
+        least, most = self.shot_range
+        if length.max() <= least:
+            raise BadInput(
+                f"{source}: no task has more than --shots {least} rows (the longest has {length.max()}), so nothing is left "
+                f"to be queried. Try --shots {max(1, int(length.max()) // 2)}, or another --task column."
+            )
+        parts = split_tasks(len(names), seed, self.test_fraction, self.fold)
+        in_train = np.zeros(table.height, bool)
+        in_train[np.concatenate([rows_of[task] for task in parts["train"]])] = True
+        fitting = Fitting(table, self.inputs, self.target, in_train, source, self.task, kinds, self.harmonics)
+        format = fit_format(fitting, notes)
+        order = np.concatenate(rows_of)
+        inputs = format.encode_inputs(table, source, notes)[order]
+        targets = format.encode_targets(table, source)[0][order]
+        start = np.concatenate([[0], np.cumsum(length)[:-1]])
+        rows = Rows(jnp.asarray(inputs), jnp.asarray(targets), start, length, names)  # on the device, once for all families
+        note_odd_tasks(rows, targets, notes)
+        enough = {name: self._long_enough(part, length, source) for name, part in parts.items() if part.size}
+        longest = max(1, int(length.max()) - max(least, 1))
+        queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
+
+        def family(name: str, asked: int) -> TaskFamily:
+            return table_tasks(rows, enough[name], self.shot_range, asked, bool(self.time))
+
+        splits = Splits(
+            family("train", queries),
+            family("validation", test_queries),
+            family("test", test_queries),
+            family("calibration", test_queries) if "calibration" in enough else None,
+            left_out=len(names) - sum(part.size for part in enough.values()),
+        )
+        x = x_values(table, format, source)[order]
+        illustrate = _illustrator(rows, enough["test"], format, most, x, bool(self.time))
+        counts = report_counts(self.shot_range, length[enough["test"]])
+        return self._problem(
+            format, splits=splits, illustrate=illustrate, shot_counts=counts, notes=tuple(dict.fromkeys(notes))
+        )
+
+    def _check_columns(self) -> None:
+        for name in ("task", "inputs", "target"):
             if not getattr(self, name):
-                raise BadInput(f"--{name} is missing: expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN.")
+                raise BadInput(f"--{name} is missing: {EXPECTED}")
         if not 0 < self.test_fraction <= 1 / 3:
             raise BadInput(f"--test-fraction should lie between 0 and 1/3, got {self.test_fraction}.")
-        if not 0 <= self.fold < self._folds:
-            raise BadInput(f"--fold should lie between 0 and {self._folds - 1} (1 / --test-fraction), got {self.fold}.")
-        if self.task in self.inputs or self.target in self.inputs or self.task == self.target:
+        folds = round(1 / self.test_fraction)
+        if not 0 <= self.fold < folds:
+            raise BadInput(f"--fold should lie between 0 and {folds - 1} (1 / --test-fraction), got {self.fold}.")
+        if self.task in (*self.inputs, *self.target) or set(self.inputs) & set(self.target):
             raise BadInput("--task, --inputs and --target should name different columns: a task or target cannot be an input.")
-        rows_of, table, names = self._read()
-        in_time = bool(self.time)
-        length = np.array([rows.size for rows in rows_of])
-        split = self._split(len(names), seed)
-        train, validation, test = (self._long_enough(part, length) for part in split)
-        in_train = np.zeros(table.height, bool)
-        in_train[np.concatenate([rows_of[task] for task in split[0]])] = True
-        format = fit_format(table, self.inputs, self.target, self.task, in_train, self.data, self.harmonics)
-        order = np.concatenate(rows_of)
-        rows = Rows(
-            format.encode_inputs(table, self.data)[order],
-            format.encode_target(table, self.data)[order],
-            np.concatenate([[0], np.cumsum(length)[:-1]]),
-            length,
-            names,
-        )
-        longest = int(length.max()) - self.shots
-        queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
-        splits = Splits(
-            table_tasks(rows, train, self.shots, queries, in_time),
-            table_tasks(rows, validation, self.shots, test_queries, in_time),
-            table_tasks(rows, test, self.shots, test_queries, in_time),
-            left_out=len(names) - train.size - validation.size - test.size,
-        )
-        x = read_column(table, self.inputs[0], format.inputs[0].kind, self.data)[order]
-        return self._problem(format, splits, _illustrator(rows, test, format, self.shots, x, in_time))
+        for name in ("inputs", "target"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise BadInput(f"--{name} names a column twice: {' '.join(getattr(self, name))}.")
 
-    def _read(self) -> tuple[list[np.ndarray], pl.DataFrame, tuple[str, ...]]:
-        """(row numbers of each task, the table, the tasks' names), in order of the names."""
-        table = read_table(self.data)
-        keys = column_of(table, self.task, self.data)
-        if keys.null_count():
-            raise BadInput(f"{self.data}: column {self.task!r} names no task in {keys.null_count()} rows. Fill or remove them.")
-        column_of(table, self.target, self.data)
-        numbers = keys.cast(pl.String).rank("dense").to_numpy() - 1
-        names = keys.cast(pl.String).unique().sort().to_list()
-        if len(names) < 2:
-            raise BadInput(
-                f"{self.data}: column {self.task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "
-                "Choose the column that tells your units apart."
-            )
-        moments = (
-            read_column(table, self.time, "date" if is_date(table, self.time, self.data) else "number", self.data)
-            if self.time
-            else None
-        )
-        order = np.argsort(numbers, kind="stable") if moments is None else np.lexsort((moments, numbers))
-        groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        longest = max(rows.size for rows in groups)
-        if longest <= self.shots:
-            raise BadInput(
-                f"{self.data}: no task has more than --shots {self.shots} rows (the longest has {longest}), so nothing is left "
-                f"to be queried. Try --shots {max(1, longest // 2)}, or another --task column."
-            )
-        return groups, table, tuple(names)
-
-    def _split(self, tasks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Disjoint numbers of meta-train, -validation and -test tasks. The number of shots plays no part: whoever evaluates
-        at other shots still meets tasks that were never trained on."""
-        order = np.random.default_rng(seed).permutation(tasks)
-        # From the end, since array_split makes the first parts the larger ones: what is left over goes to training.
-        parts = np.array_split(order[::-1], min(self._folds, tasks))[::-1]
-        test, validation, *train = parts[self.fold % len(parts) :] + parts[: self.fold % len(parts)]
-        return np.sort(np.concatenate(train or [[]]).astype(int)), np.sort(validation), np.sort(test)
-
-    @property
-    def _folds(self) -> int:
-        return round(1 / self.test_fraction)
-
-    def _long_enough(self, tasks: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Those of `tasks` with more rows than shots."""
-        enough = tasks[length[tasks] > self.shots]
+    def _long_enough(self, tasks: np.ndarray, length: np.ndarray, source: str) -> np.ndarray:
+        """Those of `tasks` with more rows than the least number of shots."""
+        least = self.shot_range.least
+        enough = tasks[length[tasks] > max(least, 1)]
         if enough.size == 0:
             raise BadInput(
-                f"{self.data}: {np.sum(length > self.shots)} tasks have more than --shots {self.shots} rows; expected at "
+                f"{source}: {np.sum(length > least)} tasks have more than --shots {least} rows; expected at "
                 "least 3 (meta-train, -validation and -test tasks are disjoint). Try fewer --shots."
             )
         return enough
 
-    def _problem(self, format: TableFormat, splits: Splits | None, illustrate) -> Problem:
-        return regression(
-            self,
-            format.features,
-            name="table",
-            unit=format.target_scale,
-            protocol={
-                "queries": "the task's other rows",
-                "support": f"the rows just before the queries, by {self.time}"
-                if self.time
-                else "rows drawn at random, in time before and after the queries alike",
-            },
-            format=format,
-            splits=splits,
-            illustrate=illustrate,
+    def _problem(self, format: TableFormat, **parts: Any) -> Problem:
+        protocol = {
+            "queries": "the task's other rows",
+            "support": f"the rows just before the queries, by {self.time}"
+            if self.time
+            else "rows drawn at random, in time before and after the queries alike",
+        }
+        return supervised(self, format, name="table", protocol=protocol, **parts)
+
+
+EXPECTED = "expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN."
+
+
+def with_targets(table: pl.DataFrame, targets: tuple[str, ...], source: str, notes: list[str]) -> pl.DataFrame:
+    """The rows whose targets are all known; the others are counted in `notes`."""
+    known = pl.Series([True]).extend_constant(True, table.height - 1)
+    for name in targets:
+        series = column_of(table, name, source)
+        present = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
+        if not present.all():
+            notes.append(f"{name}: {(~present).sum()} of {table.height} rows lack this target and are left out")
+        known &= present
+    if not known.any():
+        raise BadInput(f"{source}: no row has a value in {' and '.join(map(repr, targets))}. Choose another --target.")
+    return table.filter(known)
+
+
+def group_rows(
+    table: pl.DataFrame, task: str, time: str, source: str, kinds: dict[str, ColumnKind]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """(row numbers of each task, in the order of time where there is one; the tasks' names), in order of the names."""
+    keys = column_of(table, task, source)
+    if keys.null_count():
+        raise BadInput(f"{source}: column {task!r} names no task in {keys.null_count()} rows. Fill or remove them.")
+    texts = keys.cast(pl.String)
+    names = texts.unique().sort()
+    if len(names) < 2:
+        raise BadInput(
+            f"{source}: column {task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "
+            "Choose the column that tells your units apart."
         )
+    numbers = texts.rank("dense").to_numpy() - 1
+    moments = order_of_time(table, time, source, kinds) if time else np.zeros(table.height)
+    order = np.lexsort((moments, numbers))  # stable: without time, rows stay in the order of the file
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1), tuple(names.to_list())
+
+
+def split_tasks(tasks: int, seed: int, test_fraction: float, fold: int) -> dict[str, np.ndarray]:
+    """Disjoint numbers of meta-train, -validation, -calibration and -test tasks. The number of shots plays no part: whoever
+    evaluates at other shots still meets tasks that were never trained on. Half of what would validate calibrates."""
+    order = np.random.default_rng(seed).permutation(tasks)
+    # From the end, since array_split makes the first parts the larger ones: what is left over goes to training.
+    parts = np.array_split(order[::-1], min(round(1 / test_fraction), tasks))[::-1]
+    test, validation, *train = parts[fold % len(parts) :] + parts[: fold % len(parts)]
+    half = validation.size // 2 if validation.size // 2 >= LEAST_CALIBRATION else 0
+    train_tasks = np.concatenate(train).astype(int) if train else np.zeros(0, int)
+    split = {"train": train_tasks, "validation": validation[half:], "calibration": validation[:half], "test": test}
+    if train_tasks.size == 0:
+        raise BadInput(f"there are {tasks} tasks; expected at least 3 (meta-train, -validation and -test tasks are disjoint).")
+    return {name: np.sort(part) for name, part in split.items()}
+
+
+def note_odd_tasks(rows: Rows, targets: np.ndarray, notes: list[str]) -> None:
+    """Counts the units with one row, and those of several rows whose target never changes."""
+    highest, lowest = np.maximum.reduceat(targets, rows.start), np.minimum.reduceat(targets, rows.start)
+    single = rows.length == 1
+    constant = np.all(highest == lowest, axis=1) & ~single
+    for odd, what in ((single, "have one row"), (constant, "have one target value in all their rows")):
+        if odd.any():
+            shown = ", ".join(np.array(rows.names)[odd][:3])
+            notes.append(f"{odd.sum()} of {len(rows.names)} units {what} ({shown}{', ...' if odd.sum() > 3 else ''})")
+
+
+def report_counts(shots: tuple[int, int], lengths: np.ndarray) -> tuple[int, ...]:
+    """Numbers of shots at which results are given: a range from end to end, or a fourth of the shots to four times as many,
+    as far as half of the test tasks have more rows."""
+    least, most = shots
+    if least < most:
+        counts = np.unique(np.round(np.geomspace(max(least, 1), most, 6)).astype(int))
+    else:
+        counts = np.unique(np.maximum(1, np.round(most * np.array([0.25, 0.5, 1, 2, 4])).astype(int)))
+    longest = int(np.median(lengths)) - 1
+    return tuple(int(count) for count in counts if count <= longest or count == most)
+
+
+def x_values(table: pl.DataFrame, format: TableFormat, source: str) -> np.ndarray:
+    """[rows] what a picture has along its x axis: the first date or number among the inputs, or the row's number."""
+    column = format.x
+    if column is None:
+        return np.arange(table.height, dtype=float)
+    values = read_values(table, column.name, ColumnKind(column.kind, column.date_format), source)
+    return np.where(np.isnan(values), column.center, values)
 
 
 def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, x: np.ndarray, in_time: bool):
-    """Draws the n-th test task: `shots` of its rows (the first ones, in time), all of its truth, ordered by the first input."""
+    """Draws the n-th test task: up to `shots` of its rows (the first ones, in time), all of its truth, along x."""
 
     def illustrate(number: int) -> Illustration:
         task = int(test[number])
-        own = slice(int(rows.start[task]), int(rows.start[task] + rows.length[task]))
+        own = rows.of(task)
         order = np.argsort(x[own], kind="stable")
-        some = np.arange(shots) if in_time else np.random.default_rng(number).permutation(order.size)[:shots]
+        count = min(shots, order.size - 1)
+        some = np.arange(count) if in_time else np.random.default_rng(number).permutation(order.size)[:count]
         chosen = np.flatnonzero(np.isin(order, some))
-        inputs, targets, own_x = rows.inputs[own][order], rows.targets[own][order], x[own][order]
-        support = Examples(inputs[chosen], targets[chosen], np.ones(shots, np.float32))  # type: ignore[arg-type]
-        truth = format.restore_target(targets[:, 0])
-        return Illustration(rows.names[task], support, own_x[chosen], inputs, own_x, truth)  # type: ignore[arg-type]
+        inputs, targets, own_x = np.asarray(rows.inputs[own])[order], np.asarray(rows.targets[own])[order], x[own][order]
+        support = Examples(inputs[chosen], targets[chosen], np.ones(count, np.float32))  # type: ignore[arg-type]
+        return Illustration(rows.names[task], support, own_x[chosen], inputs, own_x, format.shown(targets))  # type: ignore[arg-type]
 
     return illustrate
 
 
 PRESETS = {
-    "default": (Table(), "learned features under a Bayesian last layer, solved in closed form, half a minute"),
-    "gradient": (
-        Table(adapter="gradient", meta_steps=4_000, outer_rate=4e-3, hidden=(40, 40), harmonics=12),
-        "five gradient steps with learned rates",
-    ),
+    "default": (Table(), "the better of the two below on meta-validation tasks, within a minute"),
+    "bayes-head": (Table(adapter="bayes-head"), "learned features under a Bayesian last layer, solved in closed form"),
+    "gradient": (Table(adapter="gradient", **GRADIENT), "five gradient steps with learned rates"),
 }

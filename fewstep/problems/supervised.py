@@ -1,0 +1,150 @@
+"""From settings and a table's format to a Problem of regression or classification (floor 3). Used by sine and table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep import losses, nn
+from fewstep.losses import Apply, RowError
+from fewstep.maml import Learner
+from fewstep.problem import Problem
+from fewstep.problems.learners import (
+    LearningSettings,
+    bayes_learner,
+    empirical_priors,
+    gradient_learner,
+    make_params,
+    outer_schedule,
+    scale_inner,
+)
+from fewstep.tasks.columns import TableFormat
+from fewstep.types import Key, LeaveOneOut, Loss, Params
+from fewstep.variants import (
+    bayes_leave_one_out,
+    bayes_network,
+    class_log_probabilities,
+    leave_one_out,
+    negative_log_likelihood,
+)
+from fewstep.variants.bayes_head import Prediction, predict
+
+
+class Model(NamedTuple):
+    """A network under one of the adapters: everything that depends on which one it is."""
+
+    init: Callable[[Key], Params]
+    predict: Apply
+    """standardized means, or log-probabilities of classes"""
+    learner: Learner
+    leave_one_out: LeaveOneOut
+    how: str
+    """how it adapts, in words"""
+    parts: Mapping[str, Any]
+    """fields of the Problem that this adapter alone has"""
+
+
+def supervised(
+    settings: LearningSettings,
+    format: TableFormat,
+    *,
+    protocol: dict[str, Any],
+    kernel_init: Callable = nn.GLOROT,
+    **parts: Any,
+) -> Problem:
+    """A Problem of predicting `format`'s targets from its inputs; `parts` are the other fields of the Problem."""
+    build = bayes_model if settings.adapter == "bayes-head" else gradient_model
+    model = build(settings, format, kernel_init, parts.get("splits"))
+    errors = row_errors(format)
+    schedule = outer_schedule(settings)
+    least, most = settings.shot_range
+    return Problem(
+        **{
+            "settings": settings,
+            "init": lambda key: make_params(settings, model.init(key)),
+            "learner": model.learner,
+            "predict": model.predict,
+            "metrics": {name: losses.mean_over_examples(model.predict, error) for name, error in errors.items()},
+            "row_error": next(iter(errors.values())),
+            "leave_one_out": model.leave_one_out,
+            "outer_rate": schedule,
+            "outer_optimizer": optax.chain(
+                optax.adam(schedule, b2=settings.outer_decay), scale_inner(settings.inner_outer_rate / settings.outer_rate)
+            ),
+            "meta_batch_size": settings.meta_batch_size,
+            "meta_steps": settings.meta_steps,
+            "log_every": settings.log_every,
+            "protocol": {
+                "shots": most if least == most else f"{least} to {most}",
+                **protocol,
+                "trained_adaptation_steps": model.learner.adaptation_steps,
+                "adaptation": model.how,
+            },
+            "format": format,
+            **model.parts,
+            **parts,
+        }
+    )
+
+
+def gradient_model(settings: LearningSettings, format: TableFormat, kernel_init: Callable, splits: Any) -> Model:
+    """All weights are adapted by gradient steps."""
+    network = nn.mlp([format.features, *settings.hidden, format.outputs], kernel_init=kernel_init)
+    if format.classes:
+        predict_outputs = lambda params, inputs: jax.nn.log_softmax(network.apply(params, inputs))  # noqa: E731
+        loss = losses.cross_entropy(predict_outputs)
+    else:
+        predict_outputs, loss = network.apply, losses.mean_squared_error(network.apply)
+    learner = gradient_learner(settings, loss)
+    rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
+    steps = sorted({0, 1, learner.adaptation_steps, 2 * learner.adaptation_steps})
+    parts = {"evaluation_steps": (*steps, "auto")}
+    return Model(
+        network.init,
+        predict_outputs,
+        learner,
+        leave_one_out(learner, predict_outputs),
+        f"{settings.inner_optimizer}, {rate}",
+        parts,
+    )
+
+
+def bayes_model(settings: LearningSettings, format: TableFormat, kernel_init: Callable, splits: Any) -> Model:
+    """The last layer is adapted by Bayes' rule."""
+    body = nn.mlp([format.features, *settings.hidden], jnp.tanh, kernel_init, last_activation=jnp.tanh)
+    network = bayes_network(body, settings.hidden[-1], format.outputs)
+    outputs_of: Callable[[Prediction], jax.Array] = class_log_probabilities if format.classes else lambda found: found.mean
+    predict_outputs = lambda params, inputs: outputs_of(predict(body, params, inputs))  # noqa: E731
+    loss: Loss = losses.cross_entropy(predict_outputs) if format.classes else negative_log_likelihood(body)
+    learner = bayes_learner(settings, body, loss)
+    parts: dict[str, Any] = {
+        "evaluation_steps": (*range(learner.adaptation_steps + 1), "auto"),
+        "completions": empirical_priors(body, splits),
+    }
+    if not format.classes:
+        parts["deviation"] = lambda params, inputs: predict(body, params, inputs).deviation
+    how = "Bayes' rule on the last layer" + f", {settings.body_steps} gradient steps on the features" * bool(
+        settings.body_steps
+    )
+    left_out = leave_one_out(learner, predict_outputs) if settings.body_steps else bayes_leave_one_out(body, outputs_of)
+    return Model(network.init, predict_outputs, learner, left_out, how, parts)
+
+
+def row_errors(format: TableFormat) -> dict[str, RowError]:
+    """What is measured of each row, the headline first: squared errors in the target's own units; of several targets, in
+    standard deviations first; of classes, −log p and whether the likeliest is wrong."""
+    if format.classes:
+        return {"log_loss": losses.log_loss, "error_rate": losses.wrong}
+    units = jnp.asarray(format.units, jnp.float32)
+    if len(format.targets) == 1:
+        return {"mse": losses.squared_errors_in(units)}
+
+    def of_target(number: int) -> RowError:
+        return lambda outputs, targets: jnp.square((outputs[:, number] - targets[:, number]) * units[number])
+
+    single = {f"mse {target.name}": of_target(number) for number, target in enumerate(format.targets)}
+    return {"standardized_mse": losses.squared_errors_in(jnp.ones_like(units)), **single}
