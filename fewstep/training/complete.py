@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 
 from fewstep.problem import Problem
@@ -9,9 +11,11 @@ from fewstep.training.evaluate import MOST_DRAWS, compiled_validation
 from fewstep.types import MetaParams
 
 
-def complete(problem: Problem, params: MetaParams) -> MetaParams:
-    """`params`, or the one of `problem.completions(params)` whose headline metric on meta-validation tasks is lowest."""
-    if problem.completions is None:
-        return params
+def complete(problem: Problem, params: MetaParams) -> tuple[MetaParams, float]:
+    """(`params`, or the one of `problem.completions(params)` whose headline metric on meta-validation tasks is lowest; that
+    metric)."""
     error, key = compiled_validation(problem, MOST_DRAWS), jax.random.key(0)
-    return min([params, *problem.completions(params)], key=lambda candidate: float(error(candidate, key)))
+    several = [params, *(problem.completions(params) if problem.completions else [])]
+    errors = [float(error(candidate, key)) for candidate in several]
+    best = min(range(len(several)), key=lambda number: (not math.isfinite(errors[number]), errors[number]))
+    return several[best], errors[best]

@@ -13,7 +13,9 @@ import numpy as np
 from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
+from fewstep.training.fit import Steps, at, row_errors
 from fewstep.types import Key, MetaParams
+from fewstep.variants import safe_steps
 
 TASKS_AT_ONCE = 256
 VALIDATION_TASKS = 1000
@@ -32,22 +34,32 @@ def task_errors(
     params: MetaParams,
     family: TaskFamily,
     tasks: jax.Array,
-    steps: Sequence[int],
+    steps: Sequence[Steps],
     key: Key,
     draws: int = 1,
+    shots: int | None = None,
 ) -> TaskErrors:
-    """Adapts to each of `tasks` from its support set alone and measures its query set after each of `steps`.
+    """Adapts to each of `tasks` from its support set alone and measures its query set after each of `steps`, of which 'auto'
+    is the number that leaving out support rows calls for.
 
-    With `draws` > 1, a task's figure is its mean over that many episodes (other support sets of the same task).
-    Pure: works under jit. The result depends on (key, task number), not on how many tasks are asked for.
+    With `draws` > 1, a task's figure is its mean over that many episodes (other support sets of the same task). `shots` is
+    the number of support examples where it is not left to the family. Pure: works under jit. The result depends on (key, task
+    number), not on how many tasks are asked for.
     """
-    chosen = jnp.asarray(steps)
+    trained = problem.learner.adaptation_steps
+    most = max([step for step in steps if step != "auto"] + [trained] * ("auto" in steps))
 
     def one_episode(task, key):
         episode_key, adapt_key = jax.random.split(key)
-        episode = family.episode(task, episode_key)
-        path = adaptation_path(problem.learner, params, episode.support, adapt_key, max(steps))
-        points = jax.tree.map(lambda leaf: leaf[chosen], path)
+        episode = family.episode(task, episode_key) if shots is None else family.episode(task, episode_key, shots)
+        path = adaptation_path(problem.learner, params, episode.support, adapt_key, most)
+        chosen = [step for step in steps if step != "auto"]
+        if "auto" in steps:
+            assert problem.leave_one_out is not None
+            left_out = problem.leave_one_out(params, episode.support, adapt_key, trained)
+            safe = safe_steps(row_errors(problem, left_out, episode.support), episode.support.weight)
+            chosen = [safe if step == "auto" else step for step in steps]
+        points = at(path, jnp.stack([jnp.asarray(step) for step in chosen]))
 
         def judge(adapted):
             metrics = {name: metric(adapted, episode.query) for name, metric in problem.metrics.items()}
@@ -88,7 +100,7 @@ def evaluate(
     problem: Problem,
     params: MetaParams,
     *,
-    steps: Sequence[int] = (0, 1, 5, 10),
+    steps: Sequence[Steps] = (0, 1, 5, 10),
     tasks: int = 1000,
     draws: int = 1,
     seed: int = 0,
@@ -99,7 +111,7 @@ def evaluate(
     numbers = family.tasks(tasks)
     compiled = jax.jit(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
     measured = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(params, jax.random.key(seed)))
-    name = next(iter(problem.metrics))
+    name, *others = problem.metrics
     summary, loss_summary = summarize(measured.metrics[name]), summarize(measured.query_loss)
     return {
         "problem": problem.name,
@@ -109,6 +121,7 @@ def evaluate(
         "metric": name,
         **summary,
         "query_loss": loss_summary,
+        **({"metrics": {other: summarize(measured.metrics[other]) for other in others}} if others else {}),
         **({"by_task": by_task(family, measured.metrics[name])} if family.names else {}),
         "protocol": {
             **problem.protocol,
@@ -146,38 +159,3 @@ def summarize(values: np.ndarray) -> dict[str, list[Any]]:
 def finite_or_none(values: np.ndarray) -> list[float | None]:
     """Numbers for a JSON file, which knows no NaN and no infinity."""
     return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def illustrations(problem: Problem, params: MetaParams, steps: Sequence[int], count: int = 6, seed: int = 0) -> dict[str, Any]:
-    """The first meta-test tasks with their predictions after each of `steps`, as plain numbers for `illustrations.json`."""
-    assert problem.illustrate is not None and problem.splits is not None
-    format_ = problem.format
-
-    @jax.jit
-    def predictions_along(params, support, inputs):
-        path = adaptation_path(problem.learner, params, support, jax.random.key(seed), max(steps))
-        return jax.vmap(lambda adapted: problem.predict(adapted, inputs))(path)
-
-    tasks = []
-    for number in range(min(count, problem.splits.test.size or count)):
-        shown = problem.illustrate(number)
-        predictions = predictions_along(params, shown.support, shown.inputs)
-        real = np.asarray(shown.support.weight) > 0
-        tasks.append(
-            {
-                "title": shown.title,
-                "x": shown.x.tolist(),
-                "truth": shown.truth.tolist(),
-                "support_x": shown.support_x.tolist(),
-                "support_y": format_.restore_target(np.asarray(shown.support.targets)[real, 0]).tolist(),
-                "predictions": [finite_or_none(format_.restore_target(np.asarray(predictions[step])[:, 0])) for step in steps],
-            }
-        )
-    return {
-        "steps": list(steps),
-        "x": format_.x_label,
-        "y": format_.target,
-        "dates": format_.x_is_date,
-        "inputs": len(format_.inputs),
-        "tasks": tasks,
-    }

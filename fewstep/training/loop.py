@@ -23,7 +23,7 @@ from fewstep.training.devices import mean_gradient, meta_batches, replicate, tas
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
-from fewstep.types import Key
+from fewstep.types import Key, MetaParams
 
 SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
@@ -189,3 +189,14 @@ class StopSignals:
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
+    """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `RunFailed` as `train`."""
+    init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
+    mesh = task_mesh()
+    state = replicate(maml.init(problem.outer_optimizer, problem.init(init_key)), mesh)
+    state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)
+    if not chunk.finite:
+        raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
+    return jax.tree.map(jnp.asarray, jax.device_get(state.params))

@@ -1,0 +1,87 @@
+"""One unseen task as people meet it (floor 3): adapted, in how many steps, how sure, and whether it is like the others.
+
+Pure, for one task: `vmap` for many. Used by evaluation, by calibration and by `fewstep.adapted`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fewstep.losses import weighted_mean
+from fewstep.maml import adaptation_path
+from fewstep.problem import Problem
+from fewstep.types import Examples, Key, MetaParams, Params
+from fewstep.variants import safe_steps
+
+Steps = int | Literal["auto"]
+SIGNS = ("error before", "error after", "change")
+"""What tells an unlike task: how its support rows are missed before and after adaptation, and how far predictions moved."""
+
+
+class Fitted(NamedTuple):
+    """A task after adaptation."""
+
+    params: Params
+    """θ′"""
+    steps: jax.Array
+    """adaptation steps made"""
+    scale: jax.Array
+    """[outputs]: the size of its errors, where the model itself gives no deviation"""
+    signs: jax.Array
+    """[signs], logarithms of `SIGNS`"""
+
+
+def fit(problem: Problem, params: MetaParams, support: Examples, key: Key, steps: Steps) -> Fitted:
+    """Adapts to one task from its support set alone, in `steps` adaptation steps; 'auto' chooses them by leaving rows out."""
+    trained = problem.learner.adaptation_steps
+    most = trained if steps == "auto" else steps
+    path = adaptation_path(problem.learner, params, support, key, most)
+    outputs = support.targets.shape[-1]
+    chosen, scale = jnp.asarray(most, jnp.int32), jnp.ones(outputs)
+    needs_scale = problem.deviation is None and not problem.format.classes
+    if (steps == "auto" or needs_scale) and problem.leave_one_out is not None:
+        left_out = problem.leave_one_out(params, support, key, most)
+        if steps == "auto":
+            chosen = safe_steps(row_errors(problem, left_out, support), support.weight).astype(jnp.int32)
+        if needs_scale:
+            scale = miss(left_out[chosen], support)
+    adapted = at(path, chosen)
+    before, after = (problem.predict(theta, support.inputs) for theta in (at(path, 0), adapted))
+    error = [mean_error(problem, found, support) for found in (before, after)]
+    moved = jnp.exp(after) - jnp.exp(before) if problem.format.classes else after - before
+    change = jnp.sqrt(weighted_mean(jnp.mean(jnp.square(moved), axis=-1), support.weight))
+    return Fitted(adapted, chosen, scale, jnp.log(jnp.stack([*error, change]) + 1e-6))
+
+
+def at(path: Params, step: jax.Array | int) -> Params:
+    """θ after `step` steps, of a path that leads with them."""
+    return jax.tree.map(lambda leaf: leaf[step], path)
+
+
+def row_errors(problem: Problem, left_out: jax.Array, support: Examples) -> jax.Array:
+    """The headline error [steps + 1, rows] of support rows that were predicted by all others."""
+    assert problem.row_error is not None
+    row_error = problem.row_error
+    return jax.vmap(lambda outputs: row_error(outputs, support.targets))(left_out)
+
+
+def mean_error(problem: Problem, outputs: jax.Array, examples: Examples) -> jax.Array:
+    """The headline error over the examples that count."""
+    assert problem.row_error is not None
+    return weighted_mean(problem.row_error(outputs, examples.targets), examples.weight)
+
+
+def miss(outputs: jax.Array, support: Examples) -> jax.Array:
+    """Root mean square error [outputs] of support rows that were left out, as if one more row missed by a whole unit."""
+    squares = jnp.sum(jnp.square(outputs - support.targets) * support.weight[:, None], axis=0)
+    return jnp.sqrt((squares + 1e-2) / (jnp.sum(support.weight) + 1e-2))
+
+
+def deviation(problem: Problem, fitted: Fitted, inputs: jax.Array) -> jax.Array:
+    """[examples, outputs]: how far single targets are expected from the prediction, before calibration."""
+    if problem.deviation is None:
+        return jnp.broadcast_to(fitted.scale[None], (inputs.shape[0], fitted.scale.shape[0]))
+    return problem.deviation(fitted.params, inputs)

@@ -1,0 +1,129 @@
+"""Many episodes of unseen tasks at one number of shots, by one program (floor 3): what calibration and reports are made of.
+
+Everything that is said of held-out tasks beside their headline errors comes from the same few arrays: predictions before and
+after adaptation, how sure they are, and what adaptation did. So one program is compiled, and the rest is NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.problem import Problem
+from fewstep.tasks.family import TaskFamily
+from fewstep.training.fit import deviation, fit
+from fewstep.types import Episode, Examples, Key, MetaParams
+
+AT_ONCE = 64
+"""Episodes of one compiled call."""
+MOST_DRAWS = 10
+POLICIES = ("trained", "auto")
+"""choices of the number of adaptation steps: the trained one, or by leaving out support rows"""
+
+
+class Probed(NamedTuple):
+    """Arrays lead with [tasks, draws]; those by policy are dictionaries."""
+
+    query: Examples
+    before: np.ndarray
+    """[tasks, draws, queries, outputs] before adaptation"""
+    outputs: dict[str, np.ndarray]
+    """the same after adaptation"""
+    deviation: dict[str, np.ndarray]
+    """of single targets, before calibration"""
+    signs: dict[str, np.ndarray]
+    """[tasks, draws, signs]"""
+    steps: dict[str, np.ndarray]
+    """[tasks, draws] adaptation steps made"""
+
+    @property
+    def tasks(self) -> int:
+        return self.before.shape[0]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[tasks, draws, queries], which sum to 1, and for each task to the same."""
+        weight = np.asarray(self.query.weight, np.float64)
+        return weight / np.maximum(weight.sum((1, 2), keepdims=True), 1e-12) / weight.shape[0]
+
+
+class Prober:
+    """Probes the tasks of any family with one problem's learner: programs are compiled once for each room for shots."""
+
+    def __init__(self, problem: Problem, params: MetaParams):
+        self.problem, self.params = problem, params
+        trained = problem.learner.adaptation_steps
+
+        def one_episode(params, episode, key):
+            support, query = episode
+            found: dict[str, Any] = {}
+            for policy, steps in zip(POLICIES, (trained, "auto"), strict=True):
+                fitted = fit(problem, params, support, key, steps)
+                spread = jnp.ones_like(query.targets) if problem.format.classes else deviation(problem, fitted, query.inputs)
+                found[policy] = (problem.predict(fitted.params, query.inputs), spread, fitted.signs, fitted.steps)
+            return problem.predict(params.theta, query.inputs), found
+
+        self._program = jax.jit(
+            lambda params, episodes, keys: jax.lax.map(
+                lambda each: one_episode(params, *each), (episodes, keys), batch_size=AT_ONCE
+            )
+        )
+
+    def probe(self, family: TaskFamily, shots: int, room: int, episodes: int, most_tasks: int, seed: int) -> Probed | None:
+        """About so many `episodes` of the first `most_tasks` tasks with more than `shots` examples, each met with several
+        support sets where tasks are few; None where there is no such task. `room` is the padded number of shots."""
+        tasks = family.tasks(most_tasks, shots)
+        count = int(tasks.size)
+        if count == 0:
+            return None
+        draws = max(1, min(MOST_DRAWS, episodes // count))
+        drawn, keys = _draw(family if family.resized is None else family.resized(room), tasks, shots, draws, seed)
+        total = count * draws
+        calls = [slice(start, min(start + AT_ONCE, total)) for start in range(0, total, AT_ONCE)]
+        results = [self._one_call(jax.tree.map(lambda leaf, part=part: leaf[part], drawn), keys[part]) for part in calls]
+        before, found = jax.tree.map(lambda *parts: np.concatenate(parts).reshape(count, draws, *parts[0].shape[1:]), *results)
+        query = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(count, draws, *leaf.shape[1:]), drawn.query)
+        by_policy = ({policy: found[policy][i] for policy in POLICIES} for i in range(4))
+        return Probed(query, before, *by_policy)
+
+    def _one_call(self, episodes: Episode, keys: Key) -> Any:
+        """The program on up to `AT_ONCE` episodes: fewer are filled up, so that the shape stays the same."""
+        count = keys.shape[0]
+        fill = np.minimum(np.arange(AT_ONCE), count - 1)
+        found = self._program(self.params, jax.tree.map(lambda leaf: leaf[fill], episodes), keys[fill])
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
+
+
+def _draw(family: TaskFamily, tasks: jax.Array, shots: int, draws: int, seed: int) -> tuple[Episode, Key]:
+    """([tasks · draws] episodes, as many keys): each depends on (seed, task, draw) alone."""
+
+    def one_task(task):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
+        return jax.vmap(lambda pair: (family.episode(task, pair[0], shots), pair[1]))(keys)
+
+    episodes, keys = jax.jit(jax.vmap(one_task))(tasks)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (episodes, keys))
+
+
+def rooms(counts: Sequence[int], trained: int) -> dict[int, int]:
+    """The room for shots that each count gets: one room serves all counts up to the trained one, larger ones have their own."""
+    small = [count for count in counts if count <= trained]
+    return {count: max(small) if count in small else count for count in counts}
+
+
+def headline(problem: Problem) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The headline error of single rows, for arrays of any leading axes."""
+    row_error = problem.row_error
+    assert row_error is not None
+
+    def errors(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        flat = row_error(
+            jnp.asarray(outputs.reshape(-1, outputs.shape[-1])), jnp.asarray(targets.reshape(-1, targets.shape[-1]))
+        )
+        return np.asarray(flat, np.float64).reshape(outputs.shape[:-1])
+
+    return errors
