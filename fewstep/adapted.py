@@ -1,79 +1,331 @@
-"""A model adapted to one task, in memory and on disk (floor 4): parameters, how to read rows, how it was got. No code."""
+"""Units adapted from rows of a table, one or a whole fleet, in memory and on disk (floor 4).
+
+On disk stand θ, the support rows as they came and how to read them; adapting again takes milliseconds, so an update is the
+same as adapting on old and new rows together. No pickle, no code.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
-from fewstep import maml
 from fewstep.errors import BadInput
+from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, settings_of, write_json
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.table import bucket, pad
+from fewstep.tasks.reading import column_of
+from fewstep.tasks.table import bucket
+from fewstep.tasks.units import pad_units, stack_units, within_units
+from fewstep.trained import Report, Trained
 from fewstep.training.checkpoint import read_arrays, write_arrays
+from fewstep.training.fit import Steps
 from fewstep.types import Examples, Params
 
-FILE, PARAMETERS = "adapted.json", "parameters.npz"
+FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.parquet"
+STATED = (95, 90, 80)
+"""per cent: the level of intervals where none is asked for is the first of these that the calibration allows"""
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """θ′ of one task, ready to predict."""
+    """One or more units after adaptation, ready to predict."""
 
-    params: Params
-    predict_standardized: Callable[[Params, jax.Array], jax.Array]
-    format: TableFormat
-    protocol: dict[str, Any]
-    run: dict[str, Any]
-    """the `config.json` of the run it came from"""
+    trained: Trained
+    table: pl.DataFrame
+    """the support rows as they came: the task column where there is one, inputs and targets"""
+    units: tuple[str, ...] | None
+    """names of the units; None for one without a name"""
+    support: Examples
+    """[units, rows, ...], padded"""
+    steps: Steps
+    report: Report
+    notes: tuple[str, ...] = ()
 
-    def predict(self, table: pl.DataFrame, source: str = "the inputs") -> np.ndarray:
-        """Predictions [rows], in the target's own units. Raises `BadInput` where a training column is missing."""
-        inputs = self.format.encode_inputs(table, source)
-        size = bucket(inputs.shape[0])
-        padded = np.pad(inputs, [(0, size - inputs.shape[0]), (0, 0)])
-        outputs = jax.jit(self.predict_standardized)(self.params, padded)
-        return self.format.restore_target(np.asarray(outputs)[: inputs.shape[0], 0])
+    @property
+    def problem(self) -> Problem:
+        return self.trained.problem
+
+    @property
+    def format(self) -> TableFormat:
+        return self.problem.format
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[units]: how many support rows each has."""
+        return np.asarray(self.support.weight).sum(1).astype(int)
+
+    @property
+    def params(self) -> Params:
+        """θ′ of the one unit."""
+        if len(self.rows) > 1:
+            raise ValueError(f"expected one adapted unit, there are {len(self.rows)}")
+        return self.trained.adapt(jax.tree.map(lambda leaf: leaf[0], self.support), self.steps)
+
+    @property
+    def unlike(self) -> dict[str, str]:
+        """Units unlike anything trained on, with the reason in words."""
+        names = self.units or ("it",)
+        reasons = {
+            name: self.trained.why_unlike(int(rows), signs, self.steps)
+            for name, rows, signs in zip(names, self.rows, self.report.signs, strict=True)
+        }
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was got: rows and steps, of one unit or of each by name; the trained shots."""
+        least, most = self.problem.settings.shot_range
+        rows, steps = (values.tolist() for values in (self.rows, self.report.steps))
+        single = self.units is None or len(self.units) == 1
+        return {
+            "support_rows": rows[0] if single else dict(zip(self.units or (), rows, strict=True)),
+            "adaptation_steps": steps[0] if single else dict(zip(self.units or (), steps, strict=True)),
+            "trained_shots": most if least == most else f"{least} to {most}",
+        }
+
+    def predict(self, table: pl.DataFrame, source: str = "the inputs", notes: list[str] | None = None) -> np.ndarray:
+        """Predictions in the targets' own units, [rows], or [rows, targets] of several; of classes, the likeliest [rows].
+
+        Raises `BadInput` where a training column is missing, or a row belongs to no adapted unit.
+        """
+        outputs, _, _ = self._ask(table, source, notes)
+        if self.format.classes:
+            return np.array(self.format.classes)[outputs.argmax(-1)]
+        restored = self.format.restore(outputs)
+        return restored[:, 0] if restored.shape[1] == 1 else restored
+
+    def predict_proba(self, table: pl.DataFrame, source: str = "the inputs") -> np.ndarray:
+        """Calibrated probabilities [rows, classes], in the order of `format.classes`."""
+        return self._probabilities(*self._ask(table, source, None)[::2])
+
+    def predict_interval(
+        self, table: pl.DataFrame, level: float | None = None, source: str = "the inputs"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(lower, upper), each [rows] or [rows, targets]: calibrated on units that served for nothing else. By default at the
+        highest usual level that their number allows. Raises `BadInput` where a level is asked for that it does not."""
+        percent = self.level(level)
+        if percent is None:
+            raise BadInput(self.why_no_interval(95))
+        bounds = self._bounds(*self._ask(table, source, None), percent)
+        return tuple(bound[:, 0] if bound.shape[1] == 1 else bound for bound in bounds)  # type: ignore[return-value]
+
+    def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
+        """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each."""
+        percent = None if self.format.classes else self.level(level)
+        outputs, spread, owner = self._ask(table, source, notes)
+        if self.format.classes:
+            probabilities = self._probabilities(outputs, owner)
+            named = {f"probability_{name}": significant(probabilities[:, i]) for i, name in enumerate(self.format.classes)}
+            return {"prediction": np.array(self.format.classes)[outputs.argmax(-1)], **named}
+        parts = {"prediction": self.format.restore(outputs)}
+        if percent is None:
+            notes.append(self.why_no_interval(95))
+        else:
+            parts["lower"], parts["upper"] = self._bounds(outputs, spread, owner, percent)
+            notes.append(
+                f"lower and upper enclose {percent} % of rows, on average over units like the "
+                f"{self.trained.calibration['tasks']} that they were calibrated on"
+            )
+        parts = {name: significant(values) for name, values in parts.items()}
+        targets = [target.name for target in self.format.targets]
+        if len(targets) == 1:
+            return {name: values[:, 0] for name, values in parts.items()}
+        return {f"{name}_{target}": values[:, i] for i, target in enumerate(targets) for name, values in parts.items()}
+
+    def level(self, asked: float | None) -> int | None:
+        """The level of intervals in per cent: as asked, or the highest usual one that the calibration allows; None for none."""
+        if asked is not None:
+            percent = round(100 * asked)
+            if not 50 <= percent <= 99 or abs(100 * asked - percent) > 1e-6:
+                raise BadInput(f"--level should be between 0.50 and 0.99, in whole per cent, got {asked}.")
+            if not self._allowed(percent):
+                raise BadInput(self.why_no_interval(percent))
+            return percent
+        return next((percent for percent in STATED if self._allowed(percent)), None)
+
+    def why_no_interval(self, percent: int) -> str:
+        """In words."""
+        if self.format.classes:
+            return "There are no intervals of classes; their probabilities are calibrated."
+        if self.trained.policy(self.steps) is None:
+            trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
+            return f"No intervals: they are calibrated {trained}, not for {self.steps}."
+        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self.trained.calibration["tasks"]
+        return (
+            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, this run has {found}. "
+            "Ask for a lower --level, or train on a table of more units."
+        )
+
+    def _allowed(self, percent: int) -> bool:
+        return all(self.trained.factors(int(rows), percent, self.steps) is not None for rows in set(self.rows.tolist()))
+
+    def _bounds(
+        self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) for rows in self.rows])
+        half = spread * by_unit[owner]
+        return self.format.restore(outputs - half), self.format.restore(outputs + half)
+
+    def _probabilities(self, outputs: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        temperature = np.array([self.trained.temperature(int(rows), self.steps) for rows in self.rows])
+        scaled = outputs / temperature[owner][:, None]
+        powers = np.exp(scaled - scaled.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    def _ask(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(outputs [rows, outputs], deviations [rows, outputs], the number of each row's unit [rows])."""
+        inputs = self.format.encode_inputs(table, source, notes)
+        owner = self._owners(table, source)
+        place = within_units(owner)
+        size = (bucket(len(self.rows)) if len(self.rows) > 1 else 1, bucket(int(place.max()) + 1))
+        asked = np.zeros((*size, inputs.shape[1]), np.float32)
+        asked[owner, place] = inputs
+        answer = self.trained.answer(pad_units(self.support, size[0]), asked, self.steps)
+        if notes is not None:
+            self._note_known_rows(inputs, owner, notes)
+        return answer.outputs[owner, place], answer.deviation[owner, place], owner
+
+    def _owners(self, table: pl.DataFrame, source: str) -> np.ndarray:
+        """[rows]: the number of the unit that each row belongs to."""
+        task = self.format.task
+        if task is None or task not in table.columns:
+            if len(self.rows) > 1:
+                raise BadInput(
+                    f"{source}: expected the column {task!r}, which says of which of the {len(self.rows)} units a row is."
+                )
+            return np.zeros(table.height, int)
+        names = table[task].cast(pl.String)
+        if self.units is None:
+            if names.n_unique() > 1:
+                raise BadInput(f"{source}: expected rows of the one adapted unit, found {names.n_unique()} values of {task!r}.")
+            return np.zeros(table.height, int)
+        numbers = {name: number for number, name in enumerate(self.units)}
+        unknown = names.filter(~names.is_in(self.units)) if names.null_count() == 0 else names.filter(names.is_null())
+        if unknown.len():
+            shown = ", ".join(map(repr, unknown.unique(maintain_order=True).head(3)))
+            raise BadInput(
+                f"{source}: {unknown.len()} rows are of units that were not adapted ({shown}); adapted are "
+                f"{', '.join(map(repr, self.units[:3]))}{', ...' if len(self.units) > 3 else ''}. "
+                "Adapt to them first, or leave them out."
+            )
+        return names.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
+
+    def _note_known_rows(self, inputs: np.ndarray, owner: np.ndarray, notes: list[str]) -> None:
+        known = [
+            {row.tobytes() for row, weight in zip(rows, weights, strict=True) if weight}
+            for rows, weights in zip(np.asarray(self.support.inputs), np.asarray(self.support.weight), strict=True)
+        ]
+        shared = sum(row.tobytes() in known[unit] for row, unit in zip(np.ascontiguousarray(inputs), owner, strict=True))
+        if shared:
+            notes.append(f"{shared} of {len(inputs)} rows are also in the support set: of these the model was told the answer")
+
+    def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
+        """Adapted again from θ, to old and new rows together. Raises `BadInput` where the columns differ."""
+        new = support_columns(table, self.format, source)
+        if set(new.columns) != set(self.table.columns):
+            odd = ", ".join(map(repr, sorted(set(new.columns) ^ set(self.table.columns))))
+            raise BadInput(f"{source}: expected the columns of the rows known so far, but they differ in {odd}.")
+        old, new = alike(self.table, new.select(self.table.columns))
+        union = pl.concat([old, new], how="vertical_relaxed").unique(maintain_order=True)
+        again = union.height - old.unique().height
+        adapted = adapt(self.trained, union, source, self.steps)
+        if again < new.height:
+            said = f"{new.height - again} of {new.height} rows were known already and count once"
+            adapted = replace(adapted, notes=(*adapted.notes, said))
+        return adapted
 
     def save(self, directory: str | Path) -> None:
-        """Writes the adapted model into a new folder."""
+        """Writes the adapted units into a new folder."""
         directory = new_directory(directory)
-        write_arrays(directory / PARAMETERS, self.params)
-        write_json(directory / FILE, {"run": self.run, "protocol": self.protocol})
+        write_arrays(directory / PARAMETERS, self.trained.params)
+        write_support(directory / SUPPORT, self.table)
+        saved = {
+            "run": self.trained.config,
+            "calibration": self.trained.calibration,
+            "steps": self.steps,
+            "protocol": self.protocol,
+        }
+        write_json(directory / FILE, saved)
+
+    def save_update(self, directory: str | Path) -> None:
+        """Writes the support rows over those in `directory`: whole, or not at all."""
+        write_support(Path(directory) / SUPPORT, self.table)
 
 
 def adapt(
-    run: Run, table: pl.DataFrame, source: str = "the support set", steps: int | None = None, which: str = "best"
+    model: Run | Trained, table: pl.DataFrame, source: str = "the support set", steps: Steps | None = None, which: str = "best"
 ) -> Adapted:
-    """Adapts a trained run to the rows of one task. Raises `BadInput` for missing columns, gaps, or rows of several tasks."""
-    problem = run.problem(with_data=False)
-    format = problem.format
-    if format.task and format.task in table.columns and table[format.task].n_unique() > 1:
-        names = table[format.task].unique().sort().head(3).to_list()
+    """Adapts a trained model to the rows of one unit, or of all units that the task column names, in one compiled call.
+
+    Raises `BadInput` for missing columns, for no row with a known target, and where adaptation does not stay finite.
+    """
+    trained = model if isinstance(model, Trained) else Trained.of(model, which)
+    format = trained.problem.format
+    steps = trained.trained_steps if steps is None else steps
+    notes: list[str] = []
+    table = support_columns(table, format, source)
+    targets, known = format.encode_targets(table, source)
+    if not known.all():
+        notes.append(f"{(~known).sum()} of {known.size} rows lack the target and are left out")
+        table, targets = table.filter(pl.Series(known)), targets[known]
+    if table.height == 0:
+        names = " and ".join(repr(target.name) for target in format.targets)
+        raise BadInput(f"{source}: expected rows with a value of {names}, found none.")
+    inputs = format.encode_inputs(table, source, notes)
+    named = format.task is not None and format.task in table.columns
+    names = table[format.task].cast(pl.String) if named and format.task else pl.Series(["it"] * table.height)
+    if names.null_count():
+        raise BadInput(f"{source}: column {format.task!r} names no unit in {names.null_count()} rows. Fill or remove them.")
+    units = tuple(names.unique(maintain_order=True).to_list())
+    owner = names.replace_strict({name: number for number, name in enumerate(units)}, return_dtype=pl.Int64).to_numpy()
+    support = stack_units(inputs, targets, owner, len(units))
+    padded = pad_units(support, bucket(len(units)) if len(units) > 1 else 1)
+    report = Report(*(values[: len(units)] for values in trained.report(padded, steps)))
+    if not report.finite.all():
+        wild = units[int(report.finite.argmin())]
         raise BadInput(
-            f"{source}: expected the rows of one task, found {table[format.task].n_unique()} values of {format.task!r} "
-            f"({', '.join(map(str, names))}, ...). Keep the rows of one of them."
+            f"{source}: adaptation{'' if len(units) == 1 else f' of {wild!r}'} in {steps} steps does not stay finite on these "
+            "rows. Try fewer --steps, or look for extreme values."
         )
-    inputs, targets = format.encode_inputs(table, source), format.encode_target(table, source)
-    support = pad(Examples(inputs, targets, np.ones(len(inputs), np.float32)), bucket(len(inputs)))  # type: ignore[arg-type]
-    steps = problem.learner.adaptation_steps if steps is None else steps
-    fit = jax.jit(lambda params, support: maml.adapt(problem.learner, params, support, jax.random.key(0), steps))
-    params = fit(run.params(which), support)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params)):
-        raise BadInput(
-            f"{source}: adaptation in {steps} steps does not stay finite on these rows. "
-            "Try fewer --steps, or look for extreme values."
-        )
-    protocol = {"support_rows": len(inputs), "adaptation_steps": steps, "trained_shots": run.settings.shots}
-    return Adapted(params, problem.predict, format, protocol, run.config)
+    return Adapted(trained, table, units if named else None, support, steps, report, tuple(notes))
+
+
+def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
+    """The columns of a support file that are kept: the task where it has one, inputs, targets."""
+    wanted = [*(column.name for column in format.inputs), *(target.name for target in format.targets)]
+    for name in wanted:
+        column_of(table, name, source)
+    task = [format.task] if format.task and format.task in table.columns else []
+    return table.select([*task, *wanted])
+
+
+def alike(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two tables of the same columns with columns of other kinds (a date here, its text there) as text in both."""
+    odd = [
+        name
+        for name in old.columns
+        if old.schema[name] != new.schema[name] and not (old.schema[name].is_numeric() and new.schema[name].is_numeric())
+    ]
+    return tuple(table.with_columns(pl.col(odd).cast(pl.String)) for table in (old, new))  # type: ignore[return-value]
+
+
+def significant(values: np.ndarray) -> np.ndarray:
+    """Numbers with the seven digits that float32 has, so that a file shows no more than is known."""
+    size = np.floor(np.log10(np.maximum(np.abs(values), 1e-30)))
+    unit = 10.0 ** (6 - size)
+    return np.round(values * unit) / unit
+
+
+def write_support(path: Path, table: pl.DataFrame) -> None:
+    partial = path.with_name(path.name + ".partial")
+    table.write_parquet(partial)
+    partial.replace(path)
 
 
 def open_adapted(directory: str | Path) -> Adapted:
@@ -86,10 +338,10 @@ def open_adapted(directory: str | Path) -> Adapted:
         saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
-        like = jax.eval_shape(lambda: problem.init(jax.random.key(0)).theta)
-        params = read_arrays(directory / PARAMETERS, like)
+        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
+        trained = Trained(problem, params, saved["calibration"], saved["run"])
+        return adapt(trained, pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds
         raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
-    return Adapted(params, problem.predict, problem.format, saved["protocol"], saved["run"])

@@ -100,7 +100,7 @@ def _adaptation(result: dict[str, Any]):
     points = [
         (step, mean, half or 0.0)
         for step, mean, half in zip(result["steps"], result["mean"], result["ci95"], strict=True)
-        if mean is not None
+        if mean is not None and step != "auto"
     ]
     steps, means, halves = zip(*points, strict=True) if points else ((), (), ())
     axis.errorbar(steps, means, yerr=halves, color=STEPS[2], marker="o", capsize=4, lw=1.4)
@@ -112,7 +112,7 @@ def _adaptation(result: dict[str, Any]):
         axis.axvline(trained, color=BEFORE, lw=1, ls="--", zorder=0)
         axis.text(trained, 0.97, " trained for", transform=axis.get_xaxis_transform(), va="top", fontsize=8, color="#777777")
     shots = result["protocol"].get("shots")
-    axis.set_xticks(result["steps"])
+    axis.set_xticks(steps)
     axis.margins(x=0.12, y=0.15)
     axis.set(
         xlabel="adaptation steps",

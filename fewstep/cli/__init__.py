@@ -10,10 +10,12 @@ COMMANDS = {
     "train": "meta-train a problem: fewstep train sine | fewstep train table --data FILE ...",
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
-    "adapt": "fit a run to one new task from a few rows",
-    "predict": "predict with an adapted model",
+    "adapt": "fit a run to new units from a few rows of each",
+    "update": "adapt again, to old and new rows together",
+    "predict": "predict with an adapted model, with intervals",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
+    "sample-table": "write a table to try it all on",
 }
 
 HELP = "\n".join(
@@ -22,7 +24,7 @@ HELP = "\n".join(
         "",
         "Learn a starting point. Adapt in a few steps.",
         "",
-        *(f"  {name:<9} {line}" for name, line in COMMANDS.items()),
+        *(f"  {name:<12} {line}" for name, line in COMMANDS.items()),
         "",
         "fewstep COMMAND --help tells more. First time? Try: fewstep train sine",
     ]
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
-        return importlib.import_module(f"fewstep.cli.{argv[0]}").main(argv[1:])
+        return importlib.import_module(f"fewstep.cli.{argv[0].replace('-', '_')}").main(argv[1:])
     except BadInput as error:
         print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
         return 2

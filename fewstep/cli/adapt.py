@@ -1,49 +1,75 @@
-"""fewstep adapt RUN --support FILE --out ADAPTED: fit a run to one new task (floor 5)."""
+"""fewstep adapt RUN --support FILE --out ADAPTED: fit a run to new units (floor 5)."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.arguments import choose_steps, parse, prepare_jax, say
 from fewstep.errors import BadInput
 
 
 @dataclass(frozen=True)
 class Adapt:
-    """Fit a trained run to one new task from the rows of a file with the training columns."""
+    """Fit a trained run to new units from the rows of a file with the training columns; the task column tells units apart."""
 
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
     support: str
-    """a CSV, TSV or Parquet file: the few rows of the new task, with inputs and target"""
+    """a CSV, TSV or Parquet file, or a pattern of them: the few rows of the new units, with inputs and target"""
     out: str
     """folder for the adapted model"""
-    steps: int | None = None
-    """adaptation steps; by default as trained"""
+    steps: str | None = None
+    """adaptation steps, by default as trained; auto chooses them for each unit by leaving its rows out in turn"""
     json: bool = False
     """print one JSON object on stdout"""
 
 
 def main(argv: list[str]) -> int:
     arguments = parse(Adapt, argv, "fewstep adapt")
-    if arguments.steps is not None and not 0 <= arguments.steps <= 10_000:
-        raise BadInput(f"--steps should lie between 0 and 10000, got {arguments.steps}.")
+    steps = None if arguments.steps is None else choose_steps(arguments.steps)
+    if steps is not None and len(steps) > 1:
+        raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {arguments.steps!r}.")
     prepare_jax()
     from fewstep import adapted, runs
-    from fewstep.tasks.columns import read_table
+    from fewstep.tasks.reading import read_table
 
     run = runs.open_run(arguments.run)
-    model = adapted.adapt(run, read_table(arguments.support), arguments.support, arguments.steps)
+    model = adapted.adapt(run, read_table(arguments.support), arguments.support, steps[0] if steps else None)
     model.save(arguments.out)
-    rows, steps, trained = (model.protocol[name] for name in ("support_rows", "adaptation_steps", "trained_shots"))
-    if rows != trained and run.settings.adapter == "gradient":
-        say(f"note: {rows} support rows, trained with {trained}; the learned rates were not tried at this number.", json=True)
-    if arguments.json:
-        print(json.dumps({"adapted": arguments.out, **model.protocol}))
-    else:
-        say(f"adapted to {rows} rows in {steps} step{'s' * (steps != 1)} -> {arguments.out}")
+    tell(model, arguments.out, arguments.json)
     return 0
+
+
+def tell(model: Any, out: str, as_json: bool) -> None:
+    """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
+    say_notes(model.notes)
+    unlike, rows, steps = model.unlike, model.rows, model.report.steps
+    for name, reason in list(unlike.items())[:10]:
+        say(f"unlike anything trained on: {name}: {reason}", json=True)
+    if len(unlike) > 10:
+        say(f"... and {len(unlike) - 10} more units (all of them with --json)", json=True)
+    least, most = model.problem.settings.shot_range
+    beyond = int(((rows < least) | (rows > most)).sum())
+    if beyond and model.problem.settings.adapter == "gradient" and model.steps != "auto":
+        which = f"{rows[0]} support rows" if len(rows) == 1 else f"{beyond} units have other numbers of support rows"
+        trained = most if least == most else f"{least} to {most}"
+        say(
+            f"note: {which}, trained with {trained}; the learned rates were not tried at this number. Try --steps auto.",
+            json=True,
+        )
+    if as_json:
+        print(json.dumps({"adapted": out, **model.protocol, "unlike": unlike, "notes": list(model.notes)}))
+    elif len(rows) == 1:
+        say(f"adapted to {rows[0]} rows in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
+    else:
+        ranges = f"{rows.min()} to {rows.max()} rows each, in {steps.min()} to {steps.max()} steps"
+        say(f"adapted {len(rows)} units to {ranges} -> {out}")
+
+
+def say_notes(notes: Any) -> None:
+    for note in notes:
+        say(f"note: {note}", json=True)

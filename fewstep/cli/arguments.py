@@ -7,11 +7,12 @@ import io
 import os
 import re
 import sys
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fewstep.errors import BadInput
 
 Arguments = TypeVar("Arguments")
+Steps = int | Literal["auto"]
 
 
 def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:
@@ -49,15 +50,29 @@ def _in_short(complaint: str, prog: str) -> str:
     return f"{what.rstrip('.')}.{hint} See {prog} --help."
 
 
-def choose_steps(text: str) -> tuple[int, ...]:
-    """'0,1,5,10' as (0, 1, 5, 10)."""
+def choose_steps(text: str) -> tuple[Steps, ...]:
+    """'0,1,5,auto' as (0, 1, 5, 'auto')."""
     try:
-        steps = tuple(int(part) for part in text.split(","))
+        steps: tuple[Steps, ...] = tuple("auto" if part.strip() == "auto" else int(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--steps should be numbers of adaptation steps such as 0,1,5,10, got {text!r}.") from None
-    if not steps or min(steps) < 0 or max(steps) > 10_000:
+        raise BadInput(f"--steps should be numbers of adaptation steps such as 0,1,5,10, or auto, got {text!r}.") from None
+    numbers = [step for step in steps if step != "auto"]
+    if not steps or (numbers and (min(numbers) < 0 or max(numbers) > 10_000)):
         raise BadInput(f"--steps should lie between 0 and 10000, got {text!r}.")
     return steps
+
+
+def spread_ranges(argv: list[str]) -> list[str]:
+    """`--shots 3:50` as `--shots 3 50`."""
+    words: list[str] = []
+    for word in argv:
+        option, equals, value = word.partition("=")
+        if option == "--shots" and equals:
+            words.append(option)
+            word = value
+        found = re.fullmatch(r"(\d+):(\d+)", word) if words and words[-1] == "--shots" else None
+        words += found.groups() if found else [word]
+    return words
 
 
 def prepare_jax() -> None:

@@ -20,7 +20,7 @@ class Evaluate:
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
     steps: str | None = None
-    """numbers of adaptation steps to measure after, such as 0,1,5,10; by default as after training"""
+    """numbers of adaptation steps to measure after, such as 0,1,5,auto; by default as after training"""
     tasks: int = 1000
     """how many distinct tasks at most"""
     shots: int | None = None

@@ -9,22 +9,23 @@ from typing import Annotated
 
 import tyro
 
+from fewstep.cli.adapt import say_notes
 from fewstep.cli.arguments import parse, prepare_jax, say
 from fewstep.errors import BadInput
-
-COLUMN = "prediction"
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Predict with an adapted model: the rows of the inputs file, with a column `prediction` added."""
+    """Predict with an adapted model: the inputs file, with prediction, lower and upper (or class probabilities) added."""
 
     adapted: Annotated[str, tyro.conf.Positional]
     """the adapted model's folder"""
     inputs: str
-    """a CSV, TSV or Parquet file with the input columns"""
+    """a CSV, TSV or Parquet file, or a pattern of them, with the input columns; of several units, with the task column too"""
     out: str
     """the file to write: .csv, .tsv or .parquet"""
+    level: float | None = None
+    """which part of rows lower and upper enclose, such as 0.9; by default 0.95 where enough units were left to calibrate it"""
     json: bool = False
     """print one JSON object on stdout"""
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     import polars as pl
 
     from fewstep.adapted import open_adapted
-    from fewstep.tasks.columns import read_table
+    from fewstep.tasks.reading import read_table
 
     out = Path(arguments.out)
     if out.suffix.lower() not in (".csv", ".tsv", ".parquet"):
@@ -44,9 +45,11 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--out {out} already exists. Choose another name, or remove it; nothing was changed.")
     model = open_adapted(arguments.adapted)
     table = read_table(arguments.inputs)
-    if COLUMN in table.columns:
-        raise BadInput(f"{arguments.inputs}: there is a column {COLUMN!r} already. Rename it, or it would be lost.")
-    result = table.with_columns(pl.Series(COLUMN, model.predict(table, arguments.inputs)))
+    notes: list[str] = []
+    columns = model.columns(table, arguments.inputs, arguments.level, notes)
+    if taken := [name for name in columns if name in table.columns]:
+        raise BadInput(f"{arguments.inputs}: there is a column {taken[0]!r} already. Rename it, or it would be lost.")
+    result = table.with_columns(*(pl.Series(name, values) for name, values in columns.items()))
     partial = out.with_name(out.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -59,8 +62,12 @@ def main(argv: list[str]) -> int:
         raise BadInput(
             f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
         ) from error
+    say_notes(notes)
+    for name, reason in list(model.unlike.items())[:10]:
+        say(f"unlike anything trained on: {name}: {reason}", json=True)
+    targets = [target.name for target in model.format.targets]
     if arguments.json:
-        print(json.dumps({"predictions": str(out), "rows": table.height}))
+        print(json.dumps({"predictions": str(out), "rows": table.height, "columns": list(columns), "notes": notes}))
     else:
-        say(f"{table.height} predictions of {model.format.target!r} -> {out}")
+        say(f"{table.height} predictions of {' and '.join(map(repr, targets))} -> {out}")
     return 0

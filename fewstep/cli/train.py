@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from fewstep.cli.arguments import command_name, parse, prepare_jax, say
+from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     name, *rest = argv
     if name not in PROBLEMS:
         raise BadInput(f"there is no problem {name!r}; expected one of {', '.join(PROBLEMS)}.")
-    preset, rest = _preset(rest, PRESETS[name])
+    preset, rest = _preset(spread_ranges(rest), PRESETS[name])
     arguments = parse(_arguments(name, PRESETS[name][preset][0]), rest, f"fewstep train {name}")
     return train(arguments, name, preset)
 
@@ -44,16 +44,18 @@ def train(arguments: Any, name: str, preset: str) -> int:
             for line in problem.format.describe():
                 say(f"  {line}", json=True)
             splits = problem.splits
-            say(
-                f"  tasks ({settings.task}): {splits.train.size} meta-train, {splits.validation.size} meta-validation, "
-                f"{splits.test.size} meta-test",
-                json=True,
-            )
+            held_out = {"meta-train": splits.train, "meta-validation": splits.validation}
+            held_out |= {"calibration": splits.calibration, "meta-test": splits.test}
+            counts = ", ".join(f"{family.size} {split}" for split, family in held_out.items() if family is not None)
+            say(f"  tasks ({problem.settings.task or '@file'}): {counts}", json=True)
             say(f"  support set: {problem.protocol['support']}", json=True)
             if not settings.time and any(column.kind == "date" for column in problem.format.inputs):
                 say("  (--time COLUMN makes it a forecast: the support set then always precedes what is asked for)", json=True)
             if splits.left_out:
-                say(f"  left out, with no more rows than --shots {settings.shots}: {splits.left_out} of the tasks", json=True)
+                least = settings.shot_range.least
+                say(f"  left out, with no more rows than --shots {least}: {splits.left_out} of the tasks", json=True)
+            for note in problem.notes:
+                say(f"  {note}", json=True)
 
     def work():
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)

@@ -1,12 +1,11 @@
-"""A run directory as a value (floor 4): made by `train`, opened by `open_run`; the same from Python and from the command."""
+"""A run as a value (floor 4): the folder, its settings, and what can be done with it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import time
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,15 +17,18 @@ from fewstep import maml
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems import PROBLEMS
+from fewstep.runs import candidates, measure
+from fewstep.runs.files import absolute_data, fingerprint, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.training import loop
+from fewstep.training.calibrate import calibrate
 from fewstep.training.checkpoint import Checkpoints, read_arrays, write_arrays
 from fewstep.training.complete import complete
-from fewstep.training.evaluate import evaluate, illustrations
+from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
 from fewstep.version import __version__
 
-PARAMETERS = "parameters.npz"
+PARAMETERS, CALIBRATION = "parameters.npz", "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,40 @@ class Run:
             state, _ = checkpoints.restore(like, which)
         return jax.tree.map(jax.numpy.asarray, state.params)
 
+    def calibration(self) -> dict[str, Any]:
+        """What was calibrated on meta-calibration tasks; of no tasks where the run was not trained to its end."""
+        path = self.directory / CALIBRATION
+        if not path.is_file():
+            return {"tasks": 0, "trained_steps": None, "by_shots": []}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
+
     def resume(self, quiet: bool = False) -> Run:
         """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
+        if several := several_candidates(self.settings):
+            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, None)
         problem = self.problem()
         loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
         self.finish(problem)
-        return self
+        return self.calibrate(problem)
 
-    def finish(self, problem: Problem) -> None:
-        """Completes the best checkpoint and writes `parameters.npz`, from which the trained run is opened."""
-        write_arrays(self.directory / PARAMETERS, complete(problem, self.checkpoint()))
+    def finish(self, problem: Problem) -> float:
+        """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error on
+        meta-validation tasks."""
+        params, error = complete(problem, self.checkpoint())
+        write_arrays(self.directory / PARAMETERS, params)
+        return error
+
+    def calibrate(self, problem: Problem) -> Run:
+        """Writes `calibration.json`."""
+        write_json(self.directory / CALIBRATION, calibrate(problem, self.params()))
+        return self
 
     def evaluate(
         self,
-        steps: Sequence[int] | None = None,
+        steps: Sequence[Steps] | None = None,
         tasks: int = 1000,
         draws: int | None = None,
         which: str = "best",
@@ -100,34 +122,24 @@ class Run:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
         altered = replace(self, settings=replace(self.settings, **changes))
         problem = altered.problem()
-        return self._measured(problem, self.params(which), steps or problem.evaluation_steps, tasks, draws)
+        return self._named(measure.measure(problem, self.params(which), steps or problem.evaluation_steps, tasks, draws))
 
-    def write_evaluation(self, steps: Sequence[int] | None = None) -> dict[str, Any]:
+    def write_evaluation(self, steps: Sequence[Steps] | None = None) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
-        problem, params = self.problem(), self.params()
+        problem, params, calibration = self.problem(), self.params(), self.calibration()
         steps = steps or problem.evaluation_steps
-        result = self._measured(problem, params, steps)
+        result = self._named(measure.measure(problem, params, steps))
+        result |= measure.measure_more(problem, params, calibration)
         write_json(self.directory / "evaluation.json", result)
-        write_json(self.directory / "illustrations.json", illustrations(problem, params, steps))
+        drawn = measure.drawings(problem, params, steps, calibration, measure.worst_tasks(result))
+        write_json(self.directory / "illustrations.json", drawn)
         return result
 
-    def _measured(
-        self, problem: Problem, params: MetaParams, steps: Sequence[int], tasks: int = 1000, draws: int | None = None
-    ) -> dict[str, Any]:
-        """`training.evaluate`, with what only the run knows: its preset, the shots it was trained at."""
-        started = time.monotonic()
-        splits = problem.splits
-        assert splits is not None
-        # Few tasks: several support sets each, so that the figure depends less on which rows were drawn.
-        draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
-        result = evaluate(problem, params, steps=steps, tasks=tasks, draws=draws)
-        result["protocol"]["trained_shots"] = self.settings.shots
-        return {
-            "problem": result["problem"],
-            "preset": self.config["preset"],
-            **result,
-            "seconds": round(time.monotonic() - started, 2),
-        }
+    def _named(self, result: dict[str, Any]) -> dict[str, Any]:
+        """`result` with what only the run knows: its preset, the shots it was trained at."""
+        least, most = self.settings.shot_range
+        result["protocol"]["trained_shots"] = most if least == most else f"{least} to {most}"
+        return {"problem": result.pop("problem"), "preset": self.config["preset"], **result}
 
 
 def train(
@@ -143,10 +155,73 @@ def train(
 
     Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
     """
+    if several := several_candidates(settings):
+        problem = settings.build(seed)
+        directory = new_directory(directory)
+        if announce:
+            announce(problem)
+        write_config(settings, problem, directory, seed, preset)
+        return train_candidates(several, directory, seed, preset, quiet, problem)
     problem = settings.build(seed)
+    return train_one(settings, problem, directory, seed, preset, quiet, announce)[0].calibrate(problem)
+
+
+def train_one(
+    settings: Any,
+    problem: Problem,
+    directory: str | Path,
+    seed: int,
+    preset: str,
+    quiet: bool,
+    announce: Callable[[Problem], None] | None = None,
+) -> tuple[Run, float]:
+    """(the run of one Problem, its error on meta-validation tasks)."""
     directory = new_directory(directory)
     if announce:
         announce(problem)
+    write_config(settings, problem, directory, seed, preset)
+    loop.train(problem, directory, seed=seed, quiet=quiet)
+    run = open_run(directory)
+    return run, run.finish(problem)
+
+
+def several_candidates(settings: Any) -> dict[str, Any]:
+    """The settings to choose among, by name, where there is a choice."""
+    found = settings.candidates() if hasattr(settings, "candidates") else {}
+    return found if len(found) > 1 else {}
+
+
+def train_candidates(
+    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem | None
+) -> Run:
+    """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
+
+    `first`, where known, is the Problem of the first candidate. What is finished is not trained again.
+    """
+    errors, problems = {}, {}
+    for name, settings in several.items():
+        folder = directory / candidates.FOLDER / name
+        problem, first = first or settings.build(seed), None
+        problems[name] = problem
+        if not quiet:
+            print(f"candidate {name}:", file=sys.stderr, flush=True)
+        if not (folder / "checkpoints").is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            errors[name] = train_one(settings, problem, folder, seed, preset, quiet)[1]
+            continue
+        run = open_run(folder)
+        if not (folder / PARAMETERS).is_file():
+            loop.train(problem, folder, seed=seed, resume=True, quiet=quiet)
+        errors[name] = run.finish(problem)
+    best = candidates.promote(directory, errors, preset)
+    if not quiet:
+        listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
+        print(f"error on meta-validation tasks: {listed} -> {best}", file=sys.stderr, flush=True)
+    return open_run(directory).calibrate(problems[best])
+
+
+def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
+    """`config.json`: all that is needed to build the Problem again, and what made the run."""
     config = {
         "problem": problem.name,
         "preset": preset,
@@ -159,17 +234,13 @@ def train(
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     write_json(directory / "config.json", config)
-    loop.train(problem, directory, seed=seed, quiet=quiet)
-    run = open_run(directory)
-    run.finish(problem)
-    return run
 
 
 def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
     """Which tasks are in which split, where tasks have names."""
     assert problem.splits is not None
-    families = {"train": problem.splits.train, "validation": problem.splits.validation, "test": problem.splits.test}
-    return {split: list(family.names) for split, family in families.items() if family.names} or None
+    families = {field.name: getattr(problem.splits, field.name) for field in fields(problem.splits) if field.name != "left_out"}
+    return {split: list(family.names) for split, family in families.items() if family and family.names} or None
 
 
 def open_run(directory: str | Path) -> Run:
@@ -208,37 +279,3 @@ def settings_of(config: dict[str, Any], source: Path) -> Any:
             f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
             "Open it with the version that wrote it, or train again."
         ) from error
-
-
-def new_directory(directory: str | Path) -> Path:
-    """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        what = "already holds a run" if (directory / "config.json").exists() else "already exists and is not empty"
-        raise BadInput(f"--out {directory} {what}. Choose another folder, or remove this one; nothing was changed.")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--out {directory} cannot be made: {error.strerror}. Choose a folder that you may write to.") from error
-    if not os.access(directory, os.W_OK):
-        raise BadInput(f"--out {directory} cannot be written to. Choose a folder that you may write to.")
-    return directory
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes whole or not at all: into a file beside it, then renamed."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def fingerprint(path: str | Path) -> str:
-    """The SHA-256 of a file, by which changed data is noticed."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def absolute_data(settings: Any) -> Any:
-    """Settings whose data path holds from any working directory."""
-    data = getattr(settings, "data", None)
-    return replace(settings, data=str(Path(data).resolve())) if data else settings

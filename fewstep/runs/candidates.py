@@ -1,0 +1,31 @@
+"""Choosing between trained candidates (floor 4): each is a run of its own under RUN/candidates; the best becomes RUN itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fewstep.runs.files import write_json
+
+FOLDER = "candidates"
+MOVED = ("metrics.jsonl", "checkpoints", "parameters.npz")
+
+
+def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
+    """Makes the candidate with the least error on meta-validation tasks the run in `directory`; returns its name.
+
+    The config is written last: until then the folder still says that a choice is to be made, and `resume` makes it again.
+    """
+    best = min(errors, key=errors.__getitem__)
+    source = directory / FOLDER / best
+    for name in MOVED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
+        elif (source / name).exists():
+            shutil.copy2(source / name, directory / name)
+    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    write_json(directory / "config.json", {**config, "preset": preset, "chosen_from": errors})
+    shutil.rmtree(source)
+    return best

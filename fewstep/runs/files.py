@@ -1,0 +1,54 @@
+"""Files and folders of a run (floor 4): new ones that overwrite nothing, JSON written whole or not at all, fingerprints."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import BadInput
+
+
+def new_directory(directory: str | Path) -> Path:
+    """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        what = "already holds a run" if (directory / "config.json").exists() else "already exists and is not empty"
+        raise BadInput(f"--out {directory} {what}. Choose another folder, or remove this one; nothing was changed.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {directory} cannot be made: {error.strerror}. Choose a folder that you may write to.") from error
+    if not os.access(directory, os.W_OK):
+        raise BadInput(f"--out {directory} cannot be written to. Choose a folder that you may write to.")
+    return directory
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes whole or not at all: into a file beside it, then renamed."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def fingerprint(data: str | Path) -> str:
+    """The SHA-256 of a file, or of all files of a pattern and their names, by which changed data is noticed."""
+    if Path(data).is_file():
+        return _digest(Path(data))
+    paths = [Path(name) for name in sorted(glob.glob(str(data), recursive=True)) if Path(name).is_file()]
+    return hashlib.sha256("\n".join(f"{path.name} {_digest(path)}" for path in paths).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def absolute_data(settings: Any) -> Any:
+    """Settings whose data path holds from any working directory."""
+    data = getattr(settings, "data", None)
+    return replace(settings, data=str(Path(data).resolve())) if data else settings

@@ -1,0 +1,153 @@
+"""A trained model with its compiled programs (floor 4): many units adapted, and asked, in one call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep import maml
+from fewstep.problem import Problem
+from fewstep.runs import Run
+from fewstep.training.calibrate import LEVELS, nearest_entry
+from fewstep.training.fit import SIGNS, Steps, deviation, fit
+from fewstep.types import Examples, MetaParams, Params
+
+UNITS_AT_ONCE = 256
+KEY_SEED = 0
+
+
+class Report(NamedTuple):
+    """What adaptation says of each unit; arrays lead with [units]."""
+
+    steps: np.ndarray
+    """adaptation steps made"""
+    signs: np.ndarray
+    """[units, signs]"""
+    finite: np.ndarray
+    """whether its parameters are numbers still"""
+
+
+class Answer(NamedTuple):
+    """What a model says of rows; both [units, rows, outputs]."""
+
+    outputs: np.ndarray
+    """standardized means, or log-probabilities of classes"""
+    deviation: np.ndarray
+    """before calibration; 1 for classes"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Meta-parameters and all that is needed to adapt them: no data, no run directory."""
+
+    problem: Problem
+    params: MetaParams
+    calibration: dict[str, Any]
+    config: dict[str, Any]
+    """what opens it again: problem, settings, seed and format, as in `config.json`"""
+
+    @staticmethod
+    def of(run: Run, which: str = "best") -> Trained:
+        """The trained model of a run directory."""
+        calibration = run.calibration() if which == "best" else {"tasks": 0, "by_shots": []}
+        return Trained(run.problem(with_data=False), run.params(which), calibration, run.config)
+
+    @property
+    def trained_steps(self) -> int:
+        return self.problem.learner.adaptation_steps
+
+    def policy(self, steps: Steps) -> str | None:
+        """Under which name the calibration knows this choice of steps; None where it was not calibrated."""
+        return "auto" if steps == "auto" else "trained" if steps == self.trained_steps else None
+
+    @cached_property
+    def _report(self):
+        def one_unit(params, support, steps):
+            fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
+            finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
+            return fitted.steps, fitted.signs, jnp.all(finite)
+
+        return jax.jit(
+            lambda params, support, steps: over_units(lambda unit: one_unit(params, unit, steps), support), static_argnums=2
+        )
+
+    @cached_property
+    def _answer(self):
+        def one_unit(params, support, inputs, steps):
+            fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
+            outputs = self.problem.predict(fitted.params, inputs)
+            if self.problem.format.classes:
+                return outputs, jnp.ones_like(outputs)
+            return outputs, deviation(self.problem, fitted, inputs)
+
+        def all_units(params, support, inputs, steps):
+            return over_units(lambda unit: one_unit(params, unit[0], unit[1], steps), (support, inputs))
+
+        return jax.jit(all_units, static_argnums=3)
+
+    def report(self, support: Examples, steps: Steps) -> Report:
+        """Adapts to units whose `support` sets lead with [units, rows]; rows of weight 0 are padding."""
+        return Report(*jax.device_get(self._report(self.params, support, steps)))
+
+    def answer(self, support: Examples, inputs: np.ndarray, steps: Steps) -> Answer:
+        """Adapts to units and predicts `inputs` [units, rows, features] of each, in one compiled call."""
+        return Answer(*jax.device_get(self._answer(self.params, support, inputs, steps)))
+
+    def adapt(self, support: Examples, steps: Steps) -> Params:
+        """θ′ of one unit, whose `support` leads with [rows]."""
+        taken = int(self.report(jax.tree.map(lambda leaf: np.asarray(leaf)[None], support), steps).steps[0])
+        fitted = jax.jit(
+            lambda params, support: maml.adapt(self.problem.learner, params, support, jax.random.key(KEY_SEED), taken)
+        )
+        return fitted(self.params, support)
+
+    def factors(self, rows: int, level: int, steps: Steps) -> list[float] | None:
+        """By how many deviations [outputs] intervals of `level` per cent reach, after so many support rows; None where the
+        calibration does not say."""
+        entry = self._entry(rows, steps)
+        by_output = [] if entry is None else [by_level[LEVELS.index(level)] for by_level in entry.get("factors", ())]
+        return None if not by_output or None in by_output else by_output
+
+    def temperature(self, rows: int, steps: Steps) -> float:
+        """By what log-probabilities are divided, after so many support rows."""
+        entry = self._entry(rows, steps)
+        return 1.0 if entry is None else entry.get("temperature", 1.0)
+
+    def why_unlike(self, rows: int, signs: np.ndarray, steps: Steps) -> str | None:
+        """Why a unit is unlike those of training, in words; None where it is not, or where nothing is known to compare with."""
+        entry = self._entry(rows, steps)
+        likeness = None if entry is None else entry["likeness"]
+        if likeness is None or likeness["limit"] is None:
+            return None
+        strangeness = (signs - np.array(likeness["center"])) / np.array(likeness["scale"])
+        worst = int(strangeness.argmax())
+        if strangeness[worst] <= likeness["limit"]:
+            return None
+        found, usual = float(np.exp(signs[worst])), likeness["usual"][worst]
+        name = next(iter(self.problem.metrics))
+        words = {
+            "error before": f"before adaptation its rows are missed by {name} {found:.3g}",
+            "error after": f"after adaptation its rows are still missed by {name} {found:.3g}",
+            "change": f"adaptation changed its predictions by {self._unit(found)}",
+        }[SIGNS[worst]]
+        compared = self._unit(usual) if SIGNS[worst] == "change" else f"{usual:.3g}"
+        return f"{words}, of 95 % of comparable units by at most {compared}"
+
+    def _unit(self, standardized: float) -> str:
+        format = self.problem.format
+        return f"{standardized * (1.0 if format.classes or len(format.targets) > 1 else format.units[0]):.3g}"
+
+    def _entry(self, rows: int, steps: Steps) -> dict[str, Any] | None:
+        policy = self.policy(steps)
+        entry = nearest_entry(self.calibration, rows)
+        return None if entry is None or policy is None else entry[policy]
+
+
+def over_units(function, arguments):
+    """`function` of each unit: all at once where they are few, in chunks where they are many."""
+    return jax.lax.map(function, arguments, batch_size=UNITS_AT_ONCE)
