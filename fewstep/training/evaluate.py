@@ -14,6 +14,7 @@ from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import Steps, at, row_errors
+from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
 from fewstep.variants import safe_steps
 
@@ -93,7 +94,7 @@ def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[
         errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)
         return jnp.mean(errors.metrics[name])
 
-    return jax.jit(validate)
+    return compiled(validate)
 
 
 def evaluate(
@@ -109,8 +110,8 @@ def evaluate(
     """The figures of `evaluation.json`: mean and 95 % interval over distinct tasks, one entry per entry of `steps`."""
     family = getattr(problem.splits, split)
     numbers = family.tasks(tasks)
-    compiled = jax.jit(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
-    measured = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), compiled(params, jax.random.key(seed)))
+    program = compiled(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
+    measured = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), program(params, jax.random.key(seed)))
     name, *others = problem.metrics
     summary, loss_summary = summarize(measured.metrics[name]), summarize(measured.query_loss)
     return {

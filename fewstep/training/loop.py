@@ -23,6 +23,7 @@ from fewstep.training.devices import mean_gradient, meta_batches, replicate, tas
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
+from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
 
 SECONDS_A_CALL = 0.5
@@ -157,7 +158,8 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
         drawn = draw(state.step - state.step % ahead, key)  # a chunk may begin in the middle of what is drawn at once
         return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing, drawn))[:2]
 
-    return jax.jit(run)
+    program = compiled(run)
+    return lambda state, key, length: program(state, key, jnp.asarray(length, jnp.int32))
 
 
 def meta_steps_drawn_at_once(problem: Problem) -> int:

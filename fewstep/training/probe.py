@@ -16,6 +16,7 @@ import numpy as np
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import deviation, fit
+from fewstep.training.programs import compiled
 from fewstep.types import Episode, Examples, Key, MetaParams
 
 AT_ONCE = 64
@@ -67,7 +68,7 @@ class Prober:
                 found[policy] = (problem.predict(fitted.params, query.inputs), spread, fitted.signs, fitted.steps)
             return problem.predict(params.theta, query.inputs), found
 
-        self._program = jax.jit(
+        self._program = compiled(
             lambda params, episodes, keys: jax.lax.map(
                 lambda each: one_episode(params, *each), (episodes, keys), batch_size=AT_ONCE
             )
@@ -105,7 +106,7 @@ def _draw(family: TaskFamily, tasks: jax.Array, shots: int, draws: int, seed: in
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
         return jax.vmap(lambda pair: (family.episode(task, pair[0], shots), pair[1]))(keys)
 
-    episodes, keys = jax.jit(jax.vmap(one_task))(tasks)
+    episodes, keys = compiled(jax.vmap(one_task))(tasks)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (episodes, keys))
 
 
