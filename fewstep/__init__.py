@@ -19,3 +19,12 @@ from fewstep.types import Examples as Examples
 from fewstep.types import MetaParams as MetaParams
 from fewstep.types import Network as Network
 from fewstep.version import __version__ as __version__
+
+
+def __getattr__(name: str):
+    """`MetaRegressor` and `MetaClassifier` are loaded when they are asked for: they bring scikit-learn."""
+    if name in ("MetaRegressor", "MetaClassifier"):
+        from fewstep import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module 'fewstep' has no attribute {name!r}")

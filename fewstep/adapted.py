@@ -47,6 +47,14 @@ class Adapted:
     report: Report
     notes: tuple[str, ...] = ()
 
+    @staticmethod
+    def without_rows(trained: Trained, steps: Steps | None = None) -> Adapted:
+        """A unit of which no row is known: it predicts from the prior."""
+        format = trained.problem.format
+        empty = stack_units(np.zeros((0, format.features)), np.zeros((0, format.outputs)), np.zeros(0, int), 1)
+        steps = trained.trained_steps if steps is None else steps
+        return Adapted(trained, pl.DataFrame(), None, empty, steps, trained.report(empty, steps))
+
     @property
     def problem(self) -> Problem:
         return self.trained.problem

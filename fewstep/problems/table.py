@@ -3,6 +3,7 @@ one or several numbers, or a class, as target."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -84,8 +85,8 @@ class Table(LearningSettings):
         """
         if self.adapter == "auto":
             return next(iter(self.candidates().values())).build(seed, format)
-        self.check(seed)
         if format is not None:
+            self.check(seed)
             return self._problem(format, splits=None)
         if not self.data:
             raise BadInput(f"--data is missing: {EXPECTED}")
@@ -93,8 +94,16 @@ class Table(LearningSettings):
         settings = replace(self, task=FILE) if not self.task and FILE in table.columns else self
         return settings.build_from(table, self.data, seed)
 
-    def build_from(self, table: pl.DataFrame, source: str, seed: int = 0) -> Problem:
-        """The Problem of a table in memory; `source` is what messages call it."""
+    def build_from(
+        self, table: pl.DataFrame, source: str, seed: int = 0, split: Callable[[int, int], dict[str, np.ndarray]] | None = None
+    ) -> Problem:
+        """The Problem of a table in memory; `source` is what messages call it.
+
+        `split(tasks, seed)`, where given, says which tasks are for what in place of `split_tasks`.
+        """
+        if self.adapter == "auto":
+            return next(iter(self.candidates().values())).build_from(table, source, seed, split)
+        self.check(seed)
         self._check_columns()
         notes: list[str] = []
         kinds = declared_kinds(self.kinds)
@@ -107,7 +116,7 @@ class Table(LearningSettings):
                 f"{source}: no task has more than --shots {least} rows (the longest has {length.max()}), so nothing is left "
                 f"to be queried. Try --shots {max(1, int(length.max()) // 2)}, or another --task column."
             )
-        parts = split_tasks(len(names), seed, self.test_fraction, self.fold)
+        parts = split(len(names), seed) if split else split_tasks(len(names), seed, self.test_fraction, self.fold)
         in_train = np.zeros(table.height, bool)
         in_train[np.concatenate([rows_of[task] for task in parts["train"]])] = True
         fitting = Fitting(table, self.inputs, self.target, in_train, source, self.task, kinds, self.harmonics)

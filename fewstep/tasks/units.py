@@ -11,7 +11,7 @@ from fewstep.types import Examples
 def within_units(owner: np.ndarray) -> np.ndarray:
     """[rows]: the place of each row among those of its unit."""
     order = np.argsort(owner, kind="stable")
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner[order])) + 1])
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(owner[order])) + 1])[: owner.size]
     lengths = np.diff(np.append(starts, owner.size))
     place = np.empty(owner.size, int)
     place[order] = np.arange(owner.size) - np.repeat(starts, lengths)
@@ -21,7 +21,7 @@ def within_units(owner: np.ndarray) -> np.ndarray:
 def stack_units(inputs: np.ndarray, targets: np.ndarray, owner: np.ndarray, units: int) -> Examples:
     """Rows as [units, rows, ...], padded with weight 0 to a bucket."""
     place = within_units(owner)
-    size = (units, bucket(int(place.max()) + 1))
+    size = (units, bucket(int(place.max(initial=0)) + 1))
     stacked = Examples(
         np.zeros((*size, inputs.shape[1]), np.float32),  # type: ignore[arg-type]
         np.zeros((*size, targets.shape[1]), np.float32),  # type: ignore[arg-type]

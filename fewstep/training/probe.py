@@ -57,6 +57,7 @@ class Prober:
 
     def __init__(self, problem: Problem, params: MetaParams):
         self.problem, self.params = problem, params
+        self._draws: dict[tuple[int, int, int], Callable[..., tuple[Episode, Key]]] = {}
         trained = problem.learner.adaptation_steps
 
         def one_episode(params, episode, key):
@@ -82,7 +83,7 @@ class Prober:
         if count == 0:
             return None
         draws = max(1, min(MOST_DRAWS, episodes // count))
-        drawn, keys = _draw(family if family.resized is None else family.resized(room), tasks, shots, draws, seed)
+        drawn, keys = self._draw(family, room, draws)(tasks, jnp.asarray(shots), jnp.asarray(seed))
         total = count * draws
         calls = [slice(start, min(start + AT_ONCE, total)) for start in range(0, total, AT_ONCE)]
         results = [self._one_call(jax.tree.map(lambda leaf, part=part: leaf[part], drawn), keys[part]) for part in calls]
@@ -91,23 +92,29 @@ class Prober:
         by_policy = ({policy: found[policy][i] for policy in POLICIES} for i in range(4))
         return Probed(query, before, *by_policy)
 
+    def _draw(self, family: TaskFamily, room: int, draws: int) -> Callable[..., tuple[Episode, Key]]:
+        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys)`: each depends on (seed, task, draw) alone."""
+        place = (id(family), room, draws)
+        if place not in self._draws:
+            roomy = family if family.resized is None else family.resized(room)
+
+            def one_task(task, shots, seed):
+                keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
+                return jax.vmap(lambda pair: (roomy.episode(task, pair[0], shots), pair[1]))(keys)
+
+            def all_tasks(tasks, shots, seed):
+                drawn = jax.vmap(one_task, in_axes=(0, None, None))(tasks, shots, seed)
+                return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
+
+            self._draws[place] = compiled(all_tasks)
+        return self._draws[place]
+
     def _one_call(self, episodes: Episode, keys: Key) -> Any:
         """The program on up to `AT_ONCE` episodes: fewer are filled up, so that the shape stays the same."""
         count = keys.shape[0]
         fill = np.minimum(np.arange(AT_ONCE), count - 1)
         found = self._program(self.params, jax.tree.map(lambda leaf: leaf[fill], episodes), keys[fill])
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
-
-
-def _draw(family: TaskFamily, tasks: jax.Array, shots: int, draws: int, seed: int) -> tuple[Episode, Key]:
-    """([tasks · draws] episodes, as many keys): each depends on (seed, task, draw) alone."""
-
-    def one_task(task):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
-        return jax.vmap(lambda pair: (family.episode(task, pair[0], shots), pair[1]))(keys)
-
-    episodes, keys = compiled(jax.vmap(one_task))(tasks)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (episodes, keys))
 
 
 def rooms(counts: Sequence[int], trained: int) -> dict[int, int]:
