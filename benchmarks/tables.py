@@ -26,14 +26,16 @@ import polars as pl
 from classics import Answer, Asked, Curves, chosen, rivals, squared_errors
 
 from fewstep import maml
+from fewstep.errors import RunFailed
 from fewstep.problem import Problem
 from fewstep.problems import Table
 from fewstep.tasks.reading import read_table
+from fewstep.training import loop
 from fewstep.training.calibrate import quantile
+from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.complete import complete
 from fewstep.training.evaluate import summarize, task_errors
 from fewstep.training.fit import deviation, fit
-from fewstep.training.loop import train_in_memory
 from fewstep.types import MetaParams
 
 DRAWS = 10
@@ -144,13 +146,13 @@ def one_fold(study: Study, data: str, fold: int, folds: int, future: bool) -> di
         report(name, found[name], asked)
     ours: dict[str, tuple[Problem, MetaParams, int, bool]] = {}
     pooled_problem = replace(gradient, learner=replace(gradient.learner, adaptation_steps=0, objective=maml.task_loss))
-    pooled = MetaParams(train_in_memory(pooled_problem).theta)
+    pooled = MetaParams(meta_train(pooled_problem).theta)
     rate, steps = best_fine_tuning(gradient, pooled)
     tuned = replace(gradient, learner=replace(gradient.learner, inner_optimizer=optax.sgd(rate)))
     ours["pooled network"] = (pooled_problem, pooled, 0, False)
     ours["pooled network, fine-tuned"] = (tuned, pooled, steps, False)
-    by_gradient, gradient_error = complete(gradient, train_in_memory(gradient))
-    plain = train_in_memory(bayes)
+    by_gradient, gradient_error = complete(gradient, meta_train(gradient))
+    plain = meta_train(bayes)
     by_bayes, bayes_error = complete(bayes, plain)
     ours["fewstep, 5 gradient steps"] = (gradient, by_gradient, gradient.learner.adaptation_steps, True)
     ours["fewstep, Bayesian last layer, one normal"] = (bayes, plain, 1, True)
@@ -167,6 +169,18 @@ def one_fold(study: Study, data: str, fold: int, folds: int, future: bool) -> di
         "chosen": best,
         "methods": {name: measured(answer, asked, study.level) for name, answer in found.items()},
     }
+
+
+def meta_train(problem: Problem) -> MetaParams:
+    """As the command trains: the best checkpoint on validation units; where training stops being finite, the best before."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            loop.train(problem, Path(folder), quiet=True)
+        except RunFailed as error:
+            print(f"  stopped, best checkpoint taken: {error}", flush=True)
+        like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(KEY)))
+        with Checkpoints(Path(folder) / "checkpoints", "read") as checkpoints:
+            return jax.tree.map(jnp.asarray, checkpoints.restore(like, "best")[0].params)
 
 
 def report(name: str, answer: dict[str, Answer], asked: dict[str, Asked]) -> None:

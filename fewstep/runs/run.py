@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from fewstep import maml
-from fewstep.errors import BadInput
+from fewstep.errors import BadInput, RunFailed
 from fewstep.problem import Problem
-from fewstep.problems import PROBLEMS
 from fewstep.runs import candidates, measure
-from fewstep.runs.files import absolute_data, fingerprint, new_directory, write_json
+from fewstep.runs.config import settings_of, write_config
+from fewstep.runs.files import fingerprint, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.training import loop
 from fewstep.training.calibrate import calibrate
@@ -26,7 +25,6 @@ from fewstep.training.checkpoint import Checkpoints, read_arrays, write_arrays
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
-from fewstep.version import __version__
 
 PARAMETERS, CALIBRATION = "parameters.npz", "calibration.json"
 
@@ -155,34 +153,17 @@ def train(
 
     Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
     """
-    if several := several_candidates(settings):
-        problem = settings.build(seed)
-        directory = new_directory(directory)
-        if announce:
-            announce(problem)
-        write_config(settings, problem, directory, seed, preset)
-        return train_candidates(several, directory, seed, preset, quiet, problem)
-    problem = settings.build(seed)
-    return train_one(settings, problem, directory, seed, preset, quiet, announce)[0].calibrate(problem)
-
-
-def train_one(
-    settings: Any,
-    problem: Problem,
-    directory: str | Path,
-    seed: int,
-    preset: str,
-    quiet: bool,
-    announce: Callable[[Problem], None] | None = None,
-) -> tuple[Run, float]:
-    """(the run of one Problem, its error on meta-validation tasks)."""
+    problem, several = settings.build(seed), several_candidates(settings)
     directory = new_directory(directory)
     if announce:
         announce(problem)
     write_config(settings, problem, directory, seed, preset)
+    if several:
+        return train_candidates(several, directory, seed, preset, quiet, problem)
     loop.train(problem, directory, seed=seed, quiet=quiet)
     run = open_run(directory)
-    return run, run.finish(problem)
+    run.finish(problem)
+    return run.calibrate(problem)
 
 
 def several_candidates(settings: Any) -> dict[str, Any]:
@@ -196,23 +177,25 @@ def train_candidates(
 ) -> Run:
     """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
 
-    `first`, where known, is the Problem of the first candidate. What is finished is not trained again.
+    `first`, where known, is the Problem of the first candidate. What is finished is not trained again. A candidate that stops
+    being finite competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
     """
-    errors, problems = {}, {}
+    errors, problems, failed = {}, {}, None
     for name, settings in several.items():
         folder = directory / candidates.FOLDER / name
         problem, first = first or settings.build(seed), None
         problems[name] = problem
         if not quiet:
             print(f"candidate {name}:", file=sys.stderr, flush=True)
-        if not (folder / "checkpoints").is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-            errors[name] = train_one(settings, problem, folder, seed, preset, quiet)[1]
-            continue
-        run = open_run(folder)
-        if not (folder / PARAMETERS).is_file():
-            loop.train(problem, folder, seed=seed, resume=True, quiet=quiet)
-        errors[name] = run.finish(problem)
+        try:
+            train_candidate(settings, problem, folder, seed, preset, quiet)
+        except RunFailed as error:
+            failed = error
+            print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
+        if has_checkpoint(folder):
+            errors[name] = open_run(folder).finish(problem)
+    if not errors and failed is not None:
+        raise failed
     best = candidates.promote(directory, errors, preset)
     if not quiet:
         listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
@@ -220,27 +203,21 @@ def train_candidates(
     return open_run(directory).calibrate(problems[best])
 
 
-def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
-    """`config.json`: all that is needed to build the Problem again, and what made the run."""
-    config = {
-        "problem": problem.name,
-        "preset": preset,
-        "settings": asdict(absolute_data(settings)),
-        "seed": seed,
-        "format": problem.format.to_json(),
-        "tasks": names_of_tasks(problem),
-        "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
-        "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-    write_json(directory / "config.json", config)
+def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool) -> None:
+    """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
+    if (folder / PARAMETERS).is_file():
+        return
+    resume = has_checkpoint(folder)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_config(settings, problem, new_directory(folder), seed, preset)
+    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet)
 
 
-def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
-    """Which tasks are in which split, where tasks have names."""
-    assert problem.splits is not None
-    families = {field.name: getattr(problem.splits, field.name) for field in fields(problem.splits) if field.name != "left_out"}
-    return {split: list(family.names) for split, family in families.items() if family and family.names} or None
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a whole checkpoint is there: orbax names unfinished ones by more than a number."""
+    found = folder / "checkpoints"
+    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
 
 
 def open_run(directory: str | Path) -> Run:
@@ -264,18 +241,3 @@ def open_run(directory: str | Path) -> Run:
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
     return run
-
-
-def settings_of(config: dict[str, Any], source: Path) -> Any:
-    """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
-    try:
-        kind = PROBLEMS[config["problem"]]
-        saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
-        if unknown := set(saved) - {field.name for field in fields(kind)}:
-            raise KeyError(*sorted(unknown))
-        return kind(**saved)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
-            "Open it with the version that wrote it, or train again."
-        ) from error

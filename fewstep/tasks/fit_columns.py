@@ -102,7 +102,7 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
         classes: tuple[str, ...] = tuple(words.unique().sort().to_list())
         if len(classes) < 2:
             raise BadInput(
-                f"{source}: column {classed[0]!r} has the one class {classes[0]!r} in all rows; there is nothing to predict."
+                f"{source}: column {classed[0]!r} has the one class {words[0]!r} in all rows; there is nothing to predict."
             )
         if len(classes) > MOST_CATEGORIES:
             raise BadInput(

@@ -1,13 +1,14 @@
 """Calibration on meta-calibration tasks (floor 3): widths of intervals, the temperature of probabilities, and what is unlike.
 
-Split conformal prediction over tasks: every calibration task weighs as one score, spread evenly over its rows, and one more
-task, the unseen one, may do worse than all (Lee, Barber & Willett 2023, arXiv 2306.06342). So an interval at 95 % covers a row
-of a new task, exchangeable with these and met with as many support rows, with a probability of at least 95 %, on average over
-tasks; and n tasks allow no level beyond n / (n + 1). Calibration tasks serve for nothing else.
+Split conformal prediction over tasks, one score a task (Dunn, Wasserman & Ramdas 2023, arXiv 1809.07441, subsampling): an
+interval at 95 % covers a row of a new task, exchangeable with the calibration tasks and met with as many support rows, with a
+probability of at least 95 %, on average over tasks; and n tasks allow no level beyond n / (n + 1). Calibration tasks serve for
+nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ UNLIKE = 95
 """so many per cent of tasks like those of training are not flagged"""
 MOST_TASKS, EPISODES = 500, 320
 """Calibration looks at so many tasks, and at so many episodes of each number of shots where tasks are few."""
+REPEATS = 500
+"""So often one row of each calibration task is drawn."""
 TEMPERATURES = np.geomspace(0.25, 8.0, 61)
 
 
@@ -56,7 +59,7 @@ def summary(problem: Problem, probed: Probed, usual: Probed, policy: str) -> dic
     else:
         scores = np.abs(targets - outputs) / probed.deviation[policy]
         each = np.moveaxis(scores, -1, 0)
-        result["factors"] = [[quantile(score, weights, level, probed.tasks) for level in LEVELS] for score in each]
+        result["factors"] = [quantiles(score, weights, LEVELS, probed.tasks) for score in each]
     ours, theirs = probed.signs[policy], usual.signs[policy]
     center, scale = theirs.mean((0, 1)), theirs.std((0, 1)) + 1e-3
     strangeness = ((ours - center) / scale).max(-1)
@@ -70,16 +73,38 @@ def summary(problem: Problem, probed: Probed, usual: Probed, policy: str) -> dic
 
 
 def quantile(scores: np.ndarray, weight: np.ndarray, level: int, tasks: int) -> float | None:
-    """The least score at or below which lies `level` per cent, where one more task counts as worse than all; None where so
-    few tasks allow no such score."""
-    wanted = level / 100 * (tasks + 1) / tasks
-    if wanted > 1 + 1e-9:
-        return None
-    counts = weight.ravel() > 0
-    flat, mass = scores.ravel()[counts], weight.ravel()[counts]
-    order = np.argsort(flat)
-    place = np.searchsorted(np.cumsum(mass[order]), min(wanted, 1.0) - 1e-9)
-    return float(flat[order][min(place, flat.size - 1)])
+    """The score that a row of one more task stays below with a probability of at least `level` per cent, on average over such
+    tasks; None where so few tasks allow no such score. For [tasks, ...] `scores` and their `weight`.
+    """
+    return quantiles(scores, weight, (level,), tasks)[0]
+
+
+def quantiles(scores: np.ndarray, weight: np.ndarray, levels: Sequence[int], tasks: int) -> list[float | None]:
+    """`quantile` for each of `levels`.
+
+    One score a task, drawn at random from its rows: of n such scores the k-th, k = ⌈level (n + 1)⌉, covers a row of one more
+    task with a probability of k / (n + 1) (split conformal). Which rows were drawn is luck, so the draw is repeated, and the
+    score is taken below which lies as much of all rows, tasks weighing the same, as below the k-th on average.
+    """
+    flat, mass = scores.reshape(tasks, -1).astype(np.float64), weight.reshape(tasks, -1).astype(np.float64)
+    mass = mass / np.maximum(mass.sum(1, keepdims=True), 1e-300)
+    # One row of each task, by its weight: the place at which the running sum passes a uniform number.
+    running, uniform = np.cumsum(mass, axis=1), np.random.default_rng(0).random((tasks, REPEATS))
+    place = [
+        np.searchsorted(row, draws * row[-1] * (1 - 1e-12), side="right") for row, draws in zip(running, uniform, strict=True)
+    ]
+    drawn = np.sort(np.take_along_axis(flat, np.stack(place), axis=1), axis=0)
+    order = np.argsort(flat, axis=None)
+    pooled, below = flat.ravel()[order], np.cumsum(mass.ravel()[order]) / tasks
+    found: list[float | None] = []
+    for level in levels:
+        rank = int(np.ceil(level / 100 * (tasks + 1) - 1e-9))
+        if rank > tasks:
+            found.append(None)
+            continue
+        share = below[np.searchsorted(pooled, drawn[rank - 1], side="right") - 1].mean()
+        found.append(float(pooled[min(np.searchsorted(below, share - 1e-9), pooled.size - 1)]))
+    return found
 
 
 def best_temperature(log_probabilities: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> float:

@@ -1,0 +1,54 @@
+"""`config.json` of a run (floor 4): written before the training, enough to build the Problem again without its data."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fewstep.errors import BadInput
+from fewstep.problem import Problem
+from fewstep.problems import PROBLEMS
+from fewstep.runs.files import absolute_data, fingerprint, write_json
+from fewstep.version import __version__
+
+
+def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
+    """`config.json`: all that is needed to build the Problem again, and what made the run."""
+    config = {
+        "problem": problem.name,
+        "preset": preset,
+        "settings": asdict(absolute_data(settings)),
+        "seed": seed,
+        "format": problem.format.to_json(),
+        "tasks": names_of_tasks(problem),
+        "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
+        "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    write_json(directory / "config.json", config)
+
+
+def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
+    """Which tasks are in which split, where tasks have names."""
+    assert problem.splits is not None
+    families = {field.name: getattr(problem.splits, field.name) for field in fields(problem.splits) if field.name != "left_out"}
+    return {split: list(family.names) for split, family in families.items() if family and family.names} or None
+
+
+def settings_of(config: dict[str, Any], source: Path) -> Any:
+    """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
+    try:
+        kind = PROBLEMS[config["problem"]]
+        saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
+        if unknown := set(saved) - {field.name for field in fields(kind)}:
+            raise KeyError(*sorted(unknown))
+        return kind(**saved)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
+            "Open it with the version that wrote it, or train again."
+        ) from error
