@@ -231,7 +231,7 @@ class Adapted:
         ]
         shared = sum(row.tobytes() in known[unit] for row, unit in zip(np.ascontiguousarray(inputs), owner, strict=True))
         if shared:
-            notes.append(f"{shared} of {len(inputs)} rows are also in the support set: of these the model was told the answer")
+            notes.append(f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer")
 
     def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
         """Adapted again from θ, to old and new rows together. Raises `BadInput` where the columns differ."""

@@ -66,8 +66,13 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     elif len(rows) == 1:
         say(f"adapted to {rows[0]} rows in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
     else:
-        ranges = f"{rows.min()} to {rows.max()} rows each, in {steps.min()} to {steps.max()} steps"
-        say(f"adapted {len(rows)} units to {ranges} -> {out}")
+        say(f"adapted {len(rows)} units to {span(rows)} rows each, in {span(steps)} adaptation steps -> {out}")
+
+
+def span(numbers: Any) -> str:
+    """'6', or '5 to 6'."""
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def say_notes(notes: Any) -> None:

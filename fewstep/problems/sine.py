@@ -62,7 +62,7 @@ class Sine(LearningSettings):
                 sine_waves(calibration_key, self.shot_range, TEST_QUERIES),
             ),
             illustrate=illustrate,
-            shot_counts=tuple(sorted({max(1, self.shot_range.most // 2), self.shot_range.most, 2 * self.shot_range.most})),
+            shot_counts=tuple(sorted({max(1, self.shot_range.most // 2), self.shot_range.most})),
             **({"evaluation_steps": (0, 1, 5, 10)} if self.adapter == "gradient" else {}),
         )
 

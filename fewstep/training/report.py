@@ -26,11 +26,14 @@ EPISODES = 320
 
 def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str, Any], level: int | None) -> dict[str, Any]:
     """By number of support examples: the headline metric before adaptation, after the trained steps and after 'auto' steps;
-    and where there is a `level`, how many rows its intervals cover and how wide they are. Tasks weigh the same."""
+    and where there is a `level`, how many rows its intervals cover and how wide they are. `trained` says whether the number was
+    met in training. Tasks weigh the same."""
     assert problem.splits is not None
     error, prober = headline(problem), Prober(problem, params)
     room = rooms(problem.shot_counts, problem.settings.shot_range.most)
-    result: dict[str, Any] = {"shots": [], "tasks": [], "before": [], "mean": [], "ci95": [], "auto": [], "intervals": []}
+    names = ("shots", "trained", "tasks", "before", "mean", "ci95", "auto", "intervals")
+    result: dict[str, Any] = {name: [] for name in names}
+    least, most = problem.settings.shot_range
     for shots in problem.shot_counts:
         probed = prober.probe(problem.splits.test, shots, room[shots], EPISODES, 1000, seed=3)
         if probed is None:
@@ -42,7 +45,8 @@ def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str,
         ]
         found = summarize(np.stack(by_task, axis=1))
         intervals = None if level is None else coverage(problem, probed, calibration, level, shots)
-        entry = (shots, probed.tasks, found["mean"][0], found["mean"][1], found["ci95"][1], found["mean"][2], intervals)
+        means = found["mean"]
+        entry = (shots, least <= shots <= most, probed.tasks, means[0], means[1], found["ci95"][1], means[2], intervals)
         for name, value in zip(result, entry, strict=True):
             result[name].append(value)
     return result
