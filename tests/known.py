@@ -147,7 +147,7 @@ def bowl_problem(**changes):
 
     from fewstep import Learner
     from fewstep.problem import Problem, Splits
-    from fewstep.tasks.columns import InputColumn, TableFormat
+    from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
     from fewstep.tasks.family import TaskFamily
 
     schedule = optax.cosine_decay_schedule(0.05, 40)
@@ -165,7 +165,7 @@ def bowl_problem(**changes):
             "meta_steps": 40,
             "log_every": 10,
             "protocol": {"shots": 1},
-            "format": TableFormat((InputColumn("x", "number"),), "y"),
+            "format": TableFormat((InputColumn("x", "number"),), (TargetColumn("y"),)),
             "splits": Splits(*(TaskFamily(draw_bowls, size) for size in (None, 30, 20))),
             **changes,
         }

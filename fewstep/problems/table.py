@@ -107,8 +107,10 @@ class Table(LearningSettings):
         self._check_columns()
         notes: list[str] = []
         kinds = declared_kinds(self.kinds)
+        if strangers := [name for name in kinds if name not in (*self.inputs, *self.target, self.time)]:
+            raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target nor --time.")
         table = with_targets(table, self.target, source, notes)
-        rows_of, names = group_rows(table, self.task, self.time, source, kinds)
+        rows_of, names = group_rows(table, self.task, self.time, source, kinds, notes)
         length = np.array([rows.size for rows in rows_of])
         least, most = self.shot_range
         if length.max() <= least:
@@ -117,6 +119,7 @@ class Table(LearningSettings):
                 f"to be queried. Try --shots {max(1, int(length.max()) // 2)}, or another --task column."
             )
         parts = split(len(names), seed) if split else split_tasks(len(names), seed, self.test_fraction, self.fold)
+        enough = self._long_enough(parts, length, source)
         in_train = np.zeros(table.height, bool)
         in_train[np.concatenate([rows_of[task] for task in parts["train"]])] = True
         fitting = Fitting(table, self.inputs, self.target, in_train, source, self.task, kinds, self.harmonics)
@@ -127,7 +130,6 @@ class Table(LearningSettings):
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         rows = Rows(jnp.asarray(inputs), jnp.asarray(targets), start, length, names)  # on the device, once for all families
         note_odd_tasks(rows, targets, notes)
-        enough = {name: self._long_enough(part, length, source) for name, part in parts.items() if part.size}
         longest = max(1, int(length.max()) - max(least, 1))
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
 
@@ -138,8 +140,8 @@ class Table(LearningSettings):
             family("train", queries),
             family("validation", test_queries),
             family("test", test_queries),
-            family("calibration", test_queries) if "calibration" in enough else None,
-            left_out=len(names) - sum(part.size for part in enough.values()),
+            family("calibration", test_queries) if enough["calibration"].size else None,
+            left_out=len(names) - np.unique(np.concatenate(list(enough.values()))).size,
         )
         x = x_values(table, format, source)[order]
         illustrate = _illustrator(rows, enough["test"], format, most, x, bool(self.time))
@@ -163,14 +165,14 @@ class Table(LearningSettings):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise BadInput(f"--{name} names a column twice: {' '.join(getattr(self, name))}.")
 
-    def _long_enough(self, tasks: np.ndarray, length: np.ndarray, source: str) -> np.ndarray:
-        """Those of `tasks` with more rows than the least number of shots."""
-        least = self.shot_range.least
-        enough = tasks[length[tasks] > max(least, 1)]
-        if enough.size == 0:
+    def _long_enough(self, parts: dict[str, np.ndarray], length: np.ndarray, source: str) -> dict[str, np.ndarray]:
+        """Of each part, the tasks with more rows than the least number of shots. Raises `BadInput` where none is left."""
+        least = max(self.shot_range.least, 1)
+        enough = {name: part[length[part] > least] for name, part in parts.items()}
+        if short := [name for name in ("train", "validation", "test") if enough[name].size == 0]:
             raise BadInput(
-                f"{source}: {np.sum(length > least)} tasks have more than --shots {least} rows; expected at "
-                "least 3 (meta-train, -validation and -test tasks are disjoint). Try fewer --shots."
+                f"{source}: {np.sum(length > least)} of {length.size} tasks have more than --shots {least} rows, none of them "
+                f"a meta-{short[0]} task (meta-train, -validation and -test tasks are disjoint). Try fewer --shots."
             )
         return enough
 
@@ -202,7 +204,7 @@ def with_targets(table: pl.DataFrame, targets: tuple[str, ...], source: str, not
 
 
 def group_rows(
-    table: pl.DataFrame, task: str, time: str, source: str, kinds: dict[str, ColumnKind]
+    table: pl.DataFrame, task: str, time: str, source: str, kinds: dict[str, ColumnKind], notes: list[str]
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """(row numbers of each task, in the order of time where there is one; the tasks' names), in order of the names."""
     keys = column_of(table, task, source)
@@ -216,7 +218,7 @@ def group_rows(
             "Choose the column that tells your units apart."
         )
     numbers = texts.rank("dense").to_numpy() - 1
-    moments = order_of_time(table, time, source, kinds) if time else np.zeros(table.height)
+    moments = order_of_time(table, time, source, kinds, notes) if time else np.zeros(table.height)
     order = np.lexsort((moments, numbers))  # stable: without time, rows stay in the order of the file
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1), tuple(names.to_list())
 

@@ -7,7 +7,9 @@ JSON, and travels with the run: a support file next year is read exactly as the 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,12 +47,15 @@ class InputColumn:
     def features(self) -> int:
         return (len(self.categories) if self.kind == "category" else 1 + 2 * sum(self.harmonics)) + self.gaps
 
-    def encode(self, table: pl.DataFrame, source: str, notes: list[str]) -> np.ndarray:
-        """[rows, features] float64. Gaps become the mean; gaps, unseen categories and values beyond the span are noted."""
+    def encode(self, table: pl.DataFrame, source: str, notes: list[str]) -> Iterable[np.ndarray]:
+        """Its features one by one, each [rows]: many waves of many rows need not be held at once.
+
+        Gaps become the mean; gaps, unseen categories and values beyond the span are noted.
+        """
         if self.kind == "category":
             words = read_words(table, self.name, source)
             missing = words.is_null().to_numpy()
-            columns = [(words == category).fill_null(False).to_numpy() for category in self.categories]
+            features = ((words == category).fill_null(False).to_numpy() for category in self.categories)
             other = words.filter(~words.is_in(self.categories)).drop_nulls()
             if other.len():
                 shown = ", ".join(map(repr, other.unique(maintain_order=True).head(3)))
@@ -61,7 +66,7 @@ class InputColumn:
             values = read_values(table, self.name, ColumnKind(self.kind, self.date_format), source)
             missing = np.isnan(values)
             values = np.where(missing, self.center, values)
-            columns = [(values - self.center) / self.scale, *self._waves(values)]
+            features = chain([(values - self.center) / self.scale], self._waves(values))
             beyond = int(np.sum((values < self.span[0]) | (values > self.span[1])))
             if beyond:
                 low, high = map(self._show, self.span)
@@ -70,15 +75,14 @@ class InputColumn:
             how = "with a feature that says so" if self.gaps else "the training table had none"
             becomes = "no category" if self.kind == "category" else "the mean"
             notes.append(f"{self.name}: {missing.sum()} of {missing.size} values are missing and become {becomes} ({how})")
-        return np.stack([*columns, *([missing] if self.gaps else [])], axis=1).astype(np.float64)
+        return chain(features, [missing] if self.gaps else [])
 
-    def _waves(self, values: np.ndarray) -> list[np.ndarray]:
-        angles = [
-            2 * np.pi * order * values / (PERIODS[period] * DAY)
-            for period, count in zip(self.periods, self.harmonics, strict=True)
-            for order in range(1, count + 1)
-        ]
-        return [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+    def _waves(self, values: np.ndarray) -> Iterator[np.ndarray]:
+        for period, count in zip(self.periods, self.harmonics, strict=True):
+            for order in range(1, count + 1):
+                angle = 2 * np.pi * order * values / (PERIODS[period] * DAY)
+                yield np.sin(angle)
+                yield np.cos(angle)
 
     def _show(self, value: float) -> str:
         if self.kind != "date" or not np.isfinite(value):
@@ -167,10 +171,13 @@ class TableFormat:
         Raises `BadInput` for a missing column and for values of another kind than in training.
         """
         found: list[str] = []
-        columns = [column.encode(table, source, found) for column in self.inputs]
+        inputs = np.empty((table.height, self.features), np.float32)
+        features = chain.from_iterable(column.encode(table, source, found) for column in self.inputs)
+        for place, feature in enumerate(features):
+            inputs[:, place] = feature
         if notes is not None:
             notes += found
-        return np.concatenate(columns, axis=1).astype(np.float32)
+        return inputs
 
     def encode_targets(self, table: pl.DataFrame, source: str) -> tuple[np.ndarray, np.ndarray]:
         """([rows, outputs] float32, [rows] whether all targets are known): standardized, or 1 for the class and 0 for others.

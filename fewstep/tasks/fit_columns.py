@@ -38,8 +38,6 @@ def fit_format(fitting: Fitting, notes: list[str]) -> TableFormat:
     used, for inputs of one value each, for targets of two kinds or of one value; adds to `notes` what a person should know.
     """
     source = fitting.source
-    if strangers := [name for name in fitting.kinds if name not in (*fitting.inputs, *fitting.targets)]:
-        raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target.")
     inputs = tuple(_fit_input(fitting, name, notes) for name in fitting.inputs)
     targets = _fit_targets(fitting, notes)
     if all(column.features == 0 or column.span[0] == column.span[1] for column in inputs if column.kind != "category") and all(
@@ -48,7 +46,7 @@ def fit_format(fitting: Fitting, notes: list[str]) -> TableFormat:
         raise BadInput(
             f"{source}: every input column has one value in all rows, so nothing can be told from them. Choose others."
         )
-    _warn_of_leaks(fitting, inputs, notes)
+    _warn_of_leaks(fitting, inputs, targets, notes)
     return TableFormat(inputs, targets, fitting.task)
 
 
@@ -57,7 +55,9 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
     how = infer_kind(table, name, source, fitting.kinds.get(name))
     if how.kind == "category":
         words = read_words(table, name, source).filter(pl.Series(in_train))
-        counts = words.drop_nulls().value_counts(sort=True)
+        counts = words.drop_nulls().value_counts().sort("count", name, descending=[True, False])
+        if counts.is_empty():
+            raise _no_values(source, name)
         kept = sorted(counts[name].head(MOST_CATEGORIES).to_list())
         if counts.height > MOST_CATEGORIES:
             notes.append(
@@ -68,7 +68,7 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
     gaps = bool(np.isnan(values).any())
     known = values[~np.isnan(values)]
     if known.size == 0:
-        raise BadInput(f"{source}: column {name!r} has no values in the meta-train rows. Leave it out.")
+        raise _no_values(source, name)
     visible = visible_periods(known) if how.kind == "date" else {}
     return InputColumn(
         name,
@@ -82,6 +82,10 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
         span=(float(known.min()), float(known.max())),
         remark=how.remark,
     )
+
+
+def _no_values(source: str, name: str) -> BadInput:
+    return BadInput(f"{source}: column {name!r} has no values in the meta-train rows. Leave it out.")
 
 
 def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]:
@@ -121,28 +125,37 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
     return tuple(targets)
 
 
-def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], notes: list[str]) -> None:
+def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], targets: Sequence[TargetColumn], notes: list[str]) -> None:
     """An input that is the target itself, up to its unit, will not be known when it is asked for."""
-    numeric = [column for column in inputs if column.kind in ("number", "boolean")]
-    for target in fitting.targets:
+    table, source = fitting.table, fitting.source
+    question = "will you know it when you ask?"
+    for target in targets:
+        words, y = read_words(table, target.name, source), _as_numbers(fitting, target)
         for column in inputs:
             if column.kind == "category":
-                same = (read_words(fitting.table, column.name, "") == read_words(fitting.table, target, "")).all()
-            elif column in numeric and (y := _plain(fitting.table, target)) is not None:
-                x = read_values(fitting.table, column.name, ColumnKind(column.kind), fitting.source)
-                both = ~np.isnan(x) & ~np.isnan(y)
-                x, y = x[both], y[both]
-                same = x.size > 2 and x.std() > 0 and y.std() > 0 and abs(np.corrcoef(x, y)[0, 1]) > 1 - 1e-9
-            else:
-                same = False
-            if same:
-                notes.append(
-                    f"warning: input {column.name!r} says exactly what target {target!r} is; will you know it when you ask?"
+                same = (read_words(table, column.name, source) == words).all()
+            else:  # a date is known whenever it is asked for
+                same = column.kind != "date" and _proportional(
+                    read_values(table, column.name, ColumnKind(column.kind), source), y
                 )
+            if same:
+                notes.append(f"warning: input {column.name!r} says exactly what target {target.name!r} is; {question}")
 
 
-def _plain(table: pl.DataFrame, name: str) -> np.ndarray | None:
-    return table[name].cast(pl.Float64).to_numpy() if table[name].dtype.is_numeric() else None
+def _as_numbers(fitting: Fitting, target: TargetColumn) -> np.ndarray:
+    """[rows] of a target: its numbers, of two classes 0 and 1, of more the numbers that name them; NaN where there are none."""
+    if not target.classes:
+        return read_values(fitting.table, target.name, ColumnKind("number"), fitting.source)
+    words = read_words(fitting.table, target.name, fitting.source)
+    numbers = words == target.classes[1] if len(target.classes) == 2 else words
+    return numbers.cast(pl.Float64, strict=False).to_numpy()
+
+
+def _proportional(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether each is a linear function of the other, where both are known."""
+    both = ~np.isnan(x) & ~np.isnan(y)
+    x, y = x[both], y[both]
+    return bool(x.size > 2 and x.std() > 0 and y.std() > 0 and abs(np.corrcoef(x, y)[0, 1]) > 1 - 1e-9)
 
 
 def spread(values: np.ndarray) -> float:
@@ -165,11 +178,14 @@ def visible_periods(seconds: np.ndarray) -> dict[str, int]:
     }
 
 
-def order_of_time(table: pl.DataFrame, name: str, source: str, kinds: dict[str, ColumnKind]) -> np.ndarray:
-    """[rows] float64: moments or numbers by which rows are ordered. Raises `BadInput` for gaps and for words."""
+def order_of_time(table: pl.DataFrame, name: str, source: str, kinds: dict[str, ColumnKind], notes: list[str]) -> np.ndarray:
+    """[rows] float64: moments or numbers by which rows are ordered. Raises `BadInput` for gaps and for words; where dates
+    can be read in two ways, the choice is added to `notes`."""
     how = infer_kind(table, name, source, kinds.get(name))
     if how.kind not in ("number", "date"):
         raise BadInput(f"{source}: --time {name!r} should hold dates or numbers, it holds a {how.kind}.")
+    if how.remark:
+        notes.append(f"--time {name}: {how.remark}")
     values = read_values(table, name, how, source)
     gaps = np.flatnonzero(np.isnan(values))
     if gaps.size:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.reading import column_of, date_formats, parse_dates
+from fewstep.tasks.reading import column_of, date_formats, order_of_day, parse_dates
 
 Kind = Literal["number", "date", "boolean", "category"]
 KINDS = ("number", "date", "boolean", "category")
@@ -47,44 +47,67 @@ def declared_kinds(words: tuple[str, ...]) -> dict[str, ColumnKind]:
 def infer_kind(table: pl.DataFrame, name: str, source: str, declared: ColumnKind | None = None) -> ColumnKind:
     """The kind of a column: as declared, or what all of its values can be read as.
 
-    Raises `BadInput` for a column without values, for numbers mixed with words, for dates in two formats.
+    Raises `BadInput` for a column without values, for numbers or dates mixed with words, for dates in two formats, for what
+    is no date though declared one.
     """
     series = column_of(table, name, source)
-    if declared is not None and (declared.kind != "date" or declared.date_format or series.dtype.is_temporal()):
-        return declared
     known = series.drop_nulls()
     if known.is_empty():
         raise BadInput(f"{source}: column {name!r} has no values at all. Leave it out.")
+    if declared is not None and declared.kind != "date":
+        return declared
     if series.dtype in (pl.Date, pl.Datetime):
         return ColumnKind("date")
+    if declared is not None:
+        return _declared_date(known, name, source, declared)
     if series.dtype == pl.Boolean:
         return ColumnKind("boolean")
     if series.dtype.is_numeric():
         return ColumnKind("number")
-    if series.dtype not in (pl.String, pl.Categorical, pl.Enum):
+    if series.dtype != pl.String:
         raise BadInput(f"{source}: column {name!r} holds {sample(series)}; expected numbers, dates, yes or no, or words.")
-    texts = known.cast(pl.String).str.strip_chars()
-    if set(texts.unique().str.to_lowercase()) <= TRUE | FALSE:
+    texts = known.str.strip_chars()
+    if texts.str.to_lowercase().is_in([*TRUE, *FALSE]).all():
         return ColumnKind("boolean")
-    return _of_text(texts, name, source, declared)
+    return _date(texts, name, source) or _of_text(texts, name, source)
 
 
-def _of_text(texts: pl.Series, name: str, source: str, declared: ColumnKind | None) -> ColumnKind:
+def _declared_date(known: pl.Series, name: str, source: str, declared: ColumnKind) -> ColumnKind:
+    format = declared.date_format
+    if format and (known.dtype.is_integer() or known.dtype == pl.String):
+        strange = known.filter(parse_dates(known.cast(pl.String), format).is_null())
+        if strange.is_empty():
+            return declared
+        raise BadInput(
+            f"{source}: column {name!r} is declared date:{format}, but holds {strange[0]!r}. Correct one of the two."
+        )
+    found = _date(known, name, source) if known.dtype == pl.String else None
+    if found is None:
+        raise BadInput(
+            f"{source}: column {name!r} is declared a date, but holds {sample(known)}. Name its format: date:%d/%m/%y."
+        )
+    return found
+
+
+def _date(texts: pl.Series, name: str, source: str) -> ColumnKind | None:
     try:
         formats = date_formats(texts)
     except ValueError as error:
-        raise BadInput(
-            f"{source}: column {name!r} holds dates in two formats, such as {error}. Write all of them in one, best 2016-01-31."
-        ) from None
-    if formats:
-        other = f" (not as {_pattern(formats[1])}: then declare --kinds {name}=date:{formats[1]})" if len(formats) > 1 else ""
-        alike = len(formats) > 1 and not parse_dates(texts, formats[0]).equals(parse_dates(texts, formats[1]))
-        return ColumnKind("date", formats[0], f"read as {_pattern(formats[0])}{other}" if alike else "")
-    if declared is not None:
-        raise BadInput(
-            f"{source}: column {name!r} is declared a date, but holds {sample(texts)}. Name its format: date:%d/%m/%y."
-        )
+        raise BadInput(f"{source}: column {name!r} holds {error}, or declare --kinds {name}=category.") from None
+    if not formats:
+        return None
+    first = parse_dates(texts, formats[0])
+    for other in formats[1:]:
+        if not parse_dates(texts, other).equals(first):
+            declare = f"(not as {_pattern(other)}: then declare --kinds {name}=date:{other})"
+            return ColumnKind("date", formats[0], f"read as {_pattern(formats[0])} {declare}")
+    return ColumnKind("date", formats[0])
+
+
+def _of_text(texts: pl.Series, name: str, source: str) -> ColumnKind:
     numeric = texts.cast(pl.Float64, strict=False).is_not_null()
+    if numeric.all():
+        return ColumnKind("number")
     if numeric.mean() >= 0.5:  # type: ignore[operator]
         words = texts.filter(~numeric)
         raise BadInput(
@@ -101,6 +124,7 @@ def _pattern(format: str) -> str:
         "%d": "day",
         "%m": "month",
         "%Y": "year",
+        "%y": "year",
         "%b": "month",
         "%B": "month",
         "%H": "hour",
@@ -113,6 +137,8 @@ def _pattern(format: str) -> str:
 def read_values(table: pl.DataFrame, name: str, how: ColumnKind, source: str, expected: str = "") -> np.ndarray:
     """[rows] float64 of a number, date or boolean column, NaN for a gap. Raises `BadInput` for infinities and other kinds."""
     series = column_of(table, name, source)
+    if series.null_count() == series.len():  # nothing tells of which kind it is
+        return np.full(series.len(), np.nan)
     reader = {"number": _numbers, "date": _moments, "boolean": _booleans}[how.kind]
     read = reader(series, how)
     if read is None:
@@ -139,26 +165,32 @@ def _numbers(series: pl.Series, how: ColumnKind) -> pl.Series | None:
 
 
 def _moments(series: pl.Series, how: ColumnKind) -> pl.Series | None:
-    if series.dtype == pl.String:
-        formats = [how.date_format] if how.date_format else []
-        try:
-            formats += date_formats(series)[:1]
-        except ValueError:
+    if series.dtype == pl.String or (series.dtype.is_integer() and how.date_format):  # 20160131 is no number
+        found = _parsed(series.cast(pl.String), how.date_format)
+        if found is None:
             return None
-        tried = [parse_dates(series, format) for format in formats]
-        parsed = next((moments for moments in tried if moments.null_count() == series.null_count()), None)
-        if parsed is None:
-            return None
-        series = parsed
-    elif series.dtype not in (pl.Date, pl.Datetime) and series.null_count() < series.len():
+        series = found
+    elif series.dtype not in (pl.Date, pl.Datetime):
         return None
     return series.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
+
+
+def _parsed(texts: pl.Series, date_format: str | None) -> pl.Series | None:
+    """Dates of the known format, or of another that all of them have: best of one with days and months in the same order."""
+    known = date_format or ""
+    if known and (whole := _unless_lost(texts, parse_dates(texts, known))) is not None:
+        return whole
+    try:
+        others = date_formats(texts)
+    except ValueError:
+        return None
+    return parse_dates(texts, min(others, key=lambda other: order_of_day(other) != order_of_day(known))) if others else None
 
 
 def _booleans(series: pl.Series, how: ColumnKind) -> pl.Series | None:
     if series.dtype == pl.String:
         words = series.str.strip_chars().str.to_lowercase()
-        known = pl.when(words.is_in(sorted(TRUE))).then(1.0).when(words.is_in(sorted(FALSE))).then(0.0)
+        known = pl.when(words.is_in([*TRUE, "1"])).then(1.0).when(words.is_in([*FALSE, "0"])).then(0.0)
         return _unless_lost(series, pl.select(known.alias("")).to_series())
     if series.dtype.is_temporal() or series.dtype.is_nested():
         return None
@@ -174,8 +206,8 @@ def _unless_lost(before: pl.Series, after: pl.Series) -> pl.Series | None:
 def read_words(table: pl.DataFrame, name: str, source: str) -> pl.Series:
     """A category column as text, null for a gap; whole numbers without a decimal point, whatever the file made of them."""
     series = column_of(table, name, source)
-    if series.dtype.is_float() and (series.drop_nulls() == series.drop_nulls().round()).all():
-        series = series.fill_nan(None).cast(pl.Int64, strict=False)
+    if series.dtype.is_float():
+        return series.fill_nan(None).cast(pl.String).str.strip_suffix(".0")
     return series.cast(pl.String).str.strip_chars()
 
 

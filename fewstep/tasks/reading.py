@@ -15,10 +15,22 @@ FILE = "@file"
 """the column that names the file of a row, where several were read as one table"""
 GAPS = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?"]
 """what stands for "not known" in a text file"""
-CLOCKS = ("", " %H:%M:%S%.f", " %H:%M", "T%H:%M:%S%.f", "T%H:%M", " %H:%M:%S%.f%#z", "T%H:%M:%S%.f%#z")
-DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y")
-DATES = tuple(day + clock for day in DAYS for clock in CLOCKS)
-"""formats of dates that are recognized; of two that fit a whole column, the earlier is taken, and the choice is said"""
+CLOCKS = (" %H:%M:%S%.f", " %H:%M", "T%H:%M:%S%.f", "T%H:%M")
+DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %B %Y", "%B %d, %Y", "%d-%B-%Y")
+SHORT_DAYS = ("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%B-%y")
+DATES = tuple(day + clock for day in (*DAYS, *SHORT_DAYS) for clock in ("", *CLOCKS, *(f"{clock}%#z" for clock in CLOCKS)))
+"""formats of dates that are recognized (%B knows the short names of months too); of two that fit a whole column, the earlier
+is taken, and the choice is said"""
+LIKELY_DATE = "|".join(
+    (
+        r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}",
+        r"^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}",
+        r"^\d{1,2}[ -]\p{L}{3,9}[ -]\d{2,4}",
+        r"^\p{L}{3,9} \d{1,2}, \d{4}",
+    )
+)
+FIRST_YEAR = 1000
+"""%Y takes 16 for a year of the first century; no table means that"""
 
 
 def read_table(path: str | Path) -> pl.DataFrame:
@@ -64,7 +76,7 @@ def _read_one(path: Path) -> pl.DataFrame:
         hint = f" A file for each unit? Try '{path}/*.csv' with --task @file." if path.is_dir() else " Check the path."
         raise BadInput(f"{path}: expected a CSV, TSV or Parquet file, found {what}.{hint}")
     try:
-        table = pl.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_text(path)
+        table = pl.read_parquet(path, glob=False) if path.suffix.lower() in (".parquet", ".pq") else _read_text(path)
     except Exception as error:  # polars raises many kinds for what is not a table
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{path}: expected a CSV, TSV or Parquet table, but it cannot be read as one: {first}") from error
@@ -75,24 +87,32 @@ def _read_one(path: Path) -> pl.DataFrame:
 
 
 def _read_text(path: Path) -> pl.DataFrame:
-    """Text of one of the separators , ; and tab, numbers with a decimal point, or with a comma where ; separates."""
+    """Text of one of the separators , ; and tab, numbers with a decimal point, or with a comma where ; separates.
+
+    Blanks around words do not count, nor do lines without any value.
+    """
     with path.open("rb") as file:
         head, sample = file.readline().decode("utf-8", "replace"), file.read(10_000).decode("utf-8", "replace")
+    head = re.sub(r'"[^"]*"', "", head)  # what is quoted separates nothing
     tabbed = path.suffix.lower() in (".tsv", ".tab")
     separator = "\t" if tabbed else max(",;\t", key=head.count) if any(map(head.count, ",;\t")) else ","
-    comma = separator == ";" and re.search(r"(^|;)-?\d+,\d", sample) is not None
+    comma = separator == ";" and re.search(r'(^|;)"?-?\d+,\d', sample, re.MULTILINE) is not None
 
     def read(rows: int | None) -> pl.DataFrame:
-        return pl.read_csv(path, separator=separator, infer_schema_length=rows, null_values=GAPS, decimal_comma=comma)
+        return pl.read_csv(
+            path, separator=separator, infer_schema_length=rows, null_values=GAPS, decimal_comma=comma, glob=False
+        )
 
     try:
-        return read(10_000)
+        table = read(10_000)
     except pl.exceptions.ComputeError:  # a word after ten thousand numbers, say
-        return read(None)
+        table = read(None)
+    table = table.with_columns(pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(GAPS)))
+    return table.filter(pl.any_horizontal(pl.all().is_not_null())) if table.width > 1 else table
 
 
 def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column, or `BadInput` with the nearest name."""
+    """One column, words as text, or `BadInput` with the nearest name."""
     if name not in table.columns:
         near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
         if "," in name and all(part in table.columns for part in name.split(",")):
@@ -101,35 +121,38 @@ def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
         if name == FILE:
             hint = "it names the file of a row where --data is a pattern such as 'units/*.csv'."
         raise BadInput(f"{source}: there is no column {name!r}; {hint}")
-    return table[name]
+    series = table[name]
+    return series.cast(pl.String) if series.dtype in (pl.Categorical, pl.Enum) else series
 
 
 def date_formats(series: pl.Series) -> list[str]:
     """The formats under which every value of a text column is a date; [] where there is none.
 
-    Raises `ValueError` with two examples where every value is a date, but not all in one format.
+    Raises `ValueError`, with an example of each, where half of the values or more are dates, but not all in one format.
     """
-    texts = series.drop_nulls().unique(maintain_order=True).str.strip_chars()
-    if texts.is_empty() or texts.head(100).str.contains(r"\d").mean() != 1.0:
+    texts = series.drop_nulls().str.strip_chars().unique(maintain_order=True)
+    head = texts.head(100)
+    if head.is_empty() or 2 * head.str.contains(LIKELY_DATE).sum() < head.len():
         return []
-    likely = texts.head(100).str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2},? \w{3,9},? \d{4}|\w{3,9} \d{1,2}, \d{4}")
-    if not likely.any():
-        return []
-    fits = {format: parse_dates(texts, format).is_not_null() for format in DATES}
+    likely = [format for format in DATES if parse_dates(head, format).is_not_null().any()]
+    fits = {format: parse_dates(texts, format).is_not_null() for format in likely}
     whole = [format for format, fit in fits.items() if fit.all()]
-    partial = {format: fit for format, fit in fits.items() if fit.any()}
-    if whole or not partial:
+    if whole or not fits or 2 * pl.select(pl.any_horizontal(*fits.values())).to_series().sum() < texts.len():
         return whole
-    best = max(partial, key=lambda format: partial[format].sum())
-    rest = texts.filter(~partial[best])
-    if all(
-        any(parse_dates(rest[i : i + 1], format).is_not_null()[0] for format in partial) for i in range(min(rest.len(), 50))
-    ):
-        raise ValueError(f"{texts.filter(partial[best])[0]!r} and {rest[0]!r}")
-    return []
+    best = max(likely, key=lambda format: fits[format].sum())
+    date, other = texts.filter(fits[best])[0], texts.filter(~fits[best])[:1]
+    if any(parse_dates(other, format).is_not_null().all() for format in DATES):
+        raise ValueError(f"dates in two formats, such as {date!r} and {other[0]!r}. Write all of them in one, best 2016-01-31")
+    raise ValueError(f"dates such as {date!r} beside {other[0]!r}, which is none. Empty such cells")
 
 
 def parse_dates(series: pl.Series, format: str) -> pl.Series:
     """A text column as moments, null where a value is no date of this `format`. Moments with a zone become UTC."""
     parsed = series.str.strip_chars().str.strptime(pl.Datetime("us"), format, strict=False)
-    return parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
+    parsed = parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
+    return pl.select(pl.when(parsed.dt.year() >= FIRST_YEAR).then(parsed).alias(series.name)).to_series()
+
+
+def order_of_day(format: str) -> str:
+    """In which order a format has its day, month and year: dmy, mdy or ymd."""
+    return "".join(re.findall("%([dmbByY])", format)).lower().replace("b", "m")

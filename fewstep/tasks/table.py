@@ -50,7 +50,8 @@ def table_tasks(
     most = max(count.most, room, 1)
     inputs, targets = jnp.asarray(rows.inputs), jnp.asarray(rows.targets)  # no copy where they are on the device already
     start, length = jnp.asarray(rows.start[tasks]), jnp.asarray(rows.length[tasks])
-    longest = max(int(rows.length[tasks].max()), most + queries)
+    longest = int(rows.length[tasks].max())
+    lacking = max(0, most + queries - longest)  # so many places of an episode no task fills
 
     def episode(task: jax.Array, key: Key, shots: jax.Array | int | None = None) -> Episode:
         if shots is None and count.least < count.most:
@@ -61,7 +62,7 @@ def table_tasks(
             order = jax.random.randint(key, (), 0, length[task] - known) + jnp.arange(most + queries)
         elif longest <= SORTED_UP_TO:
             draws = jnp.where(jnp.arange(longest) < length[task], jax.random.uniform(key, (longest,)), jnp.inf)
-            order = jnp.argsort(draws)[: most + queries]
+            order = jnp.pad(jnp.argsort(draws), (0, lacking), constant_values=longest)[: most + queries]
         else:
             order = shuffled(key, length[task], most + queries)
         asked = known + jnp.arange(queries)  # fewer shots than most: what comes right after them is asked for

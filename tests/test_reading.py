@@ -1,0 +1,244 @@
+"""Files as tables: separators, gaps, patterns of files, dates as text, and what is no table. Place: fewstep/tasks/reading."""
+
+import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fewstep import BadInput
+from fewstep.tasks.reading import DATES, FILE, GAPS, column_of, date_formats, parse_dates, read_table
+
+TABLE = pl.DataFrame(
+    {
+        "unit": ["a", "a", "b", "c"],
+        "day": ["2016-01-03", "2016-01-04", None, "2016-02-29"],
+        "size": [1.5, None, -3.25, 1e-9],
+        "count": [1, 2, 3, -4],
+        "open": [True, False, None, True],
+    }
+)
+
+
+def written(path, text):
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def refused(act, *words):
+    with pytest.raises(BadInput) as caught:
+        act()
+    message = str(caught.value)
+    assert not [word for word in words if word not in message], message
+    assert 1 <= len(message.splitlines()) <= 3
+    return message
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "NaN", "null", "?", " NA "])
+@pytest.mark.parametrize(
+    ("suffix", "separator"), [(".csv", ","), (".csv", ";"), (".csv", "\t"), (".tsv", "\t"), (".tab", "\t")]
+)
+def test_a_table_reads_the_same_whatever_separates_its_columns_and_stands_for_its_gaps(tmp_path, suffix, separator, gap):
+    path = tmp_path / f"table{suffix}"
+    TABLE.write_csv(path, separator=separator, null_value=gap)
+    read = read_table(path)
+    if gap.strip() == gap:
+        assert read.schema == TABLE.schema
+    else:  # blanks around a gap make its column text, which later is read as numbers
+        read = read.with_columns(pl.col("size").cast(pl.Float64), pl.col("open") == "true")
+    assert read.equals(TABLE)
+
+
+def test_every_gap_is_a_gap_in_a_column_of_numbers_and_of_words(tmp_path):
+    path = written(tmp_path / "t.csv", "unit,x,word\n" + "".join(f"u,{gap},{gap}\nu,1.5,w\n" for gap in GAPS))
+    read = read_table(path)
+    assert read["x"].to_list() == [None, 1.5] * len(GAPS)
+    assert read["word"].to_list() == [None, "w"] * len(GAPS)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".pq", ".PARQUET"])
+def test_parquet_columns_keep_their_kinds(tmp_path, suffix):
+    table = TABLE.with_columns(
+        pl.col("unit").cast(pl.Categorical), pl.col("day").str.to_date(), size=pl.col("size").cast(pl.Float32)
+    )
+    table.write_parquet(tmp_path / f"t{suffix}")
+    assert read_table(tmp_path / f"t{suffix}").equals(table)
+    assert column_of(table, "unit", "t").to_list() == ["a", "a", "b", "c"]
+    assert column_of(table, "unit", "t").dtype == pl.String
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "a;1,5;2\nb;-2,25;3\n",
+        "a;1;2\nb;-2,25;3\n",  # a whole number first
+        'a;"1,5";2\nb;"-2,25";3\n',
+        "a;1,5;2\r\nb;-2,25;3\r\n",
+    ],
+)
+def test_where_semicolons_separate_a_comma_is_a_decimal_point(tmp_path, rows):
+    read = read_table(written(tmp_path / "t.csv", "name;x;n\n" + rows))
+    assert read["x"].to_list()[1] == -2.25
+    assert read.schema == {"name": pl.String, "x": pl.Float64, "n": pl.Int64}
+    first = read_table(written(tmp_path / "t.csv", "x;name\n1;a\n2,5;b\n"))  # only the first column has a comma
+    assert first["x"].to_list() == [1.0, 2.5]
+
+
+def test_where_semicolons_separate_a_decimal_point_is_one_too(tmp_path):
+    read = read_table(written(tmp_path / "t.csv", "name;x;words\na;1.5;p,q\nb;-2.25;r\n"))
+    assert read["x"].to_list() == [1.5, -2.25]
+    assert read["words"].to_list() == ["p,q", "r"]
+
+
+def test_quoted_words_may_hold_separators_even_in_the_header(tmp_path):
+    read = read_table(written(tmp_path / "t.csv", 'x,"a;b;c;d"\n1,"p,q"\n2,r;s\n'))
+    assert read.columns == ["x", "a;b;c;d"]
+    assert read.rows() == [(1, "p,q"), (2, "r;s")]
+
+
+def test_the_mark_of_byte_order_and_lines_without_values_are_no_part_of_the_table(tmp_path):
+    plain = read_table(written(tmp_path / "t.csv", "unit,x\na,1\nb,2\n"))
+    assert read_table(written(tmp_path / "t.csv", "\ufeffunit,x\n\na,1\n,\nb,2\n\n")).equals(plain)
+
+
+def test_blanks_around_words_and_numbers_do_not_count(tmp_path):
+    read = read_table(written(tmp_path / "t.csv", "unit,x\na , 1.5\n a,2\n"))
+    assert read["unit"].to_list() == ["a", "a"]
+    assert read["x"].cast(pl.Float64).to_list() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("late", ["2.5", "word"])
+def test_what_comes_after_ten_thousand_rows_counts_as_much_as_what_comes_first(tmp_path, late):
+    read = read_table(written(tmp_path / "t.csv", "x,n\n" + "1,2\n" * 10_001 + f"{late},3\n"))
+    assert str(read["x"].to_list()[-1]) == late
+    assert read["n"].to_list()[-1] == 3
+
+
+def test_a_file_that_cannot_be_read_as_a_table_is_refused(tmp_path):
+    refused(lambda: read_table(tmp_path / "none.csv"), "none.csv", "no such file")
+    refused(lambda: read_table(tmp_path), str(tmp_path), "a folder", "--task @file")
+    for name, content in {
+        "junk.csv": bytes(range(256)) * 40,
+        "junk.parquet": b"PAR1 this is none PAR1",
+        "ragged.csv": b"a,b\n1,2\n3,4,5,6\n",
+        "empty.csv": b"",
+        "latin.csv": "a,b\nZürich,2\n".encode("latin-1"),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused(lambda path=tmp_path / name: read_table(path), name, "expected")
+    for text in ("a,b\n", "a,b\n,\n\n"):
+        refused(lambda text=text: read_table(written(tmp_path / "t.csv", text)), "expected rows")
+
+
+@pytest.mark.parametrize("header", ["a,b,a", "a,a,b", "b,a,a,a", ",x,"])
+def test_two_columns_of_one_name_are_refused(tmp_path, header):
+    path = written(tmp_path / "t.csv", f"{header}\n{','.join('1' * len(header.split(',')))}\n")
+    refused(lambda: read_table(path), "t.csv", repr(header.split(",")[-1] if header != "a,a,b" else "a"), "twice")
+
+
+def units(folder, **texts):
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        written(folder / f"{name}.csv", text)
+    return str(folder / "*.csv")
+
+
+def test_a_pattern_reads_all_its_files_as_one_table_that_says_which_file_a_row_is_from(tmp_path):
+    pattern = units(tmp_path / "units", north="x,y\n1,2\n3,4\n", east="y,x\n6,5\n")  # the order of columns may differ
+    assert sorted(read_table(pattern).select("x", "y", FILE).rows()) == [(1, 2, "north"), (3, 4, "north"), (5, 6, "east")]
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    for folder in ("p", "q"):
+        units(tmp_path / folder, data=f"x\n{folder == 'q':d}\n")
+    read = read_table(f"{tmp_path}/*/data.csv")
+    assert read["x"].to_list() == [0, 1]
+    assert [name.endswith(f"{folder}/data") for name, folder in zip(read[FILE], "pq", strict=True)] == [True, True]
+
+
+def test_a_column_that_is_empty_or_whole_in_one_file_and_has_fractions_in_another_is_one_column(tmp_path):
+    files = {"a": "x,e,w,b\n2,,,\n", "b": "x,e,w,b\n1.5,2,v,true\n", "c": "x,e,w,b\n3,1.5,,false\n"}
+    read = read_table(units(tmp_path / "u", **files))
+    assert read["x"].to_list() == [2.0, 1.5, 3.0]
+    assert read["e"].cast(pl.Float64).to_list() == [None, 2.0, 1.5]
+    assert read["w"].to_list() == [None, "v", None]
+    assert read["b"].to_list() == [None, "true", "false"]
+
+
+def test_files_without_rows_add_none_and_files_that_all_have_none_are_refused(tmp_path):
+    assert read_table(units(tmp_path / "u", a="x,y\n", b="x,y\n1,2\n")).select("x", "y", FILE).rows() == [(1, 2, "b")]
+    refused(lambda: read_table(units(tmp_path / "v", a="x,y\n", b="x,y\n")), "expected rows", "2 tables")
+
+
+def test_files_whose_columns_differ_are_refused_with_the_columns_in_which_they_differ(tmp_path):
+    pattern = units(tmp_path / "u", a="x,y\n1,2\n", b="x,z\n1,2\n")
+    message = refused(lambda: read_table(pattern), "b.csv", "a.csv", "'y', 'z'")
+    assert "'x'" not in message
+    refused(lambda: read_table(str(tmp_path / "w" / "*.csv")), "*.csv", "none that fit")
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
+    written(tmp_path / "t1.csv", "x\n8\n")
+    assert read_table(written(tmp_path / "t[1].csv", "x\n7\n")).rows() == [(7,)]
+    pl.DataFrame({"x": [9]}).write_parquet(tmp_path / "t[2].parquet")
+    assert read_table(tmp_path / "t[2].parquet").rows() == [(9,)]
+
+
+def test_an_unknown_column_is_refused_with_the_nearest_name():
+    refused(lambda: column_of(TABLE, "szie", "t.csv"), "t.csv", "'szie'", "did you mean 'size'?")
+    refused(lambda: column_of(TABLE, "zzzzz", "t.csv"), "'zzzzz'", "'unit', 'day', 'size'")
+    refused(lambda: column_of(TABLE, "size,count", "t.csv"), "separate columns by spaces")
+    refused(lambda: column_of(TABLE, FILE, "t.csv"), "--data is a pattern")
+
+
+MOMENTS = [datetime.datetime(2016, 1, 31, 5, 6, 7), datetime.datetime(2015, 12, 13, 23, 59, 0), datetime.datetime(1999, 2, 28)]
+
+
+def as_python(format):
+    """The same format in the words of Python's strftime, in a zone of UTC + 2."""
+    return format.replace("%S%.f", "%S.%f").replace("%#z", "+0200")
+
+
+@pytest.mark.parametrize("format", DATES)
+def test_what_python_writes_as_a_date_is_read_as_the_same_moment(format):
+    texts = pl.Series([moment.strftime(as_python(format)) for moment in MOMENTS])
+    zone = datetime.timedelta(hours=2 if "%#z" in format else 0)
+    expected = [datetime.datetime.strptime(text, as_python(format)) - zone for text in texts]
+    found = date_formats(texts)
+    assert format in found
+    for one in found:  # with days beyond 12, formats that fit mean the same
+        assert parse_dates(texts, one).to_list() == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["3 jan 2016", "03-Jan-16", "January 3, 2016", "Jan 3, 2016", "2016-01-03T00:00Z", " 2016-01-03 "]
+)
+def test_other_ways_to_write_the_third_of_january_are_read_too(text):
+    formats = date_formats(pl.Series([text]))
+    assert parse_dates(pl.Series([text]), formats[0]).to_list() == [datetime.datetime(2016, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["1.2.3", "1.2.4"], ["10.0.0.1", "192.168.1.1"], ["12-34-56"], ["16-01-02"], ["a1", "b2"], ["1-2-3"], [None], ["2016"]],
+)
+def test_versions_addresses_and_codes_are_no_dates(texts):
+    assert date_formats(pl.Series(texts, dtype=pl.String)) == []
+
+
+def test_dates_are_recognized_by_looking_at_all_of_them():
+    days = [str(datetime.date(2016, 1, 1) + datetime.timedelta(days=day)) for day in range(3000)]
+    assert date_formats(pl.Series(days)) == ["%Y-%m-%d"]
+    with pytest.raises(ValueError, match=r"dates in two formats, such as '2016-01-01' and '31\.12\.2030'"):
+        date_formats(pl.Series([*days, "31.12.2030"]))
+    with pytest.raises(ValueError, match="dates such as '2016-01-01' beside 'lost', which is none"):
+        date_formats(pl.Series([*days, "lost"]))
+    assert date_formats(pl.Series(["2016-01-01", *(f"case {number}" for number in range(5))])) == []
+
+
+def test_many_days_of_which_one_alone_tells_days_from_months_are_read_in_its_order():
+    first = [f"{day:02}/{month:02}/2016" for day in range(1, 13) for month in range(1, 13)]
+    assert date_formats(pl.Series(first)) == ["%d/%m/%Y", "%m/%d/%Y"]
+    assert date_formats(pl.Series([*first, "13/01/2016"])) == ["%d/%m/%Y"]
+    assert date_formats(pl.Series([*first, "01/13/2016"])) == ["%m/%d/%Y"]
+    assert np.unique(parse_dates(pl.Series(first), "%d/%m/%Y").to_numpy()).size == 144
