@@ -28,7 +28,9 @@ def workplace(tmp_path_factory):
     rows = unit_rows()
     rows.write_csv(folder / "units.csv")
     table = runs.train(
-        Table(data=str(folder / "units.csv"), task="unit", inputs=("day", "depth"), target="flow", **SMALL),
+        Table(
+            data=str(folder / "units.csv"), task="unit", inputs=("day", "depth"), target=("flow",), adapter="gradient", **SMALL
+        ),
         folder / "table",
         quiet=True,
     )
@@ -42,9 +44,16 @@ def workplace(tmp_path_factory):
     (folder / "full" / "note.txt").write_text("mine")
     (folder / "bare").mkdir()
     rows.with_columns(flow=pl.lit("high")).write_csv(folder / "words.csv")
-    for name, value in (("nan", float("nan")), ("inf", float("inf")), ("gap", None)):
-        depth = [value, value, *rows["depth"][2:]]
-        rows.with_columns(pl.Series("depth", depth)).write_csv(folder / f"{name}.csv")
+    depth = rows["depth"].cast(pl.String)
+    rows.with_columns(depth=pl.Series(["deep", "shallow", *depth[2:]])).write_csv(folder / "mixed.csv")
+    day = rows["day"].cast(pl.String)
+    rows.with_columns(day=pl.Series(["17/01/2016", *day[1:]])).write_csv(folder / "formats.csv")
+    header, *lines = (folder / "units.csv").read_text().splitlines()
+    (folder / "twice.csv").write_text("\n".join([f"{header},depth", *(f"{line},1" for line in lines)]))
+    rows.with_columns(depth=pl.lit(1.0)).write_csv(folder / "still.csv")
+    rows.head(5).with_columns(flow=pl.lit(None, pl.Float64)).write_csv(folder / "untold.csv")
+    rows.head(5).drop("unit").write_csv(folder / "without_unit.csv")
+    rows.with_columns(pl.Series("depth", [float("inf")] * 2 + rows["depth"].to_list()[2:])).write_csv(folder / "inf.csv")
     rows.filter(pl.col("unit") == "unit-00").write_csv(folder / "lonely.csv")
     rows.filter(pl.col("unit") < "unit-02").write_csv(folder / "pair.csv")
     rows.group_by("unit", maintain_order=True).head(3).write_csv(folder / "short.csv")
@@ -130,14 +139,23 @@ TRAIN = {
     "a header alone": (["train", "table", "--data", "header.csv", *COLUMNS, *OUT], "expected rows"),
     "unknown column": ([*TABLE[:-1], "flwo", *OUT], "did you mean 'flow'"),
     "unknown task column": ([*TABLE[:5], "units", *TABLE[6:], *OUT], "did you mean 'unit'"),
-    "target of words": (["train", "table", "--data", "words.csv", *COLUMNS, *OUT], "should hold numbers"),
-    "input of words": (
-        [*TABLE[:3], "words.csv", *COLUMNS[:2], "--inputs", "flow", "--target", "depth", *OUT],
-        "numbers or dates",
+    "target of one class": (["train", "table", "--data", "words.csv", *COLUMNS, *OUT], "the one class 'high'"),
+    "numbers mixed with words": (["train", "table", "--data", "mixed.csv", *COLUMNS, *OUT], "mixes 178 numbers with 2 values"),
+    "dates in two formats": (["train", "table", "--data", "formats.csv", *COLUMNS, *OUT], "dates in two formats"),
+    "a column named twice": (["train", "table", "--data", "twice.csv", *COLUMNS, *OUT], "'depth' twice"),
+    "inputs of one value": (
+        ["train", "table", "--data", "still.csv", *COLUMNS[:2], "--inputs", "depth", "--target", "flow", *OUT],
+        "one value",
     ),
-    "nan": (["train", "table", "--data", "nan.csv", *COLUMNS, *OUT], "2 missing or infinite values of 180 (data rows 1, 2)"),
-    "infinity": (["train", "table", "--data", "inf.csv", *COLUMNS, *OUT], "(data rows 1, 2)"),
-    "gaps": (["train", "table", "--data", "gap.csv", *COLUMNS, *OUT], "(data rows 1, 2)"),
+    "unknown kind": ([*TABLE, "--kinds", "depth=length", *OUT], "--kinds 'depth=length'"),
+    "a kind of no column in use": ([*TABLE, "--kinds", "width=number", *OUT], "'width'"),
+    "files of a pattern that fits none": (
+        ["train", "table", "--data", "none/*.csv", *COLUMNS, *OUT],
+        "none that fit the pattern",
+    ),
+    "shots from more to fewer": ([*TABLE, "--shots", "9:3", *OUT], "--shots"),
+    "shots beyond every unit": ([*TABLE, "--shots", "40:50", *OUT], "no task has more than --shots 40"),
+    "infinity": (["train", "table", "--data", "inf.csv", *COLUMNS, *OUT], "2 infinite values of 180 (data rows 1, 2)"),
     "one task": (["train", "table", "--data", "lonely.csv", *COLUMNS, *OUT], "one value 'unit-00'"),
     "two tasks": (["train", "table", "--data", "pair.csv", *COLUMNS, *OUT], "at least 3"),
     "too few rows everywhere": (["train", "table", "--data", "short.csv", *COLUMNS, "--shots", "3", *OUT], "--shots 3"),
@@ -167,9 +185,17 @@ LATER = {
     "support that is no table": (["adapt", "table", "--support", "junk.csv", *OUT], "junk.csv"),
     "support without an input": (["adapt", "table", "--support", "without_depth.csv", *OUT], "'depth'"),
     "support without the target": (["adapt", "table", "--support", "without_flow.csv", *OUT], "'flow'"),
-    "support without dates": (["adapt", "table", "--support", "without_dates.csv", *OUT], "was a date in training"),
-    "support of several tasks": (["adapt", "table", "--support", "units.csv", *OUT], "the rows of one task"),
-    "support with gaps": (["adapt", "table", "--support", "gap.csv", *OUT], "gap.csv"),
+    "support without dates": (["adapt", "table", "--support", "without_dates.csv", *OUT], "'day' should hold dates"),
+    "support without a target anywhere": (["adapt", "table", "--support", "untold.csv", *OUT], "expected rows with a value"),
+    "update nothing": (["update", "none", "--support", "support.csv"], "found none"),
+    "update without a column": (["update", "adapted", "--support", "without_depth.csv"], "'depth'"),
+    "update without the unit": (["update", "adapted", "--support", "without_unit.csv"], "differ in 'unit'"),
+    "inputs of a unit that was not adapted": (["predict", "adapted", "--inputs", "units.csv", "--out", "p.csv"], "not adapted"),
+    "a level that is none": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "1.5"], "--level"),
+    "a level beyond the calibration": (
+        ["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "0.9"],
+        "expected at least 9 units",
+    ),
     "support without rows": (["adapt", "table", "--support", "header.csv", *OUT], "expected rows"),
     "support of another problem": (["adapt", "sine", "--support", "support.csv", *OUT], "'x'"),
     "adapt in negative steps": (["adapt", "table", "--support", "support.csv", "--steps", "-1", *OUT], "--steps"),
@@ -179,7 +205,6 @@ LATER = {
     "predict with nothing": (["predict", "none", "--inputs", "support.csv", "--out", "p.csv"], "found none"),
     "missing inputs": (["predict", "adapted", "--inputs", "none.csv", "--out", "p.csv"], "no such file"),
     "inputs without a column": (["predict", "adapted", "--inputs", "without_depth.csv", "--out", "p.csv"], "'depth'"),
-    "inputs with gaps": (["predict", "adapted", "--inputs", "gap.csv", "--out", "p.csv"], "rows 1, 2"),
     "inputs with predictions": (["predict", "adapted", "--inputs", "predicted.csv", "--out", "p.csv"], "'prediction' already"),
     "unknown kind of output": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.doc"], ".csv, .tsv or .parquet"),
     "output that exists": (["predict", "adapted", "--inputs", "support.csv", "--out", "units.csv"], "already exists"),
