@@ -44,12 +44,11 @@ def main(argv: list[str]) -> int:
     from fewstep import runs
 
     run = runs.open_run(arguments.run)
-    changed = arguments.shots is not None or arguments.checkpoint != "best" or arguments.tasks != 1000 or arguments.draws
-    if changed:
+    if arguments != Evaluate(arguments.run, json=arguments.json):
         shots: dict[str, Any] = {} if arguments.shots is None else {"shots": arguments.shots}
         result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **shots)
     else:
-        result = run.write_evaluation(steps)
+        result = run.write_evaluation()
     if arguments.json:
         print(json.dumps(result))
     else:

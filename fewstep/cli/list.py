@@ -12,9 +12,18 @@ VARIANTS = {
     "first-order MAML": ("--first-order", "Finn et al. 2017, section 5.2"),
     "Meta-SGD": ("--inner-optimizer meta-sgd", "Li et al. 2017, arXiv 1707.09835"),
     "Meta-Curvature": ("--inner-optimizer meta-curvature", "Park & Oliva 2019, arXiv 1902.03356"),
-    "Bayesian last layer": ("--adapter bayes-head", "Harrison et al. 2018 (ALPaCA), arXiv 1807.08912"),
     "multi-step loss": ("--multi-step 0.3", "Antoniou et al. 2019 (MAML++), arXiv 1810.09502"),
+    "Bayesian last layer": ("--adapter bayes-head", "Harrison et al. 2018 (ALPaCA), arXiv 1807.08912"),
+    "classes by least squares": ("--adapter bayes-head", "Bertinetto et al. 2019 (R2-D2), arXiv 1805.08136"),
+    "steps up the evidence": ("--adapter bayes-head --body-steps 2", "MacKay 1992, Neural Computation 4(3)"),
 }
+"""name -> (settings of `fewstep train`, source)"""
+AFTERWARDS = {
+    "leave-one-out steps": ("adapt --steps auto", "Stone 1974; in closed form, Cook 1977"),
+    "split conformal intervals": ("predict --level 0.9", "Dunn et al. 2023, arXiv 1809.07441"),
+    "calibrated probabilities": ("predict, of classes", "Guo et al. 2017, arXiv 1706.04599"),
+}
+"""name -> (command and setting, source): what is done with a trained run"""
 
 
 def main(argv: list[str]) -> int:
@@ -27,14 +36,19 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"unrecognized options: {', '.join(sorted(unknown))}. See fewstep list --help.")
     if "--json" in argv:
         presets = {name: {preset: line for preset, (_, line) in known.items()} for name, known in PRESETS.items()}
-        print(json.dumps({"problems": presets, "variants": {name: " | ".join(both) for name, both in VARIANTS.items()}}))
+        print(
+            json.dumps(
+                {"problems": presets, "variants": {name: " | ".join(both) for name, both in {**VARIANTS, **AFTERWARDS}.items()}}
+            )
+        )
         return 0
     say("problems (fewstep train PROBLEM --preset NAME)")
     for name, kind in PROBLEMS.items():
         say(f"  {name:<10} {kind.__doc__}")
         for preset, (_, line) in PRESETS[name].items():
             say(f"    {preset:<10} {line}")
-    say("\nvariants (settings of fewstep train)")
-    for name, (how, paper) in VARIANTS.items():
-        say(f"  {name:<20} {how:<32} {paper}")
+    for title, known in (("variants (settings of fewstep train)", VARIANTS), ("with a trained run", AFTERWARDS)):
+        say(f"\n{title}")
+        for name, (how, paper) in known.items():
+            say(f"  {name:<26} {how:<36} {paper}")
     return 0

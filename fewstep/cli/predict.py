@@ -58,6 +58,11 @@ def main(argv: list[str]) -> int:
             else:
                 result.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
         partial.replace(out)
+    except pl.exceptions.PolarsError as error:
+        partial.unlink()
+        raise BadInput(
+            f"--out {out} cannot hold the columns of {arguments.inputs}: {error}. Choose a .parquet file, or leave columns out."
+        ) from error
     except OSError as error:
         raise BadInput(
             f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."

@@ -1,38 +1,146 @@
-"""Results as tables for people, by rich (floor 5)."""
+"""Results as tables for people, by rich (floor 5): no line is longer than 100 characters."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
+from fewstep.plots.style import in_words
 
-def extremes(by_task: dict[str, list[float | None]]) -> str:
-    """The median task and the worst three, after the last number of steps."""
-    figures = {name: values[-1] for name, values in by_task.items() if values[-1] is not None}
-    worst = sorted(figures, key=lambda name: -figures[name])[:3]
-    listed = ", ".join(f"{name} {figures[name]:.4g}" for name in worst)
-    return f"median task {statistics.median(figures.values()):.4g}; worst: {listed}" if figures else "no task stays finite"
+WIDTH = 100
+MOST_METRICS = 3
+"""So many metrics stand side by side with their intervals; where there are more, each has a row and no interval."""
+LONGEST_NAME = 24
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
-    """One row per number of adaptation steps; the protocol under it."""
+    """Errors by number of adaptation steps and by number of shots, the worst tasks, and under them the protocol."""
     from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)  # a column may be called [bold]
+    single = len(result.get("metrics", {})) < MOST_METRICS
+    tables = [by_steps(result, result.get("metrics", {}) if single else {})]
+    tables += [] if single else [by_metric(result)]
+    if result.get("by_shots", {}).get("shots"):
+        tables.append(by_shots(result))
+    for table in tables:
+        console.print(table)
+    lines = extremes(result) if "by_task" in result else []
+    if chosen := result.get("chosen_from"):
+        lines += choice(chosen)
+    lines += wrapped("protocol: ", (f"{name.replace('_', ' ')} {value}" for name, value in result["protocol"].items()))
+    print("\n".join(lines))
+
+
+def by_steps(result: dict[str, Any], others: dict[str, Any]) -> Any:
+    """A row for each number of adaptation steps; a column for the headline metric and for each of `others`."""
+    table = titled(f"{result['problem']}: {result['tasks']} unseen task{'s' * (result['tasks'] != 1)} ({result['split']})")
+    table.add_column("adaptation steps", justify="right")
+    summaries = {result["metric"]: result, **others}
+    for name in summaries:
+        table.add_column(f"{named(name)}\n(mean ± 95 % interval)", justify="right")
+    for place, step in enumerate(result["steps"]):
+        table.add_row(str(step), *(mean_of(summary, place, result["tasks"]) for summary in summaries.values()))
+    return table
+
+
+def by_metric(result: dict[str, Any]) -> Any:
+    """A row for each metric beside the headline; a column for each number of adaptation steps, with means."""
+    table = titled("means by number of adaptation steps")
+    table.add_column("metric")
+    for step in result["steps"]:
+        table.add_column(str(step), justify="right")
+    for name, summary in result["metrics"].items():
+        table.add_row(named(name), *(short(mean) for mean in summary["mean"]))
+    return table
+
+
+def by_shots(result: dict[str, Any]) -> Any:
+    """A row for each number of shots: errors before adaptation, after the trained steps and after 'auto' steps, intervals."""
+    found = result["by_shots"]
+    intervals = [entry for entry in found["intervals"] if entry]
+    single = all(len(entry["coverage"]) == 1 for entry in intervals)
+    table = titled(f"by number of shots: {named(result['metric'])}")
+    for name in ("shots", "tasks", "before", "after ± 95 %", "auto"):
+        table.add_column(name, justify="right")
+    if intervals:
+        table.add_column(f"in {intervals[0]['level']} % intervals", justify="right")
+        if single:  # widths of several targets are in several units: evaluation.json has them
+            table.add_column("their width", justify="right")
+    columns = (found[name] for name in ("shots", "tasks", "before", "mean", "ci95", "auto", "intervals"))
+    for shots, tasks, before, mean, half, auto, entry in zip(*columns, strict=True):
+        cells = [str(shots), str(tasks), short(before), with_interval(mean, half), short(auto)]
+        if intervals:
+            cells.append(coverage(entry))
+        if intervals and single:
+            cells.append(short(entry["width"][0]) if entry else "")
+        table.add_row(*cells)
+    return table
+
+
+def coverage(entry: dict[str, Any] | None) -> str:
+    """'95.9 % ± 2.6', or of several targets the least and the greatest: '82.9 to 86.4 %'."""
+    if not entry:
+        return ""
+    covered, half = [100 * share for share in entry["coverage"]], entry["ci95"][0]
+    if len(covered) > 1:
+        return f"{min(covered):.1f} to {max(covered):.1f} %"
+    return f"{covered[0]:.1f} %" + (f" ± {100 * half:.1f}" if half is not None else "")
+
+
+def extremes(result: dict[str, Any]) -> list[str]:
+    """The median task and the worst three, after the trained number of steps, or the last one where that was not measured."""
+    steps, trained = result["steps"], result["protocol"].get("trained_adaptation_steps")
+    place = steps.index(trained) if trained in steps else len(steps) - 1
+    figures = {name: values[place] for name, values in result["by_task"].items() if values[place] is not None}
+    after = f"after {steps[place]} step{'s' * (steps[place] != 1)}"
+    if not figures:
+        return [f"{after} no task stays finite"]
+    worst = sorted(figures, key=lambda name: -figures[name])[:3]
+    listed = (f"{name[:LONGEST_NAME]} {figures[name]:.4g}" for name in worst)
+    return wrapped(f"{after}: median task {statistics.median(figures.values()):.4g}; worst: ", listed)
+
+
+def choice(errors: dict[str, float]) -> list[str]:
+    """Which candidate was the best on meta-validation tasks, and by how much."""
+    best = min(errors, key=errors.__getitem__)
+    listed = (f"{name} {error:.4g}" for name, error in errors.items())
+    return wrapped(f"{best} was chosen on meta-validation tasks: ", listed)
+
+
+def titled(title: str) -> Any:
     from rich.table import Table
 
-    table = Table(
-        title=f"{result['problem']}: {result['tasks']} unseen task{'s' * (result['tasks'] != 1)} ({result['split']})",
-        title_justify="left",
-    )
-    table.add_column("adaptation steps", justify="right")
-    table.add_column(f"{result['metric']} (mean ± 95 % interval over tasks)", justify="right")
-    for step, mean, half, diverged in zip(result["steps"], result["mean"], result["ci95"], result["diverged"], strict=True):
-        if mean is None:
-            table.add_row(str(step), f"diverged on {diverged} of {result['tasks']} tasks")
+    return Table(title=title, title_justify="left", title_style="bold")
+
+
+def mean_of(summary: dict[str, Any], place: int, tasks: int) -> str:
+    mean, half = summary["mean"][place], summary["ci95"][place]
+    return f"diverged on {summary['diverged'][place]} of {tasks} tasks" if mean is None else with_interval(mean, half)
+
+
+def with_interval(mean: float | None, half: float | None) -> str:
+    return short(mean) + (f" ± {half:.3g}" if mean is not None and half is not None else "")
+
+
+def short(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4g}"
+
+
+def named(metric: str) -> str:
+    name = in_words(metric)
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def wrapped(start: str, parts: Iterable[str]) -> list[str]:
+    """The parts, separated by commas, in as few lines as hold them; a part is never broken."""
+    lines = [start]
+    for number, part in enumerate(parts):
+        if number:
+            lines[-1] += ","
+        if number and len(lines[-1]) + 1 + len(part) + 1 > WIDTH:
+            lines.append("  " + part)
         else:
-            table.add_row(str(step), f"{mean:.4g}" + (f" ± {half:.3g}" if half is not None else ""))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    if "by_task" in result:
-        console.print(extremes(result["by_task"]))
-    protocol = result["protocol"]
-    console.print("protocol: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in protocol.items()))
+            lines[-1] += (" " if number else "") + part
+    return lines

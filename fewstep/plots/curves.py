@@ -1,0 +1,186 @@
+"""Curves of a run (floor 4): its training, and its error on unseen tasks by adaptation steps and by number of shots."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from fewstep.plots.style import AUTO, BEFORE, NOTE, STEPS, TRAINED, axes_of, error_bars, in_words, log_scale
+
+MOST_TARGETS = 4
+"""So many targets get curves of their own."""
+
+
+def training(contents: dict[str, Any]) -> Any:
+    """Meta-loss, and the error on meta-validation tasks in its own units, over meta-steps."""
+    records = contents["records"]
+    if not records:
+        return None
+    validated = [record for record in records if record.get("validation") is not None]
+    figure, axes = axes_of(1, 2 if validated else 1, (6.4, 5.6 if validated else 3.4))
+    curves = [(records, "meta_loss", "meta-loss (mean since the last point)", STEPS[1])]
+    if validated:
+        curves.append((validated, "validation", "error on meta-validation tasks", STEPS[4]))
+    for axis, (points, name, label, color) in zip(axes[:, 0], curves, strict=True):
+        steps, values = [point["meta_step"] for point in points], [point[name] for point in points]
+        axis.plot(steps, values, color=color, lw=1.4, marker="o", ms=3)
+        marked = {len(values) - 1: ""}
+        if name == "validation":
+            best = min(range(len(values)), key=values.__getitem__)
+            axis.plot(steps[best], values[best], "o", ms=8, mfc="none", mec=color)
+            marked[best] = "best: "
+        for place, word in marked.items():
+            options = {"xytext": (0, -16 if word else 7), "textcoords": "offset points", "fontsize": 9}
+            end = "right" if steps[place] > steps[-1] / 2 else "left"
+            axis.annotate(f"{word}{values[place]:.3g}", (steps[place], values[place]), ha=end, **options)
+        log_scale(axis, values)
+        axis.margins(y=0.16)
+        axis.set_xlim(left=0)
+        axis.set_title(label, fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("meta-step")
+    return figure
+
+
+def adaptation(contents: dict[str, Any]) -> Any:
+    """Error on unseen tasks over adaptation steps, with its interval; beside it a mark for 'auto' steps."""
+    result = contents["result"]
+    if not result:
+        return None
+    figure, axes = axes_of()
+    axis = axes[0, 0]
+    found = zip(result["steps"], result["mean"], result["ci95"], strict=True)
+    known = [(step, mean, half) for step, mean, half in found if mean is not None]
+    points = [point for point in known if point[0] != "auto"]
+    steps, means, halves = zip(*points, strict=True) if points else ((), (), ())
+    axis.errorbar(steps, means, yerr=error_bars(means, halves), color=TRAINED, marker="o", capsize=4, lw=1.4)
+    ticks, labels = list(steps), [str(step) for step in steps]
+    for _, mean, half in [point for point in known if point[0] == "auto"]:
+        last = max(steps, default=0)
+        ticks, labels = [*ticks, last + 0.2 * max(last, 1)], [*labels, "auto"]
+        axis.errorbar(ticks[-1:], [mean], yerr=error_bars([mean], [half]), color=AUTO, marker="_", ms=16, mew=2, capsize=4)
+        means = (*means, mean)
+    for place, mean in zip(ticks, means, strict=True):
+        axis.annotate(f"{mean:.3g}", (place, mean), textcoords="offset points", xytext=(8, 8), fontsize=9)
+    log_scale(axis, means)
+    trained = result["protocol"].get("trained_adaptation_steps")
+    if trained is not None:
+        axis.axvline(trained, color=BEFORE, lw=1, ls="--", zorder=0)
+        options = {"transform": axis.get_xaxis_transform(), "va": "top", "fontsize": 8, "color": NOTE}
+        axis.text(trained, 0.98, "trained for ", ha="right", **options)
+    axis.set_xticks(ticks, labels)
+    axis.margins(x=0.12, y=0.15)
+    automatic = " (auto: chosen for each task by its support set)" if "auto" in labels else ""
+    axis.set(
+        xlabel=f"adaptation steps{automatic}",
+        ylabel=f"{in_words(result['metric'])}, 95 % interval over tasks",
+        title=f"{result['tasks']} unseen task{'s' * (result['tasks'] != 1)}, {result['protocol'].get('shots')} shots",
+    )
+    return figure
+
+
+def by_shots(contents: dict[str, Any]) -> Any:
+    """Error on unseen tasks over the number of shots; beside it the coverage and the width of intervals."""
+    result = contents["result"]
+    found = result.get("by_shots") if result else None
+    if not found or not found["shots"]:
+        return None
+    intervals = [(shots, entry) for shots, entry in zip(found["shots"], found["intervals"], strict=True) if entry]
+    figure, axes = axes_of(3 if intervals else 1, 1, (11.5, 3.9) if intervals else (6.4, 4.0))
+    _errors(axes[0, 0], found, in_words(result["metric"]))
+    if intervals:
+        _intervals(axes[0, 1], axes[0, 2], intervals, contents["config"])
+    tasks = f"{min(found['tasks'])} to {max(found['tasks'])}" if len(set(found["tasks"])) > 1 else str(found["tasks"][0])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    calibrated = f"; intervals calibrated on {intervals[0][1]['calibrated_on']} others" if intervals else ""
+    figure.suptitle(f"{tasks} unseen task{'s' * (tasks != '1')}, by number of shots{calibrated}", fontsize=12)
+    for axis in axes.flat:
+        _shots_axis(axis, found["shots"], result["protocol"].get("trained_shots", result["protocol"].get("shots")))
+    return figure
+
+
+def _errors(axis: Any, found: dict[str, Any], metric: str) -> None:
+    """Before adaptation, after the trained steps, after steps chosen for each task."""
+    curves = (
+        ("before adaptation", found["before"], None, {"color": BEFORE, "ls": "--"}),
+        ("after adaptation", found["mean"], found["ci95"], {"color": TRAINED, "marker": "o", "ms": 4.5}),
+        ("steps chosen for each task (auto)", found["auto"], None, {"color": AUTO, "ls": ":", "marker": "D", "ms": 3}),
+    )
+    drawn = []
+    for label, means, halves, style in curves:
+        points = [
+            (x, y, half)
+            for x, y, half in zip(found["shots"], means, halves or [None] * len(means), strict=True)
+            if y is not None
+        ]
+        if not points:
+            continue
+        shots, values, bars = zip(*points, strict=True)
+        bar = error_bars(values, bars) if halves else None
+        axis.errorbar(shots, values, yerr=bar, capsize=3, lw=1.4, label=label, **style)
+        drawn += values
+    log_scale(axis, drawn)
+    axis.set_title(f"{metric}, 95 % interval over tasks", fontsize=10, loc="left")
+    axis.margins(y=0.12)
+
+
+def _intervals(coverage: Any, width: Any, intervals: list[tuple[int, dict[str, Any]]], config: dict[str, Any]) -> None:
+    """How much intervals cover, beside what they promise, and their mean width; a curve for each target."""
+    level = intervals[0][1]["level"]
+    targets = (config.get("format") or {}).get("targets") or []
+    count = min(len(intervals[0][1]["coverage"]), MOST_TARGETS)
+    shots = [number for number, _ in intervals]
+    single = count == 1
+    colors = [TRAINED] if single else [STEPS[(2 * number + 1) % len(STEPS)] for number in range(count)]
+    for number, color in enumerate(colors):
+        name = targets[number]["name"] if number < len(targets) else f"target {number + 1}"
+        covered, half, wide = (
+            np.array([entry[key][number] for _, entry in intervals], float) for key in ("coverage", "ci95", "width")
+        )
+        bar = np.stack([half, np.minimum(half, 1.0 - covered)]) * 100  # no more than all rows are covered
+        style = {"color": color, "marker": "o", "ms": 4.5, "lw": 1.4, "label": _short(name)}
+        coverage.errorbar(
+            np.array(shots) * 1.03**number, 100 * covered, yerr=np.nan_to_num(np.maximum(bar, 0.0)), capsize=3, **style
+        )
+        # Widths of several targets are in several units: in standard deviations they have one axis.
+        width.plot(shots, wide if single or not targets else wide / targets[number]["scale"], **style)
+    coverage.axhline(level, color=NOTE, lw=1, ls="--", zorder=0)
+    low = min(coverage.get_ylim()[0], level - 5.0)
+    coverage.set_ylim(low - 0.08 * (100 - low), 100.5)
+    coverage.set_title(f"rows within the {level} % intervals, per cent", fontsize=10, loc="left")
+    width.set_title("mean width of the intervals", fontsize=10, loc="left")
+    if targets:
+        width.set_ylabel(_short(targets[0]["name"]) if single else "standard deviations of the target", fontsize=9)
+    width.set_ylim(0, 1.06 * width.get_ylim()[1])
+    if not single:
+        width.legend(frameon=False, fontsize=8, loc="lower left")
+
+
+def _shots_axis(axis: Any, shots: list[int], trained: Any) -> None:
+    """A logarithmic axis with a tick at each number of shots; the trained number, or range, is marked."""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+    if min(shots) > 0 and len(shots) > 1:
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_locator(FixedLocator(shots))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.margins(x=0.1)
+    axis.set_xlabel("shots (support examples)")
+    ends = [int(number) for number in re.findall(r"\d+", str(trained))]
+    if not ends:
+        return
+    if len(ends) == 1:
+        axis.axvline(ends[0], color=BEFORE, lw=1, ls="--", zorder=0)
+    else:
+        axis.axvspan(ends[0], ends[-1], color=BEFORE, alpha=0.15, lw=0, zorder=0)
+    if axis.get_subplotspec().is_first_col():
+        options = {"transform": axis.get_xaxis_transform(), "va": "top", "fontsize": 8, "color": NOTE}
+        axis.text(ends[-1], 0.99, "trained for ", ha="right", **options)
+
+
+def _short(name: str, most: int = 30) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,64 @@
+"""Which pictures a run has, and the files that they are drawn from (floor 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import BadInput
+from fewstep.plots.curves import adaptation, by_shots, training
+from fewstep.plots.units import unseen_tasks, worst_tasks
+from fewstep.training.log import read_metrics
+
+SOURCES = {"records": "metrics.jsonl", "result": "evaluation.json", "shown": "illustrations.json", "config": "config.json"}
+PICTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "training": training,
+    "adaptation": adaptation,
+    "shots": by_shots,
+    "unseen_tasks": unseen_tasks,
+    "worst_tasks": worst_tasks,
+}
+"""name -> a function of what the files hold, by the names in SOURCES, that returns a figure, or None where they lack it"""
+
+
+def draw(directory: str | Path) -> list[Path]:
+    """Draws what the files of a run directory allow, into `plots/*.png`. Raises `BadInput` where there is no run."""
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise BadInput(f"{directory}: expected the folder of a trained run, found no config.json in it.")
+    import matplotlib
+
+    matplotlib.use("agg")
+    contents = {name: _content(directory, file) for name, file in SOURCES.items()}
+    folder = directory / "plots"
+    folder.mkdir(exist_ok=True)
+    pictures = []
+    for name, paint in PICTURES.items():
+        path = folder / f"{name}.png"
+        figure = paint(contents)
+        if figure is None:
+            path.unlink(missing_ok=True)  # a picture of figures that are no longer there
+        else:
+            pictures.append(_save(figure, path))
+    return pictures
+
+
+def _content(directory: Path, file: str) -> Any:
+    """What a file of the run holds; empty where there is no such file."""
+    path = directory / file
+    if not path.is_file():
+        return {}
+    try:
+        return read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
+
+
+def _save(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
