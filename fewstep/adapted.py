@@ -19,12 +19,14 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, settings_of, write_json
 from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.kinds import ColumnKind, read_values, read_words
 from fewstep.tasks.reading import column_of
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
+from fewstep.training.calibrate import nearest_entry
 from fewstep.training.checkpoint import read_arrays, write_arrays
-from fewstep.training.fit import Steps
+from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
 
 FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.parquet"
@@ -53,7 +55,8 @@ class Adapted:
         format = trained.problem.format
         empty = stack_units(np.zeros((0, format.features)), np.zeros((0, format.outputs)), np.zeros(0, int), 1)
         steps = trained.trained_steps if steps is None else steps
-        return Adapted(trained, pl.DataFrame(), None, empty, steps, trained.report(empty, steps))
+        nothing = Report(np.zeros(1, int), np.full((1, len(SIGNS)), -np.inf), np.ones(1, bool))  # no sign of anything unlike
+        return Adapted(trained, pl.DataFrame(), None, empty, steps, nothing)
 
     @property
     def problem(self) -> Problem:
@@ -125,7 +128,7 @@ class Adapted:
 
     def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
         """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each."""
-        percent = None if self.format.classes else self.level(level)
+        percent = None if self.format.classes and level is None else self.level(level)
         outputs, spread, owner = self._ask(table, source, notes)
         if self.format.classes:
             probabilities = self._probabilities(outputs, owner)
@@ -138,7 +141,7 @@ class Adapted:
             parts["lower"], parts["upper"] = self._bounds(outputs, spread, owner, percent)
             notes.append(
                 f"lower and upper enclose {percent} % of rows, on average over units like the "
-                f"{self.trained.calibration['tasks']} that they were calibrated on"
+                f"{self._calibrated_on()} that they were calibrated on"
             )
         parts = {name: significant(values) for name, values in parts.items()}
         targets = [target.name for target in self.format.targets]
@@ -164,11 +167,16 @@ class Adapted:
         if self.trained.policy(self.steps) is None:
             trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
             return f"No intervals: they are calibrated {trained}, not for {self.steps}."
-        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self.trained.calibration["tasks"]
+        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self._calibrated_on()
         return (
-            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, this run has {found}. "
-            "Ask for a lower --level, or train on a table of more units."
+            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} of as many rows. "
+            f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."
         )
+
+    def _calibrated_on(self) -> int:
+        """On how many units the intervals were calibrated, at the numbers of support rows that there are; the fewest."""
+        entries = [nearest_entry(self.trained.calibration, int(rows)) for rows in set(self.rows.tolist())]
+        return min((entry["tasks"] for entry in entries if entry), default=0)
 
     def _allowed(self, percent: int) -> bool:
         return all(self.trained.factors(int(rows), percent, self.steps) is not None for rows in set(self.rows.tolist()))
@@ -191,7 +199,7 @@ class Adapted:
         inputs = self.format.encode_inputs(table, source, notes)
         owner = self._owners(table, source)
         place = within_units(owner)
-        size = (bucket(len(self.rows)) if len(self.rows) > 1 else 1, bucket(int(place.max()) + 1))
+        size = (bucket(len(self.rows)) if len(self.rows) > 1 else 1, bucket(int(place.max(initial=0)) + 1))
         asked = np.zeros((*size, inputs.shape[1]), np.float32)
         asked[owner, place] = inputs
         answer = self.trained.answer(pad_units(self.support, size[0]), asked, self.steps)
@@ -239,12 +247,12 @@ class Adapted:
         if set(new.columns) != set(self.table.columns):
             odd = ", ".join(map(repr, sorted(set(new.columns) ^ set(self.table.columns))))
             raise BadInput(f"{source}: expected the columns of the rows known so far, but they differ in {odd}.")
-        old, new = alike(self.table, new.select(self.table.columns))
-        union = pl.concat([old, new], how="vertical_relaxed").unique(maintain_order=True)
-        again = union.height - old.unique().height
-        adapted = adapt(self.trained, union, source, self.steps)
-        if again < new.height:
-            said = f"{new.height - again} of {new.height} rows were known already and count once"
+        old, new = alike(self.table, new.select(self.table.columns), self.format, source)
+        known = set(old.rows())
+        fresh = new.filter(pl.Series([row not in known for row in new.rows()], dtype=pl.Boolean))
+        adapted = adapt(self.trained, pl.concat([old, fresh]), source, self.steps)
+        if fresh.height < new.height:
+            said = f"{new.height - fresh.height} of {new.height} rows were known already and count once"
             adapted = replace(adapted, notes=(*adapted.notes, said))
         return adapted
 
@@ -313,14 +321,26 @@ def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl
     return table.select([*task, *wanted])
 
 
-def alike(old: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Two tables of the same columns with columns of other kinds (a date here, its text there) as text in both."""
-    odd = [
-        name
-        for name in old.columns
-        if old.schema[name] != new.schema[name] and not (old.schema[name].is_numeric() and new.schema[name].is_numeric())
-    ]
-    return tuple(table.with_columns(pl.col(odd).cast(pl.String)) for table in (old, new))  # type: ignore[return-value]
+def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two tables of the same columns, now of the same types too, whatever their files made of them: dates are moments, numbers
+    that differ in type are floats, anything else that differs is text."""
+    dates = {column.name: column for column in format.inputs if column.kind == "date"}
+
+    def read(table: pl.DataFrame, name: str) -> pl.Series:
+        types = {old.schema[name], new.schema[name]}
+        if all(type.is_numeric() for type in types):
+            return (
+                table[name]
+                if len(types) == 1 and table[name].dtype.is_integer()
+                else table[name].cast(pl.Float64).fill_nan(None)
+            )
+        if name in dates:
+            seconds = read_values(table, name, ColumnKind("date", dates[name].date_format), source)
+            moments = pl.Series(name, np.round(seconds * 1e6)).fill_nan(None).cast(pl.Int64)
+            return moments.cast(pl.Datetime("us"))
+        return table[name] if len(types) == 1 else read_words(table, name, source)
+
+    return tuple(pl.DataFrame([read(table, name) for name in old.columns]) for table in (old, new))  # type: ignore[return-value]
 
 
 def significant(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ making an estimator does. Everything behind it is the table problem: the same co
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,55 +20,91 @@ from fewstep.adapted import Adapted, adapt
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems import Table
+from fewstep.problems.groups import blocks, first_rows, group_names, lengths_of, split_groups
+from fewstep.problems.learners import LARGEST_SEED
 from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.frames import columns_of, is_frame, names_of
+from fewstep.tasks.kinds import ColumnKind, read_values
 from fewstep.trained import Trained
 from fewstep.training.calibrate import calibrate
 from fewstep.training.complete import complete
+from fewstep.training.fit import Steps
 from fewstep.training.loop import train_in_memory
 from fewstep.types import MetaParams
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # type: ignore[assignment]
+    from sklearn.metrics import accuracy_score, r2_score
+    from sklearn.utils import check_random_state
     from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
     SKLEARN = True
 except ImportError:  # the classes can be looked at, not made
     SKLEARN = False
-    BaseEstimator, ClassifierMixin, RegressorMixin = (type(name, (), {}) for name in ("Base", "Classifier", "Regressor"))
 
-UNIT, TARGET = "unit", "target"
-LEAST_GROUPS = 10
-"""From so many groups on, a fifth is kept from training to validate and calibrate; fewer serve for all of it."""
+    class BaseEstimator: ...  # type: ignore[no-redef]
+
+    class ClassifierMixin: ...  # type: ignore[no-redef]
+
+    class RegressorMixin: ...  # type: ignore[no-redef]
+
+
+UNIT, TARGET = "<groups>", "<y>"
+"""names of the columns beside those of X, as messages show them"""
+ADAPTERS = ("bayes-head", "gradient", "auto")
 
 
 @dataclass(frozen=True, eq=False)
 class FittedModel:
-    """What a fitted estimator keeps: plain data that can be pickled. Programs are compiled again when they are needed."""
+    """What a fitted estimator keeps: plain data that can be pickled. Programs are compiled when they are needed."""
 
     settings: Table
     seed: int
     format: dict[str, Any]
-    params: MetaParams
-    """leaves are NumPy arrays"""
+    leaves: tuple[np.ndarray, ...]
+    """of the meta-parameters"""
     calibration: dict[str, Any]
+
+    @staticmethod
+    def of(problem: Problem, params: MetaParams, seed: int) -> FittedModel:
+        # 0 shots too: an estimator that is not adapted has intervals of its own.
+        counted = replace(problem, shot_counts=(0, *problem.shot_counts))
+        leaves = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(params))
+        return FittedModel(problem.settings, seed, problem.format.to_json(), leaves, calibrate(counted, params))
 
     @cached_property
     def trained(self) -> Trained:
-        """The model with its compiled programs, which are never pickled."""
-        format = TableFormat.from_json(self.format)
-        return Trained(self.settings.build(self.seed, format), self.params, self.calibration, {})
+        problem = self.settings.build(self.seed, TableFormat.from_json(self.format))
+        structure = jax.tree.structure(jax.eval_shape(problem.init, jax.random.key(0)))
+        return Trained(problem, jax.tree.unflatten(structure, self.leaves), self.calibration, {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "trained"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+
+@dataclass(frozen=True, eq=False)
+class FittedUnit:
+    """A unit as its support rows, or as none: what `predict` asks."""
+
+    model: FittedModel
+    rows: pl.DataFrame | None = None
+    steps: Steps | None = None
+
+    @cached_property
+    def adapted(self) -> Adapted:
+        if self.rows is None:
+            return Adapted.without_rows(self.model.trained)
+        return adapt(self.model.trained, self.rows, "the support rows", self.steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "adapted"}
 
 
 class _MetaEstimator(BaseEstimator):
-    """What both estimators share. Settings are those of `fewstep train table`; a range of `shots` begins at 0, so that the
-    estimator also predicts without having been adapted."""
+    """What both estimators share."""
+
+    _of_classes = False
 
     def __init__(
         self,
@@ -75,16 +112,19 @@ class _MetaEstimator(BaseEstimator):
         adapter: str = "bayes-head",
         shots: int = 10,
         queries: int = 40,
-        meta_steps: int = 1_000,
+        meta_steps: int = 3_000,
         meta_batch_size: int = 25,
         outer_rate: float = 3e-3,
         hidden: tuple[int, ...] = (64, 32),
         adaptation_steps: int = 5,
-        steps: int | str | None = None,
-        random_state: int = 0,
+        steps: Steps | None = None,
+        time: str | int | None = None,
+        random_state: Any = 0,
     ):
         if not SKLEARN:
-            raise BadInput("fewstep's estimators need scikit-learn: pip install 'fewstep[sklearn]'.")
+            raise BadInput(
+                "fewstep's estimators need scikit-learn, which is not installed. Try: pip install 'fewstep[sklearn]'"
+            )
         self.adapter = adapter
         self.shots = shots
         self.queries = queries
@@ -94,6 +134,7 @@ class _MetaEstimator(BaseEstimator):
         self.hidden = hidden
         self.adaptation_steps = adaptation_steps
         self.steps = steps
+        self.time = time
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Any = None):
@@ -101,22 +142,97 @@ class _MetaEstimator(BaseEstimator):
 
         X: [rows, features] numbers, or a pandas or polars frame with numbers, dates, booleans, words and gaps; y: [rows], or
         [rows, targets]. Without `groups`, contiguous blocks of about √rows rows are the units. Raises `ValueError` for what
-        cannot be used.
+        cannot be used, `RunFailed` where the training does not stay finite.
         """
-        table, inputs = self._table(X, reset=True)
-        targets = self._targets(y, len(table))
-        names = tuple(f"{TARGET}{i}" for i in range(targets.shape[1]))
-        unit = blocks(len(table)) if groups is None else np.asarray(groups)
-        if unit.shape != (len(table),):
-            raise ValueError(f"groups should name the unit of each of the {len(table)} rows, got shape {unit.shape}.")
-        table = table.with_columns(pl.Series(UNIT, unit.astype(str)), *map(pl.Series, names, targets.T))
-        kinds = tuple(f"{name}=category" for name in names) if self._classes() else ()
-        settings = Table(
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"adapter should be one of {', '.join(ADAPTERS)}, got {self.adapter!r}.")
+        table, categories = self._columns(X, reset=True)
+        targets = self._targets(y, table.height)
+        unit = blocks(table.height) if groups is None else group_names(groups, table.height)
+        seed = draw_seed(self.random_state)
+        parts = split_groups(lengths_of(unit), seed)
+        settings = self._settings(tuple(table.columns), categories, targets.columns)
+        held_out = set(parts["validation"]).isdisjoint(parts["train"])
+        found: list[tuple[float, Problem, MetaParams]] = []
+        for candidate in settings.candidates().values():
+            problem = candidate.build_from(
+                pl.concat([table, targets, pl.DataFrame({UNIT: unit})], how="horizontal"), "X and y", seed, lambda *_: parts
+            )
+            params, error = train_in_memory(problem, seed), 0.0
+            if held_out:
+                params, error = complete(problem, params)
+            found.append((error if math.isfinite(error) else math.inf, problem, params))
+            if not held_out:  # nothing to choose by
+                break
+        _, problem, params = min(found, key=lambda each: each[0])
+        self.model_ = FittedModel.of(problem, params, seed)
+        self.unit_ = FittedUnit(self.model_)
+        self.notes_ = problem.notes
+        return self
+
+    def adapt(self, X: Any, y: Any, steps: Steps | None = None):
+        """A copy of this estimator, adapted to one unit from its support rows X [rows, features] and y [rows].
+
+        `steps` as in the settings, which hold where nothing is said here. Raises `ValueError` for rows that cannot be used.
+        """
+        check_is_fitted(self, "model_")
+        copied = copy.copy(self)
+        copied.unit_ = FittedUnit(self.model_, self._rows(X, y), self._steps if steps is None else steps)
+        copied.notes_ = copied.unit_.adapted.notes
+        return copied
+
+    @property
+    def unlike_(self) -> str | None:
+        """Why the adapted unit is unlike those of training, in words; None where it is not, or where nothing can be said."""
+        check_is_fitted(self, "model_")
+        return next(iter(self.unit_.adapted.unlike.values()), None)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """[rows], or [rows, targets] of several: numbers in the targets' own units, or the likeliest class. Before `adapt`,
+        what is expected of a unit of which no row is known."""
+        return self._answers(*self._ask(X))
+
+    def _ask(self, X: Any) -> tuple[Adapted, pl.DataFrame]:
+        """(the unit, the rows asked for)."""
+        check_is_fitted(self, "model_")
+        return self.unit_.adapted, self._columns(X, reset=False)[0]
+
+    def _rows(self, X: Any, y: Any) -> pl.DataFrame:
+        """Rows of units as those of `fit`, with their targets."""
+        table, _ = self._columns(X, reset=False)
+        targets, fitted = self._targets(y, table.height), self.model_.settings.target
+        if targets.width != len(fitted):
+            raise ValueError(f"y should have {len(fitted)} targets, as in fit, got {targets.width}.")
+        return pl.concat([table, targets], how="horizontal")
+
+    def _few_shot(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(row numbers, predictions): each group is adapted to its first rows, and asked for all others."""
+        check_is_fitted(self, "model_")
+        trained, table = self.model_.trained, self._rows(X, y)
+        unit = group_names(groups, table.height)
+        table = table.with_columns(unit.alias(UNIT))
+        known = first_rows(unit, self.shots, moments(trained, table))
+        met = unit.is_in(unit.filter(pl.Series(known)).implode()).to_numpy()
+        asked: list[tuple[np.ndarray, Adapted, pl.DataFrame]] = []
+        if met.any():
+            fleet = adapt(trained, table.filter(pl.Series(known)), "the first rows of each group", self._steps)
+            asked.append((met & ~known, fleet, table))
+        if not met.all():  # groups of one row: nothing to adapt to
+            asked.append((~met, Adapted.without_rows(trained), table.drop(UNIT)))
+        found = [self._answers(adapted, rows.filter(pl.Series(mask))) for mask, adapted, rows in asked]
+        return np.concatenate([np.flatnonzero(mask) for mask, _, _ in asked]), np.concatenate(found)
+
+    def _settings(self, inputs: tuple[str, ...], categories: tuple[str, ...], targets: list[str]) -> Table:
+        time = "" if self.time is None else inputs[self.time] if isinstance(self.time, int) else self.time
+        if time and time not in inputs:
+            raise ValueError(f"time should be a column of X, by name or number: one of {', '.join(inputs)}; got {time!r}.")
+        return Table(
             data="memory",
             task=UNIT,
             inputs=inputs,
-            target=names,
-            kinds=kinds,
+            target=tuple(targets),
+            kinds=tuple(f"{name}=category" for name in (*categories, *(targets if self._of_classes else ()))),
+            time=time,
             adapter=self.adapter,  # type: ignore[arg-type]
             shots=(0, self.shots),
             queries=self.queries,
@@ -126,128 +242,81 @@ class _MetaEstimator(BaseEstimator):
             hidden=tuple(self.hidden),
             adaptation_steps=self.adaptation_steps,
         )
-        seed = 0 if self.random_state is None else int(self.random_state)
-        problem = settings.build_from(table, "X and y", seed, split_for_fitting)
-        params, _ = complete(problem, train_in_memory(problem, seed))
-        self._keep(problem, settings, params, seed)
-        return self
 
-    def _keep(self, problem: Problem, settings: Table, params: MetaParams, seed: int) -> None:
-        arrays = jax.tree.map(np.asarray, params)
-        kept = next(iter(settings.candidates().values()))
-        self.model_ = FittedModel(kept, seed, problem.format.to_json(), arrays, calibrate(problem, params))
-        self.adapted_: Adapted | None = None
-        self.notes_ = problem.notes
-
-    def adapt(self, X: Any, y: Any, steps: int | str | None = None):
-        """A copy of this estimator, adapted to one unit from its support rows X [rows, features] and y [rows].
-
-        `steps` are adaptation steps: as trained, a number, or 'auto' to choose them by leaving rows out.
-        """
-        check_is_fitted(self, "model_")
-        table, _ = self._table(X, reset=False)
-        targets = self._targets(y, len(table))
-        names = [f"{TARGET}{i}" for i in range(targets.shape[1])]
-        if len(names) != len(self.model_.format["targets"]):
-            raise ValueError(
-                f"y has {len(names)} targets, but the estimator was fitted to {len(self.model_.format['targets'])}."
-            )
-        chosen = self.steps if steps is None else steps
-        copied = copy.copy(self)
-        copied.adapted_ = adapt(
-            self.model_.trained,
-            table.with_columns(*map(pl.Series, names, targets.T)),
-            "the support rows",
-            chosen,  # type: ignore[arg-type]
-        )
-        return copied
-
-    def _ask(self, X: Any) -> tuple[Adapted, pl.DataFrame]:
-        """(the adapted unit, or one without rows; the rows asked for)."""
-        check_is_fitted(self, "model_")
-        table, _ = self._table(X, reset=False)
-        adapted = self.adapted_ or Adapted.without_rows(self.model_.trained)
-        return adapted, table
-
-    def _table(self, X: Any, reset: bool) -> tuple[pl.DataFrame, tuple[str, ...]]:
-        """(X as columns, their names), checked by scikit-learn's own validation."""
-        if hasattr(X, "columns") and hasattr(X, "shape"):
+    def _columns(self, X: Any, reset: bool) -> tuple[pl.DataFrame, tuple[str, ...]]:
+        """(X as columns; which of them a frame declares to be categories). Checked by scikit-learn's own validation; where X
+        is not what is fitted to (`reset`), columns go by the names of those that were."""
+        if is_frame(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
-            if X.shape[0] == 0:
-                raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
-            frame = (
-                X if isinstance(X, pl.DataFrame) else pl.DataFrame({str(name): column_of_frame(X[name]) for name in X.columns})
-            )
-            inputs = tuple(f"x{i}: {name}" for i, name in enumerate(frame.columns))
-            return frame.rename(dict(zip(frame.columns, inputs, strict=True))), inputs
+            for size, what in zip(X.shape, ("sample", "feature"), strict=True):
+                if size == 0:
+                    raise ValueError(f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required.")
+            return columns_of(X, names_of(X) if reset else self.model_.settings.inputs)
         array: Any = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
-        if array.dtype.kind not in "fiub":
-            array = array.astype(float)
-        inputs = tuple(f"x{i}" for i in range(array.shape[1]))
+        names = [f"x{i}" for i in range(array.shape[1])] if reset else self.model_.settings.inputs
         values = np.asarray(array, float)
-        return pl.DataFrame({name: values[:, i] for i, name in enumerate(inputs)}), inputs
+        return pl.DataFrame({name: values[:, i] for i, name in enumerate(names)}), ()
 
-    def _classes(self) -> bool:
-        return False
+    @property
+    def _steps(self) -> Steps | None:
+        if isinstance(self.steps, str) and self.steps != "auto":
+            raise ValueError(f"steps should be None, a number or 'auto', got {self.steps!r}.")
+        return self.steps  # type: ignore[return-value]
 
-    def _targets(self, y: Any, rows: int) -> np.ndarray:
+    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
         raise NotImplementedError
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__() if SKLEARN else self.__dict__)
-        adapted = state.get("adapted_")
-        if adapted is not None:  # the support rows say it all
-            state["adapted_"] = (adapted.table, adapted.steps)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state) if SKLEARN else self.__dict__.update(state)  # type: ignore[misc]
-        if isinstance(kept := self.__dict__.get("adapted_"), tuple):
-            self.adapted_ = adapt(self.model_.trained, kept[0], "the support rows", kept[1])
+    def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
+        raise NotImplementedError
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()  # type: ignore[misc]
         tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
         return tags
 
 
 class MetaRegressor(RegressorMixin, _MetaEstimator):
-    """Meta-learned regression of one or several targets."""
+    """Meta-learned regression of one or several targets.
 
-    def predict(self, X: Any) -> np.ndarray:
-        """[rows] or [rows, targets], in the targets' own units; before `adapt`, what is known of a unit without rows."""
-        adapted, table = self._ask(X)
-        return adapted.predict(table)
+    Settings are those of `fewstep train table`: `adapter` is 'bayes-head', 'gradient' or 'auto' (both are trained, the better
+    on held-out groups is kept); a unit is met with 0 to `shots` support rows in training; `time` is a column of X, by name or
+    number: support rows then always precede the rows asked for. `steps` are the adaptation steps of a new unit: None as
+    trained, a number, or 'auto' to choose them by leaving support rows out.
+
+    After `fit`: `model_`, the meta-trained model as plain data; `unit_`, the unit that is asked; `notes_`, what a person
+    should know of the data (gaps, categories, odd units); `unlike_`.
+    """
 
     def predict_interval(self, X: Any, level: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper), each [rows] or [rows, targets]: enclose `level` of rows, on average over units like the trained ones.
+        """(lower, upper), each [rows] or [rows, targets]: enclose `level` of rows, on average over units like those of fit.
 
-        By default at the highest of 95, 90 and 80 % that the number of groups allows. Raises `ValueError` for a level that it
-        does not allow (n calibration groups allow n / (n + 1)).
+        By default at the highest of 95, 90 and 80 % that the number of groups allows: n calibration groups allow n / (n + 1).
+        Raises `ValueError` for a level that they do not allow.
         """
         adapted, table = self._ask(X)
         return adapted.predict_interval(table, level)
 
-    def score(self, X: Any, y: Any, groups: Any = None) -> float:
-        """R². With `groups`, each unit's first rows adapt (at most `shots`, at most half of them) and its others are scored."""
-        from sklearn.metrics import r2_score
-
+    def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
+        """R². With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
         if groups is None:
-            return float(r2_score(y, self.predict(X)))
-        truth, found = few_shot_predictions(self, X, y, groups, self.shots)
-        return float(r2_score(truth, found))
+            return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
+        rows, found = self._few_shot(X, y, groups)
+        return float(r2_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
 
-    def _targets(self, y: Any, rows: int) -> np.ndarray:
-        """[rows, targets] float64."""
-        from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
-
+    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
         if y is None:
             raise ValueError("This MetaRegressor estimator requires y to be passed, but the target y is None.")
         array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         if array.ndim == 2 and array.shape[1] == 1:
             array = column_or_1d(array, warn=True)
         check_consistent_length(np.empty(rows), array)
-        return np.asarray(array, float).reshape(rows, -1)
+        values = np.asarray(array, float).reshape(rows, -1)
+        names = [TARGET] if values.shape[1] == 1 else [f"<y {i}>" for i in range(values.shape[1])]
+        return pl.DataFrame({name: values[:, i] for i, name in enumerate(names)})
+
+    def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
+        return adapted.predict(table)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -257,110 +326,60 @@ class MetaRegressor(RegressorMixin, _MetaEstimator):
 
 
 class MetaClassifier(ClassifierMixin, _MetaEstimator):
-    """Meta-learned classification: classes of any type, two or more."""
+    """Meta-learned classification: classes of any type, two or more. Settings and attributes are those of `MetaRegressor`,
+    and `classes_`."""
+
+    _of_classes = True
 
     def fit(self, X: Any, y: Any, groups: Any = None):
-        """As `MetaRegressor.fit`; y [rows] are classes."""
+        """As `MetaRegressor.fit`; y [rows] are classes, ints, words or booleans."""
         if y is None:
             raise ValueError("This MetaClassifier estimator requires y to be passed, but the target y is None.")
         check_classification_targets(y)
-        self.classes_ = np.unique(one_dimension(y))
+        self.classes_ = np.unique(column_or_1d(y, warn=True))
         if self.classes_.size < 2:
             raise ValueError(f"Classifier can't train when only one class is present: got the one class {self.classes_[0]!r}.")
         return super().fit(X, y, groups)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """[rows]: the likeliest class; before `adapt`, for a unit without rows."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """[rows, classes] in the order of `classes_`, calibrated where there were groups to calibrate on."""
         adapted, table = self._ask(X)
         return adapted.predict_proba(table)
 
-    def score(self, X: Any, y: Any, groups: Any = None) -> float:
-        """Accuracy. With `groups`, each unit's first rows adapt (at most `shots`, at most half of them), its others count."""
+    def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
+        """Accuracy. With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
         if groups is None:
-            return float(np.mean(self.predict(X) == np.asarray(y)))
-        truth, found = few_shot_predictions(self, X, y, groups, self.shots)
-        return float(np.mean(truth == found))
+            return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
+        rows, found = self._few_shot(X, y, groups)
+        return float(accuracy_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
 
-    def _classes(self) -> bool:
-        return True
-
-    def _targets(self, y: Any, rows: int) -> np.ndarray:
-        """[rows, 1]: classes as text that sorts as they do."""
-        from sklearn.utils.validation import check_consistent_length
-
-        flat = one_dimension(y)
+    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
+        """Classes as text that sorts as they do."""
+        flat = column_or_1d(y, warn=True)
         check_consistent_length(np.empty(rows), flat)
         unknown = np.setdiff1d(flat, self.classes_)
         if unknown.size:
             raise ValueError(f"y holds the class {unknown[0]!r}; expected one of {self.classes_.tolist()}, those of fit.")
-        return np.char.mod("%05d", np.searchsorted(self.classes_, flat))[:, None]
+        return pl.DataFrame({TARGET: np.char.mod("%05d", np.searchsorted(self.classes_, flat))})
+
+    def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
+        return self.classes_[adapted.predict_proba(table).argmax(1)]
 
 
-def one_dimension(y: Any) -> np.ndarray:
-    from sklearn.utils.validation import column_or_1d
-
-    return column_or_1d(y, warn=True)
-
-
-def blocks(rows: int) -> np.ndarray:
-    """[rows]: the number of the contiguous block of each row, for want of groups: about √rows rows each, at least 2."""
-    if rows < 2:
-        raise ValueError("Found array with 1 sample(s) (n_samples=1) while a minimum of 2 is required.")
-    count = max(1, int(np.sqrt(rows)))
-    return np.minimum(np.arange(rows) * count // rows, count - 1)
+def draw_seed(random_state: Any) -> int:
+    """A whole number is the seed itself; None or a NumPy generator draws one."""
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
-def split_for_fitting(tasks: int, seed: int) -> dict[str, np.ndarray]:
-    """Testing is the caller's business: four fifths of the groups train; of the rest, half calibrate where they are enough.
-    Of fewer than ten groups all train, and the same ones validate."""
-    order = np.random.default_rng(seed).permutation(tasks)
-    everyone, none = np.sort(order), np.zeros(0, int)
-    if tasks < LEAST_GROUPS:
-        return {"train": everyone, "validation": everyone, "calibration": none, "test": everyone}
-    held = order[: tasks // 5]
-    half = held.size // 2 if held.size // 2 >= 4 else 0
-    validation = np.sort(held[half:])
-    return {
-        "train": np.sort(order[tasks // 5 :]),
-        "validation": validation,
-        "calibration": np.sort(held[:half]),
-        "test": validation,
-    }
+def moments(trained: Trained, table: pl.DataFrame) -> np.ndarray:
+    """[rows] what rows of a group are ordered by: the time they were trained with, or their place."""
+    column = next((each for each in trained.problem.format.inputs if each.name == trained.problem.settings.time), None)
+    if column is None:
+        return np.arange(table.height)
+    return read_values(table, column.name, ColumnKind(column.kind, column.date_format), "X")
 
 
-def column_of_frame(column: Any) -> pl.Series:
-    """A column of a pandas frame: its kind is kept, gaps become nulls."""
-    kind = str(column.dtype)
-    if kind in ("category", "object", "string", "str"):
-        gaps = column.isna().to_numpy()
-        return pl.Series([None if gap else value for gap, value in zip(gaps, column.tolist(), strict=True)], strict=False)
-    if kind.startswith("datetime"):
-        utc = column.dt.tz_convert("UTC").dt.tz_localize(None) if getattr(column.dt, "tz", None) is not None else column
-        return pl.Series(utc.to_numpy().astype("datetime64[us]"))
-    if kind in ("boolean", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64"):
-        gaps = column.isna().to_numpy()
-        return pl.Series([None if gap else value for gap, value in zip(gaps, column.tolist(), strict=True)])
-    return pl.Series(column.to_numpy())
-
-
-def few_shot_predictions(estimator: Any, X: Any, y: Any, groups: Any, shots: int) -> tuple[np.ndarray, np.ndarray]:
-    """(truth, predictions) of the rows of each unit that it was not adapted to."""
-    unit, truth = np.asarray(groups), np.asarray(y)
-    take = (
-        X.iloc.__getitem__
-        if hasattr(X, "iloc")
-        else X.__getitem__
-        if isinstance(X, pl.DataFrame)
-        else np.asarray(X).__getitem__
-    )
-    parts = []
-    for name in dict.fromkeys(unit.tolist()):
-        rows = np.flatnonzero(unit == name)
-        first, rest = np.split(rows, [min(shots, rows.size // 2)])
-        adapted = estimator.adapt(take(first), truth[first]) if first.size else estimator
-        parts.append((truth[rest], adapted.predict(take(rest))))
-    return tuple(np.concatenate(both) for both in zip(*parts, strict=True))  # type: ignore[return-value]
+def part_of(weights: Any, rows: np.ndarray) -> np.ndarray | None:
+    return None if weights is None else np.asarray(weights)[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from fewstep.problem import Problem
 from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
+from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
 
 UNITS_AT_ONCE = 256
@@ -66,37 +68,44 @@ class Trained:
         return "auto" if steps == "auto" else "trained" if steps == self.trained_steps else None
 
     @cached_property
-    def _report(self):
-        def one_unit(params, support, steps):
+    def _programs(self) -> dict[tuple[str, Steps], Callable[..., Any]]:
+        return {}
+
+    def _report(self, steps: Steps):
+        def one_unit(params, support):
             fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
             finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
             return fitted.steps, fitted.signs, jnp.all(finite)
 
-        return jax.jit(
-            lambda params, support, steps: over_units(lambda unit: one_unit(params, unit, steps), support), static_argnums=2
-        )
+        return compiled(lambda params, support: over_units(lambda unit: one_unit(params, unit), support))
 
-    @cached_property
-    def _answer(self):
-        def one_unit(params, support, inputs, steps):
+    def _answer(self, steps: Steps):
+        def one_unit(params, support, inputs):
             fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
             outputs = self.problem.predict(fitted.params, inputs)
             if self.problem.format.classes:
                 return outputs, jnp.ones_like(outputs)
             return outputs, deviation(self.problem, fitted, inputs)
 
-        def all_units(params, support, inputs, steps):
-            return over_units(lambda unit: one_unit(params, unit[0], unit[1], steps), (support, inputs))
+        def all_units(params, support, inputs):
+            return over_units(lambda unit: one_unit(params, unit[0], unit[1]), (support, inputs))
 
-        return jax.jit(all_units, static_argnums=3)
+        return compiled(all_units)
+
+    def _program(self, make: Callable[[Steps], Callable[..., Any]], steps: Steps) -> Callable[..., Any]:
+        """The program of so many steps, made once."""
+        place = make.__name__, steps
+        if place not in self._programs:
+            self._programs[place] = make(steps)
+        return self._programs[place]
 
     def report(self, support: Examples, steps: Steps) -> Report:
         """Adapts to units whose `support` sets lead with [units, rows]; rows of weight 0 are padding."""
-        return Report(*jax.device_get(self._report(self.params, support, steps)))
+        return Report(*jax.device_get(self._program(self._report, steps)(self.params, support)))
 
     def answer(self, support: Examples, inputs: np.ndarray, steps: Steps) -> Answer:
         """Adapts to units and predicts `inputs` [units, rows, features] of each, in one compiled call."""
-        return Answer(*jax.device_get(self._answer(self.params, support, inputs, steps)))
+        return Answer(*jax.device_get(self._program(self._answer, steps)(self.params, support, inputs)))
 
     def adapt(self, support: Examples, steps: Steps) -> Params:
         """θ′ of one unit, whose `support` leads with [rows]."""

@@ -4,11 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from known import assert_close
+from known import assert_close, fast_adapt, fast_path, finite_differences
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
 
 from fewstep import Episode, Examples, Learner, MetaParams, Network, adapt, adaptation_path, task_loss
-from fewstep.variants import bayes_network, bayes_step, empirical_prior, negative_log_likelihood, remember_prior, shrunk
-from fewstep.variants.bayes_head import BayesParams, Belief, posterior, predict
+from fewstep.maml import task_gradients
+from fewstep.variants import (
+    bayes_network,
+    bayes_step,
+    body_and_bayes_step,
+    class_log_probabilities,
+    empirical_prior,
+    move_body,
+    negative_log_likelihood,
+    remember_prior,
+    shrunk,
+)
+from fewstep.variants.bayes_head import BayesParams, Belief, Prediction, condition, posterior, predict
 
 KEY = jax.random.key(3)
 FEATURES, ROWS = 4, 7
@@ -124,7 +137,7 @@ def test_the_meta_gradient_through_bayes_rule_equals_finite_differences(float64)
     episode = Episode(examples(), examples(20))
     flat, restore = jax.flatten_util.ravel_pytree(theta)
     loss = jax.jit(lambda flat: task_loss(bayes, MetaParams(restore(flat)), episode, KEY, 0))
-    gradient = jax.grad(loss)(flat)
+    gradient = jax.jit(jax.grad(loss))(flat)
     for i in range(0, flat.size, 5):
         step = 1e-6 * jnp.zeros_like(flat).at[i].set(1.0)
         np.testing.assert_allclose((loss(flat + step) - loss(flat - step)) / 2e-6, gradient[i], rtol=1e-5, atol=1e-7)
@@ -145,3 +158,92 @@ def test_an_empirical_prior_recognizes_a_known_task(float64):
     adapted = adapt(learner(), MetaParams(known), support, KEY)
     assert int(jnp.argmax(adapted.belief.log_weight)) == 11
     np.testing.assert_allclose(predict(POLYNOMIALS, adapted, x).mean, tasks.targets[11], atol=0.02)
+
+
+@pytest.mark.parametrize("centers", [1, 3])
+def test_the_evidence_of_rows_is_their_density_under_the_mixture_less_the_constant_of_a_normal(float64, centers):
+    belief, support = prior(centers, outputs=2), examples(outputs=2)
+    belief = belief._replace(log_weight=jax.nn.log_softmax(belief.log_weight))
+    support = support._replace(weight=jnp.array([1.0, 1, 0, 1, 1, 1, 0]))
+    evidence = condition(belief, jnp.asarray(design(support.inputs)), support.targets, support.weight)[1]
+    kept = np.asarray(support.weight) > 0
+    phi, y = design(support.inputs)[kept], np.asarray(support.targets)[kept]
+    relative = np.eye(kept.sum()) + phi @ np.asarray(belief.root @ belief.root.T) @ phi.T
+    variance = np.exp(2 * np.asarray(belief.log_noise))
+
+    def log_density(center):
+        means = phi @ np.asarray(center)
+        each = [multivariate_normal(means[:, o], variance[o] * relative).logpdf(y[:, o]) for o in range(2)]
+        return sum(each) + y.size / 2 * np.log(2 * np.pi)
+
+    expected = logsumexp([log_density(center) for center in belief.centers], b=np.exp(belief.log_weight))
+    np.testing.assert_allclose(evidence, expected, rtol=1e-9)
+
+
+def test_probabilities_of_classes_are_the_densities_at_their_unit_vectors_made_to_sum_to_one(float64):
+    found = Prediction(numbers(1, 6, 4), jnp.exp(numbers(2, 6, 4) / 2))
+    densities = [norm(found.mean, found.deviation).pdf(unit).prod(1) for unit in np.eye(4)]
+    expected = np.stack(densities, axis=1) / np.sum(densities, axis=0)[:, None]
+    np.testing.assert_allclose(np.exp(class_log_probabilities(found)), expected, rtol=1e-9)
+
+
+TANH = Network(lambda key: numbers(8, 1, FEATURES) / 2, lambda params, x: jnp.tanh(x @ params))
+RATES = np.log([[0.1, 0.2, 0.3, 0.4]])
+
+
+def moving_body(steps):
+    loss = negative_log_likelihood(TANH)
+    return Learner(loss, move_body, steps, adaptation_step=body_and_bayes_step(TANH))
+
+
+def tanh_params(centers=2):
+    return MetaParams(BayesParams(TANH.init(KEY), prior(centers)), jnp.asarray(RATES))
+
+
+def test_one_step_of_body_and_bayes_is_bayes_rule_alone(float64):
+    params, support = tanh_params(), examples()
+    bayes = Learner(negative_log_likelihood(TANH), remember_prior, 1, adaptation_step=bayes_step(TANH))
+    assert_close(fast_adapt(moving_body(1), params, support, KEY), fast_adapt(bayes, params, support, KEY))
+
+
+def test_further_steps_move_the_features_up_the_evidence_of_the_support_set_and_start_from_the_prior_again(float64):
+    """Against a loop with the textbook density of the targets, features and all, and a library's solver."""
+    params, support = tanh_params(1), examples()
+    belief, y = params.theta.belief, support.targets[:, 0]
+
+    def surprise(weights):
+        phi = jnp.concatenate([jnp.tanh(support.inputs @ weights), jnp.ones((ROWS, 1))], axis=1)
+        covariance = jnp.exp(2 * belief.log_noise[0]) * (jnp.eye(ROWS) + phi @ belief.root @ belief.root.T @ phi.T)
+        density = jax.scipy.stats.multivariate_normal.logpdf(y, phi @ belief.centers[0, :, 0], covariance)
+        return -density / ROWS
+
+    gradient, weights, path = jax.jit(jax.grad(surprise)), params.theta.body, []
+    for step in range(4):
+        weights = weights - (step > 0) * np.exp(RATES) * gradient(weights)
+        path.append(weights)
+    found = fast_path(moving_body(4), params, support, KEY, 4)
+    np.testing.assert_allclose(found.body[1:], np.stack(path), rtol=1e-7)
+    assert np.abs(path[3] - path[0]).max() > 0.01
+    phi = jnp.concatenate([jnp.tanh(support.inputs @ weights), jnp.ones((ROWS, 1))], axis=1)
+    last = jax.tree.map(lambda leaf: leaf[-1], found.belief)
+    assert_close(last, posterior(belief, phi, support.targets, support.weight), rtol=1e-7)
+
+
+def test_the_meta_gradient_through_moving_features_equals_finite_differences(float64):
+    episode = Episode(examples(), examples(20))
+    loss = jax.jit(lambda params: task_loss(moving_body(2), params, episode, KEY, 0))
+    gradient = jax.jit(jax.grad(loss))(tanh_params())
+    assert_close(gradient, finite_differences(loss, tanh_params()), rtol=1e-5, atol=1e-8)
+    assert np.abs(gradient.inner).min() > 1e-6  # the rates of the features are learned too
+
+
+def test_bayes_rule_and_its_gradient_call_no_library_for_linear_algebra():
+    """Two batched calls of LAPACK at a time may wait for each other for ever on two CPU cores."""
+    calls = ("lapack", "cholesky", "triangular_solve", "custom_call")
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tanh_params())
+    episodes = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), Episode(examples(), examples(20)))
+    for learn in (moving_body(2), Learner(moving_body(1).loss, remember_prior, 1, adaptation_step=bayes_step(TANH))):
+        gradients = jax.jit(task_gradients, static_argnums=0).lower(learn, params, episodes, jax.random.split(KEY, 2), 0)
+        assert not [call for call in calls if call in gradients.as_text()]
+    solver = jax.jit(jax.vmap(jnp.linalg.cholesky)).lower(jnp.stack([jnp.eye(3)] * 2)).as_text()
+    assert [call for call in calls if call in solver]  # what is looked for would be found

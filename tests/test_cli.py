@@ -15,6 +15,7 @@ from PIL import Image
 
 from fewstep import __version__, cli, runs
 from fewstep.adapted import open_adapted
+from fewstep.problems import Table
 from fewstep.training.log import read_metrics
 
 COMMAND = [sys.executable, "-m", "fewstep.cli"]
@@ -79,7 +80,7 @@ def test_training_writes_a_whole_run_and_prints_exactly_one_json_object(trained)
     assert [record["meta_step"] for record in read_metrics(folder / "metrics.jsonl")] == [20, 40, 60]
     for step in (20, 40, 60):
         assert f"meta-step {step}/60" in err
-    for name in ("training", "adaptation", "unseen_tasks"):
+    for name in ("training", "adaptation", "shots", "unseen_tasks"):
         with Image.open(folder / "plots" / f"{name}.png") as picture:
             picture.verify()
 
@@ -134,16 +135,18 @@ def test_evaluate_prints_a_table_for_people_and_keeps_special_figures_out_of_the
 def test_adapt_and_predict_give_what_python_gives(trained, support, command, tmp_path):
     code, out, err = command("adapt", trained[0], "--support", support, "--out", "adapted", "--json")
     assert code == 0
-    assert only_json(out) == {"adapted": "adapted", "support_rows": 6, "adaptation_steps": 2, "trained_shots": 10}
+    told = only_json(out)
+    assert told.items() >= {"adapted": "adapted", "support_rows": 6, "adaptation_steps": 2, "trained_shots": 10}.items()
     assert "6 support rows, trained with 10" in err
     pl.DataFrame({"note": ["a", "b", "c"], "x": [-1.0, 0.0, 2.5]}).write_csv("inputs.csv")
     expected = open_adapted("adapted").predict(pl.DataFrame({"x": [-1.0, 0.0, 2.5]}))
     for suffix, read in ((".csv", pl.read_csv), (".parquet", pl.read_parquet)):
         code, out, _ = command("predict", "adapted", "--inputs", "inputs.csv", "--out", f"predictions{suffix}", "--json")
         assert code == 0
-        assert only_json(out) == {"predictions": f"predictions{suffix}", "rows": 3}
+        assert only_json(out).items() >= {"predictions": f"predictions{suffix}", "rows": 3}.items()
         written = read(f"predictions{suffix}")
-        assert written.columns == ["note", "x", "prediction"]
+        assert written.columns == ["note", "x", "prediction", "lower", "upper"]
+        assert (written["lower"] < written["prediction"]).all() and (written["prediction"] < written["upper"]).all()
         assert written["note"].to_list() == ["a", "b", "c"]
         np.testing.assert_allclose(written["prediction"], expected, rtol=1e-6)
     assert not list(tmp_path.rglob("*.partial"))
@@ -152,7 +155,8 @@ def test_adapt_and_predict_give_what_python_gives(trained, support, command, tmp
 def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):
     unit_rows().write_csv("units.csv")
     columns = ["--data", "units.csv", "--task", "unit", "--inputs", "day", "depth", "--target", "flow"]
-    plain = ["--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0", "--shots", "5", "--meta-batch-size", "4"]
+    plain = ["--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0", "--shots", "3:5", "--meta-batch-size", "4"]
+    plain += ["--adapter", "gradient"]
     code, out, err = command("train", "table", *columns, *TINY, *plain, "--out", "run", "--json")
     assert code == 0, err
     assert only_json(out)["evaluation"]["tasks"] == 2
@@ -167,7 +171,170 @@ def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):
     assert "15 predictions of 'flow'" in out
     predictions = pl.read_csv("predictions.csv")["prediction"]
     assert predictions.is_between(5_000, 15_000).all()
-    assert command("evaluate", "run", "--steps", "0,2", "--shots", "4", "--json")[0] == 0
+    assert command("evaluate", "run", "--steps", "0,2,auto", "--shots", "4", "--json")[0] == 0
+    code, out, _ = command("update", "adapted", "--support", "support.csv", "--json")
+    assert code == 0
+    assert only_json(out)["support_rows"] == 5  # the very rows that it knows
+    new.slice(5, 4).write_csv("more.csv")
+    assert (
+        only_json(command("update", "adapted", "--support", "more.csv", "--out", "updated", "--json")[1])["support_rows"] == 9
+    )
+    new.head(9).write_csv("union.csv")
+    assert command("adapt", "run", "--support", "union.csv", "--out", "at_once")[0] == 0
+    both = [open_adapted(folder).predict(new.drop("flow")) for folder in ("updated", "at_once")]
+    np.testing.assert_array_equal(*both)
+    assert only_json(command("adapt", "run", "--support", "units.csv", "--out", "fleet", "--json")[1])["support_rows"] == {
+        f"unit-{unit:02}": 15 for unit in range(12)
+    }
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A folder with a run on 200 units, of which 20 calibrate: enough for intervals at 95 %."""
+    folder = tmp_path_factory.mktemp("fleet")
+    unit_rows(units=200, rows=6).write_csv(folder / "units.csv")
+    settings = Table(
+        data=str(folder / "units.csv"),
+        task="unit",
+        inputs=("day", "depth"),
+        target=("flow",),
+        adapter="bayes-head",
+        shots=(3, 5),
+        queries=3,
+        hidden=(4,),
+        meta_steps=4,
+        log_every=2,
+        meta_batch_size=4,
+    )
+    runs.train(settings, folder / "run", quiet=True)
+    return folder
+
+
+def rows_of_three_units():
+    """Three units as many others, and one whose flow is another river's."""
+    rows = unit_rows(units=4, rows=[5, 3, 5, 5], seed=9)
+    return rows.with_columns(flow=pl.when(pl.col("unit") == "unit-02").then(pl.col("flow") * 30).otherwise(pl.col("flow")))
+
+
+def test_a_fleet_is_adapted_updated_and_asked_and_what_is_unlike_training_is_named(fleet, command):
+    rows = rows_of_three_units()
+    rows.write_csv("support.csv")
+    code, out, err = command("adapt", fleet / "run", "--support", "support.csv", "--out", "adapted", "--json")
+    assert code == 0
+    told = only_json(out)
+    assert told["support_rows"] == {"unit-00": 5, "unit-01": 3, "unit-02": 5, "unit-03": 5}
+    assert told["adaptation_steps"] == dict.fromkeys(told["support_rows"], 1)
+    assert told["trained_shots"] == "3 to 5"
+    assert "unit-02" in told["unlike"]
+    assert f"unlike anything trained on: unit-02: {told['unlike']['unit-02']}" in err
+    asked = unit_rows(units=4, rows=4, seed=10).sample(fraction=1.0, shuffle=True, seed=0).with_row_index("ticket")
+    asked.drop("flow").write_parquet("asked.parquet")
+    found = {}
+    for level in ("0.5", "0.9"):
+        code, out, err = command(
+            "predict", "adapted", "--inputs", "asked.parquet", "--out", f"{level}.csv", "--level", level, "--json"
+        )
+        assert code == 0
+        told = only_json(out)
+        assert told["columns"] == ["prediction", "lower", "upper"]
+        assert f"lower and upper enclose {float(level):.0%} of rows".replace("%", " %") in " ".join(told["notes"])
+        assert "unlike anything trained on: unit-02" in err
+        found[level] = pl.read_csv(f"{level}.csv")
+        assert found[level].columns == ["ticket", "unit", "day", "depth", "prediction", "lower", "upper"]
+        for name in ("ticket", "unit"):
+            assert found[level][name].to_list() == asked[name].to_list()
+        expected = open_adapted("adapted").predict(asked.drop("flow"))
+        np.testing.assert_allclose(found[level]["prediction"], expected, rtol=1e-6)
+    assert (found["0.9"]["upper"] > found["0.5"]["upper"]).all()
+    assert (found["0.9"]["lower"] < found["0.5"]["lower"]).all()
+
+
+def test_an_update_writes_over_the_adapted_folder_or_into_another_and_takes_new_units(fleet, command):
+    rows = rows_of_three_units()
+    old, new = rows.filter(pl.col("unit") != "unit-03").head(9), rows.tail(12)
+    old.write_csv("old.csv")
+    new.write_parquet("new.parquet")  # dates, where the other file had their text
+    assert command("adapt", fleet / "run", "--support", "old.csv", "--out", "adapted")[0] == 0
+    assert command("update", "adapted", "--support", "new.parquet", "--out", "other")[0] == 0
+    before = open_adapted("adapted")
+    assert before.rows.tolist() == [5, 3, 1]
+    for _ in range(2):
+        code, out, err = command("update", "adapted", "--support", "new.parquet", "--json")
+        assert code == 0
+        assert only_json(out)["support_rows"] == {"unit-00": 5, "unit-01": 3, "unit-02": 5, "unit-03": 5}
+    assert "12 of 12 rows were known already and count once" in err
+    rows.write_csv("union.csv")
+    assert command("adapt", fleet / "run", "--support", "union.csv", "--out", "union")[0] == 0
+    models = [open_adapted(name) for name in ("adapted", "other", "union")]
+    for model in models[:2]:
+        np.testing.assert_allclose(model.predict(rows), models[2].predict(rows), rtol=1e-6)
+
+
+def test_rows_whose_answer_was_given_are_said_and_predicted_all_the_same(fleet, command):
+    rows = rows_of_three_units()
+    rows.write_csv("support.csv")
+    assert command("adapt", fleet / "run", "--support", "support.csv", "--out", "adapted")[0] == 0
+    code, out, err = command("predict", "adapted", "--inputs", "support.csv", "--out", "predictions.csv")
+    assert code == 0
+    assert "18 of 18 rows have the inputs of a support row" in err
+    assert "18 predictions of 'flow' -> predictions.csv" in out
+    assert pl.read_csv("predictions.csv")["flow"].to_list() == rows["flow"].to_list()
+
+
+def test_steps_may_be_left_to_the_rows_themselves(fleet, command):
+    rows_of_three_units().write_csv("support.csv")
+    code, out, _ = command("adapt", fleet / "run", "--support", "support.csv", "--out", "adapted", "--steps", "auto", "--json")
+    assert code == 0
+    assert set(only_json(out)["adaptation_steps"].values()) <= {0, 1}
+    assert open_adapted("adapted").steps == "auto"
+    code, out, _ = command("evaluate", fleet / "run", "--steps", "auto", "--tasks", "9", "--json")
+    assert code == 0
+    result = only_json(out)
+    assert (result["steps"], len(result["mean"])) == (["auto"], 1)
+
+
+def test_evaluate_writes_the_figures_of_the_run_where_nothing_else_is_asked_for_and_only_then(fleet, command):
+    path = fleet / "run" / "evaluation.json"
+    for words in (["--steps", "0"], ["--draws", "2"]):
+        assert command("evaluate", fleet / "run", *words)[0] == 0
+        assert not path.exists()
+    code, out, _ = command("evaluate", fleet / "run", "--json")
+    assert code == 0
+    written = json.loads(path.read_text())
+    assert only_json(out) == written
+    assert written["steps"] == [0, 1, "auto"]
+    assert written["by_shots"]["intervals"][-1]["level"] == 95
+
+
+def test_columns_that_a_file_cannot_hold_leave_no_file_behind(fleet, command, tmp_path):
+    rows_of_three_units().write_csv("support.csv")
+    assert command("adapt", fleet / "run", "--support", "support.csv", "--out", "adapted")[0] == 0
+    nested = rows_of_three_units().drop("flow").with_columns(tags=pl.lit(["a", "b"], pl.List(pl.String)))
+    nested.write_parquet("nested.parquet")
+    code, out, err = command("predict", "adapted", "--inputs", "nested.parquet", "--out", "predictions.csv")
+    assert (code, out) == (2, "")
+    assert "--out predictions.csv cannot hold the columns of nested.parquet" in err
+    assert not list(tmp_path.glob("predictions*"))
+    assert command("predict", "adapted", "--inputs", "nested.parquet", "--out", "predictions.parquet")[0] == 0
+    assert pl.read_parquet("predictions.parquet")["tags"].to_list() == [["a", "b"]] * 18
+
+
+@pytest.mark.parametrize(
+    ("words", "shots"),
+    [
+        (["--shots", "3:6"], (3, 6)),
+        (["--shots=3:6"], (3, 6)),
+        (["--shots", "7"], 7),
+        (["--shots=7"], 7),
+        (["--shots", "0:4", "--seed", "3"], (0, 4)),
+    ],
+)
+def test_the_number_of_support_rows_may_be_a_range(command, words, shots):
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        patch.setattr("fewstep.cli.train.train", lambda arguments, name, preset: seen.append(arguments.settings) or 0)
+        assert command("train", "table", *words)[0] == 0
+    assert seen[0].shots == shots
 
 
 def test_plot_draws_again_from_files_alone(trained, command):

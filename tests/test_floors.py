@@ -16,7 +16,7 @@ FLOORS = {
     1: ("maml", "gradients", "losses", "nn", "tasks"),
     2: ("variants", "problem"),
     3: ("training", "problems"),
-    4: ("runs", "adapted", "plots"),
+    4: ("runs", "trained", "adapted", "estimators", "plots"),
     5: ("cli",),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

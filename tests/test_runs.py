@@ -1,4 +1,4 @@
-"""Train, open, evaluate, adapt, save, open again, predict: the same from Python as by hand. Place: runs.py, adapted.py."""
+"""Train, choose, open, resume, evaluate, adapt: the same from Python as by hand. Place: fewstep/runs, fewstep/trained.py."""
 
 import json
 import os
@@ -12,14 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from known import assert_close, assert_same_bits, fast_adapt, unit_rows
+from known import assert_same_bits, unit_rows
 
-from fewstep import BadInput, Examples, runs
+from fewstep import BadInput, RunFailed, runs
 from fewstep.adapted import adapt, open_adapted
 from fewstep.problems import Sine, Table
+from fewstep.runs import measure
+from fewstep.runs.candidates import promote
+from fewstep.runs.config import write_config
+from fewstep.training import loop
+from fewstep.training.complete import complete
 from fewstep.training.log import read_metrics
 
 TINY = {"hidden": (8,), "meta_steps": 6, "log_every": 3, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
+COLUMNS = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
 
 
 def uneven_rows():
@@ -36,8 +42,8 @@ def sine(tmp_path_factory):
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     uneven_rows().write_csv(folder / "units.csv")
-    columns = {"task": "unit", "inputs": ("day", "depth"), "target": "flow"}
-    return runs.train(Table(data=str(folder / "units.csv"), **columns, **TINY), folder / "run", seed=4, quiet=True)
+    settings = Table(data=str(folder / "units.csv"), adapter="bayes-head", **COLUMNS, **TINY)
+    return runs.train(settings, folder / "run", seed=4, quiet=True)
 
 
 def points(count=7):
@@ -84,56 +90,10 @@ def test_the_same_seed_gives_the_same_run(sine, tmp_path):
     assert_same_bits(twin.params("last"), sine.params("last"))
 
 
-@pytest.mark.parametrize("steps", [0, 2, 6])
-def test_adapting_through_files_equals_adapting_by_hand(sine, tmp_path, steps):
-    problem, params, support = sine.problem(), sine.params(), points()
-    examples = Examples(
-        jnp.asarray(support["x"], jnp.float32)[:, None], jnp.asarray(support["y"], jnp.float32)[:, None], jnp.ones(7)
-    )
-    by_hand = fast_adapt(problem.learner, params, examples, jax.random.key(0), steps)
-    model = adapt(sine, support, steps=steps)
-    assert_close(model.params, by_hand, rtol=1e-4, atol=1e-5)
-    model.save(tmp_path / "adapted")
-    again = open_adapted(tmp_path / "adapted")
-    assert_same_bits(again.params, jax.tree.map(jnp.asarray, model.params))
-    x = np.linspace(-5, 5, 11, dtype=np.float32)
-    expected = np.asarray(problem.predict(by_hand, jnp.asarray(x)[:, None]))[:, 0]
-    np.testing.assert_allclose(again.predict(pl.DataFrame({"x": x})), expected, rtol=1e-4, atol=1e-5)
-    assert again.protocol == {"support_rows": 7, "adaptation_steps": steps, "trained_shots": 5}
-
-
-def test_adaptation_takes_the_trained_number_of_steps_unless_told(sine):
-    assert_same_bits(adapt(sine, points()).params, adapt(sine, points(), steps=2).params)
-
-
-def test_predictions_of_a_table_are_in_the_units_of_its_target(table, tmp_path):
-    new = unit_rows(units=1, seed=9)
-    support, rest = new.head(6), new.tail(9)
-    model = adapt(table, support)
-    problem, format = table.problem(), table.problem().format
-    inputs = jnp.asarray(format.encode_inputs(rest, "rest"))
-    standardized = np.asarray(problem.predict(model.params, inputs))[:, 0].astype(np.float64)
-    expected = standardized * format.target_scale + format.target_center
-    np.testing.assert_allclose(model.predict(rest), expected, rtol=1e-5)
-    assert np.abs(expected - 10_000).max() < 10_000  # near the flows of the table, far from standardized numbers
-    assert np.abs(expected).min() > 100
-    model.save(tmp_path / "adapted")
-    shutil.copytree(tmp_path / "adapted", tmp_path / "elsewhere")
-    np.testing.assert_array_equal(open_adapted(tmp_path / "elsewhere").predict(rest), model.predict(rest))
-
-
-def test_a_prediction_does_not_depend_on_the_rows_around_it(table):
-    new = unit_rows(units=1, rows=30, seed=9)  # 30 rows: more than one padded size
-    model = adapt(table, new.head(6))
-    whole = model.predict(new)
-    parts = np.concatenate([model.predict(new.head(1)), model.predict(new.slice(1, 12)), model.predict(new.slice(13))])
-    np.testing.assert_allclose(parts, whole, rtol=1e-5)
-
-
 def test_the_figures_of_a_table_are_in_the_squared_units_of_its_target(table, tmp_path):
     table = runs.train(replace(table.settings, adapter="gradient"), tmp_path / "run", quiet=True)
     result = table.evaluate(steps=(0, 2))
-    scale = table.problem().format.target_scale
+    scale = table.problem().format.targets[0].scale
     np.testing.assert_allclose(result["mean"], np.array(result["query_loss"]["mean"]) * scale**2, rtol=1e-4)
     assert result["tasks"] == table.problem().splits.test.size
     assert result["protocol"]["episodes_per_task"] > 1
@@ -155,7 +115,7 @@ def test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_tra
         seen.append(problem)
         return {"problem": "table", "protocol": {}}
 
-    monkeypatch.setattr(runs, "evaluate", spy)
+    monkeypatch.setattr(measure, "evaluate", spy)
     table.evaluate()
     table.evaluate(shots=6)
     before, after = seen
@@ -175,8 +135,20 @@ def test_written_figures_and_illustrations_are_those_of_the_run(sine):
     np.testing.assert_allclose(first["predictions"][1], predicted, rtol=1e-3, atol=1e-4)
 
 
+def test_the_worst_units_are_drawn_by_name_and_what_was_measured_by_shots_is_written(table):
+    result = table.write_evaluation()
+    assert json.loads((table.directory / "evaluation.json").read_text()) == result
+    after = {name: values[result["steps"].index(1)] for name, values in result["by_task"].items()}
+    worst = json.loads((table.directory / "illustrations.json").read_text())["worst"]
+    assert [task["title"] for task in worst] == sorted(after, key=lambda name: -after[name])
+    by_shots, problem = result["by_shots"], table.problem()
+    assert by_shots["shots"] == list(problem.shot_counts)
+    assert by_shots["tasks"] == [int((problem.splits.test.lengths > shots).sum()) for shots in problem.shot_counts]
+
+
 def changed(table, tmp_path, change):
     """The run `table`, with its data replaced by what `change` makes of it."""
+    tmp_path.mkdir(exist_ok=True)
     change(uneven_rows()).write_csv(tmp_path / "units.csv")
     shutil.copytree(table.directory, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -264,38 +236,6 @@ def test_what_is_no_run_is_refused_in_words_that_fit(sine, tmp_path):
         open_adapted(sine.directory)
 
 
-def test_a_damaged_adapted_model_is_refused(sine, tmp_path):
-    adapt(sine, points()).save(tmp_path / "good")
-    for name in ("adapted.json", "parameters.npz"):
-        for keep in (0, 40):
-            folder = tmp_path / f"{name}-{keep}"
-            shutil.copytree(tmp_path / "good", folder)
-            (folder / name).write_bytes((folder / name).read_bytes()[:keep])
-            with pytest.raises(BadInput, match="damaged"):
-                open_adapted(folder)
-
-
-def test_the_support_set_is_one_task_with_the_columns_of_the_training(table):
-    new = unit_rows(units=2, seed=9)
-    for support, words in (
-        (new, "the rows of one task"),
-        (new.head(6).drop("flow"), "'flow'"),
-        (new.head(6).drop("day"), "'day'"),
-        (new.head(6).with_columns(depth=pl.lit(None, pl.Float64)), "6 missing"),
-        (new.head(6).with_columns(flow=pl.lit("high")), "numbers"),
-    ):
-        with pytest.raises(BadInput, match=words):
-            adapt(table, support, "new.csv")
-    without_names = adapt(table, new.head(6).drop("unit"))
-    assert_same_bits(without_names.params, adapt(table, new.head(6)).params)
-
-
-def test_an_adaptation_that_does_not_stay_finite_is_refused(sine):
-    wild = points().with_columns(y=pl.col("y") * 1e30)
-    with pytest.raises(BadInput, match="does not stay finite"):
-        adapt(sine, wild, steps=5)
-
-
 def test_a_folder_that_holds_something_is_never_written_into(sine, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
@@ -312,3 +252,150 @@ def test_settings_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(BadInput, match="--shots"):
         runs.train(replace(Sine(**TINY), shots=0), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# Several candidates: `--adapter auto` trains both adapters and keeps the better.
+
+
+@pytest.fixture(scope="module")
+def auto(tmp_path_factory):
+    """(settings, seed) of a choice between two candidates."""
+    path = tmp_path_factory.mktemp("auto") / "units.csv"
+    uneven_rows().write_csv(path)
+    small = {**TINY, "hidden": (4,), "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}
+    return Table(data=str(path), adapter="auto", **COLUMNS, **small), 5
+
+
+@pytest.fixture(scope="module")
+def chosen(auto, tmp_path_factory):
+    settings, seed = auto
+    return runs.train(settings, tmp_path_factory.mktemp("chosen") / "run", seed=seed, quiet=True)
+
+
+def other(name):
+    return {"bayes-head": "gradient", "gradient": "bayes-head"}[name]
+
+
+def error_of(run):
+    """On meta-validation tasks, of the best that can be made of the best checkpoint."""
+    return complete(run.problem(), run.checkpoint())[1]
+
+
+def test_of_two_candidates_the_better_on_validation_tasks_becomes_the_run_and_the_other_is_kept(auto, chosen, tmp_path):
+    best, errors = chosen.settings.adapter, chosen.config["chosen_from"]
+    assert set(errors) == {"bayes-head", "gradient"}
+    assert errors[best] == min(errors.values()) < errors[other(best)]
+    assert [path.name for path in (chosen.directory / "candidates").iterdir()] == [other(best)]
+    loser = runs.open_run(chosen.directory / "candidates" / other(best))
+    assert loser.settings.adapter == other(best)
+    for name, run in ((best, chosen), (other(best), loser)):
+        np.testing.assert_allclose(error_of(run), errors[name], rtol=1e-5)
+    settings, seed = auto
+    alone = runs.train(settings.candidates()[best], tmp_path / "alone", seed=seed, quiet=True)
+    assert_same_bits(chosen.params(), alone.params())
+    assert chosen.calibration() == alone.calibration()
+    assert not list(chosen.directory.rglob("*.partial"))
+
+
+def test_each_candidate_has_its_own_recipe_where_nothing_else_was_asked_for(auto):
+    settings, _ = auto
+    bayes, gradient = settings.candidates().values()
+    assert (bayes.harmonics, gradient.harmonics) == (26, 12)
+    assert bayes.hidden == gradient.hidden == (4,)  # asked for
+    assert settings.candidates().keys() == {"bayes-head", "gradient"}
+    assert gradient.candidates() == {"gradient": gradient}
+
+
+def half_done(auto, chosen, folder, state):
+    """The folder of the run `chosen` as a kill at this moment would have left it."""
+    settings, seed = auto
+    best = chosen.settings.adapter
+    finished = {best: chosen.directory, other(best): chosen.directory / "candidates" / other(best)}
+    folder.mkdir()
+    write_config(settings, settings.build(seed), folder, seed, "default")
+
+    def finish(name):
+        target = folder / "candidates" / name
+        shutil.copytree(finished[name], target, ignore=shutil.ignore_patterns("candidates", "calibration.json"))
+        write_config(settings.candidates()[name], settings.candidates()[name].build(seed), target, seed, "default")
+        return target
+
+    if state == "before the first checkpoint":
+        (folder / "candidates" / "bayes-head" / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    if state in ("between two candidates", "in the middle of the second", "before the choice", "in the middle of the choice"):
+        finish("bayes-head")
+    if state == "in the middle of the second":
+        second = folder / "candidates" / "gradient"
+        second.mkdir()
+        problem = settings.candidates()["gradient"].build(seed)
+        write_config(problem.settings, problem, second, seed, "default")
+        loop.train(problem, second, seed=seed, meta_steps=3, quiet=True)
+    if state in ("before the choice", "in the middle of the choice"):
+        finish("gradient")
+    if state == "in the middle of the choice":
+        shutil.copytree(finished[best] / "checkpoints", folder / "checkpoints")
+        (folder / "metrics.jsonl").write_text("")
+    if state == "before the calibration":
+        shutil.rmtree(folder)
+        shutil.copytree(chosen.directory, folder)
+        (folder / "calibration.json").unlink()
+    return runs.open_run(folder)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "before the first checkpoint",
+        "between two candidates",
+        "in the middle of the second",
+        "before the choice",
+        "in the middle of the choice",
+        "before the calibration",
+    ],
+)
+def test_a_choice_that_was_interrupted_is_made_by_resume_as_if_never_stopped(auto, chosen, tmp_path, state):
+    run = half_done(auto, chosen, tmp_path / "run", state).resume(quiet=True)
+    assert run.settings == chosen.settings
+    assert run.config["chosen_from"] == pytest.approx(chosen.config["chosen_from"], rel=1e-5)
+    assert_same_bits(run.params(), chosen.params())
+    assert_same_bits(run.params("last"), chosen.params("last"))
+    assert run.calibration() == chosen.calibration()
+    for place in (".", "checkpoints", "candidates", f"candidates/{other(run.settings.adapter)}"):
+        names = [{path.name for path in (each.directory / place).iterdir()} for each in (run, chosen)]
+        assert names[0] == names[1]
+
+
+def test_until_the_choice_is_made_there_is_nothing_to_adapt_and_changed_data_is_noticed(auto, chosen, tmp_path):
+    run = half_done(auto, chosen, tmp_path / "run", "between two candidates")
+    for act in (lambda: adapt(run, uneven_rows().head(6)), run.evaluate, lambda: run.params("last")):
+        with pytest.raises(BadInput, match=r"its candidates are not all trained\. `fewstep resume"):
+            act()
+    run = changed(run, tmp_path / "changed", lambda rows: rows.with_columns(flow=pl.col("flow") + pl.col("depth")))
+    with pytest.raises(BadInput, match="has changed since"):
+        run.resume()
+
+
+def test_a_candidate_that_diverges_at_once_leaves_the_run_to_the_other(auto, tmp_path, capsys):
+    settings, seed = auto
+    run = runs.train(replace(settings, inner_rate=1e30), tmp_path / "run", seed=seed, quiet=True)
+    assert run.settings.adapter == "bayes-head"
+    assert set(run.config["chosen_from"]) == {"bayes-head"}
+    assert "candidate gradient stopped: Meta-loss or meta-gradient is not finite at meta-step 0" in capsys.readouterr().err
+
+
+def test_where_all_candidates_diverge_the_run_fails(auto, tmp_path, monkeypatch):
+    def diverge(*arguments):
+        raise RunFailed("not finite")
+
+    monkeypatch.setattr("fewstep.runs.run.train_candidate", diverge)
+    with pytest.raises(RunFailed, match="not finite"):
+        runs.train(auto[0], tmp_path / "run", quiet=True)
+
+
+def test_an_error_that_is_no_number_never_wins_and_is_written_as_none(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "candidates" / name).mkdir(parents=True)
+        (tmp_path / "candidates" / name / "config.json").write_text(json.dumps({"name": name}))
+    assert promote(tmp_path, {"a": float("nan"), "b": 2.0, "c": float("inf")}, "default") == "b"
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == {"name": "b", "preset": "default", "chosen_from": {"a": None, "b": 2.0, "c": None}}

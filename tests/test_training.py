@@ -29,7 +29,7 @@ from fewstep.maml import task_gradient
 from fewstep.problem import Splits
 from fewstep.problems.sine import Sine
 from fewstep.tasks.family import TaskFamily
-from fewstep.training import loop
+from fewstep.training import loop, programs
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import Progress, read_metrics
@@ -119,21 +119,22 @@ def test_another_seed_gives_another_run(whole, tmp_path):
 
 
 def test_a_run_compiles_its_program_once(tmp_path, monkeypatch):
-    made = []
-    compiled_chunk = loop.compiled_chunk
-    monkeypatch.setattr(loop, "compiled_chunk", lambda *parts: made.append(compiled_chunk(*parts)) or made[-1])
+    known = {}
+    monkeypatch.setattr(programs, "_programs", known)
     loop.train(bowl_problem(), tmp_path, seed=3, meta_steps=20, quiet=True)
+    first = dict(known)
     loop.train(bowl_problem(), tmp_path, seed=3, resume=True, quiet=True)
-    assert [program._cache_size() for program in made] == [1, 1]
+    assert known == first
+    assert [program._cache_size() for program in known.values()] == [1, 1]  # meta-steps, and validation
 
 
-def test_every_seed_of_the_sine_problem_is_the_same_program():
-    texts = []
+def test_every_seed_of_the_sine_problem_is_the_same_program(monkeypatch):
+    known = {}
+    monkeypatch.setattr(programs, "_programs", known)
     for seed in (0, 1):
-        problem = Sine(hidden=(2,)).build(seed)
-        run = loop.compiled_chunk(problem, task_mesh(1))
-        texts.append(run.lower(state_of(problem), jax.random.key(seed), 5).as_text())
-    assert texts[0] == texts[1]
+        problem = Sine(hidden=(2,), adaptation_steps=1).build(seed)
+        loop.compiled_chunk(problem, task_mesh(1))(state_of(problem), jax.random.key(seed), 1)
+    assert [program._cache_size() for program in known.values()] == [1]
 
 
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(whole, half, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
 
     The config is written last: until then the folder still says that a choice is to be made, and `resume` makes it again.
     """
-    best = min(errors, key=errors.__getitem__)
+    best = min(errors, key=lambda name: (not math.isfinite(errors[name]), errors[name]))
     source = directory / FOLDER / best
     for name in MOVED:
         if (source / name).is_dir():
@@ -26,6 +27,7 @@ def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
         elif (source / name).exists():
             shutil.copy2(source / name, directory / name)
     config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    write_json(directory / "config.json", {**config, "preset": preset, "chosen_from": errors})
+    chosen_from = {name: error if math.isfinite(error) else None for name, error in errors.items()}
+    write_json(directory / "config.json", {**config, "preset": preset, "chosen_from": chosen_from})
     shutil.rmtree(source)
     return best

@@ -72,6 +72,11 @@ class Run:
 
     def checkpoint(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
+        if several_candidates(self.settings):
+            raise BadInput(
+                f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. "
+                f"`fewstep resume {self.directory}` goes on with them."
+            )
         problem = self.problem(with_data=False)
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
@@ -90,9 +95,9 @@ class Run:
 
     def resume(self, quiet: bool = False) -> Run:
         """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
-        if several := several_candidates(self.settings):
-            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, None)
         problem = self.problem()
+        if several := several_candidates(self.settings):
+            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
         loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
         self.finish(problem)
         return self.calibrate(problem)
@@ -172,19 +177,16 @@ def several_candidates(settings: Any) -> dict[str, Any]:
     return found if len(found) > 1 else {}
 
 
-def train_candidates(
-    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem | None
-) -> Run:
+def train_candidates(several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem) -> Run:
     """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
 
-    `first`, where known, is the Problem of the first candidate. What is finished is not trained again. A candidate that stops
-    being finite competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
+    `first` is the Problem of the first candidate. What is finished is not trained again. A candidate that stops being finite
+    competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
     """
     errors, problems, failed = {}, {}, None
-    for name, settings in several.items():
+    for number, (name, settings) in enumerate(several.items()):
         folder = directory / candidates.FOLDER / name
-        problem, first = first or settings.build(seed), None
-        problems[name] = problem
+        problems[name] = problem = settings.build(seed) if number else first
         if not quiet:
             print(f"candidate {name}:", file=sys.stderr, flush=True)
         try:

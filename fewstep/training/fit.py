@@ -75,7 +75,7 @@ def mean_error(problem: Problem, outputs: jax.Array, examples: Examples) -> jax.
 
 
 def miss(outputs: jax.Array, support: Examples) -> jax.Array:
-    """Root mean square error [outputs] of support rows that were left out, as if one more row missed by a whole unit."""
+    """Root mean square error [outputs] of support rows that were left out, and of a hundredth of a row that missed by 1."""
     squares = jnp.sum(jnp.square(outputs - support.targets) * support.weight[:, None], axis=0)
     return jnp.sqrt((squares + 1e-2) / (jnp.sum(support.weight) + 1e-2))
 

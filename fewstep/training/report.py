@@ -83,14 +83,15 @@ def illustrations(
     tasks: Sequence[int] | None = None,
     half_width: Callable[[int], list[float | None]] | None = None,
 ) -> dict[str, Any]:
-    """Meta-test tasks (the first ones, or `tasks`) with their predictions after each of `steps`, as plain numbers for a file.
+    """Meta-test tasks (the first ones, or `tasks`) with their predictions after each of `steps`, as plain numbers for a file;
+    'auto' is no one number of steps, and is not shown.
 
     `half_width(rows)` is by how many deviations [outputs] an interval reaches to each side, after so many support rows.
     """
     assert problem.illustrate is not None and problem.splits is not None
     format_ = problem.format
-    counted = [step for step in steps if step != "auto"]
     trained = problem.learner.adaptation_steps
+    counted = [step for step in steps if step != "auto"] or sorted({0, trained})
 
     @jax.jit
     def predictions_along(params, support, inputs):

@@ -98,14 +98,12 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     def one_row(state: tuple[Belief, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
         belief, volume = state
         feature, target, counts = row
-        along = counts * (feature @ belief.root)
-        growth = 1.0 + jnp.dot(along, along)
-        gain = belief.root @ along / growth
+        gain, growth, root = told(belief.root, counts * feature)
         residual = counts * (target[None] - jnp.einsum("f,nfo->no", feature, belief.centers))
         belief = Belief(
             belief.centers + gain[None, :, None] * residual[:, None, :],
             belief.log_weight - 0.5 * jnp.square(residual) @ precision / growth,
-            belief.root - jnp.outer(gain, along) / (1.0 + jax.lax.rsqrt(growth)),
+            root,
             belief.log_noise,
         )
         volume += 0.5 * target.shape[0] * jnp.log(growth) + counts * jnp.sum(belief.log_noise)
@@ -115,6 +113,14 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     (belief, volume), _ = jax.lax.scan(one_row, (prior, nothing), (features, targets, weight))
     evidence = jax.nn.logsumexp(belief.log_weight)
     return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume
+
+
+def told(root: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(R a / s, s, the root after it) of a row with these features: the part of `condition` that no target has a say in."""
+    along = feature @ root
+    growth = 1.0 + jnp.dot(along, along)
+    gain = root @ along / growth
+    return gain, growth, root - jnp.outer(gain, along) / (1.0 + jax.lax.rsqrt(growth))
 
 
 def posterior(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> Belief:

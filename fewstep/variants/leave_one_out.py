@@ -14,14 +14,18 @@ import jax.numpy as jnp
 from fewstep.losses import Apply
 from fewstep.maml import Learner, adaptation_path
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Network
-from fewstep.variants.bayes_head import Prediction, posterior, predict, with_constant
+from fewstep.variants.bayes_head import Belief, Prediction, posterior, predict, told, with_constant
 
+FEW_ROWS = 256
+"""Of up to so many rows 1 − h is found without taking h from 1, at a cost that grows with their square."""
 LEAST_OWN = 1e-6
 """1 − h is no less in float32, where h is close to 1"""
+AT_ONCE = 64
+"""So many rows are left out at once where each means adapting anew: more would need memory by the square of their number."""
 
 
 def leave_one_out(learner: Learner, apply: Apply) -> LeaveOneOut:
-    """By adapting anew without each row, all rows at once under `vmap`: for any learner on `Examples`."""
+    """By adapting anew without each row, many rows at once: for any learner on `Examples`."""
 
     def predictions(params: MetaParams, support: Examples, key: Key, steps: int) -> jax.Array:
         def without(row: jax.Array) -> jax.Array:
@@ -29,7 +33,7 @@ def leave_one_out(learner: Learner, apply: Apply) -> LeaveOneOut:
             path = adaptation_path(learner, params, rest, key, steps)
             return jax.vmap(lambda adapted: apply(adapted, support.inputs[row][None])[0])(path)
 
-        return jnp.swapaxes(jax.vmap(without)(jnp.arange(support.weight.shape[0])), 0, 1)
+        return jnp.swapaxes(jax.lax.map(without, jnp.arange(support.weight.shape[0]), batch_size=AT_ONCE), 0, 1)
 
     return predictions
 
@@ -47,16 +51,13 @@ def bayes_leave_one_out(body: Network, outputs_of: Callable[[Prediction], jax.Ar
 
 
 def left_out(body: Network, params: MetaParams, support: Examples) -> Prediction:
-    """Mean and deviation of every support row given all others, from the belief given all rows (Cook 1977): with h = φᵀ R Rᵀ φ
-    after adaptation, a row's residual becomes r / (1 − h) and its variance σ² / (1 − h), for each center; the centers weigh
-    what the other rows say, their evidence without the row's own part in it."""
+    """Mean and deviation of every support row given all others: of single centers by what one adaptation tells, and the centers
+    weigh what the other rows say, their evidence without the row's own part in it."""
     prior = params.theta.belief
     features = with_constant(body.apply(params.theta.body, support.inputs))
+    few = support.weight.shape[0] <= FEW_ROWS
     belief = posterior(prior, features, support.targets, support.weight)
-    leverage = jnp.sum(jnp.square(features @ belief.root), axis=1) * support.weight
-    own = jnp.maximum(1.0 - leverage, LEAST_OWN)
-    fitted = jnp.einsum("xf,nfo->xno", features, belief.centers)
-    misses = (support.targets[:, None] - fitted) / own[:, None, None]
+    own, misses = (by_whitening if few else by_leverage)(prior, belief, features, support)
     precision = jnp.exp(-2.0 * prior.log_noise)
     said = -0.5 * jnp.square(misses) @ precision * (own * support.weight)[:, None]
     weight = jax.nn.softmax(belief.log_weight[None] - said, axis=1)
@@ -66,13 +67,49 @@ def left_out(body: Network, params: MetaParams, support: Examples) -> Prediction
     return Prediction(mean, jnp.sqrt(1.0 / (precision[None] * own[:, None]) + between))
 
 
+def by_leverage(prior: Belief, belief: Belief, features: jax.Array, support: Examples) -> tuple[jax.Array, jax.Array]:
+    """(1 − h [rows], misses [rows, centers, outputs]) of left-out rows: with the leverage h = φᵀ R Rᵀ φ after adaptation, the
+    variance of a row given all others is σ² / (1 − h), and its residual r becomes r / (1 − h) (Cook 1977)."""
+    del prior
+    own = jnp.maximum(1.0 - jnp.sum(jnp.square(features @ belief.root), axis=1) * support.weight, LEAST_OWN)
+    return own, (support.targets[:, None] - jnp.einsum("xf,nfo->xno", features, belief.centers)) / own[:, None, None]
+
+
+def by_whitening(prior: Belief, belief: Belief, features: jax.Array, support: Examples) -> tuple[jax.Array, jax.Array]:
+    """The same from the prior: with K = I + Φ R Rᵀ Φᵀ, 1 − h is the diagonal of K⁻¹, and K⁻¹ (y − Φ c) is r (Rasmussen &
+    Williams 2006, equations 5.10 to 5.12). Of few rows h is so close to 1 that float32 knows nothing of 1 − h; a sum of squares
+    of the factor of K⁻¹ it does know."""
+    del belief
+    factor = whitening(prior.root, features, support.weight)
+    own = jnp.sum(jnp.square(factor), axis=0)
+    away = support.targets[:, None] - jnp.einsum("xf,nfo->xno", features, prior.centers)
+    independent = jnp.einsum("rx,xno->rno", factor, away)
+    return own, jnp.einsum("rx,rno->xno", factor, independent) / own[:, None, None]
+
+
+def whitening(root: jax.Array, features: jax.Array, weight: jax.Array) -> jax.Array:
+    """L⁻¹ [rows, rows] with L Lᵀ = I + Φ R Rᵀ Φᵀ: what each row adds to those before it, row after row as in `condition`, for
+    unit vectors as targets."""
+
+    def one_row(state: tuple[jax.Array, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
+        root, known = state
+        feature, counts, unit = row
+        gain, growth, root = told(root, counts * feature)
+        news = unit - counts * (feature @ known)
+        return (root, known + gain[:, None] * news[None]), news * jax.lax.rsqrt(growth)
+
+    nothing = jnp.zeros_like(features.T)
+    return jax.lax.scan(one_row, (root, nothing), (features, weight, jnp.eye(features.shape[0], dtype=features.dtype)))[1]
+
+
 def safe_steps(errors: jax.Array, weight: jax.Array, margin: float = 0.25) -> jax.Array:
     """The number of steps for `errors` [steps + 1, rows], each row's when it was left out: the best on average.
 
     0 where the best gains less over not adapting than `margin` standard errors of that gain, or where there is one row.
     """
     rows = jnp.sum(weight)
-    means = jnp.sum(errors * weight[None], axis=1) / jnp.maximum(rows, 1.0)
+    counted = jnp.where(weight[None] > 0, errors * weight[None], 0.0)  # a row of padding may well diverge
+    means = jnp.sum(counted, axis=1) / jnp.maximum(rows, 1.0)
     best = jnp.argmin(jnp.where(jnp.isfinite(means), means, jnp.inf))
     gain = jnp.where(weight > 0, errors[0] - errors[best], 0.0)
     mean = jnp.sum(gain) / jnp.maximum(rows, 1.0)

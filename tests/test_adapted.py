@@ -1,0 +1,462 @@
+"""Units adapted to a few rows: one or a fleet, updated, asked, saved. Place: fewstep/adapted.py, fewstep/trained.py."""
+
+import shutil
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from known import assert_close, assert_same_bits, fast_adapt, unit_rows
+from scipy.special import softmax
+
+from fewstep import BadInput, Examples, runs
+from fewstep.adapted import Adapted, adapt, open_adapted
+from fewstep.problems import Sine, Table
+from fewstep.trained import Trained
+from fewstep.training.calibrate import LEVELS
+
+TINY = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, "shots": 5, "queries": 5}
+PLAIN = {"adapter": "gradient", "adaptation_steps": 2, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}
+BAYES = {"adapter": "bayes-head"}
+
+
+def many_rows(units, rows, seed):
+    """`unit_rows` with a second number to predict, of other units than the first, and with a class."""
+    table = unit_rows(units=units, rows=rows, seed=seed)
+    return table.with_columns(
+        level=2.0 + pl.col("depth") * 1e-3 + pl.col("flow") * 1e-5,
+        state=pl.when(pl.col("flow") > 10_500).then(pl.lit("high")).when(pl.col("flow") > 9_500).then(pl.lit("mid"))
+        .otherwise(pl.lit("low")),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Trains a tiny run on 40 units, of which four calibrate: enough for an interval at 80 %, and not for one at 90 %."""
+    folder = tmp_path_factory.mktemp("runs")
+    many_rows(40, [8 + unit % 5 for unit in range(40)], 0).write_csv(folder / "units.csv")
+    data = {"data": str(folder / "units.csv"), "task": "unit", "inputs": ("day", "depth")}
+
+    def train(name, **settings):
+        run = runs.train(Table(**{**data, "target": ("flow",), **TINY, **settings}), folder / name, seed=3, quiet=True)
+        return Trained.of(run)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def bayes(train):
+    return train("bayes", **BAYES)
+
+
+@pytest.fixture(scope="module")
+def gradient(train):
+    return train("gradient", **PLAIN)
+
+
+@pytest.fixture(scope="module")
+def both(train):
+    """Two targets."""
+    return train("both", target=("flow", "level"), inputs=("day",), **BAYES)
+
+
+@pytest.fixture(scope="module")
+def classes(train):
+    return train("classes", target=("state",), **BAYES)
+
+
+@pytest.fixture(scope="module")
+def sine(tmp_path_factory):
+    """Waves as in training, a little trained: 500 of them calibrate."""
+    settings = Sine(**{**TINY, **PLAIN, "hidden": (16, 16), "meta_steps": 300, "log_every": 300, "meta_batch_size": 8})
+    return runs.train(settings, tmp_path_factory.mktemp("sine") / "run", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def waves(sine):
+    return Trained.of(sine)
+
+
+LENGTHS = [5, 1, 9, 3]
+FLEET = many_rows(4, LENGTHS, seed=9)
+ASKED = many_rows(4, 11, seed=9)  # other days of the same units
+
+
+def of_unit(table, number):
+    return table.filter(pl.col("unit") == f"unit-{number:02}")
+
+
+def examples(trained, table):
+    """The rows without any padding."""
+    format = trained.problem.format
+    targets, known = format.encode_targets(table, "rows")
+    assert known.all()
+    return Examples(jnp.asarray(format.encode_inputs(table, "rows")), jnp.asarray(targets), jnp.ones(table.height))
+
+
+def by_hand(trained, table, steps=None):
+    """θ′ of one unit by Algorithm 1 itself."""
+    return fast_adapt(trained.problem.learner, trained.params, examples(trained, table), jax.random.key(0), steps)
+
+
+def outputs_by_hand(trained, table, asked, steps=None):
+    inputs = jnp.asarray(trained.problem.format.encode_inputs(asked, "asked"))
+    return np.asarray(trained.problem.predict(by_hand(trained, table, steps), inputs))
+
+
+@pytest.mark.parametrize("name", ["bayes", "gradient"])
+@pytest.mark.parametrize("steps", [None, "auto"])
+def test_a_fleet_is_adapted_and_asked_as_each_of_its_units_alone(request, name, steps):
+    trained = request.getfixturevalue(name)
+    fleet = adapt(trained, FLEET, steps=steps)
+    assert fleet.units == ("unit-00", "unit-01", "unit-02", "unit-03")
+    assert fleet.rows.tolist() == LENGTHS
+    found, lower = fleet.predict(ASKED), fleet.predict_interval(ASKED)[0]
+    for number in range(4):
+        rows, own = of_unit(FLEET, number), (ASKED["unit"] == f"unit-{number:02}").to_numpy()
+        alone = adapt(trained, rows, steps=steps)
+        assert alone.report.steps[0] == fleet.report.steps[number]
+        np.testing.assert_allclose(found[own], alone.predict(of_unit(ASKED, number)), rtol=1e-5)
+        np.testing.assert_allclose(lower[own], alone.predict_interval(of_unit(ASKED, number))[0], rtol=1e-4)
+        taken = int(alone.report.steps[0])
+        plain = outputs_by_hand(trained, rows, of_unit(ASKED, number), taken)  # no padding anywhere
+        np.testing.assert_allclose(found[own], trained.problem.format.restore(plain)[:, 0], rtol=1e-5)
+
+
+def test_predictions_stand_in_the_order_of_the_file(bayes):
+    fleet = adapt(bayes, FLEET)
+    expected = fleet.predict(ASKED)
+    order = np.random.default_rng(0).permutation(ASKED.height)
+    np.testing.assert_allclose(fleet.predict(ASKED[order]), expected[order], rtol=1e-6)
+    shuffled = adapt(bayes, FLEET.sample(fraction=1.0, shuffle=True, seed=1))  # Bayes' rule does not care for order either
+    np.testing.assert_allclose(shuffled.predict(ASKED), expected, rtol=1e-4)
+
+
+def test_a_prediction_does_not_depend_on_the_rows_around_it(bayes):
+    model = adapt(bayes, of_unit(FLEET, 0))
+    asked = many_rows(1, 30, seed=9)  # more than one padded size
+    parts = np.concatenate([model.predict(asked.head(1)), model.predict(asked.slice(1, 12)), model.predict(asked.slice(13))])
+    np.testing.assert_allclose(parts, model.predict(asked), rtol=1e-5)
+    assert model.predict(asked.head(0)).size == 0
+
+
+def test_rows_that_belong_to_no_adapted_unit_are_refused_and_named(bayes):
+    fleet = adapt(bayes, FLEET.filter(pl.col("unit") != "unit-02"))
+    for asked, words in (
+        (ASKED, r"11 rows are of units that were not adapted \('unit-02'\); adapted are 'unit-00', 'unit-01', 'unit-03'"),
+        (ASKED.drop("unit"), "'unit', which says of which of the 3 units a row is"),
+        (ASKED.with_columns(unit=pl.lit(None, pl.String)), "44 rows are of units that were not adapted"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            fleet.predict(asked, "asked.csv")
+
+
+def test_one_unit_needs_no_name(bayes):
+    named, nameless = adapt(bayes, of_unit(FLEET, 0)), adapt(bayes, of_unit(FLEET, 0).drop("unit"))
+    assert (named.units, nameless.units) == (("unit-00",), None)
+    asked = of_unit(ASKED, 0)
+    expected = named.predict(asked)
+    for model, rows in ((named, asked.drop("unit")), (nameless, asked), (nameless, asked.drop("unit"))):
+        np.testing.assert_array_equal(model.predict(rows), expected)
+    with pytest.raises(BadInput, match="rows of the one adapted unit, found 4 values of 'unit'"):
+        nameless.predict(ASKED)
+    assert named.protocol == {"support_rows": 5, "adaptation_steps": 1, "trained_shots": 5}
+    fleet = adapt(bayes, FLEET)
+    assert fleet.protocol["support_rows"] == dict(zip(fleet.units, LENGTHS, strict=True))
+    with pytest.raises(ValueError, match="there are 4"):
+        _ = fleet.params
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_the_adapted_parameters_are_those_of_algorithm_1(gradient, steps):
+    model = adapt(gradient, of_unit(FLEET, 2), steps=steps)
+    assert_close(model.params, by_hand(gradient, of_unit(FLEET, 2), steps), rtol=1e-4, atol=1e-5)
+    if steps == 2:
+        assert_same_bits(adapt(gradient, of_unit(FLEET, 2)).params, model.params)  # the trained number, unless told
+
+
+def test_nobody_adapts_to_one_row_by_leaving_it_out(gradient):
+    model = adapt(gradient, of_unit(FLEET, 1), steps="auto")
+    assert model.report.steps.tolist() == [0]
+    before = adapt(gradient, of_unit(FLEET, 1), steps=0)
+    np.testing.assert_allclose(model.predict(ASKED.drop("unit")), before.predict(ASKED.drop("unit")), rtol=1e-6)
+
+
+def test_a_unit_without_rows_is_predicted_from_the_prior(bayes):
+    asked = of_unit(ASKED, 0)
+    inputs = jnp.asarray(bayes.problem.format.encode_inputs(asked, "asked"))
+    standardized = np.asarray(bayes.problem.predict(bayes.params.theta, inputs))
+    expected = bayes.problem.format.restore(standardized)[:, 0]
+    np.testing.assert_allclose(Adapted.without_rows(bayes).predict(asked), expected, rtol=1e-5)
+    unmoved = adapt(bayes, of_unit(FLEET, 3), steps=0)
+    np.testing.assert_allclose(unmoved.predict(asked.drop("unit")), expected, rtol=1e-5)
+
+
+def written_otherwise(rows, how):
+    """The same rows as another program would write them."""
+    if how == "dates as text":
+        return rows.with_columns(pl.col("day").cast(pl.String))
+    if how == "dates in another order":
+        return rows.with_columns(pl.col("day").dt.strftime("%d.%m.%Y"))
+    if how == "moments":
+        return rows.with_columns(pl.col("day").cast(pl.Datetime("ms")))
+    if how == "numbers as text":
+        return rows.with_columns(pl.col("depth").cast(pl.String))
+    if how == "columns in another order":
+        return rows.select(sorted(rows.columns))
+    return rows
+
+
+WRITTEN = ["alike", "dates as text", "dates in another order", "moments", "numbers as text", "columns in another order"]
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_an_update_is_adapting_to_old_and_new_rows_at_once_and_new_units_join(bayes, how):
+    old, new = FLEET.filter(pl.col("unit") != "unit-03").gather_every(2), FLEET.gather_every(2, offset=1)
+    new = pl.concat([new, of_unit(FLEET, 3)]).unique(maintain_order=True)
+    updated = adapt(bayes, old).update(written_otherwise(new, how))
+    union = adapt(bayes, pl.concat([old, new]))
+    assert updated.units == union.units
+    assert updated.rows.tolist() == union.rows.tolist()
+    np.testing.assert_allclose(updated.predict(ASKED), union.predict(ASKED), rtol=1e-6)
+    backwards = adapt(bayes, written_otherwise(old, how)).update(new)
+    np.testing.assert_allclose(backwards.predict(ASKED), union.predict(ASKED), rtol=1e-4)
+    again = updated.update(new)
+    assert again.notes[-1] == f"{new.height} of {new.height} rows were known already and count once"
+    assert_same_bits(again.support, updated.support)
+
+
+def test_a_measurement_that_was_made_twice_counts_twice_also_after_an_update(bayes):
+    rows = of_unit(FLEET, 0)
+    twice, more = pl.concat([rows, rows.head(2)]), of_unit(ASKED, 0).tail(2)
+    updated = adapt(bayes, twice).update(more)
+    assert updated.rows.tolist() == [9]
+    expected = adapt(bayes, pl.concat([twice, more]))
+    np.testing.assert_allclose(updated.predict(ASKED.drop("unit")), expected.predict(ASKED.drop("unit")), rtol=1e-6)
+
+
+def test_an_update_keeps_the_choice_of_steps(gradient):
+    for steps in (5, "auto"):
+        assert adapt(gradient, of_unit(FLEET, 2).head(5), steps=steps).update(of_unit(FLEET, 2)).steps == steps
+
+
+def test_an_update_whose_columns_differ_is_refused(bayes):
+    model, nameless = adapt(bayes, FLEET), adapt(bayes, of_unit(FLEET, 0).drop("unit"))
+    for act, words in (
+        (lambda: model.update(FLEET.drop("unit")), "they differ in 'unit'"),
+        (lambda: nameless.update(FLEET), "they differ in 'unit'"),
+        (lambda: model.update(FLEET.drop("flow")), "no column 'flow'"),
+        (lambda: model.update(FLEET.drop("depth")), "no column 'depth'"),
+        (lambda: model.update(FLEET.with_columns(day=pl.lit("soon"))), "should hold dates"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            act()
+
+
+@pytest.mark.parametrize("name", ["bayes", "classes"])
+def test_a_saved_fleet_comes_back_is_updated_in_place_and_needs_neither_its_run_nor_its_place(request, tmp_path, name):
+    fleet = adapt(request.getfixturevalue(name), FLEET, steps="auto")
+    fleet.save(tmp_path / "fleet")
+    shutil.move(tmp_path / "fleet", tmp_path / "elsewhere")
+    again = open_adapted(tmp_path / "elsewhere")
+    assert (again.units, again.steps, again.protocol, again.unlike) == (fleet.units, "auto", fleet.protocol, fleet.unlike)
+    for left, right in zip(
+        again.columns(ASKED, "asked", None, []).values(), fleet.columns(ASKED, "asked", None, []).values(), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(BadInput, match="not empty"):
+        fleet.save(tmp_path / "elsewhere")
+    updated = again.update(ASKED)
+    updated.save_update(tmp_path / "elsewhere")
+    assert open_adapted(tmp_path / "elsewhere").rows.tolist() == updated.rows.tolist()
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [
+        "adapted.json",
+        "parameters.npz",
+        "support.parquet",
+    ]
+
+
+def test_a_damaged_adapted_model_is_refused(bayes, tmp_path):
+    adapt(bayes, of_unit(FLEET, 0)).save(tmp_path / "good")
+    for name in ("adapted.json", "parameters.npz", "support.parquet"):
+        for keep in (0, 40):
+            folder = tmp_path / f"{name}-{keep}"
+            shutil.copytree(tmp_path / "good", folder)
+            (folder / name).write_bytes((folder / name).read_bytes()[:keep])
+            with pytest.raises(BadInput, match="damaged"):
+                open_adapted(folder)
+    with pytest.raises(BadInput, match="expected the folder of an adapted model"):
+        open_adapted(tmp_path)
+
+
+def test_intervals_hold_the_prediction_in_their_middle_and_widen_with_the_level(bayes):
+    fleet = adapt(bayes, FLEET)
+    widths = []
+    for level in (None, 0.5, 0.6, 0.75, 0.8):
+        lower, upper = fleet.predict_interval(ASKED, level)
+        np.testing.assert_allclose((lower + upper) / 2, fleet.predict(ASKED), rtol=1e-6)
+        widths.append(upper - lower)
+    assert np.all(np.diff(np.stack(widths[1:]), axis=0) >= 0)
+    assert np.all(widths[-1] > widths[1])
+    np.testing.assert_array_equal(widths[0], widths[-1])  # 80 % is the highest of the usual levels that 4 units allow
+
+
+def test_an_interval_reaches_so_many_deviations_as_were_calibrated_for_as_many_rows(bayes):
+    asked, theta = of_unit(ASKED, 2), by_hand(bayes, of_unit(FLEET, 2))
+    inputs = jnp.asarray(bayes.problem.format.encode_inputs(asked, "asked"))
+    deviation = np.asarray(bayes.problem.deviation(theta, inputs))[:, 0] * bayes.problem.format.units[0]
+    by_shots = bayes.calibration["by_shots"]
+    nearest = min(by_shots, key=lambda entry: abs(np.log((entry["shots"] + 1) / (9 + 1))))
+    factor = nearest["trained"]["factors"][0][LEVELS.index(70)]
+    lower, upper = adapt(bayes, of_unit(FLEET, 2)).predict_interval(asked, 0.7)
+    np.testing.assert_allclose(upper - lower, 2 * factor * deviation, rtol=1e-3)
+
+
+def test_a_level_that_cannot_be_promised_is_refused_and_by_default_it_is_said(bayes, gradient):
+    fleet = adapt(bayes, FLEET)
+    for level, words in (
+        (0.9, "No intervals at 90 %: expected at least 9 units to calibrate on, found 4"),
+        (0.3, "--level should be between"),
+        (1.0, "--level should be between"),
+        (0.955, "in whole per cent"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            fleet.predict_interval(ASKED, level)
+        with pytest.raises(BadInput, match=words):
+            fleet.columns(ASKED, "asked", level, [])
+    notes: list[str] = []
+    other = adapt(gradient, FLEET, steps=5)  # calibrated for two steps, and for auto
+    assert list(other.columns(ASKED, "asked", None, notes)) == ["prediction"]
+    assert "calibrated for 2 adaptation steps and for auto, not for 5" in " ".join(notes)
+    with pytest.raises(BadInput, match="not for 5"):
+        other.predict_interval(ASKED)
+    unknown = replace(bayes, calibration={"tasks": 0, "by_shots": []})
+    with pytest.raises(BadInput, match=r"found 0 of as many rows\. Train on"):
+        adapt(unknown, FLEET).predict_interval(ASKED)
+
+
+def test_several_targets_are_each_predicted_in_their_own_units(both):
+    fleet = adapt(both, FLEET)
+    found, (lower, upper) = fleet.predict(ASKED), fleet.predict_interval(ASKED)
+    assert found.shape == lower.shape == upper.shape == (44, 2)
+    for number in range(4):
+        own = (ASKED["unit"] == f"unit-{number:02}").to_numpy()
+        expected = outputs_by_hand(both, of_unit(FLEET, number), of_unit(ASKED, number))
+        for place, target in enumerate(both.problem.format.targets):
+            np.testing.assert_allclose(found[own, place], expected[:, place] * target.scale + target.center, rtol=1e-4)
+    assert [target.name for target in both.problem.format.targets] == ["flow", "level"]
+    assert np.abs(found - ASKED.select("flow", "level").mean().to_numpy()).max(0)[1] < 1  # metres, not litres
+    columns = fleet.columns(ASKED, "asked", None, [])
+    assert list(columns) == [f"{what}_{name}" for name in ("flow", "level") for what in ("prediction", "lower", "upper")]
+    np.testing.assert_allclose(columns["upper_level"], upper[:, 1], rtol=1e-6)
+
+
+def test_probabilities_sum_to_one_and_the_likeliest_class_is_predicted(classes):
+    fleet = adapt(classes, FLEET)
+    probabilities, found = fleet.predict_proba(ASKED), fleet.predict(ASKED)
+    names = np.array(classes.problem.format.classes)
+    assert names.tolist() == ["high", "low", "mid"]
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+    assert np.array_equal(found, names[probabilities.argmax(1)])
+    assert len(set(found)) > 1
+    columns = fleet.columns(ASKED, "asked", None, [])
+    assert list(columns) == ["prediction", "probability_high", "probability_low", "probability_mid"]
+    assert np.array_equal(columns["prediction"], found)
+    np.testing.assert_allclose(np.stack(list(columns.values())[1:], axis=1).astype(float), probabilities, rtol=1e-6)
+    with pytest.raises(BadInput, match="no intervals of classes"):
+        fleet.columns(ASKED, "asked", 0.8, [])
+
+
+def test_probabilities_are_at_the_temperature_calibrated_for_as_many_rows(classes):
+    log_probabilities = outputs_by_hand(classes, of_unit(FLEET, 2), of_unit(ASKED, 2))
+    nearest = min(classes.calibration["by_shots"], key=lambda entry: abs(np.log((entry["shots"] + 1) / (9 + 1))))
+    expected = softmax(log_probabilities / nearest["trained"]["temperature"], axis=1)
+    np.testing.assert_allclose(adapt(classes, of_unit(FLEET, 2)).predict_proba(of_unit(ASKED, 2)), expected, rtol=1e-4)
+
+
+def test_rows_without_a_target_are_left_out_and_said(bayes, classes):
+    for trained, target in ((bayes, "flow"), (classes, "state")):
+        gap = pl.when(pl.int_range(pl.len()).is_in([1, 6])).then(None).otherwise(pl.col(target)).alias(target)
+        model = adapt(trained, FLEET.with_columns(gap))
+        assert model.notes[0] == "2 of 18 rows lack the target and are left out"
+        kept = FLEET.filter(~pl.int_range(pl.len()).is_in([1, 6]))
+        assert np.array_equal(model.predict(ASKED), adapt(trained, kept).predict(ASKED))
+        with pytest.raises(BadInput, match=f"expected rows with a value of '{target}', found none"):
+            adapt(trained, FLEET.with_columns(pl.lit(None, FLEET.schema[target]).alias(target)))
+
+
+def test_a_gap_in_the_inputs_stands_for_the_mean_and_is_said(bayes):
+    gap = pl.lit(None, pl.Float64).alias("depth")
+    center = bayes.problem.format.inputs[1].center
+    model, asked = adapt(bayes, FLEET.with_columns(gap)), ASKED.with_columns(gap)
+    assert any("depth: 18 of 18 values are missing and become the mean" in note for note in model.notes)
+    notes: list[str] = []
+    found = model.predict(asked, "asked", notes)
+    assert any("depth: 44 of 44 values are missing" in note for note in notes)
+    at_mean = pl.lit(center).alias("depth")
+    expected = adapt(bayes, FLEET.with_columns(at_mean)).predict(ASKED.with_columns(at_mean))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rows_whose_answer_was_given_are_counted(bayes):
+    fleet = adapt(bayes, FLEET)
+    notes: list[str] = []
+    fleet.predict(pl.concat([ASKED, FLEET.head(3)]), "asked", notes)
+    known = {(row["unit"], row["day"], row["depth"]) for row in FLEET.iter_rows(named=True)}
+    shared = 3 + sum((row["unit"], row["day"], row["depth"]) in known for row in ASKED.iter_rows(named=True))
+    assert any(note.startswith(f"{shared} of 47 rows have the inputs of a support row") for note in notes)
+    fresh: list[str] = []
+    fleet.predict(ASKED.with_columns(depth=pl.col("depth") + 0.01), "asked", fresh)
+    assert not fresh
+
+
+def test_the_support_rows_have_the_columns_of_the_training(bayes, classes):
+    for trained, support, words in (
+        (bayes, FLEET.drop("flow"), "'flow'"),
+        (bayes, FLEET.drop("day"), "'day'"),
+        (bayes, FLEET.with_columns(flow=pl.lit("strong")), "numbers"),
+        (bayes, FLEET.with_columns(unit=pl.lit(None, pl.String)), "names no unit in 18 rows"),
+        (bayes, FLEET.with_columns(depth=pl.lit(float("inf"))), "infinite"),
+        (classes, FLEET.with_columns(state=pl.lit("dry")), "the class 'dry'; expected one of 'high', 'low', 'mid'"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            adapt(trained, support, "new.csv")
+
+
+def test_an_adaptation_that_does_not_stay_finite_is_refused_and_its_unit_is_named(gradient):
+    wild = FLEET.with_columns(flow=pl.when(pl.col("unit") == "unit-02").then(1e35).otherwise(pl.col("flow")))
+    with pytest.raises(BadInput, match="adaptation of 'unit-02' in 5 steps does not stay finite"):
+        adapt(gradient, wild, steps=5)
+
+
+def wave(amplitude, phase, points=5, seed=0):
+    x = np.random.default_rng(seed).uniform(-5, 5, points)
+    return pl.DataFrame({"x": x, "y": amplitude * np.sin(x + phase)})
+
+
+def test_waves_unlike_those_of_training_are_flagged_with_the_reason_and_others_rarely(waves):
+    rng = np.random.default_rng(1)
+    high = [adapt(waves, wave(30.0, rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(40)]
+    assert sum(map(bool, high)) >= 36
+    reason = next(filter(None, high))["it"]
+    assert "of 95 % of comparable units by at most" in reason
+    assert any(words in reason for words in ("before adaptation", "after adaptation", "changed its predictions"))
+    usual = [adapt(waves, wave(rng.uniform(0.1, 5), rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(100)]
+    assert sum(map(bool, usual)) <= 12  # 5 expected
+
+
+def test_where_too_few_units_calibrate_nothing_is_called_unlike(bayes):
+    far = FLEET.with_columns(flow=pl.col("flow") + 1e6)
+    assert bayes.calibration["tasks"] == 4
+    assert adapt(bayes, far).unlike == {}
+
+
+def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_another(sine, waves):
+    asked = pl.DataFrame({"x": np.linspace(-5, 5, 9)})
+    assert adapt(waves, wave(2.0, 1.0)).level(None) == 95  # 500 waves allow it
+    last = adapt(sine, wave(2.0, 1.0), which="last")
+    with pytest.raises(BadInput, match="No intervals at 95 %"):
+        last.predict_interval(asked)
+    assert last.unlike == {}
