@@ -359,7 +359,9 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
         check_consistent_length(np.empty(rows), flat)
         unknown = np.setdiff1d(flat, self.classes_)
         if unknown.size:
-            raise ValueError(f"y holds the class {unknown[0]!r}; expected one of {self.classes_.tolist()}, those of fit.")
+            raise ValueError(
+                f"y holds the class {unknown.tolist()[0]!r}; expected one of {self.classes_.tolist()}, those of fit."
+            )
         return pl.DataFrame({TARGET: np.char.mod("%05d", np.searchsorted(self.classes_, flat))})
 
     def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:

@@ -278,6 +278,15 @@ def test_a_saved_fleet_comes_back_is_updated_in_place_and_needs_neither_its_run_
     ]
 
 
+def test_a_saved_unit_without_a_name_comes_back_without_one(waves, tmp_path):
+    model, asked = adapt(waves, wave(2.0, 1.0)), pl.DataFrame({"x": np.linspace(-5, 5, 9)})
+    model.save(tmp_path / "one")
+    again = open_adapted(tmp_path / "one")
+    assert (again.units, again.protocol) == (None, model.protocol)
+    np.testing.assert_array_equal(again.predict(asked), model.predict(asked))
+    assert_same_bits(again.params, model.params)
+
+
 def test_a_damaged_adapted_model_is_refused(bayes, tmp_path):
     adapt(bayes, of_unit(FLEET, 0)).save(tmp_path / "good")
     for name in ("adapted.json", "parameters.npz", "support.parquet"):

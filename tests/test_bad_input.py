@@ -14,6 +14,7 @@ from test_cli import command  # noqa: F401  (a fixture)
 from fewstep import runs
 from fewstep.adapted import adapt
 from fewstep.problems import Sine, Table
+from fewstep.runs.config import write_config
 
 COLUMNS = ["--task", "unit", "--inputs", "day", "depth", "--target", "flow"]
 TABLE = ["train", "table", "--data", "units.csv", *COLUMNS]
@@ -63,6 +64,11 @@ def workplace(tmp_path_factory):
     rows.head(0).write_csv(folder / "header.csv")
     rows.head(5).with_columns(prediction=1.0).write_csv(folder / "predicted.csv")
 
+    choice = Table(data=str(folder / "units.csv"), task="unit", inputs=("day",), target=("flow",), **SMALL)
+    (folder / "begun").mkdir()
+    write_config(choice, choice.build(0), folder / "begun", 0, "default")
+    shutil.copytree(folder / "table", folder / "miscalibrated")
+    (folder / "miscalibrated" / "calibration.json").write_text('{"tasks": 4')
     shutil.copytree(folder / "sine", folder / "unsaved")
     shutil.rmtree(folder / "unsaved" / "checkpoints")
     (folder / "unsaved" / "parameters.npz").unlink()
@@ -188,10 +194,16 @@ LATER = {
     "support without dates": (["adapt", "table", "--support", "without_dates.csv", *OUT], "'day' should hold dates"),
     "support without a target anywhere": (["adapt", "table", "--support", "untold.csv", *OUT], "expected rows with a value"),
     "update nothing": (["update", "none", "--support", "support.csv"], "found none"),
+    "update a run": (["update", "table", "--support", "support.csv"], "adapt it first"),
+    "update without support": (["update", "adapted"], "--support"),
+    "update with what is no number": (["update", "adapted", "--support", "words.csv"], "should hold numbers"),
+    "update into something else": (["update", "adapted", "--support", "units.csv", "--out", "full"], "is not empty"),
+    "update below a file": (["update", "adapted", "--support", "units.csv", "--out", "file/a"], "--out file/a"),
     "update without a column": (["update", "adapted", "--support", "without_depth.csv"], "'depth'"),
     "update without the unit": (["update", "adapted", "--support", "without_unit.csv"], "differ in 'unit'"),
     "inputs of a unit that was not adapted": (["predict", "adapted", "--inputs", "units.csv", "--out", "p.csv"], "not adapted"),
     "a level that is none": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "1.5"], "--level"),
+    "a level of words": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "high"], "--level"),
     "a level beyond the calibration": (
         ["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "0.9"],
         "expected at least 9 units",
@@ -199,6 +211,17 @@ LATER = {
     "support without rows": (["adapt", "table", "--support", "header.csv", *OUT], "expected rows"),
     "support of another problem": (["adapt", "sine", "--support", "support.csv", *OUT], "'x'"),
     "adapt in negative steps": (["adapt", "table", "--support", "support.csv", "--steps", "-1", *OUT], "--steps"),
+    "adapt in steps of words": (["adapt", "table", "--support", "support.csv", "--steps", "some", *OUT], "or auto"),
+    "adapt in several numbers of steps": (
+        ["adapt", "table", "--support", "support.csv", "--steps", "1,auto", *OUT],
+        "one number of adaptation steps, or auto",
+    ),
+    "adapt what is still trained": (["adapt", "begun", "--support", "support.csv", *OUT], "fewstep resume begun"),
+    "evaluate what is still trained": (["evaluate", "begun"], "candidates are not all trained"),
+    "adapt with a damaged calibration": (
+        ["adapt", "miscalibrated", "--support", "support.csv", *OUT],
+        "miscalibrated/calibration.json is damaged",
+    ),
     "adapt into a run": (["adapt", "table", "--support", "support.csv", "--out", "sine"], "already holds a run"),
     "adapt below a file": (["adapt", "table", "--support", "support.csv", "--out", "file/a"], "--out file/a"),
     "predict with a run": (["predict", "table", "--inputs", "support.csv", "--out", "p.csv"], "adapt it first"),

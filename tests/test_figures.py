@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from fewstep import runs
 from fewstep.problems import PRESETS, Table
+from fewstep.tasks.sine import AMPLITUDES, sine_waves
+from fewstep.trained import Trained
 
 WEATHER = Path(__file__).parents[2] / "shared" / "data" / "weather_us_2016" / "weather.csv"
 SEEDS = range(5)
@@ -46,9 +49,26 @@ def test_paper_preset_reaches_the_prototype_at_ten_shots(tmp_path):
 
 
 @pytest.mark.slow
+def test_waves_of_greater_amplitude_than_any_of_training_are_flagged_and_others_rarely(tmp_path):
+    model = Trained.of(trained(tmp_path, "default", 0))
+
+    def flagged(amplitudes):
+        family = sine_waves(jax.random.key(99), 10, 1, amplitudes=amplitudes)
+        waves = jax.vmap(family.sample_episode)(jax.random.split(jax.random.key(7), 1000))
+        signs = model.report(waves.support, model.trained_steps).signs
+        return np.mean([model.why_unlike(10, each, model.trained_steps) is not None for each in signs])
+
+    assert flagged((8.0, 10.0)) >= 0.90
+    luck = 3 * np.sqrt(0.05 * 0.95 * (1 / 1000 + 1 / 500))  # of 1000 waves that are asked and 500 that calibrate
+    assert flagged(AMPLITUDES) <= 0.05 + luck
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not WEATHER.exists(), reason="the weather table is not beside the repository")
-def test_weather_of_unseen_stations_from_ten_rows_beats_a_least_squares_sinusoid(tmp_path):
+def test_weather_of_unseen_stations_from_ten_rows_is_met_by_the_default_recipe(tmp_path):
     settings = Table(
-        data=str(WEATHER), task="Station.Code", inputs=("Date.Full",), target="Data.Temperature.Avg Temp"
+        data=str(WEATHER), task="Station.Code", inputs=("Date.Full",), target=("Data.Temperature.Avg Temp",)
     )  # fmt: skip
-    assert runs.train(settings, tmp_path / "run", quiet=True).evaluate([5])["mean"][0] <= 43.0
+    run = runs.train(settings, tmp_path / "run", quiet=True)
+    before, after, auto = run.evaluate([0, run.problem().learner.adaptation_steps, "auto"])["mean"]
+    assert after <= 13.0 and auto <= 1.01 * after < before

@@ -1,4 +1,4 @@
-"""Pictures show the figures that the files of a run hold, and nothing covers them. Place: fewstep/plots."""
+"""Pictures and printed tables show the figures that a run's files hold, unhidden. Place: fewstep/plots, cli/tables.py."""
 
 import datetime
 import itertools
@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection
 from PIL import Image
 
 from fewstep import plots
+from fewstep.cli.tables import print_evaluation
 from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.style import error_bars, in_words
 from fewstep.plots.units import unseen_tasks, worst_tasks
@@ -280,8 +281,9 @@ def boxes(figure):
     return [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
 
 
-@pytest.mark.parametrize("count", [1, 2, 6])
-@pytest.mark.parametrize("paint", [unseen_tasks, worst_tasks, by_shots, adaptation])
+@pytest.mark.parametrize(
+    ("paint", "count"), [(unseen_tasks, 1), (unseen_tasks, 6), (worst_tasks, 2), (by_shots, 4), (adaptation, 4)]
+)
 def test_nothing_that_is_written_lies_upon_other_words_or_beyond_the_edge(paint, count):
     tasks = [task(f"a unit called {number}", dates=True, seed=number) for number in range(count)]
     shown = illustrations(tasks=tasks, worst=tasks, dates=True, y="Data.Temperature.Avg Temp", x="Date.Full")
@@ -321,3 +323,59 @@ def test_a_run_has_a_picture_for_each_of_its_files_and_old_ones_go_with_their_fi
     (tmp_path / "illustrations.json").write_text(json.dumps(illustrations(worst=[])))
     assert [path.stem for path in plots.draw(tmp_path)] == names[:-1]
     assert not (tmp_path / "plots" / "worst_tasks.png").exists()
+
+
+def printed(capsys, **changes):
+    """What is printed of a result: its lines, none of them too long."""
+    print_evaluation({"problem": "table", "split": "test", **evaluation(**changes)})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    return lines
+
+
+def cells(lines, first):
+    """The cells of the row that starts with `first`, of each table that has one."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    return [row for row in rows if row[0] == first]
+
+
+def test_a_printed_row_by_shots_has_the_errors_the_coverage_and_the_width_of_that_number(capsys):
+    lines = printed(capsys)
+    assert cells(lines, "auto") == [["auto", "9 ± 5"]]
+    assert cells(lines, "10") == [["10", "12", "49", "5 ± 2", "5.1", "76.0 % ± 10.0", "16.67"]]
+    assert any("in 80 % intervals" in line for line in lines)
+
+
+def test_several_targets_print_a_range_of_coverages_and_no_width_and_classes_neither(capsys):
+    several = cells(printed(capsys, by_shots=shots_table(2)), "10")
+    assert several == [["10", "12", "49", "5 ± 2", "5.1", "66.0 to 76.0 %"]]
+    classes = cells(printed(capsys, by_shots=shots_table(1) | {"intervals": [None] * 4}), "10")
+    assert classes == [["10", "12", "49", "5 ± 2", "5.1"]]
+    some = shots_table(1)
+    some["intervals"][0] = None
+    assert cells(printed(capsys, by_shots=some), "2")[-1][-2:] == ["", ""]
+
+
+@pytest.mark.parametrize("others", [1, 2, 9])
+def test_further_metrics_are_printed_beside_the_headline_or_where_they_are_many_below_it(capsys, others):
+    summary = {"mean": [1.5, 2.5, 3.5, None], "ci95": [0.1, 0.2, 0.3, None], "diverged": [0, 0, 0, 7]}
+    names = [f"mse [target] {'long ' * 9}{number}" for number in range(others)]
+    lines = printed(capsys, metrics=dict.fromkeys(names, summary))
+    text = "\n".join(lines)
+    assert "MSE [target]" in text  # brackets are no instructions
+    if others < 3:
+        assert cells(lines, "1") == [["1", "20 ± 9", *["2.5 ± 0.2"] * others]]
+        assert "diverged on 7 of 4 tasks" in text
+    else:
+        assert text.count("diverged") == others
+        assert cells(lines, "1") == [["1", "20 ± 9"]]
+
+
+def test_the_worst_are_those_after_the_trained_steps_and_a_choice_names_all_candidates(capsys):
+    lines = printed(capsys, chosen_from={"bayes-head": 3.0, "gradient": 2.0})
+    assert "after 2 steps: median task 8.5; worst: west 13, east 10, south 7" in lines
+    assert "gradient was chosen on meta-validation tasks: bayes-head 3, gradient 2" in lines
+    lost = printed(capsys, by_task={"north": [1.0, None, None, None]}, by_shots={})
+    assert "after 2 steps no task stays finite" in lost
+    long = {f"a unit with quite a long name {number}": [1.0] * 4 for number in range(9)}
+    printed(capsys, by_task=long, protocol={"trained_adaptation_steps": 2, **{f"part_{n}": "of some length" for n in range(9)}})

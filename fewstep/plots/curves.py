@@ -26,18 +26,17 @@ def training(contents: dict[str, Any]) -> Any:
     for axis, (points, name, label, color) in zip(axes[:, 0], curves, strict=True):
         steps, values = [point["meta_step"] for point in points], [point[name] for point in points]
         axis.plot(steps, values, color=color, lw=1.4, marker="o", ms=3)
-        marked = {len(values) - 1: ""}
+        last, best = len(values) - 1, min(range(len(values)), key=values.__getitem__)
         if name == "validation":
-            best = min(range(len(values)), key=values.__getitem__)
             axis.plot(steps[best], values[best], "o", ms=8, mfc="none", mec=color)
-            marked[best] = "best: "
-        for place, word in marked.items():
-            options = {"xytext": (0, -16 if word else 7), "textcoords": "offset points", "fontsize": 9}
-            end = "right" if steps[place] > steps[-1] / 2 else "left"
-            axis.annotate(f"{word}{values[place]:.3g}", (steps[place], values[place]), ha=end, **options)
+            options = {"xytext": (0, -16), "ha": "center", "textcoords": "offset points", "fontsize": 9}
+            axis.annotate(f"best: {values[best]:.3g}", (steps[best], values[best]), **options)
+        if name != "validation" or best != last:
+            options = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 9}
+            axis.annotate(f"{values[last]:.3g}", (steps[last], values[last]), **options)
         log_scale(axis, values)
         axis.margins(y=0.16)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.1 * steps[last])
         axis.set_title(label, fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("meta-step")
     return figure

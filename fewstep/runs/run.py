@@ -142,7 +142,8 @@ class Run:
         """`result` with what only the run knows: its preset, the shots it was trained at."""
         least, most = self.settings.shot_range
         result["protocol"]["trained_shots"] = most if least == most else f"{least} to {most}"
-        return {"problem": result.pop("problem"), "preset": self.config["preset"], **result}
+        chosen = {"chosen_from": self.config["chosen_from"]} if "chosen_from" in self.config else {}
+        return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
 
 
 def train(
