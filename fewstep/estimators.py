@@ -147,7 +147,9 @@ class _MetaEstimator(BaseEstimator):
         if self.adapter not in ADAPTERS:
             raise ValueError(f"adapter should be one of {', '.join(ADAPTERS)}, got {self.adapter!r}.")
         table, categories = self._columns(X, reset=True)
-        targets = self._targets(y, table.height)
+        if y is None:
+            raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
+        targets = self._targets(y, table.height, reset=True)
         unit = blocks(table.height) if groups is None else group_names(groups, table.height)
         seed = draw_seed(self.random_state)
         parts = split_groups(lengths_of(unit), seed)
@@ -200,7 +202,7 @@ class _MetaEstimator(BaseEstimator):
     def _rows(self, X: Any, y: Any) -> pl.DataFrame:
         """Rows of units as those of `fit`, with their targets."""
         table, _ = self._columns(X, reset=False)
-        targets, fitted = self._targets(y, table.height), self.model_.settings.target
+        targets, fitted = self._targets(y, table.height, reset=False), self.model_.settings.target
         if targets.width != len(fitted):
             raise ValueError(f"y should have {len(fitted)} targets, as in fit, got {targets.width}.")
         return pl.concat([table, targets], how="horizontal")
@@ -263,10 +265,12 @@ class _MetaEstimator(BaseEstimator):
             raise ValueError(f"steps should be None, a number or 'auto', got {self.steps!r}.")
         return self.steps  # type: ignore[return-value]
 
-    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
+    def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
+        """y [rows] or [rows, targets] as columns, checked; with `reset`, as what is fitted to."""
         raise NotImplementedError
 
     def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
+        """Predictions as y was given."""
         raise NotImplementedError
 
     def __sklearn_tags__(self):
@@ -304,9 +308,7 @@ class MetaRegressor(RegressorMixin, _MetaEstimator):
         rows, found = self._few_shot(X, y, groups)
         return float(r2_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
 
-    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
-        if y is None:
-            raise ValueError("This MetaRegressor estimator requires y to be passed, but the target y is None.")
+    def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
         if array.ndim == 2 and array.shape[1] == 1:
             array = column_or_1d(array, warn=True)
@@ -331,16 +333,6 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
 
     _of_classes = True
 
-    def fit(self, X: Any, y: Any, groups: Any = None):
-        """As `MetaRegressor.fit`; y [rows] are classes, ints, words or booleans."""
-        if y is None:
-            raise ValueError("This MetaClassifier estimator requires y to be passed, but the target y is None.")
-        check_classification_targets(y)
-        self.classes_ = np.unique(column_or_1d(y, warn=True))
-        if self.classes_.size < 2:
-            raise ValueError(f"Classifier can't train when only one class is present: got the one class {self.classes_[0]!r}.")
-        return super().fit(X, y, groups)
-
     def predict_proba(self, X: Any) -> np.ndarray:
         """[rows, classes] in the order of `classes_`, calibrated where there were groups to calibrate on."""
         adapted, table = self._ask(X)
@@ -353,10 +345,15 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
         rows, found = self._few_shot(X, y, groups)
         return float(accuracy_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
 
-    def _targets(self, y: Any, rows: int) -> pl.DataFrame:
+    def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         """Classes as text that sorts as they do."""
         flat = column_or_1d(y, warn=True)
         check_consistent_length(np.empty(rows), flat)
+        if reset:
+            check_classification_targets(flat)
+            self.classes_ = np.unique(flat)
+            if self.classes_.size < 2:
+                raise ValueError(f"Classifier can't train when only one class is present: all of y is {flat[0]!r}.")
         unknown = np.setdiff1d(flat, self.classes_)
         if unknown.size:
             raise ValueError(
