@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -179,7 +180,7 @@ class _MetaEstimator(BaseEstimator):
         """
         check_is_fitted(self, "model_")
         copied = copy.copy(self)
-        copied.unit_ = FittedUnit(self.model_, self._rows(X, y), self._steps if steps is None else steps)
+        copied.unit_ = FittedUnit(self.model_, self._rows(X, y), checked_steps(self.steps if steps is None else steps))
         copied.notes_ = copied.unit_.adapted.notes
         return copied
 
@@ -217,24 +218,32 @@ class _MetaEstimator(BaseEstimator):
         met = unit.is_in(unit.filter(pl.Series(known)).implode()).to_numpy()
         asked: list[tuple[np.ndarray, Adapted, pl.DataFrame]] = []
         if met.any():
-            fleet = adapt(trained, table.filter(pl.Series(known)), "the first rows of each group", self._steps)
+            fleet = adapt(trained, table.filter(pl.Series(known)), "the first rows of each group", checked_steps(self.steps))
             asked.append((met & ~known, fleet, table))
         if not met.all():  # groups of one row: nothing to adapt to
             asked.append((~met, Adapted.without_rows(trained), table.drop(UNIT)))
         found = [self._answers(adapted, rows.filter(pl.Series(mask))) for mask, adapted, rows in asked]
         return np.concatenate([np.flatnonzero(mask) for mask, _, _ in asked]), np.concatenate(found)
 
+    def _score(self, metric: Callable[..., Any], X: Any, y: Any, groups: Any, sample_weight: Any) -> float:
+        """The metric of the rows that the estimator is not told: all of them without `groups`."""
+        if groups is None:
+            return float(metric(y, self.predict(X), sample_weight=sample_weight))
+        rows, found = self._few_shot(X, y, groups)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[rows]
+        return float(metric(np.asarray(y)[rows], found, sample_weight=weight))
+
     def _settings(self, inputs: tuple[str, ...], categories: tuple[str, ...], targets: list[str]) -> Table:
-        time = "" if self.time is None else inputs[self.time] if isinstance(self.time, int) else self.time
-        if time and time not in inputs:
-            raise ValueError(f"time should be a column of X, by name or number: one of {', '.join(inputs)}; got {time!r}.")
+        named = dict(enumerate(inputs)) | dict(zip(inputs, inputs, strict=True))
+        if self.time is not None and self.time not in named:
+            raise ValueError(f"time should be a column of X, by name or number: one of {', '.join(inputs)}; got {self.time!r}.")
         return Table(
             data="memory",
             task=UNIT,
             inputs=inputs,
             target=tuple(targets),
             kinds=tuple(f"{name}=category" for name in (*categories, *(targets if self._of_classes else ()))),
-            time=time,
+            time="" if self.time is None else named[self.time],
             adapter=self.adapter,  # type: ignore[arg-type]
             shots=(0, self.shots),
             queries=self.queries,
@@ -249,21 +258,16 @@ class _MetaEstimator(BaseEstimator):
         """(X as columns; which of them a frame declares to be categories). Checked by scikit-learn's own validation; where X
         is not what is fitted to (`reset`), columns go by the names of those that were."""
         if is_frame(X):
+            names = names_of(X)
             validate_data(self, X, reset=reset, skip_check_array=True)
             for size, what in zip(X.shape, ("sample", "feature"), strict=True):
                 if size == 0:
                     raise ValueError(f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required.")
-            return columns_of(X, names_of(X) if reset else self.model_.settings.inputs)
+            return columns_of(X, names if reset else self.model_.settings.inputs)
         array: Any = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
         names = [f"x{i}" for i in range(array.shape[1])] if reset else self.model_.settings.inputs
         values = np.asarray(array, float)
         return pl.DataFrame({name: values[:, i] for i, name in enumerate(names)}), ()
-
-    @property
-    def _steps(self) -> Steps | None:
-        if isinstance(self.steps, str) and self.steps != "auto":
-            raise ValueError(f"steps should be None, a number or 'auto', got {self.steps!r}.")
-        return self.steps  # type: ignore[return-value]
 
     def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         """y [rows] or [rows, targets] as columns, checked; with `reset`, as what is fitted to."""
@@ -303,10 +307,7 @@ class MetaRegressor(RegressorMixin, _MetaEstimator):
 
     def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
         """R². With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
-        if groups is None:
-            return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
-        rows, found = self._few_shot(X, y, groups)
-        return float(r2_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
+        return self._score(r2_score, X, y, groups, sample_weight)
 
     def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
@@ -340,10 +341,7 @@ class MetaClassifier(ClassifierMixin, _MetaEstimator):
 
     def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
         """Accuracy. With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
-        if groups is None:
-            return float(accuracy_score(y, self.predict(X), sample_weight=sample_weight))
-        rows, found = self._few_shot(X, y, groups)
-        return float(accuracy_score(np.asarray(y)[rows], found, sample_weight=part_of(sample_weight, rows)))
+        return self._score(accuracy_score, X, y, groups, sample_weight)
 
     def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         """Classes as text that sorts as they do."""
@@ -372,13 +370,16 @@ def draw_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(LARGEST_SEED))
 
 
+def checked_steps(steps: Any) -> Steps | None:
+    """Raises `ValueError` for what is no number of adaptation steps."""
+    if steps is None or steps == "auto" or (isinstance(steps, int) and steps >= 0):
+        return steps
+    raise ValueError(f"steps should be a number from 0 on, 'auto' or None (as trained), got {steps!r}.")
+
+
 def moments(trained: Trained, table: pl.DataFrame) -> np.ndarray:
     """[rows] what rows of a group are ordered by: the time they were trained with, or their place."""
     column = next((each for each in trained.problem.format.inputs if each.name == trained.problem.settings.time), None)
     if column is None:
         return np.arange(table.height)
     return read_values(table, column.name, ColumnKind(column.kind, column.date_format), "X")
-
-
-def part_of(weights: Any, rows: np.ndarray) -> np.ndarray | None:
-    return None if weights is None else np.asarray(weights)[rows]
