@@ -120,7 +120,7 @@ def test_a_fleet_is_adapted_and_asked_as_each_of_its_units_alone(request, name, 
         assert alone.report.steps[0] == fleet.report.steps[number]
         np.testing.assert_allclose(found[own], alone.predict(of_unit(ASKED, number)), rtol=1e-5)
         np.testing.assert_allclose(lower[own], alone.predict_interval(of_unit(ASKED, number))[0], rtol=1e-4)
-        if steps is None:  # and as without any padding
+        if steps is None and number == 2:  # nine rows in a room for sixteen, and here without any padding
             plain = outputs_by_hand(trained, rows, of_unit(ASKED, number))
             np.testing.assert_allclose(found[own], trained.problem.format.restore(plain)[:, 0], rtol=1e-5)
 
