@@ -17,7 +17,7 @@ from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import deviation, fit
 from fewstep.training.programs import compiled
-from fewstep.types import Episode, Examples, Key, MetaParams
+from fewstep.types import Episode, Examples, MetaParams
 
 AT_ONCE = 64
 """Episodes of one compiled call."""
@@ -57,11 +57,11 @@ class Prober:
 
     def __init__(self, problem: Problem, params: MetaParams):
         self.problem, self.params = problem, params
-        self._draws: dict[tuple[int, int, int], Callable[..., tuple[Episode, Key]]] = {}
+        self._draws: dict[tuple[int, int, int], Callable[..., tuple[Episode, jax.Array]]] = {}
         trained = problem.learner.adaptation_steps
 
-        def one_episode(params, episode, key):
-            support, query = episode
+        def one_episode(params, episode, key_data):
+            (support, query), key = episode, jax.random.wrap_key_data(key_data)
             found: dict[str, Any] = {}
             for policy, steps in zip(POLICIES, (trained, "auto"), strict=True):
                 fitted = fit(problem, params, support, key, steps)
@@ -83,24 +83,25 @@ class Prober:
         if count == 0:
             return None
         draws = max(1, min(MOST_DRAWS, episodes // count))
-        drawn, keys = self._draw(family, room, draws)(tasks, jnp.asarray(shots), jnp.asarray(seed))
+        # In NumPy from here on: cutting up a device's arrays would compile a small program for every shape.
+        drawn, keys = jax.tree.map(np.asarray, self._draw(family, room, draws)(tasks, jnp.asarray(shots), jnp.asarray(seed)))
         total = count * draws
         calls = [slice(start, min(start + AT_ONCE, total)) for start in range(0, total, AT_ONCE)]
         results = [self._one_call(jax.tree.map(lambda leaf, part=part: leaf[part], drawn), keys[part]) for part in calls]
         before, found = jax.tree.map(lambda *parts: np.concatenate(parts).reshape(count, draws, *parts[0].shape[1:]), *results)
-        query = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(count, draws, *leaf.shape[1:]), drawn.query)
+        query = jax.tree.map(lambda leaf: leaf.reshape(count, draws, *leaf.shape[1:]), drawn.query)
         by_policy = ({policy: found[policy][i] for policy in POLICIES} for i in range(4))
         return Probed(query, before, *by_policy)
 
-    def _draw(self, family: TaskFamily, room: int, draws: int) -> Callable[..., tuple[Episode, Key]]:
-        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys)`: each depends on (seed, task, draw) alone."""
+    def _draw(self, family: TaskFamily, room: int, draws: int) -> Callable[..., tuple[Episode, jax.Array]]:
+        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys' data)`: each depends on (seed, task, draw) alone."""
         place = (id(family), room, draws)
         if place not in self._draws:
             roomy = family if family.resized is None else family.resized(room)
 
             def one_task(task, shots, seed):
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
-                return jax.vmap(lambda pair: (roomy.episode(task, pair[0], shots), pair[1]))(keys)
+                return jax.vmap(lambda pair: (roomy.episode(task, pair[0], shots), jax.random.key_data(pair[1])))(keys)
 
             def all_tasks(tasks, shots, seed):
                 drawn = jax.vmap(one_task, in_axes=(0, None, None))(tasks, shots, seed)
@@ -109,7 +110,7 @@ class Prober:
             self._draws[place] = compiled(all_tasks)
         return self._draws[place]
 
-    def _one_call(self, episodes: Episode, keys: Key) -> Any:
+    def _one_call(self, episodes: Episode, keys: np.ndarray) -> Any:
         """The program on up to `AT_ONCE` episodes: fewer are filled up, so that the shape stays the same."""
         count = keys.shape[0]
         fill = np.minimum(np.arange(AT_ONCE), count - 1)
@@ -118,9 +119,11 @@ class Prober:
 
 
 def rooms(counts: Sequence[int], trained: int) -> dict[int, int]:
-    """The room for shots that each count gets: one room serves all counts up to the trained one, larger ones have their own."""
-    small = [count for count in counts if count <= trained]
-    return {count: max(small) if count in small else count for count in counts}
+    """The room for shots that each count gets: one serves all counts up to the trained one, and one those above. To compile a
+    program takes longer than to run it on rows that do not count, as long as these are few."""
+    most = max(counts, default=0)
+    small = max((count for count in counts if count <= trained), default=most)
+    return {count: small if count <= trained else most for count in counts}
 
 
 def headline(problem: Problem) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
