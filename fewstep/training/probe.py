@@ -94,7 +94,7 @@ class Prober:
         return Probed(query, before, *by_policy)
 
     def _draw(self, family: TaskFamily, room: int, draws: int) -> Callable[..., tuple[Episode, jax.Array]]:
-        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys' data)`: each depends on (seed, task, draw) alone."""
+        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys' data)`, by (seed, task, draw) alone."""
         place = (id(family), room, draws)
         if place not in self._draws:
             roomy = family if family.resized is None else family.resized(room)
