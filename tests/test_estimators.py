@@ -20,10 +20,11 @@ from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import fewstep
-from fewstep import MetaClassifier, MetaRegressor, estimators
+from fewstep import MetaClassifier, MetaRegressor
 from fewstep.adapted import Adapted, adapt
+from fewstep.estimators import base
+from fewstep.estimators.groups import blocks, first_rows, split_groups
 from fewstep.problems import Table
-from fewstep.problems.groups import blocks, first_rows, split_groups
 from fewstep.tasks.frames import columns_of
 from fewstep.trained import Trained
 from fewstep.training.complete import complete
@@ -355,9 +356,9 @@ def test_classes_of_any_type_come_back_as_they_went_in(classified, names):
 
 def test_of_both_adapters_the_better_on_held_out_groups_is_kept(monkeypatch):
     errors = {"bayes-head": 2.0, "gradient": 1.0}
-    monkeypatch.setattr(estimators, "train_in_memory", lambda problem, seed: problem.init(jax.random.key(0)))
-    monkeypatch.setattr(estimators, "complete", lambda problem, params: (params, errors[problem.settings.adapter]))
-    monkeypatch.setattr(estimators, "calibrate", lambda problem, params: {"tasks": 0, "by_shots": []})
+    monkeypatch.setattr(base, "train_in_memory", lambda problem, seed: problem.init(jax.random.key(0)))
+    monkeypatch.setattr(base, "complete", lambda problem, params: (params, errors[problem.settings.adapter]))
+    monkeypatch.setattr("fewstep.estimators.fitted.calibrate", lambda problem, params: {"tasks": 0, "by_shots": []})
     model = MetaRegressor(**{**SMALL, "adapter": "auto"})
     assert model.fit(*waves(), groups=UNIT).model_.settings.adapter == "gradient"
     errors["bayes-head"] = 0.5
@@ -367,10 +368,10 @@ def test_of_both_adapters_the_better_on_held_out_groups_is_kept(monkeypatch):
 
 
 def test_a_generator_as_random_state_draws_another_seed_each_time():
-    assert estimators.draw_seed(7) == estimators.draw_seed(np.int64(7)) == 7
+    assert base.draw_seed(7) == base.draw_seed(np.int64(7)) == 7
     twins = [np.random.RandomState(3) for _ in range(2)]
-    first = [estimators.draw_seed(twin) for twin in twins]
-    assert first[0] == first[1] != estimators.draw_seed(twins[0])
+    first = [base.draw_seed(twin) for twin in twins]
+    assert first[0] == first[1] != base.draw_seed(twins[0])
 
 
 @pytest.mark.parametrize(

@@ -1,108 +1,35 @@
-"""Meta-learning in scikit-learn's conventions (floor 4): fit on many units, adapt to a new one from a few rows, predict.
-
-`MetaRegressor().fit(X, y, groups=unit).adapt(X_support, y_support).predict(X)`. Importing this file needs no scikit-learn;
-making an estimator does. Everything behind it is the table problem: the same columns, training, calibration and adaptation.
-"""
+"""What MetaRegressor and MetaClassifier share: settings, fit, adapt, and how X, y and groups are read (floor 4)."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 import polars as pl
 
 from fewstep.adapted import Adapted, adapt
 from fewstep.errors import BadInput
+from fewstep.estimators.conventions import SKLEARN, BaseEstimator, check_is_fitted, check_random_state, validate_data
+from fewstep.estimators.fitted import FittedModel, FittedUnit
+from fewstep.estimators.groups import blocks, first_rows, group_names, lengths_of, split_groups
 from fewstep.problem import Problem
 from fewstep.problems import Table
-from fewstep.problems.groups import blocks, first_rows, group_names, lengths_of, split_groups
 from fewstep.problems.learners import LARGEST_SEED
-from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.frames import columns_of, is_frame, names_of
-from fewstep.tasks.kinds import ColumnKind, read_values
-from fewstep.trained import Trained
-from fewstep.training.calibrate import calibrate
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.training.loop import train_in_memory
 from fewstep.types import MetaParams
-
-try:
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # type: ignore[assignment]
-    from sklearn.metrics import accuracy_score, r2_score
-    from sklearn.utils import check_random_state
-    from sklearn.utils.multiclass import check_classification_targets
-    from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d, validate_data
-
-    SKLEARN = True
-except ImportError:  # the classes can be looked at, not made
-    SKLEARN = False
-
-    class BaseEstimator: ...  # type: ignore[no-redef]
-
-    class ClassifierMixin: ...  # type: ignore[no-redef]
-
-    class RegressorMixin: ...  # type: ignore[no-redef]
-
 
 UNIT, TARGET = "<groups>", "<y>"
 """names of the columns beside those of X, as messages show them"""
 ADAPTERS = ("bayes-head", "gradient", "auto")
 
 
-@dataclass(frozen=True, eq=False)
-class FittedModel:
-    """What a fitted estimator keeps: plain data that can be pickled. Programs are compiled when they are needed."""
-
-    settings: Table
-    seed: int
-    format: dict[str, Any]
-    leaves: tuple[np.ndarray, ...]
-    """of the meta-parameters"""
-    calibration: dict[str, Any]
-
-    @staticmethod
-    def of(problem: Problem, params: MetaParams, seed: int) -> FittedModel:
-        # 0 shots too: an estimator that is not adapted has intervals of its own.
-        counted = replace(problem, shot_counts=(0, *problem.shot_counts))
-        leaves = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(params))
-        return FittedModel(problem.settings, seed, problem.format.to_json(), leaves, calibrate(counted, params))
-
-    @cached_property
-    def trained(self) -> Trained:
-        problem = self.settings.build(self.seed, TableFormat.from_json(self.format))
-        structure = jax.tree.structure(jax.eval_shape(problem.init, jax.random.key(0)))
-        return Trained(problem, jax.tree.unflatten(structure, self.leaves), self.calibration, {})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "trained"}
-
-
-@dataclass(frozen=True, eq=False)
-class FittedUnit:
-    """A unit as its support rows, or as none: what `predict` asks."""
-
-    model: FittedModel
-    rows: pl.DataFrame | None = None
-    steps: Steps | None = None
-
-    @cached_property
-    def adapted(self) -> Adapted:
-        if self.rows is None:
-            return Adapted.without_rows(self.model.trained)
-        return adapt(self.model.trained, self.rows, "the support rows", self.steps)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "adapted"}
-
-
-class _MetaEstimator(BaseEstimator):
+class MetaEstimator(BaseEstimator):
     """What both estimators share."""
 
     _of_classes = False
@@ -214,7 +141,7 @@ class _MetaEstimator(BaseEstimator):
         trained, table = self.model_.trained, self._rows(X, y)
         unit = group_names(groups, table.height)
         table = table.with_columns(unit.alias(UNIT))
-        known = first_rows(unit, self.shots, moments(trained, table))
+        known = first_rows(unit, self.shots, self.model_.moments(table))
         met = unit.is_in(unit.filter(pl.Series(known)).implode()).to_numpy()
         asked: list[tuple[np.ndarray, Adapted, pl.DataFrame]] = []
         if met.any():
@@ -284,85 +211,6 @@ class _MetaEstimator(BaseEstimator):
         return tags
 
 
-class MetaRegressor(RegressorMixin, _MetaEstimator):
-    """Meta-learned regression of one or several targets.
-
-    Settings are those of `fewstep train table`: `adapter` is 'bayes-head', 'gradient' or 'auto' (both are trained, the better
-    on held-out groups is kept); a unit is met with 0 to `shots` support rows in training; `time` is a column of X, by name or
-    number: support rows then always precede the rows asked for. `steps` are the adaptation steps of a new unit: None as
-    trained, a number, or 'auto' to choose them by leaving support rows out.
-
-    After `fit`: `model_`, the meta-trained model as plain data; `unit_`, the unit that is asked; `notes_`, what a person
-    should know of the data (gaps, categories, odd units); `unlike_`.
-    """
-
-    def predict_interval(self, X: Any, level: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper), each [rows] or [rows, targets]: enclose `level` of rows, on average over units like those of fit.
-
-        By default at the highest of 95, 90 and 80 % that the number of groups allows: n calibration groups allow n / (n + 1).
-        Raises `ValueError` for a level that they do not allow.
-        """
-        adapted, table = self._ask(X)
-        return adapted.predict_interval(table, level)
-
-    def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
-        """R². With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
-        return self._score(r2_score, X, y, groups, sample_weight)
-
-    def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
-        array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
-        if array.ndim == 2 and array.shape[1] == 1:
-            array = column_or_1d(array, warn=True)
-        check_consistent_length(np.empty(rows), array)
-        values = np.asarray(array, float).reshape(rows, -1)
-        names = [TARGET] if values.shape[1] == 1 else [f"<y {i}>" for i in range(values.shape[1])]
-        return pl.DataFrame({name: values[:, i] for i, name in enumerate(names)})
-
-    def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
-        return adapted.predict(table)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.single_output = True
-        tags.target_tags.multi_output = True
-        return tags
-
-
-class MetaClassifier(ClassifierMixin, _MetaEstimator):
-    """Meta-learned classification: classes of any type, two or more. Settings and attributes are those of `MetaRegressor`,
-    and `classes_`."""
-
-    _of_classes = True
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """[rows, classes] in the order of `classes_`, calibrated where there were groups to calibrate on."""
-        adapted, table = self._ask(X)
-        return adapted.predict_proba(table)
-
-    def score(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> float:
-        """Accuracy. With `groups`, each unit's first rows adapt (at most `shots`, at most half of them); its others count."""
-        return self._score(accuracy_score, X, y, groups, sample_weight)
-
-    def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
-        """Classes as text that sorts as they do."""
-        flat = column_or_1d(y, warn=True)
-        check_consistent_length(np.empty(rows), flat)
-        if reset:
-            check_classification_targets(flat)
-            self.classes_ = np.unique(flat)
-            if self.classes_.size < 2:
-                raise ValueError(f"Classifier can't train when only one class is present: all of y is {flat[0]!r}.")
-        unknown = np.setdiff1d(flat, self.classes_)
-        if unknown.size:
-            raise ValueError(
-                f"y holds the class {unknown.tolist()[0]!r}; expected one of {self.classes_.tolist()}, those of fit."
-            )
-        return pl.DataFrame({TARGET: np.char.mod("%05d", np.searchsorted(self.classes_, flat))})
-
-    def _answers(self, adapted: Adapted, table: pl.DataFrame) -> np.ndarray:
-        return self.classes_[adapted.predict_proba(table).argmax(1)]
-
-
 def draw_seed(random_state: Any) -> int:
     """A whole number is the seed itself; None or a NumPy generator draws one."""
     if isinstance(random_state, int | np.integer):
@@ -375,11 +223,3 @@ def checked_steps(steps: Any) -> Steps | None:
     if steps is None or steps == "auto" or (isinstance(steps, int) and steps >= 0):
         return steps
     raise ValueError(f"steps should be a number from 0 on, 'auto' or None (as trained), got {steps!r}.")
-
-
-def moments(trained: Trained, table: pl.DataFrame) -> np.ndarray:
-    """[rows] what rows of a group are ordered by: the time they were trained with, or their place."""
-    column = next((each for each in trained.problem.format.inputs if each.name == trained.problem.settings.time), None)
-    if column is None:
-        return np.arange(table.height)
-    return read_values(table, column.name, ColumnKind(column.kind, column.date_format), "X")

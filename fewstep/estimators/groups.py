@@ -1,4 +1,4 @@
-"""Groups of rows as scikit-learn names them, and which of them train, validate and calibrate (floor 3). See estimators.py."""
+"""Groups of rows as scikit-learn names them, and which of them train, validate and calibrate (floor 4)."""
 
 from __future__ import annotations
 
