@@ -464,7 +464,7 @@ def test_where_too_few_units_calibrate_nothing_is_called_unlike(bayes):
 
 def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_another(sine, waves):
     asked = pl.DataFrame({"x": np.linspace(-5, 5, 9)})
-    assert adapt(waves, wave(2.0, 1.0)).level(None) == 95  # 500 waves allow it
+    assert adapt(waves, wave(2.0, 1.0)).certainty.level(None) == 95  # 500 waves allow it
     last = adapt(sine, wave(2.0, 1.0), which="last")
     with pytest.raises(BadInput, match="No intervals at 95 %"):
         last.predict_interval(asked)

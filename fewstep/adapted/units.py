@@ -1,12 +1,7 @@
-"""Units adapted from rows of a table, one or a whole fleet, in memory and on disk (floor 4).
-
-On disk stand θ, the support rows as they came and how to read them; adapting again takes milliseconds, so an update is the
-same as adapting on old and new rows together. No pickle, no code.
-"""
+"""One unit or a whole fleet after adaptation: what it predicts, how it was got, and more rows for it (floor 4)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +10,20 @@ import jax
 import numpy as np
 import polars as pl
 
+from fewstep.adapted.certainty import Certainty, significant
+from fewstep.adapted.rows import alike, support_columns, write_support
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
-from fewstep.runs import Run, new_directory, settings_of, write_json
+from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import ColumnKind, read_values, read_words
-from fewstep.tasks.reading import column_of
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
-from fewstep.training.calibrate import nearest_entry
-from fewstep.training.checkpoint import read_arrays, write_arrays
+from fewstep.training.checkpoint import write_arrays
 from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
 
 FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.parquet"
-STATED = (95, 90, 80)
-"""per cent: the level of intervals where none is asked for is the first of these that the calibration allows"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,10 @@ class Adapted:
     def rows(self) -> np.ndarray:
         """[units]: how many support rows each has."""
         return np.asarray(self.support.weight).sum(1).astype(int)
+
+    @property
+    def certainty(self) -> Certainty:
+        return Certainty(self.trained, self.rows, self.steps)
 
     @property
     def params(self) -> Params:
@@ -113,86 +109,41 @@ class Adapted:
 
     def predict_proba(self, table: pl.DataFrame, source: str = "the inputs") -> np.ndarray:
         """Calibrated probabilities [rows, classes], in the order of `format.classes`."""
-        return self._probabilities(*self._ask(table, source, None)[::2])
+        return self.certainty.probabilities(*self._ask(table, source, None)[::2])
 
     def predict_interval(
         self, table: pl.DataFrame, level: float | None = None, source: str = "the inputs"
     ) -> tuple[np.ndarray, np.ndarray]:
         """(lower, upper), each [rows] or [rows, targets]: calibrated on units that served for nothing else. By default at the
         highest usual level that their number allows. Raises `BadInput` where a level is asked for that it does not."""
-        percent = self.level(level)
+        percent = self.certainty.level(level)
         if percent is None:
-            raise BadInput(self.why_no_interval(95))
-        bounds = self._bounds(*self._ask(table, source, None), percent)
+            raise BadInput(self.certainty.why_none(95))
+        bounds = self.certainty.bounds(*self._ask(table, source, None), percent)
         return tuple(bound[:, 0] if bound.shape[1] == 1 else bound for bound in bounds)  # type: ignore[return-value]
 
     def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
         """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each."""
-        percent = None if self.format.classes and level is None else self.level(level)
+        percent = None if self.format.classes and level is None else self.certainty.level(level)
         outputs, spread, owner = self._ask(table, source, notes)
         if self.format.classes:
-            probabilities = self._probabilities(outputs, owner)
+            probabilities = self.certainty.probabilities(outputs, owner)
             named = {f"probability_{name}": significant(probabilities[:, i]) for i, name in enumerate(self.format.classes)}
             return {"prediction": np.array(self.format.classes)[outputs.argmax(-1)], **named}
         parts = {"prediction": self.format.restore(outputs)}
         if percent is None:
-            notes.append(self.why_no_interval(95))
+            notes.append(self.certainty.why_none(95))
         else:
-            parts["lower"], parts["upper"] = self._bounds(outputs, spread, owner, percent)
+            parts["lower"], parts["upper"] = self.certainty.bounds(outputs, spread, owner, percent)
             notes.append(
                 f"lower and upper enclose {percent} % of rows, on average over units like the "
-                f"{self._calibrated_on()} that they were calibrated on"
+                f"{self.certainty.calibrated_on()} that they were calibrated on"
             )
         parts = {name: significant(values) for name, values in parts.items()}
         targets = [target.name for target in self.format.targets]
         if len(targets) == 1:
             return {name: values[:, 0] for name, values in parts.items()}
         return {f"{name}_{target}": values[:, i] for i, target in enumerate(targets) for name, values in parts.items()}
-
-    def level(self, asked: float | None) -> int | None:
-        """The level of intervals in per cent: as asked, or the highest usual one that the calibration allows; None for none."""
-        if asked is not None:
-            percent = round(100 * asked)
-            if not 50 <= percent <= 99 or abs(100 * asked - percent) > 1e-6:
-                raise BadInput(f"--level should be between 0.50 and 0.99, in whole per cent, got {asked}.")
-            if not self._allowed(percent):
-                raise BadInput(self.why_no_interval(percent))
-            return percent
-        return next((percent for percent in STATED if self._allowed(percent)), None)
-
-    def why_no_interval(self, percent: int) -> str:
-        """In words."""
-        if self.format.classes:
-            return "There are no intervals of classes; their probabilities are calibrated."
-        if self.trained.policy(self.steps) is None:
-            trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
-            return f"No intervals: they are calibrated {trained}, not for {self.steps}."
-        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self._calibrated_on()
-        return (
-            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} of as many rows. "
-            f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."
-        )
-
-    def _calibrated_on(self) -> int:
-        """On how many units the intervals were calibrated, at the numbers of support rows that there are; the fewest."""
-        entries = [nearest_entry(self.trained.calibration, int(rows)) for rows in set(self.rows.tolist())]
-        return min((entry["tasks"] for entry in entries if entry), default=0)
-
-    def _allowed(self, percent: int) -> bool:
-        return all(self.trained.factors(int(rows), percent, self.steps) is not None for rows in set(self.rows.tolist()))
-
-    def _bounds(
-        self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) for rows in self.rows])
-        half = spread * by_unit[owner]
-        return self.format.restore(outputs - half), self.format.restore(outputs + half)
-
-    def _probabilities(self, outputs: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        temperature = np.array([self.trained.temperature(int(rows), self.steps) for rows in self.rows])
-        scaled = outputs / temperature[owner][:, None]
-        powers = np.exp(scaled - scaled.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
 
     def _ask(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(outputs [rows, outputs], deviations [rows, outputs], the number of each row's unit [rows])."""
@@ -310,66 +261,3 @@ def adapt(
             "rows. Try fewer --steps, or look for extreme values."
         )
     return Adapted(trained, table, units if named else None, support, steps, report, tuple(notes))
-
-
-def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
-    """The columns of a support file that are kept: the task where it has one, inputs, targets."""
-    wanted = [*(column.name for column in format.inputs), *(target.name for target in format.targets)]
-    for name in wanted:
-        column_of(table, name, source)
-    task = [format.task] if format.task and format.task in table.columns else []
-    return table.select([*task, *wanted])
-
-
-def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Two tables of the same columns, now of the same types too, whatever their files made of them: dates are moments, numbers
-    that differ in type are floats, anything else that differs is text."""
-    dates = {column.name: column for column in format.inputs if column.kind == "date"}
-
-    def read(table: pl.DataFrame, name: str) -> pl.Series:
-        types = {old.schema[name], new.schema[name]}
-        if all(type.is_numeric() for type in types):
-            return (
-                table[name]
-                if len(types) == 1 and table[name].dtype.is_integer()
-                else table[name].cast(pl.Float64).fill_nan(None)
-            )
-        if name in dates:
-            seconds = read_values(table, name, ColumnKind("date", dates[name].date_format), source)
-            moments = pl.Series(name, np.round(seconds * 1e6)).fill_nan(None).cast(pl.Int64)
-            return moments.cast(pl.Datetime("us"))
-        return table[name] if len(types) == 1 else read_words(table, name, source)
-
-    return tuple(pl.DataFrame([read(table, name) for name in old.columns]) for table in (old, new))  # type: ignore[return-value]
-
-
-def significant(values: np.ndarray) -> np.ndarray:
-    """Numbers with the seven digits that float32 has, so that a file shows no more than is known."""
-    size = np.floor(np.log10(np.maximum(np.abs(values), 1e-30)))
-    unit = 10.0 ** (6 - size)
-    return np.round(values * unit) / unit
-
-
-def write_support(path: Path, table: pl.DataFrame) -> None:
-    partial = path.with_name(path.name + ".partial")
-    table.write_parquet(partial)
-    partial.replace(path)
-
-
-def open_adapted(directory: str | Path) -> Adapted:
-    """Opens a folder written by `Adapted.save`. Raises `BadInput` where it is none or is damaged."""
-    directory = Path(directory)
-    if not (directory / FILE).is_file():
-        hint = " It is a trained run: adapt it first." if (directory / "config.json").is_file() else ""
-        raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
-    try:
-        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        settings = settings_of(saved["run"], directory / FILE)
-        problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
-        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
-        trained = Trained(problem, params, saved["calibration"], saved["run"])
-        return adapt(trained, pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
-    except BadInput:
-        raise
-    except Exception as error:  # damaged archives raise many kinds
-        raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error

@@ -1,0 +1,76 @@
+"""How sure the answers of adapted units are, by what was calibrated on other units (floor 4): intervals and probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.trained import Trained
+from fewstep.training.calibrate import nearest_entry
+from fewstep.training.fit import Steps
+
+STATED = (95, 90, 80)
+"""per cent: the level of intervals where none is asked for is the first of these that the calibration allows"""
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Of units that were adapted to so many `rows` [units] in so many `steps`."""
+
+    trained: Trained
+    rows: np.ndarray
+    steps: Steps
+
+    def level(self, asked: float | None) -> int | None:
+        """The level of intervals in per cent: as asked, or the highest usual one that the calibration allows; None for none."""
+        if asked is not None:
+            percent = round(100 * asked)
+            if not 50 <= percent <= 99 or abs(100 * asked - percent) > 1e-6:
+                raise BadInput(f"--level should be between 0.50 and 0.99, in whole per cent, got {asked}.")
+            if not self._allowed(percent):
+                raise BadInput(self.why_none(percent))
+            return percent
+        return next((percent for percent in STATED if self._allowed(percent)), None)
+
+    def why_none(self, percent: int) -> str:
+        """In words."""
+        if self.trained.problem.format.classes:
+            return "There are no intervals of classes; their probabilities are calibrated."
+        if self.trained.policy(self.steps) is None:
+            trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
+            return f"No intervals: they are calibrated {trained}, not for {self.steps}."
+        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self.calibrated_on()
+        return (
+            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} of as many rows. "
+            f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."
+        )
+
+    def calibrated_on(self) -> int:
+        """On how many units the intervals were calibrated, at the numbers of support rows that there are; the fewest."""
+        entries = [nearest_entry(self.trained.calibration, int(rows)) for rows in set(self.rows.tolist())]
+        return min((entry["tasks"] for entry in entries if entry), default=0)
+
+    def _allowed(self, percent: int) -> bool:
+        return all(self.trained.factors(int(rows), percent, self.steps) is not None for rows in set(self.rows.tolist()))
+
+    def bounds(self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int) -> tuple[np.ndarray, np.ndarray]:
+        """(lower, upper) [rows, outputs] in the targets' own units, of rows whose unit is number `owner` [rows]."""
+        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) for rows in self.rows])
+        half, format = spread * by_unit[owner], self.trained.problem.format
+        return format.restore(outputs - half), format.restore(outputs + half)
+
+    def probabilities(self, outputs: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """[rows, classes] of log-probabilities, at the temperature of as many support rows as each row's unit has."""
+        temperature = np.array([self.trained.temperature(int(rows), self.steps) for rows in self.rows])
+        scaled = outputs / temperature[owner][:, None]
+        powers = np.exp(scaled - scaled.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+
+def significant(values: np.ndarray) -> np.ndarray:
+    """Numbers with the seven digits that float32 has, so that a file shows no more than is known."""
+    size = np.floor(np.log10(np.maximum(np.abs(values), 1e-30)))
+    unit = 10.0 ** (6 - size)
+    return np.round(values * unit) / unit

@@ -1,0 +1,35 @@
+"""Adapted units from a folder (floor 4): θ, the support rows and how to read them; opening it adapts again, in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import polars as pl
+
+from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
+from fewstep.errors import BadInput
+from fewstep.runs import settings_of
+from fewstep.tasks.columns import TableFormat
+from fewstep.trained import Trained
+from fewstep.training.checkpoint import read_arrays
+
+
+def open_adapted(directory: str | Path) -> Adapted:
+    """Opens a folder written by `Adapted.save`. Raises `BadInput` where it is none or is damaged."""
+    directory = Path(directory)
+    if not (directory / FILE).is_file():
+        hint = " It is a trained run: adapt it first." if (directory / "config.json").is_file() else ""
+        raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
+    try:
+        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        settings = settings_of(saved["run"], directory / FILE)
+        problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
+        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
+        trained = Trained(problem, params, saved["calibration"], saved["run"])
+        return adapt(trained, pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
+    except BadInput:
+        raise
+    except Exception as error:  # damaged archives raise many kinds
+        raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
