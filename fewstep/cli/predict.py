@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fewstep.cli.adapt import say_notes
 from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
 
 
@@ -38,11 +38,7 @@ def main(argv: list[str]) -> int:
     from fewstep.adapted import open_adapted
     from fewstep.tasks.reading import read_table
 
-    out = Path(arguments.out)
-    if out.suffix.lower() not in (".csv", ".tsv", ".parquet"):
-        raise BadInput(f"--out {out} should end in .csv, .tsv or .parquet.")
-    if out.exists():
-        raise BadInput(f"--out {out} already exists. Choose another name, or remove it; nothing was changed.")
+    out = new_table(arguments.out)
     model = open_adapted(arguments.adapted)
     table = read_table(arguments.inputs)
     notes: list[str] = []
@@ -50,23 +46,7 @@ def main(argv: list[str]) -> int:
     if taken := [name for name in columns if name in table.columns]:
         raise BadInput(f"{arguments.inputs}: there is a column {taken[0]!r} already. Rename it, or it would be lost.")
     result = table.with_columns(*(pl.Series(name, values) for name, values in columns.items()))
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            if out.suffix.lower() == ".parquet":
-                result.write_parquet(file)
-            else:
-                result.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
-        partial.replace(out)
-    except pl.exceptions.PolarsError as error:
-        partial.unlink()
-        raise BadInput(
-            f"--out {out} cannot hold the columns of {arguments.inputs}: {error}. Choose a .parquet file, or leave columns out."
-        ) from error
-    except OSError as error:
-        raise BadInput(
-            f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
-        ) from error
+    write_table(result, out)
     say_notes(notes)
     for name, reason in list(model.unlike.items())[:10]:
         say(f"unlike anything trained on: {name}: {reason}", json=True)

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from fewstep.cli.arguments import command_name, parse, say
+from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
 
 FIRST_DAY, DAYS = datetime.date(2025, 3, 1), 122
@@ -27,7 +28,6 @@ KNOWN_ROWS = 10
 ENERGY = "energy_kwh"
 STORED_AT = {"fish": -20.0, "flowers": 5.0, "fruit": 2.0, "meat": -4.0}
 """Product -> temperature of its room, °C."""
-SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,13 @@ class SampleTable:
 
 def main(argv: list[str]) -> int:
     arguments = parse(SampleTable, argv, "fewstep sample-table")
-    out = Path(arguments.out)
-    if out.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"--out {out} should end in .csv, .tsv or .parquet.")
-    if out.exists():
-        raise BadInput(f"--out {out} already exists. Choose another name, or remove it; nothing was changed.")
+    out = new_table(arguments.out)
     if not 10 <= arguments.units <= 100_000:
         raise BadInput(f"--units should lie between 10 and 100000, got {arguments.units}.")
     if arguments.seed < 0:
         raise BadInput(f"--seed should be at least 0, got {arguments.seed}.")
     table = cold_rooms(arguments.units, arguments.seed)
-    write(table, out)
+    write_table(table, out)
     commands = next_commands(out)
     if arguments.json:
         print(json.dumps({"table": str(out), "rows": table.height, "units": arguments.units, "next": commands}))
@@ -147,19 +143,3 @@ def _wandering(rng: np.random.Generator, shape: tuple[int, int], deviation: floa
 
 def _with_gaps(values: np.ndarray, gaps: np.ndarray) -> pl.Series:
     return pl.Series(np.where(gaps, np.nan, values)).fill_nan(None)
-
-
-def write(table: pl.DataFrame, out: Path) -> None:
-    """Writes `table` to `out`: whole, or not at all."""
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            if out.suffix.lower() == ".parquet":
-                table.write_parquet(file)
-            else:
-                table.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
-        partial.replace(out)
-    except OSError as error:
-        raise BadInput(
-            f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
-        ) from error

@@ -1,0 +1,46 @@
+"""Tables that commands write (floor 5): into a new file, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewstep.errors import BadInput
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def new_table(out: str) -> Path:
+    """The file that `--out` names. Raises `BadInput` where it exists or has no ending of a table."""
+    path = Path(out)
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"--out {path} should end in .csv, .tsv or .parquet.")
+    if path.exists():
+        raise BadInput(f"--out {path} already exists. Choose another name, or remove it; nothing was changed.")
+    return path
+
+
+def write_table(table: pl.DataFrame, out: Path) -> None:
+    """Writes `table` to `out`. Raises `BadInput` where it cannot be written there, or the format cannot hold its columns."""
+    from polars.exceptions import PolarsError
+
+    partial = out.with_name(out.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            if out.suffix.lower() == ".parquet":
+                table.write_parquet(file)
+            else:
+                table.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
+        partial.replace(out)
+    except PolarsError as error:
+        partial.unlink()
+        raise BadInput(
+            f"--out {out} cannot hold the columns: {error}. Choose a .parquet file, or leave columns out."
+        ) from error
+    except OSError as error:
+        raise BadInput(
+            f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
+        ) from error
