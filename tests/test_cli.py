@@ -313,7 +313,7 @@ def test_columns_that_a_file_cannot_hold_leave_no_file_behind(fleet, command, tm
     nested.write_parquet("nested.parquet")
     code, out, err = command("predict", "adapted", "--inputs", "nested.parquet", "--out", "predictions.csv")
     assert (code, out) == (2, "")
-    assert "--out predictions.csv cannot hold the columns of nested.parquet" in err
+    assert "--out predictions.csv cannot hold the columns: " in err
     assert not list(tmp_path.glob("predictions*"))
     assert command("predict", "adapted", "--inputs", "nested.parquet", "--out", "predictions.parquet")[0] == 0
     assert pl.read_parquet("predictions.parquet")["tags"].to_list() == [["a", "b"]] * 18
