@@ -20,7 +20,7 @@ from fewstep.types import MetaParams
 
 LEVELS = tuple(range(50, 100))
 """per cent"""
-UNLIKE = 95
+UNLIKE = 96
 """so many per cent of tasks like those of training are not flagged"""
 MOST_TASKS, EPISODES = 500, 320
 """Calibration looks at so many tasks, and at so many episodes of each number of shots where tasks are few."""
