@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
@@ -25,6 +26,8 @@ TaskGradient = Callable[["Learner", MetaParams, Episode, Key, jax.Array], tuple[
 
 UNROLL = 8
 """Inner loops up to this length are unrolled inside their `scan`: a fifth faster on CPU, and soon compiled."""
+INNER_GRADIENT = "inner gradient"
+"""Under this name a step that is done again on the way back finds its gradient, which is kept."""
 
 
 def adaptation_step(
@@ -32,7 +35,7 @@ def adaptation_step(
 ) -> tuple[Params, Any]:
     """θ′ ← θ′ − α ∇L(θ′, support): one step of the inner optimizer (lines 5–6). `state` is (θ′, optimizer state)."""
     adapted, opt_state = state
-    gradient = learner.inner_gradient(learner.loss)(adapted, support, key)
+    gradient = checkpoint_name(learner.inner_gradient(learner.loss)(adapted, support, key), INNER_GRADIENT)
     updates, opt_state = optimizer.update(gradient, opt_state, adapted)
     return optax.apply_updates(adapted, updates), opt_state
 
@@ -66,10 +69,14 @@ class Learner:
     """one step of the inner loop: of the inner optimizer, or something else that brings θ′ closer to the support set"""
     inner_gradient: InnerGradient = jax.grad
     """how ∇L is taken inside the inner loop, and so what its own derivative is: see `fewstep.gradients`"""
+    rematerialize: bool = False
+    """of each adaptation step keep θ′ and the inner gradient alone, and do the rest again on the way back"""
     objective: Objective = task_loss
     """what the outer loop minimizes, for one task"""
     task_gradient: TaskGradient = task_gradient
     """how the gradient of one task with respect to the meta-parameters is taken"""
+    tasks_at_once: int | None = None
+    """so many tasks of a meta-batch are mapped together, one such chunk after the other; None for all"""
 
     def optimizer(self, inner: Any) -> optax.GradientTransformation:
         """The inner optimizer, with its learned part put in."""
@@ -112,9 +119,16 @@ def _inner_loop(learner, params, support, key, steps, keep):
         state = learner.adaptation_step(learner, optimizer, state, support, key)
         return state, keep(state[0])
 
+    keys = jax.random.split(key, steps)
+    if learner.rematerialize:
+        # Not unrolled, and no step before the scan: in one piece of program XLA finds that a step is done twice, and
+        # keeps the first time in memory after all.
+        keep_gradient = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
+        state, kept = jax.lax.scan(jax.checkpoint(one_step, policy=keep_gradient, prevent_cse=False), state, keys)
+        return state[0], kept
+
     # The first step stands before the scan: there all tasks still share θ, and under vmap the products of their
     # examples with θ are one matrix product. A scan would give every task its own copy of θ from the start.
-    keys = jax.random.split(key, steps)
     state, first = one_step(state, keys[0])
     state, rest = jax.lax.scan(one_step, state, keys[1:], unroll=min(max(steps - 1, 1), UNROLL))
     return state[0], jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, rest)
@@ -127,14 +141,58 @@ def meta_gradient(
 
     The paper sums over tasks; the mean is the same up to the outer rate, and independent of the meta-batch size.
     """
-    losses, gradients = task_gradients(learner, params, episodes, keys, step)
-    return jnp.mean(losses), jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), gradients)
+    loss, gradient, tasks = sum_over_tasks(learner, params, episodes, keys, step, jnp.ones(keys.shape[0]))
+    return jax.tree.map(lambda leaf: leaf / tasks.astype(leaf.dtype), (loss, gradient))
+
+
+def sum_over_tasks(
+    learner: Learner,
+    params: MetaParams,
+    episodes: Episode,
+    keys: Key,
+    step: jax.Array,
+    weight: jax.Array,
+    drop: bool = False,
+) -> tuple[jax.Array, MetaParams, jax.Array]:
+    """(Σ loss, Σ gradient, Σ weight) over a meta-batch, each task times its `weight` [tasks], which may be 0.
+
+    With `drop`, a task whose loss or gradient is not finite has weight 0. Chunks of `tasks_at_once` follow one another and are
+    added up, so that a meta-batch need not fit in memory as a whole.
+    """
+    tasks = keys.shape[0]
+    chunk = min(learner.tasks_at_once or tasks, tasks)
+
+    def one_chunk(episodes, keys, weight):
+        measured = task_gradients(learner, params, episodes, keys, step)
+        if drop:
+            leaves = jax.tree.leaves(measured)
+            finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+            weight = jnp.where(jnp.all(jnp.stack(finite), axis=0), weight, 0)
+
+        def weighted(leaf):
+            by_task = weight.astype(leaf.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
+            return jnp.sum(jnp.where(by_task == 0, 0, by_task * leaf), axis=0)
+
+        return *jax.tree.map(weighted, measured), jnp.sum(weight)
+
+    if chunk == tasks:
+        return one_chunk(episodes, keys, weight)
+    number = jnp.arange(-(-tasks // chunk) * chunk)
+    filler, number = number >= tasks, jnp.minimum(number, tasks - 1)  # fillers repeat the last task and count nothing
+    parts = jax.tree.map(lambda leaf: leaf[number].reshape(-1, chunk, *leaf.shape[1:]), (episodes, keys, weight))
+    parts = (*parts[:2], jnp.where(filler.reshape(-1, chunk), 0, parts[2]))
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one_chunk, *jax.tree.map(lambda leaf: leaf[0], parts)))
+
+    def add_chunk(total, part):
+        return jax.tree.map(jnp.add, total, one_chunk(*part)), None
+
+    return jax.lax.scan(add_chunk, nothing, parts)[0]
 
 
 def task_gradients(
     learner: Learner, params: MetaParams, episodes: Episode, keys: Key, step: jax.Array
 ) -> tuple[jax.Array, MetaParams]:
-    """(losses [tasks], gradients [tasks, ...]) of a meta-batch, before the mean: `vmap` stands outside the gradient."""
+    """(losses [tasks], gradients [tasks, ...]) of tasks side by side: `vmap` stands outside the gradient."""
 
     def one_task(episode, key):
         return learner.task_gradient(learner, params, episode, key, step)

@@ -69,6 +69,8 @@ class Problem:
     """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
     format: TableFormat
     """how files of rows become examples, and predictions become files"""
+    bad_tasks: Literal["stop", "drop"] = "stop"
+    """what follows where the loss or the gradient of a task is not finite: the run stops, or goes on without that task"""
     evaluation_steps: tuple[int | Literal["auto"], ...] = (0, 1, 5, 10)
     """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None

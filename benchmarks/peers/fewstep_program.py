@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:
     problem, mesh = sine_problem(adaptation_steps), task_mesh(threads)
-    loss, gradient = jax.jit(mean_gradient(problem, mesh))(start(problem), *fixed_meta_batch(threads), 0)
+    loss, gradient, _ = jax.jit(mean_gradient(problem, mesh))(start(problem), *fixed_meta_batch(threads), 0)
     return float(loss), to_list(gradient.theta)
 
 
@@ -53,11 +53,11 @@ def chunk_without_sampling(problem: Problem, mesh: Mesh, devices: int):
     def run_chunk(state, key, length):
         def one_meta_step(_, carry):
             state, chunk = carry
-            loss, gradient = gradient_of(state.params, episodes, keys, state.step)
+            loss, gradient, _ = gradient_of(state.params, episodes, keys, state.step)
             state = maml.meta_step(problem.outer_optimizer, state, gradient)
             return state, chunk._replace(meta_loss=chunk.meta_loss + loss)
 
-        nothing = Chunk(length, jnp.zeros(()), jnp.zeros(()), jnp.array(True))
+        nothing = Chunk(length, jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.array(True))
         return jax.lax.fori_loop(0, length, one_meta_step, (state, nothing))
 
     return run_chunk

@@ -1,7 +1,12 @@
 """Ways to take the meta-gradient of one task (floor 1), as values for `Learner.task_gradient`.
 
-The default stands in `fewstep.maml.task_gradient`: exact and second order, by reverse mode through the inner loop.
+`exact` and `stored` are the same numbers by two ways, of different memory and time; the others are something else, by choice.
 """
 
 from fewstep.gradients.clipped import clipped as clipped
+from fewstep.gradients.exact import exact as exact
 from fewstep.gradients.first_order import first_order as first_order
+from fewstep.gradients.implicit import implicit as implicit
+from fewstep.gradients.reptile import reptile as reptile
+from fewstep.gradients.stored import stored as stored
+from fewstep.gradients.truncated import truncated as truncated

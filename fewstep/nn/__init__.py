@@ -1,4 +1,7 @@
-"""Networks that come with fewstep (floor 1), each as a pair of pure functions. None is needed: bring any model."""
+"""Networks that come with fewstep (floor 1), each as a pair of pure functions, and operations that make any model's fast."""
 
+from fewstep.nn.conv4 import conv4 as conv4
+from fewstep.nn.convolutions import fast_convolutions as fast_convolutions
 from fewstep.nn.mlp import GLOROT as GLOROT
 from fewstep.nn.mlp import mlp as mlp
+from fewstep.nn.pooling import fast_pooling as fast_pooling

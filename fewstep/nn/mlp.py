@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fewstep.types import Key, Network, Params
+from fewstep.nn.modules import network_of
+from fewstep.types import Network
 
 GLOROT = jax.nn.initializers.glorot_uniform()
 
@@ -36,14 +37,4 @@ def mlp(
                 x = activation(layer(x))
             return last_activation(self.layers[-1](x))
 
-    def init(key: Key) -> Params:
-        return nnx.to_pure_dict(nnx.state(MLP(nnx.Rngs(key)), nnx.Param))
-
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: MLP(nnx.Rngs(0))))
-
-    def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        state = jax.tree.map(lambda variable: variable, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graph, state)(inputs)
-
-    return Network(init, apply)
+    return network_of(MLP)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fewstep.maml import meta_gradient, task_gradients
+from fewstep.maml import sum_over_tasks
 from fewstep.problem import Problem
 from fewstep.types import Episode, Key, MetaParams
 
@@ -69,21 +69,34 @@ def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Arra
     return lambda first, key: shared(numbers, first, key)
 
 
-def mean_gradient(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, Episode, Key, jax.Array], tuple]:
-    """`(params, episodes, keys, meta-step) -> (meta-loss, meta-gradient)`: `maml.meta_gradient`, tasks split over devices."""
-    learner, tasks = problem.learner, problem.meta_batch_size
-    if mesh.size == 1:
-        return lambda params, episodes, keys, step: meta_gradient(learner, params, episodes, keys, step)
+class MetaGradient(NamedTuple):
+    """Of one meta-batch."""
+
+    loss: jax.Array
+    gradient: MetaParams
+    dropped: jax.Array
+    """how many tasks were left out of both means, since their loss or gradient is not finite"""
+
+
+def mean_gradient(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, Episode, Key, jax.Array], MetaGradient]:
+    """`(params, episodes, keys, meta-step) -> MetaGradient`: `maml.meta_gradient`, tasks split over devices."""
+    learner, tasks, drop = problem.learner, problem.meta_batch_size, problem.bad_tasks == "drop"
 
     def share(params, episodes, keys, step):
-        measured = task_gradients(learner, params, episodes, keys, step)
         mine = keys.shape[0]
-        real = jax.lax.axis_index(AXIS) * mine + jnp.arange(mine) < tasks  # fillers count nothing
-        total = jax.tree.map(lambda leaf: jnp.sum(leaf, 0, where=real.reshape((-1,) + (1,) * (leaf.ndim - 1))), measured)
-        # One flat vector: an all-reduce costs the same for one number as for a million, so there is only one.
-        flat, restore = ravel_pytree(total)
-        return restore(jax.lax.psum(flat, AXIS) / tasks)
+        place = jax.lax.axis_index(AXIS) if mesh.size > 1 else 0
+        real = (place * mine + jnp.arange(mine) < tasks).astype(jnp.float32)  # fillers count nothing
+        sums = sum_over_tasks(learner, params, episodes, keys, step, real, drop)
+        if mesh.size > 1:
+            # One flat vector: an all-reduce costs the same for one number as for a million, so there is only one.
+            flat, restore = ravel_pytree(sums)
+            sums = restore(jax.lax.psum(flat, AXIS))
+        loss, gradient, counted = sums
+        loss, gradient = jax.tree.map(lambda leaf: leaf / counted.astype(leaf.dtype), (loss, gradient))
+        return MetaGradient(loss, gradient, tasks - counted.astype(jnp.int32))
 
+    if mesh.size == 1:
+        return share
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
     return jax.shard_map(
         share, mesh=mesh, in_specs=(everywhere, split, split, everywhere), out_specs=everywhere, check_vma=False

@@ -98,6 +98,8 @@ class Progress:
         if "validation" in record:
             parts.append(f"validation {record['validation']:.4g}")
         parts.append(f"outer rate {record['outer_rate']:.2g}")
+        if "dropped_tasks" in record:
+            parts.append(f"{record['dropped_tasks']} tasks not finite, dropped")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description="  ".join(parts))
         elif not self.quiet:

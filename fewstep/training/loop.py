@@ -30,6 +30,8 @@ SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
+NO_SUMS = (0.0, 0.0, 0, 0)
+"""of meta-losses, of gradient norms, of meta-steps and of dropped tasks since the last line of the log"""
 DRAWN_BYTES = 2**21
 """Episodes are drawn ahead up to this size."""
 
@@ -47,6 +49,8 @@ class Chunk(NamedTuple):
     """summed over these steps"""
     gradient_norm: jax.Array
     """summed over these steps"""
+    dropped: jax.Array
+    """tasks left out in these steps"""
     finite: jax.Array
 
 
@@ -74,12 +78,12 @@ def train(
     save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
 
     with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
-        past = {"log_position": None, "seconds": 0.0, "sums": (0.0, 0.0, 0)}
+        past = {"log_position": None, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
             state, past = checkpoints.restore(state, "last")
         state = replicate(state, mesh)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
-        step, sums, chunk_length = int(state.step), tuple(past["sums"]), 8
+        step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet)
         started = time.monotonic() - past["seconds"]
 
@@ -98,7 +102,8 @@ def train(
                 if not chunk.finite:
                     raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
                 step += length
-                sums = (sums[0] + float(chunk.meta_loss), sums[1] + float(chunk.gradient_norm), sums[2] + length)
+                latest = float(chunk.meta_loss), float(chunk.gradient_norm), length, int(chunk.dropped)
+                sums = tuple(total + part for total, part in zip(sums, latest, strict=True))
                 chunk_length = max(1, min(int(length / (time.monotonic() - called) * SECONDS_A_CALL), 4 * chunk_length))
                 progress.advance(step)
                 if step == next_log:
@@ -108,7 +113,9 @@ def train(
                         "gradient_norm": sums[1] / sums[2],
                         "outer_rate": float(jnp.asarray(problem.outer_rate(step))),
                     }
-                    sums = (0.0, 0.0, 0)
+                    if sums[3]:
+                        record["dropped_tasks"] = sums[3]
+                    sums = NO_SUMS
                     due = step % save_every == 0 or step == meta_steps
                     if due:
                         record["validation"] = float(validate(jax.device_get(state.params), validation_key))
@@ -146,15 +153,17 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
             place = state.step % ahead
             drawn = jax.lax.cond(place == 0, lambda: draw(state.step, key), lambda: drawn)
             episodes, keys = jax.tree.map(lambda leaf: leaf[place], drawn)
-            loss, gradient = gradient_of(state.params, episodes, keys, state.step)
+            loss, gradient, dropped = gradient_of(state.params, episodes, keys, state.step)
             norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
             state = jax.lax.cond(finite, lambda: maml.meta_step(problem.outer_optimizer, state, gradient), lambda: state)
             done = finite.astype(jnp.int32)
             loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
-            return state, Chunk(chunk.steps + done, chunk.meta_loss + loss, chunk.gradient_norm + norm, finite), drawn
+            sums = chunk.meta_loss + loss, chunk.gradient_norm + norm, chunk.dropped + dropped
+            return state, Chunk(chunk.steps + done, *sums, finite), drawn
 
-        nothing = Chunk(jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()), jnp.array(True))
+        none = jnp.zeros((), jnp.int32)
+        nothing = Chunk(none, jnp.zeros(()), jnp.zeros(()), none, jnp.array(True))
         drawn = draw(state.step - state.step % ahead, key)  # a chunk may begin in the middle of what is drawn at once
         return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing, drawn))[:2]
 

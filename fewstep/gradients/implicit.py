@@ -1,0 +1,71 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade & Levine 2019, arXiv 1909.04630): the meta-gradient from where adaptation ends,
+whatever way it went (floor 1). Values for `Learner.task_gradient`.
+
+Adaptation minimizes G(φ) = L(φ, support) + λ/2 |φ − θ|². At its minimum ∇L + λ (φ − θ) = 0, so dφ/dθ = (I + H/λ)⁻¹ with H the
+Hessian of L at φ, and the meta-gradient is (I + H/λ)⁻¹ ∇L(φ, query): a linear system, solved by conjugate gradients.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.maml import Learner, TaskGradient, adapt
+from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
+
+
+def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> TaskGradient:
+    """The task gradient of iMAML, with λ = `strength` and at most so many `iterations` of conjugate gradients.
+
+    It is that of the proximal problem only where adaptation has come to the minimum: a `remainder` above `tolerance` is said
+    in a warning. What the inner optimizer learns has no part in the minimum, and is left as it is.
+    """
+    if strength <= 0:
+        raise ValueError(f"expected a positive strength of the proximal term, got {strength}")
+
+    def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
+        del step
+        adapt_key, query_key = jax.random.split(key)
+        pulled = replace(learner, loss=proximal(learner.loss, params.theta, strength))
+        adapted = jax.lax.stop_gradient(adapt(pulled, params, episode.support, adapt_key))
+        left = remainder(learner.loss, params.theta, adapted, strength, episode.support, adapt_key)
+        jax.debug.callback(lambda left: _warn(float(jnp.max(left)), tolerance), left)
+        loss, right = jax.value_and_grad(learner.loss)(adapted, episode.query, query_key)
+        # Linearized once: every product is then the linear part alone.
+        curvature = jax.linearize(lambda theta: jax.grad(learner.loss)(theta, episode.support, adapt_key), adapted)[1]
+        system = lambda v: jax.tree.map(lambda one, other: one + other / strength, v, curvature(v))  # noqa: E731
+        solved = jax.scipy.sparse.linalg.cg(system, right, maxiter=iterations)[0]
+        return loss, MetaParams(solved, jax.tree.map(jnp.zeros_like, params.inner))
+
+    return gradient
+
+
+def proximal(loss: Loss, theta: Params, strength: float) -> Loss:
+    """L(φ) + λ/2 |φ − θ|²."""
+
+    def pulled(params: Params, batch: Batch, key: Key) -> jax.Array:
+        away = optax.tree.sub(params, jax.lax.stop_gradient(theta))
+        return loss(params, batch, key) + 0.5 * strength * optax.tree.norm(away, squared=True)
+
+    return pulled
+
+
+def remainder(loss: Loss, theta: Params, adapted: Params, strength: float, support: Batch, key: Key) -> jax.Array:
+    """|∇L(φ) + λ (φ − θ)| over |∇L(φ)| + λ |φ − θ|: 0 where adaptation has come to the minimum, 1 where it has not begun."""
+    slope = jax.grad(loss)(adapted, support, key)
+    pull = optax.tree.scale(strength, optax.tree.sub(adapted, theta))
+    size = optax.tree.norm(slope) + optax.tree.norm(pull)
+    return optax.tree.norm(optax.tree.add(slope, pull)) / jnp.maximum(size, 1e-30)
+
+
+def _warn(left: float, tolerance: float) -> None:
+    if not left <= tolerance:
+        warnings.warn(
+            f"implicit: adaptation ends {left:.2g} away from the minimum that the meta-gradient is taken at (0 there, 1 at the "
+            f"start; expected at most {tolerance:g}). Take more adaptation steps, a larger inner rate or a greater strength.",
+            stacklevel=2,
+        )

@@ -1,0 +1,33 @@
+"""Reptile (Nichol, Achiam & Schulman 2018, arXiv 1803.02999): θ moves towards adapted parameters. A value for
+`Learner.task_gradient` (floor 1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fewstep.maml import Learner, adapt
+from fewstep.types import Batch, Episode, Key, MetaParams
+
+
+def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
+    """(loss after adaptation, θ − θ′): adapted to support and query examples together, since none is held back.
+
+    Nothing is differentiated but the loss in each adaptation step, and what the inner optimizer would learn is left as it is.
+    With one step of gradient descent at rate α, θ − θ′ = α ∇L(θ): the gradient of joint training.
+    """
+    del step
+    adapt_key, query_key = jax.random.split(key)
+    everything = together(episode)
+    adapted = adapt(learner, params, everything, adapt_key)
+    moved = jax.tree.map(jnp.subtract, params.theta, adapted)
+    return learner.loss(adapted, everything, query_key), MetaParams(moved, jax.tree.map(jnp.zeros_like, params.inner))
+
+
+def together(episode: Episode) -> Batch:
+    """Support and query set as one batch. Raises `ValueError` where they cannot be put one after the other."""
+    support, query = jax.tree.leaves(episode.support), jax.tree.leaves(episode.query)
+    alike = jax.tree.structure(episode.support) == jax.tree.structure(episode.query)
+    if not alike or any(a.ndim == 0 or a.shape[1:] != b.shape[1:] for a, b in zip(support, query, strict=True)):
+        raise ValueError("reptile: expected support and query sets that differ in their number of examples alone")
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), episode.support, episode.query)

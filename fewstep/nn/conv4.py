@@ -1,0 +1,72 @@
+"""The four-layer convolutional network of few-shot image classification, in flax.nnx (floor 1).
+
+Vinyals et al. 2016 (arXiv 1606.04080), as in Finn et al. 2017 (section 5.2): four times 3 × 3 convolution, normalization,
+ReLU and either 2 × 2 max-pooling (mini-ImageNet) or a stride of two in the convolution (Omniglot), then one linear layer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fewstep.nn.modules import network_of
+from fewstep.nn.pooling import largest
+from fewstep.types import Network
+
+GROUP_SIZE = 16
+"""channels of a group in group normalization"""
+POOL = (1, 2, 2, 1)
+
+
+def conv4(
+    image: tuple[int, int, int],
+    classes: int,
+    filters: int = 64,
+    reduction: Literal["pool", "stride"] = "pool",
+    normalization: Literal["group", "batch"] = "group",
+    layers: int = 4,
+) -> Network:
+    """`apply` maps images [examples, height, width, channels] to logits [examples, classes].
+
+    Normalization by 'group' (Wu & He 2018) looks at each image alone. By 'batch' it takes the statistics of the very batch, as
+    the published figures do: predictions of a query set then depend on one another (they are transductive).
+    """
+    from flax import nnx
+
+    height, width, channels = image
+
+    class Conv4(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            strides = 2 if reduction == "stride" else 1
+            inputs = [channels, *[filters] * (layers - 1)]
+            self.convolutions = nnx.List(
+                nnx.Conv(size, filters, (3, 3), strides=strides, padding="SAME", rngs=rngs) for size in inputs
+            )
+            self.scales = nnx.List(nnx.Param(jnp.ones(filters)) for _ in inputs)
+            self.shifts = nnx.List(nnx.Param(jnp.zeros(filters)) for _ in inputs)
+            shrink = (lambda size: -(-size // 2)) if reduction == "stride" else (lambda size: size // 2)
+            high, wide = height, width
+            for _ in inputs:
+                high, wide = shrink(high), shrink(wide)
+            self.last = nnx.Linear(high * wide * filters, classes, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            for convolve, scale, shift in zip(self.convolutions, self.scales, self.shifts, strict=True):
+                x = jax.nn.relu(normalize(convolve(x), normalization) * scale[...] + shift[...])
+                x = largest(x, POOL, POOL, (1, 1, 1, 1)) if reduction == "pool" else x
+            return self.last(x.reshape(x.shape[0], -1))
+
+    return network_of(Conv4)
+
+
+def normalize(x: jax.Array, by: Literal["group", "batch"], epsilon: float = 1e-5) -> jax.Array:
+    """Mean 0 and variance 1 of [examples, height, width, channels]: each image's groups of channels, or each channel of all."""
+    grouped: Any = x if by == "batch" else x.reshape(*x.shape[:3], -1, min(GROUP_SIZE, x.shape[3]))
+    over = (0, 1, 2) if by == "batch" else (1, 2, 4)
+    size = math.prod(grouped.shape[axis] for axis in over)
+    mean = jnp.sum(grouped, over, keepdims=True) / size
+    variance = jnp.sum(jnp.square(grouped - mean), over, keepdims=True) / size
+    return ((grouped - mean) * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)

@@ -1,0 +1,89 @@
+"""Operations of a traced program replaced by others of the same value (floor 1). Used by convolutions.py and pooling.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+Rules = Mapping[str, Callable[..., jax.Array]]
+"""name of a primitive -> a function of its arguments, and of its parameters by name, to be used in its place"""
+CALLS = ("jit", "pjit", "closed_call", "core_call")
+
+
+def rewritten(function: Callable[..., Any], rules: Rules, differentiated: bool) -> Callable[..., Any]:
+    """`function` with the primitives that `rules` name replaced, in loops, branches and calls too.
+
+    Where the result is still to be `differentiated`, parts with derivatives of their own are left as they are; say True where
+    that is done, and only their values matter. A function without such primitives is returned as it is, when it is called.
+    """
+
+    def call(*arguments: Any) -> Any:
+        closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        if not _holds(closed.jaxpr, rules):
+            return function(*arguments)
+        outputs = _evaluate(closed, jax.tree.leaves(arguments), rules, differentiated)
+        return jax.tree.unflatten(jax.tree.structure(result), outputs)
+
+    return call
+
+
+def holds(function: Callable[..., Any], primitive: str, *arguments: Any) -> bool:
+    """Whether `function` makes use of the `primitive` on such arguments; shapes are enough."""
+    return _holds(jax.make_jaxpr(function)(*arguments).jaxpr, {primitive: jax.numpy.add})
+
+
+def _holds(jaxpr: Jaxpr, rules: Rules) -> bool:
+    return any(eqn.primitive.name in rules or _inside(eqn, rules) for eqn in jaxpr.eqns)
+
+
+def _inside(eqn: Any, rules: Rules) -> bool:
+    """Whether a program inside this line holds such a primitive."""
+    parts = [part for value in eqn.params.values() for part in (value if isinstance(value, tuple | list) else [value])]
+    closed = [part.jaxpr for part in parts if isinstance(part, ClosedJaxpr)]
+    return any(_holds(part, rules) for part in (*closed, *(part for part in parts if isinstance(part, Jaxpr))))
+
+
+def _evaluate(closed: ClosedJaxpr, arguments: Any, rules: Rules, differentiated: bool) -> list[Any]:
+    """Line by line, as the program says, but for the rules."""
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *arguments), strict=True))
+    value_of = lambda variable: variable.val if hasattr(variable, "val") else values[variable]  # noqa: E731
+    for eqn in jaxpr.eqns:
+        given, name = [value_of(variable) for variable in eqn.invars], eqn.primitive.name
+        custom = name in ("custom_jvp_call", "custom_vjp_call")
+        if name in rules:
+            outputs = [rules[name](*given, **eqn.params)]
+        elif not _inside(eqn, rules) or (custom and not differentiated):
+            outputs = _bind(eqn, given)
+        elif name in CALLS or custom:
+            inner = next(value for value in eqn.params.values() if isinstance(value, ClosedJaxpr))
+            outputs = _evaluate(inner, given, rules, differentiated)
+        else:
+            params = {key: _rewritten(value, rules, differentiated) for key, value in eqn.params.items()}
+            outputs = eqn.primitive.bind(*given, **params)
+        values.update(zip(eqn.outvars, outputs if isinstance(outputs, list | tuple) else [outputs], strict=True))
+    return [value_of(variable) for variable in jaxpr.outvars]
+
+
+def _bind(eqn: Any, given: list[Any]) -> Any:
+    """The line as it stands. How programs inside it are handed over has changed between versions of JAX."""
+    parts = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = ((), parts) if isinstance(parts, dict) else parts
+    return eqn.primitive.bind(*functions, *given, **params)
+
+
+def _rewritten(value: Any, rules: Rules, differentiated: bool) -> Any:
+    """A parameter of a loop or a branch, with the programs in it rewritten."""
+    if isinstance(value, tuple | list):
+        return type(value)(_rewritten(part, rules, differentiated) for part in value)
+    if isinstance(value, Jaxpr):
+        closed = _rewritten(ClosedJaxpr(value, ()), rules, differentiated)
+        assert not closed.consts
+        return closed.jaxpr
+    if not isinstance(value, ClosedJaxpr):
+        return value
+    evaluate = lambda *arguments: _evaluate(value, arguments, rules, differentiated)  # noqa: E731
+    return jax.make_jaxpr(evaluate)(*value.in_avals)
