@@ -22,9 +22,17 @@ from fewstep.version import __version__ as __version__
 
 
 def __getattr__(name: str):
-    """`MetaRegressor` and `MetaClassifier` are loaded when they are asked for: they bring scikit-learn."""
+    """Loaded when they are asked for: `MetaRegressor` and `MetaClassifier`, which bring scikit-learn; what is seldom used."""
     if name in ("MetaRegressor", "MetaClassifier"):
         from fewstep import estimators
 
         return getattr(estimators, name)
+    if name == "check_meta_gradient":
+        from fewstep.check import check_meta_gradient
+
+        return check_meta_gradient
+    if name == "estimate":
+        from fewstep.training.estimate import estimate
+
+        return estimate
     raise AttributeError(f"module 'fewstep' has no attribute {name!r}")

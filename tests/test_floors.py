@@ -15,7 +15,7 @@ FLOORS = {
     0: ("errors", "version", "types"),
     1: ("maml", "gradients", "losses", "nn", "tasks"),
     2: ("variants", "problem"),
-    3: ("training", "problems"),
+    3: ("training", "problems", "check"),
     4: ("runs", "trained", "adapted", "estimators", "plots"),
     5: ("cli",),
 }

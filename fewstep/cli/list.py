@@ -9,7 +9,7 @@ from fewstep.errors import BadInput
 
 VARIANTS = {
     "MAML": ("default: exact, second order", "Finn et al. 2017, arXiv 1703.03400"),
-    "first-order MAML": ("--first-order", "Finn et al. 2017, section 5.2"),
+    "first-order MAML": ("--meta-gradient first-order", "Finn et al. 2017, section 5.2"),
     "Meta-SGD": ("--inner-optimizer meta-sgd", "Li et al. 2017, arXiv 1707.09835"),
     "Meta-Curvature": ("--inner-optimizer meta-curvature", "Park & Oliva 2019, arXiv 1902.03356"),
     "multi-step loss": ("--multi-step 0.3", "Antoniou et al. 2019 (MAML++), arXiv 1810.09502"),

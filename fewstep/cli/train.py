@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
+from fewstep.cli.estimates import print_estimates
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
@@ -36,6 +37,8 @@ def train(arguments: Any, name: str, preset: str) -> int:
     from fewstep import runs
 
     settings = arguments.settings
+    if arguments.dry_run:
+        return print_estimates(settings, arguments.seed, arguments.json)
     out = Path(arguments.out) if arguments.out else _free(Path("runs"), name if preset == "default" else f"{name}-{preset}")
 
     def announce(problem) -> None:
@@ -115,6 +118,11 @@ def _arguments(name: str, settings: Any) -> type:
                 None,
             ),
             ("seed", Annotated[int, tyro.conf.arg(help="decides everything random")], 0),
+            (
+                "dry_run",
+                Annotated[bool, tyro.conf.arg(help="train nothing: say what a meta-step takes in memory and operations")],
+                False,
+            ),
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
             ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
         ],

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep import maml
 from fewstep.errors import BadInput
-from fewstep.gradients import clipped, first_order
+from fewstep.gradients import auto, clipped, exact, first_order, stored
 from fewstep.maml import Learner
 from fewstep.problem import Splits
 from fewstep.tasks.family import Shots
@@ -33,6 +32,7 @@ from fewstep.variants import (
 LARGEST_SEED = 2**31 - 1
 MOST_CENTERS = 500
 """An empirical prior has a center for each meta-train task, up to so many."""
+META_GRADIENTS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order}
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """Widths of an empirical prior around its centers that are tried, in parts of the trained prior's width."""
 
@@ -71,8 +71,15 @@ class LearningSettings:
     """judge every adaptation step during this first part of the run, less and less (MAML++); 0 never"""
     clip: float = 1.0
     """largest norm of one task's meta-gradient; 0 for no limit"""
-    first_order: bool = False
-    """ignore second derivatives (first-order MAML)"""
+    meta_gradient: Literal["auto", "exact", "stored", "first-order"] = "auto"
+    """exact in memory that does not grow with the steps (exact), exact and faster where memory allows (stored), whichever fits
+    (auto), or without second derivatives (first-order MAML)"""
+    tasks_at_once: int = 0
+    """tasks of a meta-batch that are computed side by side; 0 for as many as are fast and fit in memory"""
+    bad_tasks: Literal["stop", "drop"] = "stop"
+    """where the loss of a task is not a finite number: stop the run, or drop the task, count it and go on"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products; all else is float32. bfloat16 is for GPUs; it is checked against float32 before training"""
     hidden: tuple[int, ...] = (40, 40)
     """units of the hidden layers"""
     log_every: int = 500
@@ -93,6 +100,7 @@ class LearningSettings:
         _require(self, "shots", fine, "at least 1, or a range such as 3:50 from the least to the most")
         _require(self, "body_steps", 0 <= self.body_steps <= 100, "between 0 and 100")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
+        _require(self, "tasks_at_once", self.tasks_at_once >= 0, "at least 0")
         for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
@@ -140,7 +148,7 @@ def gradient_learner(settings: LearningSettings, loss: Loss) -> Learner:
         loss,
         inner_optimizers[settings.inner_optimizer],
         settings.adaptation_steps,
-        task_gradient=first_order if settings.first_order else maml.task_gradient,
+        task_gradient=META_GRADIENTS[settings.meta_gradient],
     )
     if settings.multi_step > 0 and settings.adaptation_steps > 1:
         learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
@@ -148,6 +156,7 @@ def gradient_learner(settings: LearningSettings, loss: Loss) -> Learner:
 
 
 def clip_tasks(settings: LearningSettings, learner: Learner) -> Learner:
+    learner = replace(learner, tasks_at_once=settings.tasks_at_once or None)
     if settings.clip == 0:
         return learner
     return replace(learner, task_gradient=clipped(learner.task_gradient, settings.clip))

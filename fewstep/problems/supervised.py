@@ -78,6 +78,7 @@ def supervised(
             "meta_batch_size": settings.meta_batch_size,
             "meta_steps": settings.meta_steps,
             "log_every": settings.log_every,
+            "bad_tasks": settings.bad_tasks,
             "protocol": {
                 "shots": most if least == most else f"{least} to {most}",
                 **protocol,

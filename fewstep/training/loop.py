@@ -23,6 +23,7 @@ from fewstep.training.devices import mean_gradient, meta_batches, replicate, tas
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
+from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
 
@@ -70,9 +71,10 @@ def train(
     Raises `RunFailed` where the meta-loss stops being finite, `Interrupted` on SIGINT or SIGTERM.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
+    mesh = mesh or task_mesh()
+    problem = prepared(problem, mesh, seed, quiet)
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = maml.init(problem.outer_optimizer, problem.init(init_key))
-    mesh = mesh or task_mesh()
     run_chunk = compiled_chunk(problem, mesh)
     validate = compiled_validation(problem)
     save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
@@ -206,6 +208,7 @@ def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
     """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `RunFailed` as `train`."""
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     mesh = task_mesh()
+    problem = prepared(problem, mesh, seed, quiet=True)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(init_key)), mesh)
     state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)
     if not chunk.finite:

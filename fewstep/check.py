@@ -1,0 +1,128 @@
+"""Is the meta-gradient of my model right? (floor 3) `check_meta_gradient` answers with finite differences in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from fewstep.errors import BadInput
+from fewstep.gradients import exact, first_order
+from fewstep.maml import Learner, TaskGradient
+from fewstep.types import Episode, Key, MetaParams
+
+DIRECTIONS = 8
+"""random directions of all parameters together, beside one for each leaf"""
+RELATIVE = 1e-5
+"""The step of the finite differences, in parts of 1 + the largest parameter."""
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class MetaGradientCheck:
+    """What was found; `print` it for a table."""
+
+    errors: dict[str, float]
+    """path of a leaf of the meta-parameters -> difference to finite differences along a random direction of that leaf, in parts
+    of the larger of the two"""
+    random_errors: tuple[float, ...]
+    """the same along random directions of all leaves together"""
+    float32_error: float
+    """between the meta-gradients in float32 and in float64, in parts of the norm of the latter"""
+    cosine_to_first_order: float
+    """between the exact and the first-order meta-gradient, in float64"""
+    largest: dict[str, float]
+    """path of a leaf -> largest entry of its meta-gradient"""
+
+    @property
+    def passed(self) -> bool:
+        return max((*self.errors.values(), *self.random_errors)) <= TOLERANCE
+
+    def __str__(self) -> str:
+        width = max(len(path) for path in self.errors)
+        lines = [f"{'meta-parameter':<{width}}  largest entry  error to finite differences"]
+        for path, error in self.errors.items():
+            mark = "" if error <= TOLERANCE else "   <- wrong"
+            lines.append(f"{path:<{width}}  {self.largest[path]:13.3g}  {error:.1e}{mark}")
+        lines.append(f"all together, {len(self.random_errors)} random directions: at most {max(self.random_errors):.1e}")
+        lines.append(f"float32 against float64: {self.float32_error:.1e} of the norm")
+        lines.append(f"cosine between exact and first-order meta-gradient: {self.cosine_to_first_order:.4f}")
+        passed = "The meta-gradient is right" if self.passed else "The meta-gradient is NOT the derivative of the objective"
+        lines.append(f"{passed} (errors up to {TOLERANCE:g} are those of finite differences).")
+        return "\n".join(lines)
+
+
+def check_meta_gradient(
+    learner: Learner, params: MetaParams, episode: Episode, key: Key, step: int = 0, seed: int = 0
+) -> MetaGradientCheck:
+    """Compares the exact meta-gradient of one task with central differences of its objective, all in float64.
+
+    Along a random direction d of each leaf, and of all of them: |(J(θ + ε d) − J(θ − ε d)) / 2 ε − ∇J·d|. Keys are the same in
+    all evaluations. A leaf's error is large where a loss has a kink nearby too (ReLU, max-pooling): `random_errors` then tell.
+    Raises `BadInput` where the objective is not finite.
+    """
+    learner = replace(learner, task_gradient=exact)
+    single = ravel_pytree(jax.jit(lambda params: exact(learner, params, episode, key, jnp.asarray(step))[1])(params))[0]
+    with jax.enable_x64(True):
+        wide_params, wide_episode = jax.tree.map(_wide, (params, episode))
+        flat, restore = ravel_pytree(wide_params)
+        objective = jax.jit(lambda flat: learner.objective(learner, restore(flat), wide_episode, key, jnp.asarray(step)))
+        if not np.isfinite(objective(flat)):
+            raise BadInput(f"check_meta_gradient: expected a finite objective, got {float(objective(flat))}.")
+
+        def gradient_by(way: TaskGradient) -> np.ndarray:
+            found = jax.jit(lambda each: way(learner, each, wide_episode, key, jnp.asarray(step))[1])(wide_params)
+            return np.asarray(ravel_pytree(found)[0])
+
+        gradient, rough = gradient_by(exact), gradient_by(first_order)
+        size = RELATIVE * (1.0 + float(jnp.max(jnp.abs(flat))))
+        rng, norm = np.random.default_rng(seed), float(np.linalg.norm(gradient))
+
+        def error_along(direction: np.ndarray) -> float:
+            direction = direction / max(float(np.linalg.norm(direction)), 1e-30)
+            measured = float(objective(flat + size * direction) - objective(flat - size * direction)) / (2 * size)
+            claimed = float(gradient @ direction)
+            return abs(measured - claimed) / max(abs(measured), abs(claimed), 1e-6 * norm, 1e-12)
+
+        paths, places = _places(wide_params)
+        errors = {}
+        for path, place in zip(paths, places, strict=True):
+            direction = np.zeros(flat.size)
+            direction[place] = np.asarray(gradient)[place] + rng.normal(size=place.stop - place.start) * _typical(
+                gradient, place
+            )
+            errors[path] = error_along(direction)
+        mixed = [somewhere_near(gradient, rng) for _ in range(DIRECTIONS)]
+        return MetaGradientCheck(
+            errors,
+            tuple(error_along(direction) for direction in mixed),
+            float(np.linalg.norm(np.asarray(single, np.float64) - gradient) / max(norm, 1e-30)),
+            float(gradient @ rough / max(norm * float(np.linalg.norm(rough)), 1e-30)),
+            {
+                path: float(np.abs(np.asarray(gradient)[place]).max(initial=0))
+                for path, place in zip(paths, places, strict=True)
+            },
+        )
+
+
+def somewhere_near(gradient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random direction, but not across the gradient, where two numbers near zero would be compared."""
+    return gradient + rng.normal(size=gradient.size) * np.sqrt(np.mean(np.square(gradient)))
+
+
+def _wide(leaf: Any) -> Any:
+    return jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating) else leaf
+
+
+def _places(params: MetaParams) -> tuple[list[str], list[slice]]:
+    """The path of each leaf, and where it lies in the flat vector."""
+    paths, places, start = [], [], 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        paths.append(jax.tree_util.keystr(path).lstrip("."))
+        places.append(slice(start, start + leaf.size))
+        start += leaf.size
+    return paths, places

@@ -1,0 +1,43 @@
+"""Chooses between the two ways to the exact meta-gradient by the memory that the faster one would take (floor 1)."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+from fewstep.gradients.exact import exact
+from fewstep.gradients.stored import stored
+from fewstep.maml import Learner
+from fewstep.types import Episode, Key, MetaParams
+
+SHARE = 0.25
+"""of a device's memory, that what `stored` keeps may take"""
+
+
+def auto(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
+    """(objective, its exact gradient) of one task: `stored` where what it keeps of `Learner.tasks_at_once` tasks fits into a
+    quarter of the device's memory, else `exact`."""
+    kept = (learner.tasks_at_once or 1) * stored_bytes(learner, params, episode, key)
+    return (stored if kept <= SHARE * device_memory() else exact)(learner, params, episode, key, step)
+
+
+def stored_bytes(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> int:
+    """What `stored` keeps of one task's adaptation steps, by the shapes that reverse mode would keep of one inner gradient."""
+    inner = jax.grad(learner.loss)
+    kept = jax.eval_shape(lambda theta: jax.vjp(lambda theta: inner(theta, episode.support, key), theta)[1], params.theta)
+    return learner.adaptation_steps * bytes_of(kept)
+
+
+def bytes_of(tree) -> int:
+    """Of all arrays of a pytree, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_memory() -> int:
+    """Bytes of one device; of the machine's memory an equal share for each device that its processor is shown as."""
+    device = jax.devices()[0]
+    known = device.memory_stats() or {}
+    if "bytes_limit" in known:
+        return int(known["bytes_limit"])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()

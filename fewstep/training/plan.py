@@ -1,0 +1,109 @@
+"""Makes a learner fit the machine and the model (floor 3): how many tasks side by side, which form its convolutions take.
+
+All choices give the same meta-gradient, to rounding; they differ in time and memory. Used by the loop, before it is compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from fewstep.gradients import half_precision
+from fewstep.gradients.auto import SHARE, bytes_of, device_memory
+from fewstep.maml import Learner, TaskGradient, meta_gradient
+from fewstep.nn.convolutions import fast_convolutions
+from fewstep.nn.pooling import fast_pooling
+from fewstep.nn.rewriting import holds
+from fewstep.problem import Problem
+from fewstep.training.devices import task_keys
+from fewstep.types import Episode, Key, MetaParams
+
+LEAST_COSINE = 0.99
+"""between the meta-gradients in bfloat16 and in float32, below which is warned"""
+
+
+def planned(problem: Problem, devices: int = 1) -> Problem:
+    """`problem` with its learner fitted to the machine."""
+    assert problem.splits is not None
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
+    return replace(problem, learner=fitted(problem.learner, params, episode, -(-problem.meta_batch_size // devices)))
+
+
+def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
+    """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
+    problem = planned(problem, mesh.size)
+    if getattr(problem.settings, "precision", "float32") == "float32":
+        return problem
+    cosine = cosine_to_float32(problem, jax.random.key(seed))
+    if not quiet or cosine < LEAST_COSINE:
+        doubt = f"; expected at least {LEAST_COSINE}: try --precision float32" if cosine < LEAST_COSINE else ""
+        print(f"bfloat16: cosine to the float32 meta-gradient {cosine:.4f}{doubt}", file=sys.stderr, flush=True)
+    return replace(problem, learner=in_half_precision(problem.learner))
+
+
+def fitted(learner: Learner, params: MetaParams, episode: Episode, tasks: int) -> Learner:
+    """`learner` for a meta-batch of so many `tasks` a device; `params` and `episode` (of one task) may be shapes alone.
+
+    Convolutions on a CPU go task by task, each as an ordinary convolution; elsewhere as matrix products, tasks side by side.
+    Without convolutions, as many tasks side by side as fit in memory.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if not holds(learner.loss, "conv_general_dilated", params.theta, episode.support, key):
+        return replace(learner, tasks_at_once=learner.tasks_at_once or as_fit(learner, params, episode, key, tasks))
+    one_by_one = jax.default_backend() == "cpu"
+    together = learner.tasks_at_once or (1 if one_by_one else as_fit(learner, params, episode, key, tasks))
+    wrap = lambda gradient: fast_convolutions(gradient, "direct" if together == 1 else "matrix")  # noqa: E731
+    return replace(
+        learner,
+        loss=fast_pooling(learner.loss),
+        task_gradient=around(learner.task_gradient, wrap),
+        tasks_at_once=together,
+    )
+
+
+def as_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
+    """How many tasks may be mapped together, at least one, by what one adaptation step and one look at the query set keep."""
+
+    def kept_of(batch):
+        return jax.eval_shape(lambda theta: jax.vjp(lambda theta: learner.loss(theta, batch, key), theta)[1], params.theta)
+
+    kept = kept_of(episode.support), kept_of(episode.query)
+    each = 3 * bytes_of(kept) + 2 * (learner.adaptation_steps + 1) * bytes_of(params)
+    return max(1, min(tasks, int(SHARE * device_memory() // max(each, 1))))
+
+
+def around(gradient: TaskGradient, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> TaskGradient:
+    """A task gradient whose program is rewritten by `wrap`."""
+
+    def rewritten_gradient(learner, params, episode, key, step):
+        return wrap(lambda *arguments: gradient(learner, *arguments))(params, episode, key, step)
+
+    return rewritten_gradient
+
+
+def in_half_precision(learner: Learner) -> Learner:
+    """`learner` with matrix products in bfloat16: see `gradients/half_precision.py`."""
+    return replace(learner, task_gradient=around(learner.task_gradient, half_precision))
+
+
+def cosine_to_float32(problem: Problem, key: Key) -> float:
+    """The cosine between the meta-gradients of one meta-batch, in bfloat16 and in float32."""
+    assert problem.splits is not None
+    numbers = jnp.arange(problem.meta_batch_size)
+    keys = jax.vmap(lambda number: task_keys(key, jnp.zeros((), jnp.int32), number))(numbers)
+    episodes, params = jax.vmap(problem.splits.train.sample_episode)(keys[:, 0]), problem.init(key)
+
+    def gradient_of(learner: Learner) -> jax.Array:
+        gradient = meta_gradient(learner, params, episodes, keys[:, 1], jnp.zeros((), jnp.int32))[1]
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
+
+    both = problem.learner, in_half_precision(problem.learner)
+    whole, half = (jax.jit(gradient_of, static_argnums=0)(learner) for learner in both)
+    return float(jnp.vdot(whole, half) / jnp.maximum(jnp.linalg.norm(whole) * jnp.linalg.norm(half), 1e-30))
