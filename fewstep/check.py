@@ -92,9 +92,7 @@ def check_meta_gradient(
         errors = {}
         for path, place in zip(paths, places, strict=True):
             direction = np.zeros(flat.size)
-            direction[place] = np.asarray(gradient)[place] + rng.normal(size=place.stop - place.start) * _typical(
-                gradient, place
-            )
+            direction[place] = somewhere_near(gradient[place], rng)
             errors[path] = error_along(direction)
         mixed = [somewhere_near(gradient, rng) for _ in range(DIRECTIONS)]
         return MetaGradientCheck(

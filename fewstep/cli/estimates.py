@@ -73,9 +73,8 @@ def print_one(title: str, estimates: dict[str, Any]) -> None:
             str(way["tasks_at_once"]),
         )
     Console(highlight=False, markup=False, width=WIDTH).print(table)
-    say(
-        f"{estimates['devices']} devices of {in_bytes(estimates['memory'])}; operations are those of matrix products, of all devices"
-    )
+    devices = f"{estimates['devices']} devices of {in_bytes(estimates['memory'])}"
+    say(f"{devices}; operations are those of matrix products, of all devices together")
 
 
 def refuse_what_does_not_fit(estimates: dict[str, Any]) -> None:

@@ -24,8 +24,11 @@ def auto(learner: Learner, params: MetaParams, episode: Episode, key: Key, step:
 
 def stored_bytes(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> int:
     """What `stored` keeps of one task's adaptation steps, by the shapes that reverse mode would keep of one inner gradient."""
-    inner = jax.grad(learner.loss)
-    kept = jax.eval_shape(lambda theta: jax.vjp(lambda theta: inner(theta, episode.support, key), theta)[1], params.theta)
+
+    def kept_of(theta, batch, key):
+        return jax.vjp(lambda theta: jax.grad(learner.loss)(theta, batch, key), theta)[1]
+
+    kept = jax.eval_shape(kept_of, params.theta, episode.support, key)
     return learner.adaptation_steps * bytes_of(kept)
 
 

@@ -71,10 +71,10 @@ def fitted(learner: Learner, params: MetaParams, episode: Episode, tasks: int) -
 def as_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
     """How many tasks may be mapped together, at least one, by what one adaptation step and one look at the query set keep."""
 
-    def kept_of(batch):
-        return jax.eval_shape(lambda theta: jax.vjp(lambda theta: learner.loss(theta, batch, key), theta)[1], params.theta)
+    def kept_of(theta, batch, key):
+        return jax.vjp(lambda theta: learner.loss(theta, batch, key), theta)[1]
 
-    kept = kept_of(episode.support), kept_of(episode.query)
+    kept = [jax.eval_shape(kept_of, params.theta, batch, key) for batch in episode]
     each = 3 * bytes_of(kept) + 2 * (learner.adaptation_steps + 1) * bytes_of(params)
     return max(1, min(tasks, int(SHARE * device_memory() // max(each, 1))))
 
