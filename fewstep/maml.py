@@ -2,7 +2,8 @@
 
 The names follow the paper's lines. Two seams take every variant, both plain values: how one task is fitted (the *inner
 optimizer*, or the whole *adaptation step*) and the *task gradient* (how θ's gradient of one task is taken). Everything is
-written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax and `types`.
+written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax, `types`
+and, for its complaints, `sound`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
+from fewstep.sound import require_sound
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
@@ -140,7 +142,9 @@ def meta_gradient(
     """(meta-loss, ∇θ meta-loss): means over a meta-batch (line 8). Leaves of `episodes` and `keys` lead with the task axis.
 
     The paper sums over tasks; the mean is the same up to the outer rate, and independent of the meta-batch size.
+    Raises `BadInput` where parameters, episodes, loss and inner optimizer do not fit together.
     """
+    require_sound(learner.loss, learner.optimizer(params.inner), params, episodes, keys)
     loss, gradient, tasks = sum_over_tasks(learner, params, episodes, keys, step, jnp.ones(keys.shape[0]))
     return jax.tree.map(lambda leaf: leaf / tasks.astype(leaf.dtype), (loss, gradient))
 

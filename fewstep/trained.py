@@ -127,12 +127,17 @@ class Trained:
         entry = self._entry(rows, steps)
         return 1.0 if entry is None else entry.get("temperature", 1.0)
 
+    def tells_unlike(self, rows: int, steps: Steps) -> bool:
+        """Whether a unit of so many rows can be said to be unlike those of training."""
+        entry = self._entry(rows, steps)
+        return entry is not None and entry["likeness"]["limit"] is not None
+
     def why_unlike(self, rows: int, signs: np.ndarray, steps: Steps) -> str | None:
         """Why a unit is unlike those of training, in words; None where it is not, or where nothing is known to compare with."""
         entry = self._entry(rows, steps)
-        likeness = None if entry is None else entry["likeness"]
-        if likeness is None or likeness["limit"] is None:
+        if entry is None or not self.tells_unlike(rows, steps):
             return None
+        likeness = entry["likeness"]
         strangeness = (signs - np.array(likeness["center"])) / np.array(likeness["scale"])
         worst = int(strangeness.argmax())
         if strangeness[worst] <= likeness["limit"]:

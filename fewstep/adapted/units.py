@@ -16,6 +16,7 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.kinds import ColumnKind, read_values
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
@@ -83,6 +84,11 @@ class Adapted:
             for name, rows, signs in zip(names, self.rows, self.report.signs, strict=True)
         }
         return {name: reason for name, reason in reasons.items() if reason}
+
+    @property
+    def can_tell_unlike(self) -> bool:
+        """Whether there were units enough to calibrate what is unlike."""
+        return all(self.trained.tells_unlike(int(rows), self.steps) for rows in set(self.rows.tolist()))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -156,6 +162,7 @@ class Adapted:
         answer = self.trained.answer(pad_units(self.support, size[0]), asked, self.steps)
         if notes is not None:
             self._note_known_rows(inputs, owner, notes)
+            self._note_past_rows(table, owner, source, notes)
         return answer.outputs[owner, place], answer.deviation[owner, place], owner
 
     def _owners(self, table: pl.DataFrame, source: str) -> np.ndarray:
@@ -191,6 +198,19 @@ class Adapted:
         shared = sum(row.tobytes() in known[unit] for row, unit in zip(np.ascontiguousarray(inputs), owner, strict=True))
         if shared:
             notes.append(f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer")
+
+    def _note_past_rows(self, table: pl.DataFrame, owner: np.ndarray, source: str, notes: list[str]) -> None:
+        """Of a model that was trained to forecast: rows that are no later than the last row known of their unit."""
+        time = next((column for column in self.format.inputs if column.name == self.problem.settings.time), None)
+        if time is None or self.table.height == 0:
+            return
+        how = ColumnKind(time.kind, time.date_format)
+        known, asked = (read_values(rows, time.name, how, source) for rows in (self.table, table))
+        last = np.full(len(self.rows), -np.inf)
+        np.maximum.at(last, self._owners(self.table, source), np.nan_to_num(known, nan=-np.inf))
+        past = int((asked < last[owner]).sum())
+        if past:
+            notes.append(f"{past} of {asked.size} rows precede known rows of their unit; the run was trained to forecast alone")
 
     def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
         """Adapted again from θ, to old and new rows together. Raises `BadInput` where the columns differ."""

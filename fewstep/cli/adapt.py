@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -35,11 +36,16 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {arguments.steps!r}.")
     prepare_jax()
     from fewstep import adapted, runs
-    from fewstep.tasks.reading import read_table
+    from fewstep.tasks.reading import FILE, read_table
 
     run = runs.open_run(arguments.run)
-    model = adapted.adapt(run, read_table(arguments.support), arguments.support, steps[0] if steps else None)
+    table = read_table(arguments.support)
+    model = adapted.adapt(run, table, arguments.support, steps[0] if steps else None)
     model.save(arguments.out)
+    if model.units is None and model.format.task not in (None, FILE):
+        near = difflib.get_close_matches(str(model.format.task), table.columns, n=1, cutoff=0.6)
+        hint = f" If {near[0]!r} is that column, rename it." if near else ""
+        say(f"note: no column {model.format.task!r}, so all rows are taken for those of one unit.{hint}", json=True)
     tell(model, arguments.out, arguments.json)
     return 0
 
@@ -48,6 +54,9 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
     say_notes(model.notes)
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
+    if not model.can_tell_unlike:
+        found = model.certainty.calibrated_on()
+        say(f"note: nothing is flagged as unlike: that takes 24 units to calibrate on, this run has {found}", json=True)
     for name, reason in list(unlike.items())[:10]:
         say(f"unlike anything trained on: {name}: {reason}", json=True)
     if len(unlike) > 10:
@@ -61,10 +70,12 @@ def tell(model: Any, out: str, as_json: bool) -> None:
             f"note: {which}, trained with {trained}; the learned rates were not tried at this number. Try --steps auto.",
             json=True,
         )
+    if model.problem.settings.adapter == "bayes-head" and model.steps != "auto" and model.steps > model.trained.trained_steps:
+        say(f"note: trained with {model.trained.trained_steps} adaptation steps; Bayes' rule gains nothing by more", json=True)
     if as_json:
         print(json.dumps({"adapted": out, **model.protocol, "unlike": unlike, "notes": list(model.notes)}))
     elif len(rows) == 1:
-        say(f"adapted to {rows[0]} rows in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
+        say(f"adapted to {rows[0]} row{'' if rows[0] == 1 else 's'} in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
     else:
         say(f"adapted {len(rows)} units to {span(rows)} rows each, in {span(steps)} adaptation steps -> {out}")
 

@@ -45,6 +45,8 @@ def _in_short(complaint: str, prog: str) -> str:
             )
         ]
     )
+    if len(what) > 400:
+        what = f"{what[:200]} ... (a pattern such as 'units/*.csv' has to stand in quotes)"
     near = re.search(r"Perhaps you meant:\s*\n[^-]*(--[a-z0-9-]+)", complaint)
     hint = f" Did you mean {near.group(1)}?" if near else ""
     return f"{what.rstrip('.')}.{hint} See {prog} --help."

@@ -82,7 +82,7 @@ def by_shots(result: dict[str, Any]) -> Any:
 def coverage(entry: dict[str, Any] | None) -> str:
     """'95.9 % ± 2.6', or of several targets the least and the greatest: '82.9 to 86.4 %'."""
     if not entry:
-        return ""
+        return "too few units"
     covered, half = [100 * share for share in entry["coverage"]], entry["ci95"][0]
     if len(covered) > 1:
         return f"{min(covered):.1f} to {max(covered):.1f} %"

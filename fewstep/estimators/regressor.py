@@ -38,7 +38,12 @@ class MetaRegressor(RegressorMixin, MetaEstimator):
         return self._score(r2_score, X, y, groups, sample_weight)
 
     def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
-        array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
+        try:
+            array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
+        except ValueError as error:
+            if "could not convert string" in str(error):
+                raise ValueError(f"y holds words ({error}): expected numbers. For classes there is MetaClassifier.") from error
+            raise
         if array.ndim == 2 and array.shape[1] == 1:
             array = column_or_1d(array, warn=True)
         check_consistent_length(np.empty(rows), array)

@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from fewstep.maml import Learner, task_gradient
+from fewstep.nn.rewriting import holds
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
+
+NO_DERIVATIVE = "custom_lin"
+"""The primitive in a traced forward derivative that stands for one that does not exist: it fails when it is compiled."""
 
 
 def exact(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
@@ -74,7 +78,9 @@ def _gradient(loss):
         return jax.grad(value)(params, given, fixed)
 
     def forward(params, given, fixed):
-        return gradient(params, given, fixed), (params, given, fixed)
+        # Behind a barrier: JAX (0.10) mixes up what is kept where it is an argument itself, inside a scan some of whose
+        # constants are differentiated.
+        return gradient(params, given, fixed), jax.lax.optimization_barrier((params, given, fixed))
 
     def backward(kept, cotangent):
         params, given, fixed = kept
@@ -92,15 +98,11 @@ def has_forward_derivative(loss: Loss, params: Params, batch: Batch, key: Key) -
     def product(params: Params) -> Any:
         return jax.jvp(lambda moved: jax.grad(loss)(moved, batch, key), (params,), (params,))[1]
 
-    try:
-        jax.eval_shape(product, params)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        warnings.warn(
-            "A part of the loss has a backward pass of its own (jax.custom_vjp) and no forward derivative: the meta-gradient "
-            "is taken backward over backward, still exact, one adaptation step at a time; it takes somewhat more memory.",
-            stacklevel=2,
-        )
-        return False
-    return True
+    if not holds(product, NO_DERIVATIVE, params):
+        return True
+    warnings.warn(
+        "A part of the loss has a backward pass of its own (jax.custom_vjp) that has no forward derivative: the meta-gradient "
+        "is taken backward over backward: still exact, step by step, in somewhat more memory.",
+        stacklevel=2,
+    )
+    return False

@@ -45,8 +45,8 @@ def conv4(
             self.convolutions = nnx.List(
                 nnx.Conv(size, filters, (3, 3), strides=strides, padding="SAME", rngs=rngs) for size in inputs
             )
-            self.scales = nnx.List(nnx.Param(jnp.ones(filters)) for _ in inputs)
-            self.shifts = nnx.List(nnx.Param(jnp.zeros(filters)) for _ in inputs)
+            self.scales = nnx.List(nnx.Param(jnp.ones((1, 1, 1, filters))) for _ in inputs)
+            self.shifts = nnx.List(nnx.Param(jnp.zeros((1, 1, 1, filters))) for _ in inputs)
             shrink = (lambda size: -(-size // 2)) if reduction == "stride" else (lambda size: size // 2)
             high, wide = height, width
             for _ in inputs:

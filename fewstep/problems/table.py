@@ -288,7 +288,7 @@ def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, 
 
 
 PRESETS = {
-    "default": (Table(), "the better of the two below on meta-validation tasks, within a minute"),
+    "default": (Table(), "the better of the two below on meta-validation tasks"),
     "bayes-head": (Table(adapter="bayes-head"), "learned features under a Bayesian last layer, solved in closed form"),
     "gradient": (Table(adapter="gradient", **GRADIENT), "five gradient steps with learned rates"),
 }

@@ -111,7 +111,7 @@ def _of_text(texts: pl.Series, name: str, source: str) -> ColumnKind:
     if numeric.mean() >= 0.5:  # type: ignore[operator]
         words = texts.filter(~numeric)
         raise BadInput(
-            f"{source}: column {name!r} mixes {numeric.sum()} numbers with {words.len()} values that are none, such as "
+            f"{source}: column {name!r} mixes {numeric.sum()} numbers with {words.len()} of another kind, such as "
             f"{', '.join(map(repr, words.unique(maintain_order=True).head(3)))}. Empty these cells, "
             f"or declare --kinds {name}=category."
         )

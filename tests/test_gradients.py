@@ -1,0 +1,256 @@
+"""Ways to the meta-gradient against each other, algebra and compiled memory. Place: fewstep/gradients, fewstep/check.py."""
+
+import warnings
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from known import (
+    KEY,
+    STEP,
+    assert_close,
+    bowl_loss,
+    bowls,
+    farthest,
+    fast_meta_gradient,
+    keys,
+    mlp_loss,
+    mlp_params,
+    one,
+    plain,
+    waves,
+)
+
+from fewstep import Episode, Examples, Learner, MetaParams, check_meta_gradient, losses, nn
+from fewstep.errors import BadInput
+from fewstep.gradients import auto, clipped, exact, first_order, half_precision, implicit, reptile, stored, truncated
+from fewstep.gradients.implicit import remainder
+from fewstep.maml import sum_over_tasks
+from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
+
+OPTIMIZERS = {
+    "sgd": (optax.sgd(0.1), lambda theta: ()),
+    "momentum": (optax.sgd(0.05, momentum=0.9), lambda theta: ()),
+    "adam": (optax.adam(0.05, eps_root=1e-8), lambda theta: ()),
+    "meta-sgd": (meta_sgd, lambda theta: log_rates(theta, 0.05)),
+    "meta-curvature": (meta_curvature, lambda theta: curvature(theta, 0.05)),
+}
+
+
+def by(way, learner, params, episodes, count):
+    return fast_meta_gradient(replace(learner, task_gradient=way), params, episodes, keys(count), STEP)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_exact_equals_stored_for_every_inner_optimizer(float64, name, steps):
+    optimizer, inner = OPTIMIZERS[name]
+    theta, episodes = mlp_params(), waves(3)
+    learner, params = Learner(mlp_loss, optimizer, steps), MetaParams(theta, inner(theta))
+    expected = by(stored, learner, params, episodes, 3)
+    assert_close(by(exact, learner, params, episodes, 3), expected)
+    assert_close(by(auto, learner, params, episodes, 3), expected)
+    assert_close(by(truncated(steps), learner, params, episodes, 3), expected)
+
+
+def test_exact_differentiates_objectives_that_look_at_every_step(float64):
+    theta, episodes = mlp_params(), waves(2)
+    learner = Learner(mlp_loss, optax.sgd(0.1), 3, objective=multi_step_loss(10))
+    assert_close(by(exact, learner, plain(theta), episodes, 2), by(stored, learner, plain(theta), episodes, 2))
+
+
+def test_exact_differentiates_what_the_loss_closes_over(float64):
+    """A learned temperature of the loss stands outside the parameters that are adapted."""
+    theta, episode = mlp_params(), one(waves(1), 0)
+
+    def objective(way):
+        def of(temperature):
+            def loss(params, batch, key):
+                return temperature * mlp_loss(params, batch, key)
+
+            return way(Learner(loss, optax.sgd(0.1), 3), plain(theta), episode, KEY, STEP)[0]
+
+        return jax.jit(jax.grad(of))(jnp.asarray(1.3))
+
+    np.testing.assert_allclose(objective(exact), objective(stored), rtol=1e-10)
+
+
+def test_exact_differentiates_the_support_set_itself(float64):
+    theta, episode = mlp_params(), one(waves(1), 0)
+
+    def objective(way):
+        def of(shift):
+            support = episode.support._replace(targets=episode.support.targets + shift)
+            learner = Learner(mlp_loss, optax.sgd(0.1), 3)
+            return way(learner, plain(theta), episode._replace(support=support), KEY, STEP)[0]
+
+        return jax.jit(jax.grad(of))(jnp.asarray(0.2))
+
+    np.testing.assert_allclose(objective(exact), objective(stored), rtol=1e-10)
+
+
+def test_truncated_to_nothing_is_first_order_and_lies_between_it_and_exact_otherwise(float64):
+    theta, episodes = mlp_params(), waves(3)
+    learner = Learner(mlp_loss, optax.sgd(0.1), 5)
+    whole, rough = (by(way, learner, plain(theta), episodes, 3) for way in (exact, first_order))
+    assert_close(by(truncated(0), learner, plain(theta), episodes, 3), rough)
+    away = [farthest(by(truncated(last), learner, plain(theta), episodes, 3)[1], whole[1]) for last in range(6)]
+    assert away[5] < 1e-12 < away[4] < away[2] < away[0]
+
+
+def test_truncated_refuses_steps_that_are_not_of_the_inner_optimizer():
+    learner = Learner(mlp_loss, optax.sgd(0.1), 2, adaptation_step=lambda learner, optimizer, state, support, key: state)
+    with pytest.raises(ValueError, match="adaptation steps of the inner optimizer"):
+        truncated(1)(learner, plain(mlp_params()), one(waves(1), 0), KEY, STEP)
+
+
+def test_reptile_with_one_step_is_the_gradient_of_joint_training(float64):
+    theta, episodes, rate = mlp_params(), waves(3), 0.1
+    found = by(reptile, Learner(mlp_loss, optax.sgd(rate), 1), plain(theta), episodes, 3)[1]
+
+    def joint(theta):
+        everything = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), episodes.support, episodes.query)
+        return jnp.mean(jax.vmap(lambda batch: mlp_loss(theta, batch, KEY))(everything))
+
+    assert_close(jax.tree.map(lambda leaf: leaf / rate, found.theta), jax.grad(joint)(theta))
+
+
+def test_reptile_says_where_support_and_query_cannot_be_joined():
+    episode = one(waves(1), 0)
+    odd = episode._replace(query=episode.query._replace(inputs=jnp.zeros((5, 3))))
+    with pytest.raises(ValueError, match="number of examples alone"):
+        reptile(Learner(mlp_loss, optax.sgd(0.1), 1), plain(mlp_params()), odd, KEY, STEP)
+
+
+def test_implicit_gradient_is_that_of_the_proximal_problem_on_quadratic_tasks(float64):
+    """φ* = (A + λ)⁻¹ (A c + λ θ) for ½ (φ − c)ᵀ A (φ − c), so that dφ*/dθ = λ (A + λ)⁻¹."""
+    strength, theta, episode = 2.0, jnp.array([0.3, -1.2, 0.7]), one(bowls(1), 0)
+    learner = Learner(bowl_loss, optax.sgd(0.2), 400, task_gradient=implicit(strength, iterations=20))
+    _, found = jax.jit(lambda params: learner.task_gradient(learner, params, episode, KEY, STEP))(plain(theta))
+    matrix = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.support, KEY))(theta))
+    query = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.query, KEY))(theta))
+    solve = np.linalg.inv(matrix + strength * np.eye(3))
+    best = solve @ (matrix @ np.asarray(episode.support.center) + strength * np.asarray(theta))
+    expected = strength * solve.T @ query @ (best - np.asarray(episode.query.center))
+    np.testing.assert_allclose(found.theta, expected, rtol=1e-8)
+    assert float(remainder(bowl_loss, theta, jnp.asarray(best), strength, episode.support, KEY)) < 1e-8
+
+
+def test_implicit_warns_where_adaptation_has_not_come_to_the_minimum(float64):
+    learner = Learner(bowl_loss, optax.sgd(0.001), 2, task_gradient=implicit(1.0))
+    with pytest.warns(UserWarning, match="implicit: adaptation ends"):
+        jax.block_until_ready(learner.task_gradient(learner, plain(jnp.ones(3)), one(bowls(1), 0), KEY, STEP))
+        jax.effects_barrier()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("way", [stored, exact, clipped(first_order, 0.5)])
+def test_tasks_in_chunks_give_the_meta_gradient_of_all_at_once(float64, at_once, way):
+    theta, episodes = mlp_params(), waves(5)
+    learner = Learner(mlp_loss, optax.sgd(0.1), 2, task_gradient=way)
+    expected = fast_meta_gradient(learner, plain(theta), episodes, keys(5), STEP)
+    chunked = replace(learner, tasks_at_once=at_once)
+    assert_close(fast_meta_gradient(chunked, plain(theta), episodes, keys(5), STEP), expected)
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_a_task_that_is_not_finite_is_dropped_from_the_sum_and_counted(at_once):
+    theta, episodes = mlp_params(), waves(5)
+    learner = Learner(mlp_loss, optax.sgd(0.1), 2, tasks_at_once=at_once)
+    wild = episodes._replace(support=episodes.support._replace(targets=episodes.support.targets.at[3].set(jnp.nan)))
+    found = jax.jit(lambda: sum_over_tasks(learner, plain(theta), wild, keys(5), STEP, jnp.ones(5), drop=True))()
+    others = jnp.array([0, 1, 2, 4])
+    expected = sum_over_tasks(learner, plain(theta), one(episodes, others), keys(5)[others], STEP, jnp.ones(4))
+    assert float(found[2]) == 4.0
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for leaf, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_without_forward_derivative_falls_back_and_says_so(float64):
+    @jax.custom_vjp
+    def kernel(x):
+        return jnp.tanh(x)
+
+    # Its backward pass makes use of the kernel itself, so that a forward derivative of the gradient has to pass through it.
+    kernel.defvjp(lambda x: (kernel(x), x), lambda x, slope: (slope * (1 - kernel(x) ** 2),))
+
+    def loss(params, batch, key):
+        return mlp_loss(params, batch, key) + jnp.sum(kernel(params[0]["w"]))
+
+    theta, episodes = mlp_params(), waves(2)
+    learner = Learner(loss, optax.sgd(0.1), 3)
+    with pytest.warns(UserWarning, match="backward pass of its own"):
+        found = by(exact, learner, plain(theta), episodes, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(found, by(stored, learner, plain(theta), episodes, 2))
+
+
+def test_auto_stores_where_there_is_room_and_else_does_not(monkeypatch):
+    used = []
+    for name in ("stored", "exact"):
+        monkeypatch.setattr(auto_module(), name, lambda *_, name=name: used.append(name))
+    learner, episode = Learner(mlp_loss, optax.sgd(0.1), 3), one(waves(1), 0)
+    for memory in (2**40, 1):
+        monkeypatch.setattr(auto_module(), "device_memory", lambda memory=memory: memory)
+        auto(learner, plain(mlp_params()), episode, KEY, STEP)
+    assert used == ["stored", "exact"]
+
+
+def auto_module():
+    import sys
+
+    return sys.modules["fewstep.gradients.auto"]
+
+
+def deep(steps, way):
+    """Temporary bytes of one meta-gradient of a twelve-layer network, compiled, not run."""
+    network = nn.mlp([32] * 13, jnp.tanh)
+    batch = Examples(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 32), (256, 32), (256,))))
+    params = MetaParams(jax.eval_shape(network.init, KEY))
+    learner = Learner(losses.mean_squared_error(network.apply), optax.sgd(0.01), steps, task_gradient=way)
+    program = jax.jit(lambda params, episode: way(learner, params, episode, KEY, STEP))
+    compiled = program.lower(params, Episode(batch, batch)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes, sum(4 * leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_memory_of_exact_grows_by_the_parameters_of_each_step_alone_and_that_of_stored_by_activations():
+    (few, size), (many, _) = deep(5, exact), deep(50, exact)
+    assert many - 50 * size <= 1.15 * (few - 5 * size)
+    assert deep(20, stored)[0] >= 20 * deep(20, exact)[0]
+
+
+def test_a_meta_gradient_checks_right_and_a_wrong_backward_pass_is_found():
+    learner, params, episode = Learner(mlp_loss, optax.sgd(0.1), 3), plain(mlp_params()), one(waves(1), 0)
+    right = check_meta_gradient(learner, params, episode, KEY)
+    assert right.passed and "is right" in str(right) and right.float32_error < 1e-4
+    assert 0 < right.cosine_to_first_order < 1
+
+    @jax.custom_jvp
+    def wrong(x):
+        return jnp.sin(x)
+
+    wrong.defjvp(lambda primals, tangents: (jnp.sin(primals[0]), 1.1 * jnp.cos(primals[0]) * tangents[0]))
+    bent = lambda params, batch, key: mlp_loss(params, batch, key) + jnp.sum(wrong(params[0]["w"]))  # noqa: E731
+    found = check_meta_gradient(replace(learner, loss=bent), params, episode, KEY)
+    assert not found.passed and "<- wrong" in str(found) and "NOT" in str(found)
+
+
+def test_the_check_refuses_an_objective_that_is_not_finite():
+    episode = one(waves(1), 0)
+    wild = episode._replace(support=episode.support._replace(targets=episode.support.targets * jnp.nan))
+    with pytest.raises(BadInput, match="finite objective"):
+        check_meta_gradient(Learner(mlp_loss, optax.sgd(0.1), 1), plain(mlp_params()), wild, KEY)
+
+
+def test_half_precision_rounds_factors_of_products_and_keeps_sums_in_float32():
+    a, b = jax.random.normal(KEY, (64, 512)), jax.random.normal(jax.random.key(1), (512, 8))
+    found = jax.jit(half_precision(lambda a, b: jnp.tanh(a @ b)))(a, b)
+    rounded = [np.asarray(x.astype(jnp.bfloat16), np.float64) for x in (a, b)]
+    np.testing.assert_allclose(found, np.tanh(rounded[0] @ rounded[1]), atol=1e-4)
+    assert found.dtype == jnp.float32
+    assert float(jnp.max(jnp.abs(found - jnp.tanh(a @ b)))) > 1e-3
