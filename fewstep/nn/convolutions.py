@@ -58,9 +58,8 @@ def convolution(
     if all(stride == 1 for stride in window_strides) and any(spread > 1 for spread in lhs_dilation) and groups == (1, 1):
         result = by_phases(images, kernel, padding, lhs_dilation, rhs_dilation, lowering, others)
     else:
-        space = [(low, high, spread - 1) for (low, high), spread in zip(padding, lhs_dilation, strict=True)]
-        padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *space, (0, 0, 0)])
-        result = of_padded(padded, kernel, window_strides, rhs_dilation, groups, lowering, others)
+        images = padded(images, [(0, 0)] * len(padding), lhs_dilation)
+        result = of_plain(images, kernel, padding, window_strides, rhs_dilation, groups, lowering, others)
     if swap:
         result = jnp.flip(result, range(1, result.ndim - 1)).swapaxes(0, -1)
     order = [out_spec.index(axis) for axis in range(len(out_spec))]  # of (examples, channels, ...space)
@@ -99,10 +98,9 @@ def by_phases(images, kernel, padding, image_spread, kernel_spread, lowering, ot
             start, step = meets[taps[0]] // image_spread[axis], apart * kernel_spread[axis] // image_spread[axis] or 1
             part = lax.slice_in_dim(part, taps[0], taps[-1] + 1, apart, axis)
             part = part if meets[taps[0]] % image_spread[axis] == 0 else jnp.zeros_like(part)  # a phase that meets no tap
-            ends.append((-start, start + whole[axis] + (len(taps) - 1) * step - images.shape[1 + axis], 0))
+            ends.append((-start, start + whole[axis] + (len(taps) - 1) * step - images.shape[1 + axis]))
             steps.append(step)
-        padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
-        phases.append(of_padded(padded, part, (1,) * len(steps), tuple(steps), (1, 1), lowering, others))
+        phases.append(of_plain(images, part, ends, (1,) * len(steps), tuple(steps), (1, 1), lowering, others))
     together = jnp.stack(phases).reshape(*image_spread, images.shape[0], *whole, -1)
     space = len(sizes)
     order = [space, *(place for axis in axes for place in (space + 1 + axis, axis)), 2 * space + 1]
@@ -111,25 +109,36 @@ def by_phases(images, kernel, padding, image_spread, kernel_spread, lowering, ot
     return together[(slice(None), *(slice(size) for size in sizes))]
 
 
-def of_padded(images, kernel, strides, dilation, groups, lowering, others) -> jax.Array:
-    """The convolution of images that need no padding any more."""
+def of_plain(images, kernel, padding, strides, dilation, groups, lowering, others) -> jax.Array:
+    """The convolution of images without gaps; `padding` may be negative."""
     if lowering == "matrix" and groups[1] == 1:
-        return by_matrix(images, kernel, strides, dilation, groups[0], others)
-    return direct(images, kernel, strides, dilation, groups[0], groups[1], others)
+        return by_matrix(padded(images, padding, (1,) * len(padding)), kernel, strides, dilation, groups[0], others)
+    # Padding is left to the convolution: beside a change of axes, XLA makes of it a loop over single numbers.
+    cut = [(min(low, 0), min(high, 0)) for low, high in padding]
+    filled = [(max(low, 0), max(high, 0)) for low, high in padding]
+    return direct(padded(images, cut, (1,) * len(padding)), kernel, filled, strides, dilation, groups, others)
 
 
-def direct(images, kernel, strides, dilation, feature_groups, batch_groups, others) -> jax.Array:
-    """The convolution of padded images, its axes in the order in which XLA's CPU backend is fast."""
+def padded(images, padding, spread) -> jax.Array:
+    """Zeros around the places of the images, and between them; negative numbers cut off."""
+    space = [(low, high, gap - 1) for (low, high), gap in zip(padding, spread, strict=True)]
+    if not any(any(each) for each in space):
+        return images
+    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *space, (0, 0, 0)])
+
+
+def direct(images, kernel, padding, strides, dilation, groups, others) -> jax.Array:
+    """The convolution with its axes in the order in which XLA's CPU backend is fast inside loops."""
     letters = "DHW"[-len(strides) :]
     return lax.conv_general_dilated(
         images,
         kernel,
         strides,
-        [(0, 0)] * len(strides),
+        padding,
         rhs_dilation=dilation,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        feature_group_count=feature_groups,
-        batch_group_count=batch_groups,
+        feature_group_count=groups[0],
+        batch_group_count=groups[1],
         precision=others.get("precision"),
         preferred_element_type=others.get("preferred_element_type"),
     )

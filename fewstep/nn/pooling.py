@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -48,9 +48,28 @@ def largest(x: jax.Array, window: tuple[int, ...], strides: tuple[int, ...], dil
         if size == stride and step == 1:  # windows side by side are an axis of a reshaped array: no cutting, no padding back
             side_by_side = lax.slice_in_dim(x, 0, count * size, axis=axis)
             side_by_side = side_by_side.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-            places = [lax.index_in_dim(side_by_side, at, axis + 1, keepdims=False) for at in range(size)]
+            x = largest_along(side_by_side, axis + 1)
         else:
             starts = [at * step for at in range(size)]
             places = [lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis) for start in starts]
-        x = reduce(lambda best, found: jnp.where(found > best, found, best), places)
+            x = reduce(lambda best, found: jnp.where(found > best, found, best), places)
     return x
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def largest_along(x: jax.Array, axis: int) -> jax.Array:
+    """The largest along an axis. As a reduction, not a chain of choices: XLA would compute the chain again for each that reads
+    its result, in whatever order that reads it."""
+    return jnp.max(x, axis)
+
+
+@largest_along.defjvp
+def _largest_along_jvp(axis, primals, tangents):
+    (x,), (dot,) = primals, tangents
+    best = largest_along(x, axis)
+    slope, free = jnp.zeros_like(best), jnp.ones(best.shape, bool)
+    for at in range(x.shape[axis]):
+        value, change = (lax.index_in_dim(each, at, axis, keepdims=False) for each in (x, dot))
+        here = free & (value == best)
+        slope, free = jnp.where(here, change, slope), free & ~here
+    return best, slope
