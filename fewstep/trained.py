@@ -14,7 +14,7 @@ import numpy as np
 from fewstep import maml
 from fewstep.problem import Problem
 from fewstep.runs import Run
-from fewstep.training.calibrate import LEVELS, UNLIKE, nearest_entry
+from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
@@ -150,7 +150,7 @@ class Trained:
             "change": f"adaptation changed its predictions by {self._unit(found)}",
         }[SIGNS[worst]]
         compared = self._unit(usual) if SIGNS[worst] == "change" else f"{usual:.3g}"
-        return f"{words}, of {UNLIKE} % of comparable units by at most {compared}"
+        return f"{words}, of {likeness['level']} % of comparable units by at most {compared}"
 
     def _unit(self, standardized: float) -> str:
         format = self.problem.format

@@ -1,4 +1,4 @@
-"""Units adapted to a few rows: one or a fleet, updated, asked, saved. Place: fewstep/adapted.py, fewstep/trained.py."""
+"""Units adapted to a few rows: one or a fleet, updated, asked, saved. Place: fewstep/adapted, fewstep/trained.py."""
 
 import shutil
 from dataclasses import replace
@@ -460,6 +460,21 @@ def test_where_too_few_units_calibrate_nothing_is_called_unlike(bayes):
     far = FLEET.with_columns(flow=pl.col("flow") + 1e6)
     assert bayes.calibration["tasks"] == 4
     assert adapt(bayes, far).unlike == {}
+    assert not adapt(bayes, far).can_tell_unlike
+
+
+def test_500_waves_are_enough_to_tell_what_is_unlike(waves):
+    assert adapt(waves, wave(2.0, 1.0)).can_tell_unlike
+
+
+def test_a_model_trained_to_forecast_says_of_how_many_rows_it_is_asked_for_the_past(train):
+    forecast = adapt(train("forecast", time="day", **BAYES), FLEET)
+    known = {name: rows["day"].max() for (name,), rows in FLEET.group_by("unit")}
+    past = sum(day < known[name] for name, day in ASKED.select("unit", "day").rows())
+    assert 0 < past < ASKED.height
+    notes = []
+    forecast.predict(ASKED, notes=notes)
+    assert any(note.startswith(f"{past} of {ASKED.height} rows precede known rows of their unit") for note in notes)
 
 
 def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_another(sine, waves):

@@ -190,7 +190,7 @@ def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A folder with a run on 200 units, of which 20 calibrate: enough for intervals at 95 %."""
+    """A folder with a run on 200 units, of which 20 calibrate: enough to tell what is unlike, and for intervals at 95 %."""
     folder = tmp_path_factory.mktemp("fleet")
     unit_rows(units=200, rows=6).write_csv(folder / "units.csv")
     settings = Table(
@@ -214,6 +214,32 @@ def rows_of_three_units():
     """Three units as many others, and one whose flow is another river's."""
     rows = unit_rows(units=4, rows=[5, 3, 5, 5], seed=9)
     return rows.with_columns(flow=pl.when(pl.col("unit") == "unit-02").then(pl.col("flow") * 30).otherwise(pl.col("flow")))
+
+
+def test_a_dry_run_says_what_a_meta_step_takes_and_writes_nothing(command, tmp_path):
+    code, out, _ = command("train", "sine", *TINY, "--dry-run")
+    assert code == 0
+    for words in ("exact", "stored (taken)", "first-order", "1.00 x", "GFLOP"):
+        assert words in out
+    assert list(tmp_path.iterdir()) == []
+    code, out, _ = command("train", "sine", *TINY, "--meta-gradient", "exact", "--dry-run", "--json")
+    found = json.loads(out)["gradient"]
+    assert code == 0 and found["chosen"] == "exact"
+    assert found["ways"]["exact"]["operations"] > found["ways"]["first-order"]["operations"] > 0
+
+
+def test_a_dry_run_that_does_not_fit_names_the_settings_that_would(command, monkeypatch):
+    monkeypatch.setattr("fewstep.training.estimate.device_memory", lambda: 1000)
+    code, _, err = command("train", "sine", *TINY, "--dry-run")
+    assert code == 2
+    assert "1000 bytes" in err and "--tasks-at-once 1" in err and "--meta-batch-size" in err
+
+
+def test_a_support_file_without_the_task_column_is_one_unit_and_that_is_said(fleet, command, tmp_path):
+    rows_of_three_units().rename({"unit": "Unit"}).write_csv(tmp_path / "odd.csv")
+    code, _, err = command("adapt", fleet / "run", "--support", "odd.csv", "--out", "odd")
+    assert code == 0
+    assert "no column 'unit', so all rows are taken for those of one unit. If 'Unit' is that column, rename it." in err
 
 
 def test_a_fleet_is_adapted_updated_and_asked_and_what_is_unlike_training_is_named(fleet, command):

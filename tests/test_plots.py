@@ -353,7 +353,7 @@ def test_several_targets_print_a_range_of_coverages_and_no_width_and_classes_nei
     assert classes == [["10", "12", "49", "5 ± 2", "5.1"]]
     some = shots_table(1)
     some["intervals"][0] = None
-    assert cells(printed(capsys, by_shots=some), "2")[-1][-2:] == ["", ""]
+    assert cells(printed(capsys, by_shots=some), "2")[-1][-2:] == ["too few units", ""]
 
 
 @pytest.mark.parametrize("others", [1, 2, 9])

@@ -201,7 +201,9 @@ class Adapted:
 
     def _note_past_rows(self, table: pl.DataFrame, owner: np.ndarray, source: str, notes: list[str]) -> None:
         """Of a model that was trained to forecast: rows that are no later than the last row known of their unit."""
-        time = next((column for column in self.format.inputs if column.name == self.problem.settings.time), None)
+        time = next(
+            (column for column in self.format.inputs if column.name == getattr(self.problem.settings, "time", "")), None
+        )
         if time is None or self.table.height == 0:
             return
         how = ColumnKind(time.kind, time.date_format)

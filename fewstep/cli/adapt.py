@@ -56,7 +56,7 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
     if not model.can_tell_unlike:
         found = model.certainty.calibrated_on()
-        say(f"note: nothing is flagged as unlike: that takes 24 units to calibrate on, this run has {found}", json=True)
+        say(f"note: nothing is flagged as unlike: that takes 19 units to calibrate on, this run has {found}", json=True)
     for name, reason in list(unlike.items())[:10]:
         say(f"unlike anything trained on: {name}: {reason}", json=True)
     if len(unlike) > 10:

@@ -94,6 +94,6 @@ def in_bytes(size: float) -> str:
     """1234567 as '1.2 MiB'."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:.3g} GiB"

@@ -110,8 +110,9 @@ def _of_text(texts: pl.Series, name: str, source: str) -> ColumnKind:
         return ColumnKind("number")
     if numeric.mean() >= 0.5:  # type: ignore[operator]
         words = texts.filter(~numeric)
+        many = "value that is" if words.len() == 1 else "values that are"
         raise BadInput(
-            f"{source}: column {name!r} mixes {numeric.sum()} numbers with {words.len()} of another kind, such as "
+            f"{source}: column {name!r} mixes {numeric.sum()} numbers with {words.len()} {many} none, such as "
             f"{', '.join(map(repr, words.unique(maintain_order=True).head(3)))}. Empty these cells, "
             f"or declare --kinds {name}=category."
         )

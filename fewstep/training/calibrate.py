@@ -20,8 +20,8 @@ from fewstep.types import MetaParams
 
 LEVELS = tuple(range(50, 100))
 """per cent"""
-UNLIKE = 96
-"""so many per cent of tasks like those of training are not flagged"""
+UNLIKE = (96, 95)
+"""so many per cent of tasks like those of training are not flagged: the first that their number allows"""
 MOST_TASKS, EPISODES = 500, 320
 """Calibration looks at so many tasks, and at so many episodes of each number of shots where tasks are few."""
 REPEATS = 500
@@ -63,11 +63,13 @@ def summary(problem: Problem, probed: Probed, usual: Probed, policy: str) -> dic
     ours, theirs = probed.signs[policy], usual.signs[policy]
     center, scale = theirs.mean((0, 1)), theirs.std((0, 1)) + 1e-3
     strangeness = ((ours - center) / scale).max(-1)
+    level = next((level for level in UNLIKE if level * (probed.tasks + 1) <= 100 * probed.tasks), UNLIKE[-1])
     result["likeness"] = {
+        "level": level,
         "center": center.tolist(),
         "scale": scale.tolist(),
-        "limit": quantile(strangeness, np.full(strangeness.shape, 1.0 / strangeness.size), UNLIKE, probed.tasks),
-        "usual": np.exp(np.quantile(ours.reshape(-1, len(SIGNS)), UNLIKE / 100, axis=0)).tolist(),
+        "limit": quantile(strangeness, np.full(strangeness.shape, 1.0 / strangeness.size), level, probed.tasks),
+        "usual": np.exp(np.quantile(ours.reshape(-1, len(SIGNS)), level / 100, axis=0)).tolist(),
     }
     return result
 
