@@ -404,3 +404,14 @@ def test_an_error_that_is_no_number_never_wins_and_is_written_as_none(tmp_path):
     assert promote(tmp_path, {"a": float("nan"), "b": 2.0, "c": float("inf")}, "default") == "b"
     config = json.loads((tmp_path / "config.json").read_text())
     assert config == {"name": "b", "preset": "default", "chosen_from": {"a": None, "b": 2.0, "c": None}}
+
+
+def test_tasks_that_are_not_finite_are_dropped_and_counted_and_a_model_that_diverges_is_no_result(tmp_path):
+    settings = Sine(hidden=(40, 40), meta_steps=40, log_every=20, inner_optimizer="sgd", inner_rate=0.8, multi_step=0.0)
+    with pytest.raises(RunFailed, match="not finite at meta-step"):
+        runs.train(settings, tmp_path / "stops", quiet=True)
+    with pytest.raises(RunFailed, match="error on meta-validation tasks is not finite"):
+        runs.train(replace(settings, bad_tasks="drop"), tmp_path / "goes-on", quiet=True)
+    log = read_metrics(tmp_path / "goes-on" / "metrics.jsonl")
+    assert [record["meta_step"] for record in log] == [20, 40]
+    assert sum(record.get("dropped_tasks", 0) for record in log) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ class Run:
         if several := several_candidates(self.settings):
             return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
         loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
-        self.finish(problem)
+        require_finite(self.finish(problem))
         return self.calibrate(problem)
 
     def finish(self, problem: Problem) -> float:
@@ -168,8 +169,17 @@ def train(
         return train_candidates(several, directory, seed, preset, quiet, problem)
     loop.train(problem, directory, seed=seed, quiet=quiet)
     run = open_run(directory)
-    run.finish(problem)
+    require_finite(run.finish(problem))
     return run.calibrate(problem)
+
+
+def require_finite(error: float) -> None:
+    """Raises `RunFailed` where adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
+    if not math.isfinite(error):
+        raise RunFailed(
+            "trained, but the error on meta-validation tasks is not finite: adaptation diverges on some of them. Try a smaller "
+            "--inner-rate or fewer --adaptation-steps. The checkpoints are kept."
+        )
 
 
 def several_candidates(settings: Any) -> dict[str, Any]:
@@ -199,6 +209,7 @@ def train_candidates(several: dict[str, Any], directory: Path, seed: int, preset
             errors[name] = open_run(folder).finish(problem)
     if not errors and failed is not None:
         raise failed
+    require_finite(min(errors.values(), key=lambda error: (not math.isfinite(error), error)))
     best = candidates.promote(directory, errors, preset)
     if not quiet:
         listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
