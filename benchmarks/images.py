@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROUNDS = 3
-
 
 class Case(NamedTuple):
     """A meta-step, as in Finn et al. 2017, section 5.2 and appendix A."""
@@ -51,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("docs/records/images.json"))
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--meta-batch", nargs="+", type=int, help="tasks of a meta-step, in place of 32 and 4")
     parser.add_argument("--reference", default="torch_loop", choices=ROWS)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -60,7 +59,7 @@ def main() -> None:
         row, case = arguments.worker
         print(json.dumps(measure(row, Case(*json.loads(case)))))
         return
-    record: dict[str, Any] = {"cases": {}}
+    record: dict[str, Any] = {"cases": {}, "rounds": arguments.rounds}
     for name, case in CASES.items():
         for tasks in arguments.meta_batch or [case.tasks]:
             title = name if tasks == case.tasks else f"{name}, {tasks} tasks"
@@ -76,7 +75,7 @@ def compare(name: str, case: Case, arguments: Any) -> dict[str, Any]:
     rows = [row for row in arguments.only if name in ONCE.get(row, (name,))]
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as cache:
-        for _ in range(ROUNDS):
+        for _ in range(arguments.rounds):
             for row in rows:
                 found[row].append(worker(row, case, cache))
     result = {}
