@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from machine import cpu_name
+
 
 class Case(NamedTuple):
     """A meta-step, as in Finn et al. 2017, section 5.2 and appendix A."""
@@ -304,14 +306,6 @@ def matrix_rate() -> float:
         jax.block_until_ready(product(one))
         seconds.append(time.perf_counter() - before)
     return 2 * 2048**3 / min(seconds)
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from machine import cpu_name
 
 SHOTS = {"paper": (5, 10, 20)}
 STEPS = {"one-step": "0,1"}
@@ -99,15 +100,6 @@ def print_table(record: dict) -> None:
                 print(f"| {preset} | {shots} | {steps} | {text} | {seconds:.0f} |")
     if "gaussian_process" in record:
         print("Gaussian process, for scale:", record["gaussian_process"])
-
-
-def cpu_name() -> str:
-    """The processor as Linux names it, or as Python does elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from machine import cpu_name
 from peers import FIRST, LABELS
 from setting import operations
 
@@ -318,7 +319,7 @@ def results(
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
-            "cpu": cpu_model(),
+            "cpu": cpu_name(),
             "cores": cores(),
             "system": platform.platform(),
             "matrix_product_gflops": gflops,
@@ -370,14 +371,6 @@ def shown(row: dict) -> str:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def say(text: str) -> None:
