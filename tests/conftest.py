@@ -73,3 +73,21 @@ def real_data():
     if not DATA.is_dir():
         pytest.skip("needs the folder ../shared/data beside the repository, which is absent here")
     return DATA
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the command in this process and in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.setattr("fewstep.training.devices.use_cpu_cores", lambda: None)  # this process has its two devices already
+    monkeypatch.chdir(tmp_path)
+
+    from fewstep import cli
+
+    def run(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run

@@ -43,22 +43,6 @@ def trained(tmp_path_factory):
     return folder, out, err
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process and in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.setattr("fewstep.training.devices.use_cpu_cores", lambda: None)  # this process has its two devices already
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def support(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "support.csv"

@@ -16,21 +16,6 @@ from fewstep.tasks.reading import read_table
 KINDS = {"day": "date", "outside_temperature": "number", "product": "category", "delivery": "boolean", ENERGY: "number"}
 
 
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs the command in this process and in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def test_json_is_one_object_that_names_the_file_and_what_to_try_next(command):
     code, out, _ = command("sample-table", "--out", "t.csv", "--units", 12, "--json")
     assert code == 0
