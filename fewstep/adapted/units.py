@@ -93,13 +93,12 @@ class Adapted:
     @property
     def protocol(self) -> dict[str, Any]:
         """How it was got: rows and steps, of one unit or of each by name; the trained shots."""
-        least, most = self.problem.settings.shot_range
         rows, steps = (values.tolist() for values in (self.rows, self.report.steps))
         single = self.units is None or len(self.units) == 1
         return {
             "support_rows": rows[0] if single else dict(zip(self.units or (), rows, strict=True)),
             "adaptation_steps": steps[0] if single else dict(zip(self.units or (), steps, strict=True)),
-            "trained_shots": most if least == most else f"{least} to {most}",
+            "trained_shots": self.problem.settings.shot_range.shown,
         }
 
     def predict(self, table: pl.DataFrame, source: str = "the inputs", notes: list[str] | None = None) -> np.ndarray:

@@ -61,13 +61,12 @@ def tell(model: Any, out: str, as_json: bool) -> None:
         say(f"unlike anything trained on: {name}: {reason}", json=True)
     if len(unlike) > 10:
         say(f"... and {len(unlike) - 10} more units (all of them with --json)", json=True)
-    least, most = model.problem.settings.shot_range
-    beyond = int(((rows < least) | (rows > most)).sum())
+    trained = model.problem.settings.shot_range
+    beyond = int(((rows < trained.least) | (rows > trained.most)).sum())
     if beyond and model.problem.settings.adapter == "gradient" and model.steps != "auto":
         which = f"{rows[0]} support rows" if len(rows) == 1 else f"{beyond} units have other numbers of support rows"
-        trained = most if least == most else f"{least} to {most}"
         say(
-            f"note: {which}, trained with {trained}; the learned rates were not tried at this number. Try --steps auto.",
+            f"note: {which}, trained with {trained.shown}; the learned rates were not tried at this number. Try --steps auto.",
             json=True,
         )
     if model.problem.settings.adapter == "bayes-head" and model.steps != "auto" and model.steps > model.trained.trained_steps:

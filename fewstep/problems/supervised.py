@@ -61,7 +61,6 @@ def supervised(
     model = build(settings, format, kernel_init, parts.get("splits"))
     errors = row_errors(format)
     schedule = outer_schedule(settings)
-    least, most = settings.shot_range
     return Problem(
         **{
             "settings": settings,
@@ -80,7 +79,7 @@ def supervised(
             "log_every": settings.log_every,
             "bad_tasks": settings.bad_tasks,
             "protocol": {
-                "shots": most if least == most else f"{least} to {most}",
+                "shots": settings.shot_range.shown,
                 **protocol,
                 "trained_adaptation_steps": model.learner.adaptation_steps,
                 "adaptation": model.how,

@@ -141,8 +141,7 @@ class Run:
 
     def _named(self, result: dict[str, Any]) -> dict[str, Any]:
         """`result` with what only the run knows: its preset, the shots it was trained at."""
-        least, most = self.settings.shot_range
-        result["protocol"]["trained_shots"] = most if least == most else f"{least} to {most}"
+        result["protocol"]["trained_shots"] = self.settings.shot_range.shown
         chosen = {"chosen_from": self.config["chosen_from"]} if "chosen_from" in self.config else {}
         return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
 

@@ -23,6 +23,11 @@ class Shots(NamedTuple):
     least: int
     most: int
 
+    @property
+    def shown(self) -> int | str:
+        """As results say it: 10, or '3 to 50'."""
+        return self.most if self.least == self.most else f"{self.least} to {self.most}"
+
     def draw(self, key: Key) -> jax.Array:
         """A number of support examples; small ones are the likelier, since one more tells more there."""
         reach = jnp.log(jnp.array([self.least + 1.0, self.most + 2.0]))
