@@ -1,7 +1,7 @@
 """Max-pooling whose derivatives are fast (floor 1), in any model, unchanged.
 
 The derivative of a sliding window's maximum looks for the place of the maximum, window by window, which backends do slowly, and
-its own derivative is slower still. As a chain of choices between two arrays it is elementwise, and so are its derivatives.
+its own derivative is slower still. Taken axis by axis, both are elementwise.
 """
 
 from __future__ import annotations

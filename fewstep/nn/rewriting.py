@@ -41,9 +41,13 @@ def _holds(jaxpr: Jaxpr, rules: Rules) -> bool:
 
 def _inside(eqn: Any, rules: Rules) -> bool:
     """Whether a program inside this line holds such a primitive."""
+    return any(_holds(part, rules) for part in programs_in(eqn))
+
+
+def programs_in(eqn: Any) -> list[Jaxpr]:
+    """The programs inside a line: the body of a loop, the branches of a choice, what a call calls."""
     parts = [part for value in eqn.params.values() for part in (value if isinstance(value, tuple | list) else [value])]
-    closed = [part.jaxpr for part in parts if isinstance(part, ClosedJaxpr)]
-    return any(_holds(part, rules) for part in (*closed, *(part for part in parts if isinstance(part, Jaxpr))))
+    return [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in parts if isinstance(part, ClosedJaxpr | Jaxpr)]
 
 
 def _evaluate(closed: ClosedJaxpr, arguments: Any, rules: Rules, differentiated: bool) -> list[Any]:

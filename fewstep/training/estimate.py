@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.auto import bytes_of, device_memory
 from fewstep.maml import Learner, TaskGradient, meta_gradient
+from fewstep.nn.rewriting import programs_in
 from fewstep.training.plan import fitted
 from fewstep.types import Episode, MetaParams
 
@@ -94,9 +95,7 @@ def _line(eqn: Any, wants: list[bool]) -> tuple[int, list[bool]]:
         return 2 * math.prod(eqn.outvars[0].aval.shape) * window // math.prod(params["lhs_dilation"]), everything
     if eqn.primitive.name == "scan":
         return _scan(params, wants)
-    inner = [part for value in params.values() for part in (value if isinstance(value, tuple | list) else [value])]
-    inner = [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in inner if isinstance(part, ClosedJaxpr | Jaxpr)]
-    same = [part for part in inner if len(part.outvars) == len(wants)]
+    same = [part for part in programs_in(eqn) if len(part.outvars) == len(wants)]
     if not same:
         return 0, everything
     counted = [_count(part, wants) for part in same]
