@@ -169,9 +169,7 @@ def sum_over_tasks(
     def one_chunk(episodes, keys, weight):
         measured = task_gradients(learner, params, episodes, keys, step)
         if drop:
-            leaves = jax.tree.leaves(measured)
-            finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
-            weight = jnp.where(jnp.all(jnp.stack(finite), axis=0), weight, 0)
+            weight = jnp.where(finite_tasks(measured), weight, 0)
 
         def weighted(leaf):
             by_task = weight.astype(leaf.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
@@ -191,6 +189,12 @@ def sum_over_tasks(
         return jax.tree.map(jnp.add, total, one_chunk(*part)), None
 
     return jax.lax.scan(add_chunk, nothing, parts)[0]
+
+
+def finite_tasks(measured: tuple[jax.Array, MetaParams]) -> jax.Array:
+    """[tasks]: whether the loss and all of the gradient are numbers, of what `task_gradients` returns."""
+    finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(measured)]
+    return jnp.all(jnp.stack(finite), axis=0)
 
 
 def task_gradients(

@@ -31,30 +31,27 @@ def of_problem(problem: Any) -> dict[str, Any]:
     """As plain data: by way, `bytes`, `operations`, `over_first_order` and `tasks_at_once`; `chosen`; `memory`."""
     import jax
 
-    from fewstep.gradients.auto import SHARE, stored_bytes
+    from fewstep.gradients.auto import has_room
     from fewstep.training.estimate import estimate
-    from fewstep.training.plan import planned
+    from fewstep.training.plan import fitted, shapes_of
 
-    key = jax.random.key(0)
-    params = jax.eval_shape(problem.init, key)
-    episode = jax.eval_shape(problem.splits.train.sample_episode, key)
-    tasks = -(-problem.meta_batch_size // jax.local_device_count())
+    devices = jax.local_device_count()
+    params, episode, tasks = shapes_of(problem, devices)
     estimates = estimate(problem.learner, params, episode, tasks)
     first = max(estimates.ways["first-order"].operations, 1)
-    together = planned(problem, jax.local_device_count()).learner.tasks_at_once or tasks
-    kept = together * stored_bytes(problem.learner, params, episode, key)
+    learner = fitted(problem.learner, params, episode, tasks)
     asked = getattr(problem.settings, "meta_gradient", "stored") if problem.settings.adapter == "gradient" else "stored"
-    chosen = ("stored" if kept <= SHARE * estimates.memory else "exact") if asked == "auto" else asked
+    chosen = ("stored" if has_room(learner, params, episode, jax.random.key(0)) else "exact") if asked == "auto" else asked
     ways = {
         name: {
             "bytes": way.temporary + estimates.given,
-            "operations": way.operations * jax.local_device_count(),
+            "operations": way.operations * devices,
             "over_first_order": way.operations / first,
             "tasks_at_once": way.tasks_at_once,
         }
         for name, way in estimates.ways.items()
     }
-    return {"ways": ways, "chosen": chosen, "memory": estimates.memory, "devices": jax.local_device_count()}
+    return {"ways": ways, "chosen": chosen, "memory": estimates.memory, "devices": devices}
 
 
 def print_one(title: str, estimates: dict[str, Any]) -> None:

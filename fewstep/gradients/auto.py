@@ -18,8 +18,13 @@ SHARE = 0.25
 def auto(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
     """(objective, its exact gradient) of one task: `stored` where what it keeps of `Learner.tasks_at_once` tasks fits into a
     quarter of the device's memory, else `exact`."""
-    kept = (learner.tasks_at_once or 1) * stored_bytes(learner, params, episode, key)
-    return (stored if kept <= SHARE * device_memory() else exact)(learner, params, episode, key, step)
+    way = stored if has_room(learner, params, episode, key) else exact
+    return way(learner, params, episode, key, step)
+
+
+def has_room(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> bool:
+    """Whether `auto` takes `stored`; all but the learner may be shapes alone."""
+    return (learner.tasks_at_once or 1) * stored_bytes(learner, params, episode, key) <= SHARE * device_memory()
 
 
 def stored_bytes(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> int:

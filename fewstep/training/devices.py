@@ -43,6 +43,13 @@ def task_keys(key: Key, step: jax.Array, number: jax.Array) -> Key:
     return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), number))
 
 
+def meta_batch(problem: Problem, step: jax.Array, key: Key) -> tuple[Episode, Key]:
+    """(episodes, keys) of this meta-step: leaves are [tasks, ...]. The same tasks as those of `meta_batches`."""
+    assert problem.splits is not None
+    keys = jax.vmap(lambda number: task_keys(key, step, number))(jnp.arange(problem.meta_batch_size))
+    return jax.vmap(problem.splits.train.sample_episode)(keys[:, 0]), keys[:, 1]
+
+
 def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Array, Key], tuple[Episode, Key]]:
     """`(first meta-step, key) -> (episodes, keys)` of `count` meta-steps: leaves are [count, tasks, ...], tasks split.
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import MetaState, adaptation_path, task_gradients
+from fewstep.maml import MetaState, adaptation_path, finite_tasks, task_gradients
 from fewstep.problem import Problem
-from fewstep.training.devices import task_keys
+from fewstep.training.devices import meta_batch
 from fewstep.types import Key
 
 
 def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
     """The message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
-    assert problem.splits is not None
-    learner, family = problem.learner, problem.splits.train
-    numbers = jnp.arange(problem.meta_batch_size)
-    keys = jax.vmap(lambda number: task_keys(key, state.step, number))(numbers)
-    episodes = jax.vmap(family.sample_episode)(keys[:, 0])
+    learner, (episodes, keys) = problem.learner, meta_batch(problem, state.step, key)
 
     def support_losses(episode, key):
         path = adaptation_path(learner, state.params, episode.support, key)
@@ -26,10 +22,9 @@ def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
     @jax.jit
     def measure(episodes, keys):
         measured = task_gradients(learner, state.params, episodes, keys, state.step)
-        finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(measured)]
-        return jax.vmap(support_losses)(episodes, keys), jnp.all(jnp.stack(finite), axis=0)
+        return jax.vmap(support_losses)(episodes, keys), finite_tasks(measured)
 
-    losses, finite = measure(episodes, keys[:, 1])  # [tasks, steps + 1], [tasks]
+    losses, finite = measure(episodes, keys)  # [tasks, steps + 1], [tasks]
     bad = int(jnp.argmin(finite)) if not bool(jnp.all(finite)) else int(jnp.argmax(losses[:, -1]))
     before, after = float(losses[bad, 0]), float(losses[bad, -1])
     rate = getattr(problem.settings, "inner_rate", None)

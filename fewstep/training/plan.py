@@ -21,7 +21,7 @@ from fewstep.nn.convolutions import fast_convolutions
 from fewstep.nn.pooling import fast_pooling
 from fewstep.nn.rewriting import holds
 from fewstep.problem import Problem
-from fewstep.training.devices import task_keys
+from fewstep.training.devices import meta_batch
 from fewstep.types import Episode, Key, MetaParams
 
 LEAST_COSINE = 0.99
@@ -30,10 +30,15 @@ LEAST_COSINE = 0.99
 
 def planned(problem: Problem, devices: int = 1) -> Problem:
     """`problem` with its learner fitted to the machine."""
+    return replace(problem, learner=fitted(problem.learner, *shapes_of(problem, devices)))
+
+
+def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]:
+    """(parameters, an episode of one task, both as shapes; how many tasks of a meta-batch fall to a device)."""
     assert problem.splits is not None
-    params = jax.eval_shape(problem.init, jax.random.key(0))
-    episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
-    return replace(problem, learner=fitted(problem.learner, params, episode, -(-problem.meta_batch_size // devices)))
+    key = jax.random.key(0)
+    params, episode = jax.eval_shape(problem.init, key), jax.eval_shape(problem.splits.train.sample_episode, key)
+    return params, episode, -(-problem.meta_batch_size // devices)
 
 
 def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
@@ -95,13 +100,11 @@ def in_half_precision(learner: Learner) -> Learner:
 
 def cosine_to_float32(problem: Problem, key: Key) -> float:
     """The cosine between the meta-gradients of one meta-batch, in bfloat16 and in float32."""
-    assert problem.splits is not None
-    numbers = jnp.arange(problem.meta_batch_size)
-    keys = jax.vmap(lambda number: task_keys(key, jnp.zeros((), jnp.int32), number))(numbers)
-    episodes, params = jax.vmap(problem.splits.train.sample_episode)(keys[:, 0]), problem.init(key)
+    params, step = problem.init(key), jnp.zeros((), jnp.int32)
+    episodes, keys = meta_batch(problem, step, key)
 
     def gradient_of(learner: Learner) -> jax.Array:
-        gradient = meta_gradient(learner, params, episodes, keys[:, 1], jnp.zeros((), jnp.int32))[1]
+        gradient = meta_gradient(learner, params, episodes, keys, step)[1]
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
 
     both = problem.learner, in_half_precision(problem.learner)
