@@ -9,7 +9,6 @@ import sys
 import polars as pl
 import pytest
 from known import unit_rows
-from test_cli import command  # noqa: F401  (a fixture)
 
 from fewstep import runs
 from fewstep.adapted import adapt
@@ -250,7 +249,7 @@ LATER = {
 
 
 @pytest.mark.parametrize("case", [*TRAIN, *(f"later: {case}" for case in LATER)])
-def test_what_cannot_be_used_is_refused_in_a_few_lines_and_nothing_is_touched(workplace, command, monkeypatch, case):  # noqa: F811
+def test_what_cannot_be_used_is_refused_in_a_few_lines_and_nothing_is_touched(workplace, command, monkeypatch, case):
     words, expected = LATER[case.removeprefix("later: ")] if case.startswith("later: ") else TRAIN[case]
     monkeypatch.chdir(workplace)
     before = snapshot(workplace)
@@ -279,7 +278,7 @@ def test_parameters_that_are_damaged_or_of_another_model_are_refused_in_a_few_li
 
 
 @pytest.mark.parametrize("words", [[], ["train"]])
-def test_the_bare_command_explains_itself_on_stderr_and_exits_with_2(command, words):  # noqa: F811
+def test_the_bare_command_explains_itself_on_stderr_and_exits_with_2(command, words):
     code, out, err = command(*words)
     assert (code, out) == (2, "")
     assert "usage: fewstep" in err
