@@ -179,6 +179,7 @@ def sum_over_tasks(
 
     if chunk == tasks:
         return one_chunk(episodes, keys, weight)
+    one_chunk = jax.jit(one_chunk, inline=True)  # traced once, though looked at twice below
     number = jnp.arange(-(-tasks // chunk) * chunk)
     filler, number = number >= tasks, jnp.minimum(number, tasks - 1)  # fillers repeat the last task and count nothing
     parts = jax.tree.map(lambda leaf: leaf[number].reshape(-1, chunk, *leaf.shape[1:]), (episodes, keys, weight))
