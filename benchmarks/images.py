@@ -129,7 +129,7 @@ def jax_step(row: str, case: Case):
     from fewstep.gradients import exact, first_order, stored
     from fewstep.maml import meta_gradient, task_loss
     from fewstep.training.devices import task_mesh, use_cpu_cores
-    from fewstep.training.estimate import operations
+    from fewstep.training.operations import operations
     from fewstep.training.plan import fitted
     from fewstep.types import Episode
 
@@ -167,7 +167,7 @@ def jax_step(row: str, case: Case):
     else:
         mesh = task_mesh()
         one = jax.tree.map(lambda leaf: leaf[0], episodes)
-        learner = fitted(learner, params, one, -(-case.tasks // mesh.size))
+        learner = fitted(learner, params, one, -(-case.tasks // mesh.size), mesh)
         whole = lambda params, episodes, keys: meta_gradient(learner, params, episodes, keys, zero)  # noqa: E731
         told["operations"] = operations(whole, params, episodes, keys)
         share = lambda *arguments: jax.lax.pmean(whole(*arguments), "tasks")  # noqa: E731

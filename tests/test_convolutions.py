@@ -1,5 +1,7 @@
 """Rewritten convolutions and pooling against XLA's own, with their derivatives. Place: fewstep/nn."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,12 @@ from jax import lax
 
 from fewstep import Examples, Learner, MetaParams, losses, nn
 from fewstep.gradients import exact, stored
-from fewstep.maml import meta_gradient
+from fewstep.maml import adapt, meta_gradient
 from fewstep.nn import fast_convolutions, fast_pooling
-from fewstep.training.estimate import estimate, operations
+from fewstep.training.devices import task_mesh
+from fewstep.training.estimate import estimate
+from fewstep.training.mapping import over_tasks
+from fewstep.training.operations import operations
 from fewstep.training.plan import fitted
 from fewstep.types import Episode
 
@@ -54,7 +59,7 @@ def derivatives(value):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("lowering", ["direct", "matrix"])
+@pytest.mark.parametrize("lowering", ["direct", "matrix", "places"])
 def test_rewritten_convolutions_equal_the_original_and_so_do_their_derivatives(float64, case, lowering):
     x, kernel = (jax.random.normal(key, shape) for key, shape in zip(jax.random.split(KEY), CASES[case][:2], strict=True))
     for name, function in derivatives(curve(case)).items():
@@ -160,3 +165,64 @@ def test_operations_of_the_ways_stand_in_the_ratio_that_theory_gives(steps, quer
     ratios = {name: found[name].operations / found["first-order"].operations for name in ("stored", "exact")}
     np.testing.assert_allclose(ratios["stored"], (3 * s + 1) / (s + 1), rtol=0.12)
     np.testing.assert_allclose(ratios["exact"], (11 * s + 3) / (3 * s + 3), rtol=0.12)
+
+
+def small_conv4():
+    """(a learner, its parameters, an episode of one task) with convolutions."""
+    network = nn.conv4((8, 8, 1), 3, 4, layers=2)
+    learner = Learner(
+        losses.cross_entropy(lambda params, x: jax.nn.log_softmax(network.apply(params, x))),
+        optax.sgd(0.1),
+        2,
+        task_gradient=exact,
+    )
+    examples = Examples(jax.random.normal(KEY, (6, 8, 8, 1)), jnp.tile(jnp.eye(3), (2, 1)), jnp.ones(6))
+    return network, learner, MetaParams(network.init(KEY)), Episode(examples, examples)
+
+
+def test_convolutions_are_measured_once_and_the_choice_is_remembered_and_changes_no_gradient(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _, learner, params, episode = small_conv4()
+    mesh, step = task_mesh(1), jnp.zeros((), jnp.int32)
+    episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, KEY))
+    plain = meta_gradient(learner, params, episodes, keys, step)
+    measured = fitted(learner, params, episode, 1, mesh, quiet=False)
+    assert "measuring convolutions on this machine, once" in capsys.readouterr().err
+    found = meta_gradient(measured, params, episodes, keys, step)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+    (remembered,) = (tmp_path / "fewstep" / "lowerings").iterdir()
+    written = remembered.read_text()
+    fitted(learner, params, episode, 1, mesh, quiet=False)
+    assert capsys.readouterr().err == "" and remembered.read_text() == written
+    remembered.write_text("{ damaged")
+    fitted(learner, params, episode, 1, mesh, quiet=False)
+    assert "measuring" in capsys.readouterr().err and set(json.loads(remembered.read_text())) == set(json.loads(written))
+
+
+def test_a_choice_by_signature_is_followed_convolution_by_convolution():
+    asked = []
+
+    def choice(signature):
+        asked.append(signature)
+        return "matrix" if len(asked) == 1 else "direct"
+
+    value = curve("plain")
+    x, kernel = (jax.random.normal(key, shape) for key, shape in zip(jax.random.split(KEY), CASES["plain"][:2], strict=True))
+    text = str(jax.make_jaxpr(fast_convolutions(jax.grad(value, (0, 1)), choice))(x, kernel))
+    assert len(asked) == 3 and "conv_general_dilated" in text and "dot_general" in text
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_function_of_each_task_mapped_over_tasks_is_the_same_with_convolutions_as_one_by_one(devices, monkeypatch):
+    network, learner, params, episode = small_conv4()
+    monkeypatch.setattr("fewstep.training.mapping.task_mesh", lambda: task_mesh(min(devices, jax.device_count())))
+    supports = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, leaf - 1]), episode.support.inputs)
+
+    def one_task(inputs):
+        adapted = adapt(learner, params, episode.support._replace(inputs=inputs), KEY)
+        return network.apply(adapted, inputs)
+
+    found = jax.jit(lambda inputs: over_tasks(one_task, inputs, 2))(supports)
+    expected = jnp.stack([one_task(inputs) for inputs in supports])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import re
 import sys
 from typing import Any, Literal, TypeVar
 
+from fewstep.cache import cache_directory
 from fewstep.errors import BadInput
 
 Arguments = TypeVar("Arguments")
@@ -79,16 +80,13 @@ def spread_ranges(argv: list[str]) -> list[str]:
 
 def prepare_jax() -> None:
     """Settings of JAX that a command wants and a library must not force: cores as devices, a lasting compilation cache."""
-    from pathlib import Path
-
     import jax
 
     from fewstep.training.devices import use_cpu_cores
 
     use_cpu_cores()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "fewstep" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

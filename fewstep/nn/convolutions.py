@@ -11,24 +11,39 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fewstep.nn.lowerings import by_matrix, by_places, direct, padded, spread, swapped_padding
 from fewstep.nn.rewriting import rewritten
 
-Lowering = Literal["direct", "matrix"]
+Lowering = Literal["direct", "matrix", "places"]
 """'direct': a convolution whose axes stand in the order that loops are fast in, for tasks one after the other; 'matrix': a
-product of matrices, for many tasks at once (patches gathered, then one product: Chellapilla, Puri & Simard 2006)"""
+product of matrices, for many tasks at once (patches gathered, then one product: Chellapilla, Puri & Simard 2006); 'places': a
+product for each place of a small result, where it is one (the derivative of a kernel), else as 'direct'"""
+Choice = Callable[[str], Lowering]
+"""which form a convolution takes, by its `signature`"""
 
 
-def fast_convolutions(function: Callable[..., Any], lowering: Lowering = "direct") -> Callable[..., Any]:
-    """`function` with its convolutions in the form that `lowering` names. Put it around a gradient, not inside one: what is
-    differentiated afterwards brings forth new convolutions."""
-    return rewritten(function, {"conv_general_dilated": partial(convolution, lowering=lowering)}, differentiated=True)
+def fast_convolutions(function: Callable[..., Any], lowering: Lowering | Choice = "direct") -> Callable[..., Any]:
+    """`function` with its convolutions in the form that `lowering` names, or names for each. Put it around a gradient, not
+    inside one: what is differentiated afterwards brings forth new convolutions."""
+
+    def in_form(lhs: jax.Array, rhs: jax.Array, **params: Any) -> jax.Array:
+        form = lowering(signature(lhs, rhs, params)) if callable(lowering) else lowering
+        return convolution(lhs, rhs, **params, lowering=form)
+
+    return rewritten(function, {"conv_general_dilated": in_form}, differentiated=True)
+
+
+def signature(lhs: Any, rhs: Any, params: dict[str, Any]) -> str:
+    """What the speed of a convolution depends on, beside the machine: shapes, axes, strides, padding, dilation, groups."""
+    axes = "/".join("".join(map(str, spec)) for spec in params["dimension_numbers"])
+    names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "feature_group_count", "batch_group_count")
+    return f"{lhs.dtype} {lhs.shape} {rhs.shape} {axes} " + " ".join(str(params[name]) for name in names).replace(", ", ",")
 
 
 def convolution(
@@ -45,17 +60,25 @@ def convolution(
     lowering: Lowering = "direct",
     **others: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, whose arguments these are, by way of `lowering`."""
+    """`lax.conv_general_dilated`, whose arguments these are, in the form of `lowering`."""
     lhs_spec, rhs_spec, out_spec = dimension_numbers
+    groups = feature_group_count, batch_group_count
+    reach = spread([lhs.shape[axis] for axis in lhs_spec[2:]], lhs_dilation)
+    long = spread([rhs.shape[axis] for axis in rhs_spec[2:]], rhs_dilation)
+    sizes = zip(reach, long, window_strides, padding, strict=True)
+    places = [(size + low + high - far) // stride + 1 for size, far, stride, (low, high) in sizes]
+    few = math.prod(places) < math.prod(rhs.shape[axis] for axis in rhs_spec[2:])
+    if lowering == "places" and few and groups == (1, 1):
+        return by_places(lhs, rhs, dimension_numbers, window_strides, padding, lhs_dilation, rhs_dilation, others)
     images = lhs.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])  # [examples, ...space, channels]
     kernel = rhs.transpose(*rhs_spec[2:], rhs_spec[1], rhs_spec[0])  # [...window, channels, outputs]
-    swap = math.prod(images.shape[1:-1]) < math.prod(kernel.shape[:-2]) and feature_group_count == batch_group_count == 1
+    swap = groups == (1, 1) and (math.prod(reach), -images.shape[0]) < (math.prod(long), -kernel.shape[-1])
     if swap:
-        images, kernel, padding, lhs_dilation, rhs_dilation = swapped(
-            images, kernel, window_strides, padding, lhs_dilation, rhs_dilation
-        )
-    groups = feature_group_count, batch_group_count
-    if all(stride == 1 for stride in window_strides) and any(spread > 1 for spread in lhs_dilation) and groups == (1, 1):
+        sizes = images.shape[1:-1], kernel.shape[:-2]
+        padding = swapped_padding(*sizes, window_strides, padding, lhs_dilation, rhs_dilation)
+        images, kernel = jnp.moveaxis(kernel, -1, 0), jnp.moveaxis(images, 0, -1)
+        lhs_dilation, rhs_dilation = rhs_dilation, lhs_dilation
+    if all(stride == 1 for stride in window_strides) and any(gap > 1 for gap in lhs_dilation) and groups == (1, 1):
         result = by_phases(images, kernel, padding, lhs_dilation, rhs_dilation, lowering, others)
     else:
         images = padded(images, [(0, 0)] * len(padding), lhs_dilation)
@@ -65,19 +88,6 @@ def convolution(
     order = [out_spec.index(axis) for axis in range(len(out_spec))]  # of (examples, channels, ...space)
     stands = [0, len(order) - 1, *range(1, len(order) - 1)]
     return result.transpose([stands[place] for place in order])
-
-
-def swapped(images, kernel, strides, padding, image_spread, kernel_spread):
-    """The same sum with image and kernel in each other's place, and its places in reverse order, by out[p] = Σ image[u]
-    kernel[u l + low − p s]: for images smaller than the window, which differentiating a kernel's derivative brings forth."""
-    swapped_padding = []
-    for size, window, stride, (low, high), spread, step in zip(
-        images.shape[1:-1], kernel.shape[:-2], strides, padding, image_spread, kernel_spread, strict=True
-    ):
-        reach, long = (size - 1) * spread + 1, (window - 1) * step + 1
-        last = (low + reach + high - long) // stride * stride
-        swapped_padding.append((last - low, reach - long + low))
-    return jnp.moveaxis(kernel, -1, 0), jnp.moveaxis(images, 0, -1), swapped_padding, kernel_spread, image_spread
 
 
 def by_phases(images, kernel, padding, image_spread, kernel_spread, lowering, others) -> jax.Array:
@@ -117,56 +127,3 @@ def of_plain(images, kernel, padding, strides, dilation, groups, lowering, other
     cut = [(min(low, 0), min(high, 0)) for low, high in padding]
     filled = [(max(low, 0), max(high, 0)) for low, high in padding]
     return direct(padded(images, cut, (1,) * len(padding)), kernel, filled, strides, dilation, groups, others)
-
-
-def padded(images, padding, spread) -> jax.Array:
-    """Zeros around the places of the images, and between them; negative numbers cut off."""
-    space = [(low, high, gap - 1) for (low, high), gap in zip(padding, spread, strict=True)]
-    if not any(any(each) for each in space):
-        return images
-    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *space, (0, 0, 0)])
-
-
-def direct(images, kernel, padding, strides, dilation, groups, others) -> jax.Array:
-    """The convolution with its axes in the order in which XLA's CPU backend is fast inside loops."""
-    letters = "DHW"[-len(strides) :]
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        strides,
-        padding,
-        rhs_dilation=dilation,
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        feature_group_count=groups[0],
-        batch_group_count=groups[1],
-        precision=others.get("precision"),
-        preferred_element_type=others.get("preferred_element_type"),
-    )
-
-
-def by_matrix(images, kernel, strides, dilation, groups, others) -> jax.Array:
-    """Patches [examples · places, window · channels] times the kernel: under `vmap`, products of matrices side by side."""
-    *window, channels, outputs = kernel.shape
-    examples, taps = images.shape[0], math.prod(window)
-    reach = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
-    places = [(size - far) // stride + 1 for size, far, stride in zip(images.shape[1:-1], reach, strides, strict=True)]
-    # Cut out by tap (its value at all places), or by place (all taps there): whichever are fewer, as in a kernel's derivative.
-    by_tap, by_place = (window, places, dilation, strides), (places, window, strides, dilation)
-    counts, of_each, step, apart = by_tap if taps <= math.prod(places) else by_place
-    cuts = []
-    for index in itertools.product(*map(range, counts)):
-        start = [at * size for at, size in zip(index, step, strict=True)]
-        stop = [at + (count - 1) * size + 1 for at, count, size in zip(start, of_each, apart, strict=True)]
-        cut = lax.slice(images, (0, *start, 0), (examples, *stop, images.shape[-1]), (1, *apart, 1))
-        cuts.append(cut.reshape(examples, -1, images.shape[-1]))
-    patches = jnp.stack(cuts, axis=2 if counts is window else 1)  # [examples, places, taps, groups · channels]
-    patches = patches.reshape(-1, taps, groups, channels).transpose(2, 0, 1, 3).reshape(groups, -1, taps * channels)
-    by_group = kernel.reshape(taps * channels, groups, outputs // groups).transpose(1, 0, 2)
-    found = jnp.einsum(
-        "gpk,gko->pgo",
-        patches,
-        by_group,
-        precision=others.get("precision"),
-        preferred_element_type=others.get("preferred_element_type"),
-    )
-    return found.reshape(examples, *places, outputs)

@@ -17,20 +17,24 @@ from jax.sharding import Mesh
 from fewstep.gradients import half_precision
 from fewstep.gradients.auto import SHARE, bytes_of, device_memory
 from fewstep.maml import Learner, TaskGradient, meta_gradient
-from fewstep.nn.convolutions import fast_convolutions
+from fewstep.nn.convolutions import Choice, Lowering, fast_convolutions
 from fewstep.nn.pooling import fast_pooling
 from fewstep.nn.rewriting import holds
 from fewstep.problem import Problem
 from fewstep.training.devices import meta_batch
-from fewstep.types import Episode, Key, MetaParams
+from fewstep.training.measured_lowerings import measured_lowerings
+from fewstep.training.operations import operations
+from fewstep.types import Episode, Key, Loss, MetaParams
 
+LONG = 2e12
+"""Operations of a training, some minute's worth, from which on its convolutions are measured before it begins."""
 LEAST_COSINE = 0.99
 """between the meta-gradients in bfloat16 and in float32, below which is warned"""
 
 
-def planned(problem: Problem, devices: int = 1) -> Problem:
-    """`problem` with its learner fitted to the machine."""
-    return replace(problem, learner=fitted(problem.learner, *shapes_of(problem, devices)))
+def planned(problem: Problem, devices: int = 1, mesh: Mesh | None = None, quiet: bool = True) -> Problem:
+    """`problem` with its learner fitted to the machine, by measuring on the devices of `mesh` where one is given."""
+    return replace(problem, learner=fitted(problem.learner, *shapes_of(problem, devices), mesh, quiet))
 
 
 def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]:
@@ -43,7 +47,7 @@ def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]
 
 def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
     """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
-    problem = planned(problem, mesh.size)
+    problem = planned(problem, mesh.size, mesh if is_long(problem) else None, quiet)
     if getattr(problem.settings, "precision", "float32") == "float32":
         return problem
     cosine = cosine_to_float32(problem, jax.random.key(seed))
@@ -53,24 +57,43 @@ def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
     return replace(problem, learner=in_half_precision(problem.learner))
 
 
-def fitted(learner: Learner, params: MetaParams, episode: Episode, tasks: int) -> Learner:
+def is_long(problem: Problem) -> bool:
+    """Whether a training takes so much that measuring its convolutions first is worth it."""
+    params, episode, tasks = shapes_of(problem, 1)
+    key, step = jax.eval_shape(lambda: jax.random.key(0)), jnp.zeros((), jnp.int32)
+    if not has_convolutions(problem.learner.loss, params, episode, key):
+        return False
+    one_task = lambda *arguments: problem.learner.task_gradient(problem.learner, *arguments)  # noqa: E731
+    return operations(one_task, params, episode, key, step) * tasks * problem.meta_steps >= LONG
+
+
+def has_convolutions(loss: Loss, params: MetaParams, episode: Episode, key: Key) -> bool:
+    return holds(loss, "conv_general_dilated", params.theta, episode.support, key)
+
+
+def fitted(
+    learner: Learner, params: MetaParams, episode: Episode, tasks: int, mesh: Mesh | None = None, quiet: bool = True
+) -> Learner:
     """`learner` for a meta-batch of so many `tasks` a device; `params` and `episode` (of one task) may be shapes alone.
 
-    Convolutions on a CPU go task by task, each as an ordinary convolution; elsewhere as matrix products, tasks side by side.
+    Convolutions on a CPU go task by task, each as an ordinary convolution; elsewhere as matrix products, tasks side by side;
+    where a `mesh` is given, in the form that was found fastest on its devices, by measuring it if it is not yet known.
     Without convolutions, as many tasks side by side as fit in memory.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    if not holds(learner.loss, "conv_general_dilated", params.theta, episode.support, key):
+    if not has_convolutions(learner.loss, params, episode, key):
         return replace(learner, tasks_at_once=learner.tasks_at_once or as_fit(learner, params, episode, key, tasks))
     one_by_one = jax.default_backend() == "cpu"
     together = learner.tasks_at_once or (1 if one_by_one else as_fit(learner, params, episode, key, tasks))
-    wrap = lambda gradient: fast_convolutions(gradient, "direct" if together == 1 else "matrix")  # noqa: E731
-    return replace(
-        learner,
-        loss=fast_pooling(learner.loss),
-        task_gradient=around(learner.task_gradient, wrap),
-        tasks_at_once=together,
-    )
+    pooled = replace(learner, loss=fast_pooling(learner.loss), tasks_at_once=together)
+    usual: Lowering = "direct" if together == 1 else "matrix"
+    choice: Lowering | Choice = usual
+    if mesh is not None:
+        one_task = lambda *arguments: learner.task_gradient(pooled, *arguments)  # noqa: E731
+        shapes = params, episode, key, jax.ShapeDtypeStruct((), jnp.int32)
+        choice = measured_lowerings(one_task, shapes, together, usual, mesh, quiet)
+    wrap = lambda gradient: fast_convolutions(gradient, choice)  # noqa: E731
+    return replace(pooled, task_gradient=around(learner.task_gradient, wrap))
 
 
 def as_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
