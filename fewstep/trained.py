@@ -16,6 +16,7 @@ from fewstep.problem import Problem
 from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
+from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
 
@@ -77,7 +78,7 @@ class Trained:
             finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
             return fitted.steps, fitted.signs, jnp.all(finite)
 
-        return compiled(lambda params, support: over_units(lambda unit: one_unit(params, unit), support))
+        return compiled(lambda params, support: over_tasks(lambda unit: one_unit(params, unit), support, UNITS_AT_ONCE))
 
     def _answer(self, steps: Steps):
         def one_unit(params, support, inputs):
@@ -88,7 +89,7 @@ class Trained:
             return outputs, deviation(self.problem, fitted, inputs)
 
         def all_units(params, support, inputs):
-            return over_units(lambda unit: one_unit(params, unit[0], unit[1]), (support, inputs))
+            return over_tasks(lambda unit: one_unit(params, unit[0], unit[1]), (support, inputs), UNITS_AT_ONCE)
 
         return compiled(all_units)
 
@@ -160,8 +161,3 @@ class Trained:
         policy = self.policy(steps)
         entry = nearest_entry(self.calibration, rows)
         return None if entry is None or policy is None else entry[policy]
-
-
-def over_units(function, arguments):
-    """`function` of each unit: all at once where they are few, in chunks where they are many."""
-    return jax.lax.map(function, arguments, batch_size=UNITS_AT_ONCE)

@@ -14,6 +14,7 @@ from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import Steps, at, row_errors
+from fewstep.training.mapping import over_parameters, over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
 from fewstep.variants import safe_steps
@@ -66,18 +67,19 @@ def task_errors(
             metrics = {name: metric(adapted, episode.query) for name, metric in problem.metrics.items()}
             return TaskErrors(metrics, problem.learner.loss(adapted, episode.query, adapt_key))
 
-        return jax.vmap(judge)(points)
+        return over_parameters(judge, points)
 
     def one_task(task):
         keys = jax.random.split(jax.random.fold_in(key, task), draws)
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(lambda key: one_episode(task, key))(keys))
+        each = lambda key: one_episode(task, key)  # noqa: E731
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), over_parameters(each, keys))
 
     # Chunks of one size: a shorter last one would be compiled as a program of its own.
     count = tasks.shape[0]
     chunks = math.ceil(count / TASKS_AT_ONCE)
     size = math.ceil(count / chunks)
     padded = jnp.pad(tasks, (0, chunks * size - count), mode="edge")
-    return jax.tree.map(lambda leaf: leaf[:count], jax.lax.map(one_task, padded, batch_size=size))
+    return jax.tree.map(lambda leaf: leaf[:count], over_tasks(one_task, padded, size))
 
 
 def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[[MetaParams, Key], jax.Array]:

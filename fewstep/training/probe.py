@@ -16,6 +16,7 @@ import numpy as np
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import deviation, fit
+from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Episode, Examples, MetaParams
 
@@ -70,9 +71,7 @@ class Prober:
             return problem.predict(params.theta, query.inputs), found
 
         self._program = compiled(
-            lambda params, episodes, keys: jax.lax.map(
-                lambda each: one_episode(params, *each), (episodes, keys), batch_size=AT_ONCE
-            )
+            lambda params, episodes, keys: over_tasks(lambda each: one_episode(params, *each), (episodes, keys), AT_ONCE)
         )
 
     def probe(self, family: TaskFamily, shots: int, room: int, episodes: int, most_tasks: int, seed: int) -> Probed | None:

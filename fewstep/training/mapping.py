@@ -1,0 +1,45 @@
+"""One task's program mapped over many, as it is fast on this machine (floor 3): for adaptation and evaluation, as plan.py for
+meta-gradients. Models with convolutions go task by task on a CPU, on all its cores; all others side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from fewstep.nn.convolutions import fast_convolutions
+from fewstep.nn.rewriting import holds
+from fewstep.training.devices import AXIS, task_mesh
+
+
+def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> Any:
+    """`function` of each task, whose arguments' leaves lead with [tasks]: at most so many `at_once`."""
+    if not has_convolutions(function, arguments):
+        return jax.lax.map(function, arguments, batch_size=at_once)
+    if jax.default_backend() != "cpu":
+        return jax.lax.map(fast_convolutions(function, "matrix"), arguments, batch_size=at_once)
+    mesh = task_mesh()
+    one_by_one = lambda part: jax.lax.map(fast_convolutions(function, "direct"), part)  # noqa: E731
+    if mesh.size == 1:
+        return one_by_one(arguments)
+    count = jax.tree.leaves(arguments)[0].shape[0]
+    place = jnp.minimum(jnp.arange(-(-count // mesh.size) * mesh.size), count - 1)  # the last task fills up
+    split = PartitionSpec(AXIS)
+    shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False)
+    return jax.tree.map(lambda leaf: leaf[:count], shared(jax.tree.map(lambda leaf: leaf[place], arguments)))
+
+
+def over_parameters(function: Callable[[Any], Any], parameters: Any) -> Any:
+    """`function` of each of several parameters of one task (after each adaptation step), whose leaves lead with them."""
+    if has_convolutions(function, parameters):
+        return jax.lax.map(function, parameters)
+    return jax.vmap(function)(parameters)
+
+
+def has_convolutions(function: Callable[[Any], Any], arguments: Any) -> bool:
+    """Whether `function` of one of what leads with [many] makes use of them."""
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
+    return holds(function, "conv_general_dilated", one)
