@@ -18,7 +18,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from fewstep.sound import require_sound
-from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
+from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params, Start
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 AdaptationStep = Callable[["Learner", optax.GradientTransformation, tuple[Params, Any], Batch, Key], tuple[Params, Any]]
@@ -69,6 +69,8 @@ class Learner:
     """K, the number of adaptation steps; 0 is ordinary training on the query sets"""
     adaptation_step: AdaptationStep = adaptation_step
     """one step of the inner loop: of the inner optimizer, or something else that brings θ′ closer to the support set"""
+    start: Start | None = None
+    """what the inner loop starts from, by (θ, support, key), where that is not θ itself: a head for the task's own classes"""
     inner_gradient: InnerGradient = jax.grad
     """how ∇L is taken inside the inner loop, and so what its own derivative is: see `fewstep.gradients`"""
     rematerialize: bool = False
@@ -103,19 +105,26 @@ def adapt(learner: Learner, params: MetaParams, support: Batch, key: Key, steps:
 
 def adaptation_path(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """The inner loop with every point it passes: each leaf gains a leading axis [steps + 1], from θ to θ′."""
+    start = started(learner, params, support, key)
     path = _inner_loop(learner, params, support, key, steps, keep=lambda adapted: adapted)[1]
     if path is None:
-        return jax.tree.map(lambda leaf: leaf[None], params.theta)
-    return jax.tree.map(lambda start, rest: jnp.concatenate([start[None], rest]), params.theta, path)
+        return jax.tree.map(lambda leaf: leaf[None], start)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
+
+
+def started(learner: Learner, params: MetaParams, support: Batch, key: Key) -> Params:
+    """What a task's inner loop starts from: θ, or what `Learner.start` makes of it."""
+    return params.theta if learner.start is None else learner.start(params.theta, support, key)
 
 
 def _inner_loop(learner, params, support, key, steps, keep):
     """(θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
     steps = learner.adaptation_steps if steps is None else steps
     optimizer = learner.optimizer(params.inner)
-    state = params.theta, optimizer.init(params.theta)
+    start = started(learner, params, support, key)
     if steps == 0:
-        return params.theta, None
+        return start, None
+    state = start, optimizer.init(start)
 
     def one_step(state, key):
         state = learner.adaptation_step(learner, optimizer, state, support, key)

@@ -19,6 +19,9 @@ Key: TypeAlias = jax.Array
 Loss: TypeAlias = Callable[[Params, Batch, Key], jax.Array]
 """`loss(params, batch, key) -> scalar`: the one function a user has to bring."""
 
+Start: TypeAlias = Callable[[Params, Batch, Key], Params]
+"""`start(θ, support, key) -> params`: what the inner loop of a task starts from, where it is not θ itself"""
+
 Metric: TypeAlias = Callable[[Params, Batch], jax.Array]
 """`metric(adapted, query) -> scalar`: how an adapted model is judged, apart from what it minimizes."""
 

@@ -23,13 +23,15 @@ POOL = (1, 2, 2, 1)
 
 def conv4(
     image: tuple[int, int, int],
-    classes: int,
+    classes: int | None,
     filters: int = 64,
     reduction: Literal["pool", "stride"] = "pool",
     normalization: Literal["group", "batch"] = "group",
     layers: int = 4,
+    average: bool = False,
 ) -> Network:
-    """`apply` maps images [examples, height, width, channels] to logits [examples, classes].
+    """`apply` maps images [examples, height, width, channels] to logits [examples, classes]; where `classes` is None to what
+    the last linear layer would see, [examples, features]: all places of all filters, or their `average` over places.
 
     Normalization by 'group' (Wu & He 2018) looks at each image alone. By 'batch' it takes the statistics of the very batch, as
     the published figures do: predictions of a query set then depend on one another (they are transductive).
@@ -51,13 +53,15 @@ def conv4(
             high, wide = height, width
             for _ in inputs:
                 high, wide = shrink(high), shrink(wide)
-            self.last = nnx.Linear(high * wide * filters, classes, rngs=rngs)
+            size = filters if average else high * wide * filters
+            self.last = None if classes is None else nnx.Linear(size, classes, rngs=rngs)
 
         def __call__(self, x: jax.Array) -> jax.Array:
             for convolve, scale, shift in zip(self.convolutions, self.scales, self.shifts, strict=True):
                 x = jax.nn.relu(normalize(convolve(x), normalization) * scale[...] + shift[...])
                 x = largest(x, POOL, POOL, (1, 1, 1, 1)) if reduction == "pool" else x
-            return self.last(x.reshape(x.shape[0], -1))
+            x = jnp.mean(x, (1, 2)) if average else x.reshape(x.shape[0], -1)
+            return x if self.last is None else self.last(x)
 
     return network_of(Conv4)
 
