@@ -4,6 +4,7 @@
 are something else, by choice.
 """
 
+from fewstep.gradients.annealed import annealed as annealed
 from fewstep.gradients.auto import auto as auto
 from fewstep.gradients.clipped import clipped as clipped
 from fewstep.gradients.exact import exact as exact

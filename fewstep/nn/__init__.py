@@ -5,3 +5,4 @@ from fewstep.nn.convolutions import fast_convolutions as fast_convolutions
 from fewstep.nn.mlp import GLOROT as GLOROT
 from fewstep.nn.mlp import mlp as mlp
 from fewstep.nn.pooling import fast_pooling as fast_pooling
+from fewstep.nn.resnet12 import resnet12 as resnet12

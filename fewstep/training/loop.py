@@ -26,6 +26,7 @@ from fewstep.training.log import MetricsFile, Progress
 from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
+from fewstep.variants import evaluated
 
 SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
@@ -120,14 +121,14 @@ def train(
                     sums = NO_SUMS
                     due = step % save_every == 0 or step == meta_steps
                     if due:
-                        record["validation"] = float(validate(jax.device_get(state.params), validation_key))
+                        record["validation"] = float(validate(jax.device_get(evaluated(state)), validation_key))
                     record["seconds"] = time.monotonic() - started
                     log.write(record)
                     progress.record(record)
                     if due:
                         save(record["validation"])
                 if stop.requested and step < meta_steps:
-                    save(float(validate(jax.device_get(state.params), validation_key)))
+                    save(float(validate(jax.device_get(evaluated(state)), validation_key)))
                     raise Interrupted
         finally:
             progress.close()
@@ -213,4 +214,4 @@ def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
     state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)
     if not chunk.finite:
         raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
-    return jax.tree.map(jnp.asarray, jax.device_get(state.params))
+    return jax.tree.map(jnp.asarray, jax.device_get(evaluated(state)))

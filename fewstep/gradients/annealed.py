@@ -1,0 +1,29 @@
+"""Derivative-order annealing (Antoniou, Edwards & Storkey 2019, MAML++, arXiv 1810.09502, section 4): first order in the first
+part of a training, second order after it. A value for `Learner.task_gradient` (floor 1)."""
+
+from __future__ import annotations
+
+import jax
+
+from fewstep.gradients.first_order import first_order
+from fewstep.maml import Learner, TaskGradient
+from fewstep.types import Episode, Key, MetaParams
+
+
+def annealed(way: TaskGradient, until: int) -> TaskGradient:
+    """`first_order` in the meta-steps before `until`, `way` from there on.
+
+    Early meta-steps are then cheap, and free of the large second derivatives that a θ which adapts badly may have. Both ways
+    are part of one compiled program, whose memory is that of the larger one.
+    """
+
+    def gradient(
+        learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array
+    ) -> tuple[jax.Array, MetaParams]:
+        def by(way: TaskGradient):
+            return lambda *arguments: way(learner, *arguments)
+
+        # The meta-step is the same for all tasks, so under vmap this stays one branch, not both.
+        return jax.lax.cond(step < until, by(first_order), by(way), params, episode, key, step)
+
+    return gradient

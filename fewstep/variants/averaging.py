@@ -1,0 +1,65 @@
+"""Averaged meta-parameters (floor 2): trained is the last θ, evaluated an average over those before it.
+
+Meta-gradients of a few tasks are noisy, and so is the last θ; an average over many meta-steps is less so (Polyak & Juditsky
+1992). The average is part of the outer optimizer's state, hence of every checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.maml import MetaState
+from fewstep.types import MetaParams, Params
+
+
+class Averaged(NamedTuple):
+    """The state of an `averaged` optimizer."""
+
+    inner: Any
+    """the state of the optimizer itself"""
+    average: Params
+    """a moving average of the parameters after each update; before the first one, the parameters themselves"""
+    updates: jax.Array
+    """int32 scalar: how many updates were made"""
+
+
+def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """`optimizer`, whose updates stay as they are, with an average of the parameters in its state.
+
+    average ← w average + (1 − w) parameters after update n = 0, 1, …, with w = min(`decay`, (1 + n) / (10 + n)), as
+    TensorFlow's `ExponentialMovingAverage` has it: a young average looks at about the last tenth of its updates, so that it
+    soon forgets where it began. Put it around the whole outer optimizer: what changes its updates afterwards it would not see.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"expected a decay of at least 0 and less than 1, got {decay}")
+
+    def init(params: Params) -> Averaged:
+        return Averaged(optimizer.init(params), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Params, state: Averaged, params: Params = None) -> tuple[Params, Averaged]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+
+        def toward(average: jax.Array, after: jax.Array) -> jax.Array:
+            share = newest_share(state.updates.astype(average.dtype), decay)
+            return average + share * (after - average)  # in this form exact where nothing moves
+
+        average = jax.tree.map(toward, state.average, optax.apply_updates(params, updates))
+        return updates, Averaged(inner, average, state.updates + 1)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def newest_share(updates: jax.Array, decay: float) -> jax.Array:
+    """1 − min(decay, (1 + n) / (10 + n)): the part of the newest parameters in the average, after n earlier updates."""
+    return jnp.maximum(1 - decay, 9 / (10 + updates))
+
+
+def evaluated(state: MetaState) -> MetaParams:
+    """The meta-parameters to be judged and used: the average where the outer optimizer keeps one, else the last ones."""
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
+    found = [node.average for node in nodes if isinstance(node, Averaged)]
+    return found[0] if found else state.params
