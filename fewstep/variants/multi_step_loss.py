@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fewstep.maml import Learner, Objective, adaptation_path
+from fewstep.nn.rewriting import holds
 from fewstep.types import Episode, Key, MetaParams
 
 
@@ -13,15 +14,25 @@ def multi_step_loss(until: int) -> Objective:
     """Σ_k w_k L(θ_k, query) over the adaptation steps k = 1 … K, as a value for `Learner.objective`.
 
     At meta-step 0 all steps weigh the same; the weight moves linearly to the last step, which alone counts from
-    meta-step `until` on. Judging the early steps steadies the first part of training; it costs K query passes.
+    meta-step `until` on. Judging the early steps steadies the first part of training; it costs K query passes: in a model with
+    convolutions only as long as the early steps count.
     """
 
     def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         adapt_key, query_key = jax.random.split(key)
         path = adaptation_path(learner, params, episode.support, adapt_key)
         steps = jax.tree.map(lambda leaf: leaf[1:], path)
-        losses = jax.vmap(lambda adapted: learner.loss(adapted, episode.query, query_key))(steps)
-        return jnp.dot(step_weights(learner.adaptation_steps, step, until), losses)
+        weights = step_weights(learner.adaptation_steps, step, until)
+        if not holds(learner.loss, "conv_general_dilated", jax.tree.map(lambda leaf: leaf[0], steps), episode.query, query_key):
+            return jnp.dot(weights, jax.vmap(lambda adapted: learner.loss(adapted, episode.query, query_key))(steps))
+
+        # One after the other: side by side, every step's own kernels would make one grouped convolution, many times slower.
+        def add(total, judged):
+            weight, adapted = judged
+            loss = lambda: weight * learner.loss(adapted, episode.query, query_key)  # noqa: E731
+            return total + jax.lax.cond(weight > 0, loss, lambda: jnp.zeros_like(total)), None
+
+        return jax.lax.scan(add, jnp.zeros_like(weights[0]), (weights, steps))[0]
 
     return objective
 
