@@ -12,8 +12,8 @@ import optax
 
 from fewstep.losses import RowError
 from fewstep.maml import Learner
-from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.images import Pixels
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Metric, Params
 
 
@@ -45,6 +45,23 @@ class Splits:
     """how many tasks are in none: too few examples to be queried"""
 
 
+class ImageTasks(NamedTuple):
+    """What is asked of unseen tasks of images beside their own queries."""
+
+    validation: TaskFamily
+    """meta-validation tasks whose queries end with strangers: images of none of the task's classes"""
+    test: TaskFamily
+    names: tuple[str, ...]
+    """of all classes, by number"""
+    parts: dict[str, list[str]]
+    """the names of meta-train, -validation, calibration and -test classes"""
+    pixels: Pixels
+    features: Callable[[Params, jax.Array], jax.Array]
+    """`features(params, images) -> [images, features]`: what the last layer sees"""
+    calibration_classes: int
+    """how many classes serve for calibration alone"""
+
+
 @dataclass(frozen=True)
 class Problem:
     """All that `fewstep.training` needs to know. Built from a settings dataclass by `settings.build(seed)`."""
@@ -67,8 +84,8 @@ class Problem:
     """meta-steps between two lines of the log"""
     protocol: Mapping[str, Any]
     """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
-    format: TableFormat
-    """how files of rows become examples, and predictions become files"""
+    format: Any
+    """how files become examples, and predictions become files: `TableFormat` or `ImageFormat`"""
     bad_tasks: Literal["stop", "drop"] = "stop"
     """what follows where the loss or the gradient of a task is not finite: the run stops, or goes on without that task"""
     evaluation_steps: tuple[int | Literal["auto"], ...] = (0, 1, 5, 10)
@@ -77,6 +94,10 @@ class Problem:
     """None where a saved model is opened without its data"""
     completions: Callable[[MetaParams], Sequence[MetaParams]] | None = None
     """what may be made of trained parameters in closed form; the best on meta-validation tasks, or none, is kept"""
+    validation_tasks: int = 1000
+    """how many meta-validation tasks choose checkpoints"""
+    images: ImageTasks | None = None
+    """where tasks are of images: how unseen ones are examined"""
     illustrate: Callable[[int], Illustration] | None = None
     """the n-th meta-test task, drawn for people"""
     row_error: RowError | None = None

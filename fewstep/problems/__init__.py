@@ -1,12 +1,16 @@
 """Particular Problems, each from a frozen settings dataclass (floor 3). `PROBLEMS` is what the command can train."""
 
+from fewstep.problems.images import PRESETS as IMAGES_PRESETS
+from fewstep.problems.images import Images
+from fewstep.problems.omniglot import PRESETS as OMNIGLOT_PRESETS
+from fewstep.problems.omniglot import Omniglot
 from fewstep.problems.sine import PRESETS as SINE_PRESETS
 from fewstep.problems.sine import Sine
 from fewstep.problems.table import PRESETS as TABLE_PRESETS
 from fewstep.problems.table import Table
 
-PROBLEMS = {"sine": Sine, "table": Table}
+PROBLEMS = {"sine": Sine, "table": Table, "images": Images, "omniglot": Omniglot}
 """name -> settings dataclass with `.build(seed) -> Problem`"""
 
-PRESETS = {"sine": SINE_PRESETS, "table": TABLE_PRESETS}
+PRESETS = {"sine": SINE_PRESETS, "table": TABLE_PRESETS, "images": IMAGES_PRESETS, "omniglot": OMNIGLOT_PRESETS}
 """name -> {preset: (settings, one line on what it is for)}"""

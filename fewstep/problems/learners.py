@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -10,17 +11,21 @@ import jax.numpy as jnp
 import optax
 
 from fewstep.errors import BadInput
-from fewstep.gradients import auto, clipped, exact, first_order, stored
+from fewstep.gradients import annealed, auto, clipped, exact, first_order, stored
 from fewstep.maml import Learner
 from fewstep.problem import Splits
+from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import Shots
 from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import (
+    averaged,
     bayes_step,
     body_and_bayes_step,
     curvature,
     empirical_prior,
+    layer_step_rates,
     log_rates,
+    lslr,
     meta_curvature,
     meta_sgd,
     move_body,
@@ -57,8 +62,9 @@ class LearningSettings:
     """with bayes-head: gradient steps on the features, after Bayes' rule and before it is applied again"""
     inner_rate: float = 0.03
     """inner rate alpha; where rates are learned, their starting value"""
-    inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature"] = "meta-sgd"
-    """what a gradient step is: alpha alone (sgd), a learned rate per parameter, or learned matrices per layer"""
+    inner_optimizer: Literal["sgd", "meta-sgd", "lslr", "meta-curvature"] = "meta-sgd"
+    """what a gradient step is: alpha alone (sgd), learned rates per parameter (meta-sgd) or per layer and step (lslr), or
+    learned matrices per layer"""
     outer_rate: float = 4e-3
     """outer rate beta of Adam"""
     inner_outer_rate: float = 1.2e-2
@@ -69,6 +75,10 @@ class LearningSettings:
     """how the outer rate changes over the run"""
     multi_step: float = 0.3
     """judge every adaptation step during this first part of the run, less and less (MAML++); 0 never"""
+    first_order_until: float = 0.0
+    """leave second derivatives out during this first part of the run (MAML++); 0 never"""
+    average: float = 0.0
+    """validate and keep a moving average of the parameters with this decay; 0 for the parameters themselves"""
     clip: float = 1.0
     """largest norm of one task's meta-gradient; 0 for no limit"""
     meta_gradient: Literal["auto", "exact", "stored", "first-order"] = "auto"
@@ -89,6 +99,11 @@ class LearningSettings:
     def shot_range(self) -> Shots:
         return Shots(self.shots, self.shots) if isinstance(self.shots, int) else Shots(*self.shots)
 
+    @staticmethod
+    def read_format(saved: dict[str, Any]) -> Any:
+        """The format that `config.json` records."""
+        return TableFormat.from_json(saved)
+
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""
         if not 0 <= seed <= LARGEST_SEED:
@@ -105,6 +120,8 @@ class LearningSettings:
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
         _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
+        _require(self, "first_order_until", 0 <= self.first_order_until <= 1, "between 0 and 1, a part of the run")
+        _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
         _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
 
@@ -143,12 +160,18 @@ def empirical_priors(body: Network, splits: Splits | None):
 
 def gradient_learner(settings: LearningSettings, loss: Loss) -> Learner:
     """The learner of gradient steps that the settings describe."""
-    inner_optimizers = {"sgd": optax.sgd(settings.inner_rate), "meta-sgd": meta_sgd, "meta-curvature": meta_curvature}
+    inner_optimizers = {
+        "sgd": optax.sgd(settings.inner_rate),
+        "meta-sgd": meta_sgd,
+        "lslr": lslr,
+        "meta-curvature": meta_curvature,
+    }
+    way, until = META_GRADIENTS[settings.meta_gradient], int(settings.first_order_until * settings.meta_steps)
     learner = Learner(
         loss,
         inner_optimizers[settings.inner_optimizer],
         settings.adaptation_steps,
-        task_gradient=META_GRADIENTS[settings.meta_gradient],
+        task_gradient=annealed(way, until) if until else way,
     )
     if settings.multi_step > 0 and settings.adaptation_steps > 1:
         learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
@@ -166,8 +189,20 @@ def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
     """The meta-parameters before training: θ, and what the inner optimizer learns."""
     if settings.adapter == "bayes-head":
         return MetaParams(theta, log_rates(theta.body, settings.inner_rate) if settings.body_steps else ())
-    learned = {"sgd": lambda *_: (), "meta-sgd": log_rates, "meta-curvature": curvature}
+    learned = {
+        "sgd": lambda *_: (),
+        "meta-sgd": log_rates,
+        "lslr": partial(layer_step_rates, steps=settings.adaptation_steps),
+        "meta-curvature": curvature,
+    }
     return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
+
+
+def outer_optimizer(settings: LearningSettings) -> optax.GradientTransformation:
+    """Adam, with its own rate for what the inner optimizer learns, and an average of the parameters where one is asked for."""
+    adam = optax.adam(outer_schedule(settings), b2=settings.outer_decay)
+    optimizer = optax.chain(adam, scale_inner(settings.inner_outer_rate / settings.outer_rate))
+    return averaged(optimizer, settings.average) if settings.average else optimizer
 
 
 def scale_inner(factor: float) -> optax.GradientTransformation:

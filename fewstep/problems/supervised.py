@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fewstep import losses, nn
 from fewstep.losses import Apply, RowError
@@ -19,8 +18,8 @@ from fewstep.problems.learners import (
     empirical_priors,
     gradient_learner,
     make_params,
+    outer_optimizer,
     outer_schedule,
-    scale_inner,
 )
 from fewstep.tasks.columns import TableFormat
 from fewstep.types import Key, LeaveOneOut, Loss, Params
@@ -71,9 +70,7 @@ def supervised(
             "row_error": next(iter(errors.values())),
             "leave_one_out": model.leave_one_out,
             "outer_rate": schedule,
-            "outer_optimizer": optax.chain(
-                optax.adam(schedule, b2=settings.outer_decay), scale_inner(settings.inner_outer_rate / settings.outer_rate)
-            ),
+            "outer_optimizer": outer_optimizer(settings),
             "meta_batch_size": settings.meta_batch_size,
             "meta_steps": settings.meta_steps,
             "log_every": settings.log_every,

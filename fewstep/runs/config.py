@@ -25,6 +25,7 @@ def write_config(settings: Any, problem: Problem, directory: Path, seed: int, pr
         "seed": seed,
         "format": problem.format.to_json(),
         "tasks": names_of_tasks(problem),
+        **({"classes": problem.images.parts} if problem.images else {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

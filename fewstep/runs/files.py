@@ -36,9 +36,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def fingerprint(data: str | Path) -> str:
-    """The SHA-256 of a file, or of all files of a pattern and their names, by which changed data is noticed."""
+    """The SHA-256 of a file, of all files of a pattern and their names, or of the names and sizes of all files in a folder, by
+    which changed data is noticed."""
     if Path(data).is_file():
         return _digest(Path(data))
+    if Path(data).is_dir():
+        files = sorted(path for path in Path(data).rglob("*") if path.is_file())
+        listed = (f"{path.relative_to(data).as_posix()} {path.stat().st_size}" for path in files)
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
     paths = [Path(name) for name in sorted(glob.glob(str(data), recursive=True)) if Path(name).is_file()]
     return hashlib.sha256("\n".join(f"{path.name} {_digest(path)}" for path in paths).encode()).hexdigest()
 
@@ -50,5 +55,5 @@ def _digest(path: Path) -> str:
 
 def absolute_data(settings: Any) -> Any:
     """Settings whose data path holds from any working directory."""
-    data = getattr(settings, "data", None)
-    return replace(settings, data=str(Path(data).resolve())) if data else settings
+    given = {name: getattr(settings, name, None) for name in ("data", "data_dir")}
+    return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items() if path})

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewstep.problem import Problem
-from fewstep.training.calibrate import LEVELS, nearest_entry
+from fewstep.training.calibrate import LEVELS, calibrate, nearest_entry
 from fewstep.training.evaluate import evaluate
 from fewstep.training.fit import Steps
+from fewstep.training.image_pictures import episodes_shown
+from fewstep.training.image_report import calibrate_images, evaluate_images
 from fewstep.training.report import illustrations, report_by_shots
 from fewstep.types import MetaParams
 
@@ -17,13 +19,26 @@ STATED = (95, 90, 80)
 """per cent: the level of intervals where none is asked for is the first of these that the calibration tasks allow"""
 
 
+def calibration_of(problem: Problem, params: MetaParams) -> dict[str, Any]:
+    """What `calibration.json` holds."""
+    return calibrate(problem, params) if problem.images is None else calibrate_images(problem, params)
+
+
 def measure(
-    problem: Problem, params: MetaParams, steps: Sequence[Steps], tasks: int = 1000, draws: int | None = None
+    problem: Problem,
+    params: MetaParams,
+    calibration: dict[str, Any],
+    steps: Sequence[Steps],
+    tasks: int = 1000,
+    draws: int | None = None,
 ) -> dict[str, Any]:
-    """`training.evaluate`, timed. Where tasks are few, each is met with several support sets: less hangs on which rows."""
+    """What `evaluation.json` holds, timed. Where tasks are few, each is met with several support sets: less hangs on rows."""
     started = time.monotonic()
     splits = problem.splits
     assert splits is not None
+    if problem.images is not None:
+        result = evaluate_images(problem, params, calibration, [step for step in steps if step != "auto"], tasks)
+        return {**result, "seconds": round(time.monotonic() - started, 2)}
     draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
     result = evaluate(problem, params, steps=steps, tasks=tasks, draws=draws)
     return {**result, "seconds": round(time.monotonic() - started, 2)}
@@ -50,6 +65,8 @@ def drawings(
     problem: Problem, params: MetaParams, steps: Sequence[Steps], calibration: dict[str, Any], worst: Sequence[str]
 ) -> dict[str, Any]:
     """The numbers of `illustrations.json`: a few unseen tasks, and the `worst` of them by name."""
+    if problem.images is not None:
+        return episodes_shown(problem, params, calibration)
     level = stated_level(calibration, problem.settings.shot_range.most) if problem.shot_counts else None
 
     def half_width(rows: int) -> list[float | None]:

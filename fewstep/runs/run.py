@@ -19,13 +19,12 @@ from fewstep.problem import Problem
 from fewstep.runs import candidates, measure
 from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
-from fewstep.tasks.columns import TableFormat
 from fewstep.training import loop
-from fewstep.training.calibrate import calibrate
 from fewstep.training.checkpoint import Checkpoints, read_arrays, write_arrays
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
+from fewstep.variants import evaluated
 
 PARAMETERS, CALIBRATION = "parameters.npz", "calibration.json"
 
@@ -53,7 +52,7 @@ class Run:
                     "Give the original file, or train again."
                 )
             return problem
-        return self.settings.build(self.seed, TableFormat.from_json(self.config["format"]))
+        return self.settings.build(self.seed, self.settings.read_format(self.config["format"]))
 
     def params(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the run: the 'best' on meta-validation tasks, complete, or those of the 'last' checkpoint.
@@ -82,7 +81,7 @@ class Run:
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
             state, _ = checkpoints.restore(like, which)
-        return jax.tree.map(jax.numpy.asarray, state.params)
+        return jax.tree.map(jax.numpy.asarray, evaluated(state))
 
     def calibration(self) -> dict[str, Any]:
         """What was calibrated on meta-calibration tasks; of no tasks where the run was not trained to its end."""
@@ -112,7 +111,7 @@ class Run:
 
     def calibrate(self, problem: Problem) -> Run:
         """Writes `calibration.json`."""
-        write_json(self.directory / CALIBRATION, calibrate(problem, self.params()))
+        write_json(self.directory / CALIBRATION, measure.calibration_of(problem, self.params()))
         return self
 
     def evaluate(
@@ -126,13 +125,14 @@ class Run:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
         altered = replace(self, settings=replace(self.settings, **changes))
         problem = altered.problem()
-        return self._named(measure.measure(problem, self.params(which), steps or problem.evaluation_steps, tasks, draws))
+        steps = steps or problem.evaluation_steps
+        return self._named(measure.measure(problem, self.params(which), self.calibration(), steps, tasks, draws))
 
     def write_evaluation(self, steps: Sequence[Steps] | None = None) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
         problem, params, calibration = self.problem(), self.params(), self.calibration()
         steps = steps or problem.evaluation_steps
-        result = self._named(measure.measure(problem, params, steps))
+        result = self._named(measure.measure(problem, params, calibration, steps))
         result |= measure.measure_more(problem, params, calibration)
         write_json(self.directory / "evaluation.json", result)
         drawn = measure.drawings(problem, params, steps, calibration, measure.worst_tasks(result))

@@ -52,6 +52,8 @@ class TaskFamily:
     """[tasks]: how many examples there are of each, where that is finite"""
     resized: Callable[[int], TaskFamily] | None = None
     """`resized(most)`: the same family with room for so many shots, to be given to `episode`"""
+    describe: Callable[[jax.Array], jax.Array] | None = None
+    """`describe(task)`: what the task consists of, such as the numbers of its classes; by it results are told apart"""
 
     def sample_episode(self, key: Key) -> Episode:
         """An episode of a task drawn at random (lines 3, 5 and 7: support and query are of one and the same task)."""

@@ -20,7 +20,6 @@ from fewstep.types import Key, MetaParams
 from fewstep.variants import safe_steps
 
 TASKS_AT_ONCE = 256
-VALIDATION_TASKS = 1000
 MOST_DRAWS = 10
 
 
@@ -89,8 +88,8 @@ def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[
     """
     assert problem.splits is not None
     family, name = problem.splits.validation, next(iter(problem.metrics))
-    tasks = family.tasks(VALIDATION_TASKS)
-    draws = draws or max(1, min(MOST_DRAWS, VALIDATION_TASKS // tasks.size))
+    tasks = family.tasks(problem.validation_tasks)
+    draws = draws or max(1, min(MOST_DRAWS, problem.validation_tasks // tasks.size))
 
     def validate(params, key):
         errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)

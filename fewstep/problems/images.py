@@ -1,0 +1,108 @@
+"""A folder of classes, or a known data set on disk, as a Problem (floor 3): few-shot classification of one's own photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.problem import Problem
+from fewstep.problems.image_learning import ImageLearning
+from fewstep.tasks.image_files import read_image_folder
+from fewstep.tasks.image_set import ImageSet
+from fewstep.tasks.known_images import read_known_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(ImageLearning):
+    """A folder or zip of classes, FOLDER/class/*.jpg: few-shot classification of images."""
+
+    data: str = ""
+    """a folder or a zip of class folders, or the folder of a known data set"""
+    layout: Literal["folders", "mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"] = "folders"
+    """what lies in --data: class folders, or a known data set with its official split"""
+    size: int = 84
+    """height and width to which images are brought"""
+    channels: Literal[1, 3] = 3
+    """3 for colors, 1 for grey"""
+    split_by: Literal["class", "group", "data"] = "class"
+    """what meta-train, -validation and -test tasks do not share: single classes, whole groups of them (the folder above), or as
+    the folders train, val and test of the data say"""
+    parts: tuple[float, float, float] = (0.64, 0.16, 0.20)
+    """parts of the classes for meta-training, -validation and -testing"""
+
+    @property
+    def name(self) -> str:
+        return "images"
+
+    @property
+    def source(self) -> str:
+        return self.data
+
+    def read(self) -> ImageSet:
+        """The images. Raises `BadInput` where they cannot be used."""
+        if not self.data:
+            raise BadInput("--data is missing: expected a folder or a zip of class folders, such as photos/apple/1.jpg.")
+        if self.layout != "folders":
+            return read_known_images(self.layout, self.data)
+        return read_image_folder(self.data, self.size, self.channels)
+
+    def split(self, found: ImageSet, seed: int) -> dict[str, np.ndarray]:
+        """Which classes are for what: disjoint numbers of meta-train, -validation and -test classes."""
+        by = "data" if self.layout != "folders" else self.split_by
+        if by == "data":
+            if not found.split:
+                raise BadInput(f"--split-by data: expected folders train, val and test with other classes each in {self.data}.")
+            return {part: np.flatnonzero(np.array(found.split) == part) for part in ("train", "validation", "test")}
+        groups = np.array(found.groups if by == "group" and found.groups else found.names)
+        return split_groups(groups, self.parts, seed)
+
+    def build(self, seed: int = 0, format: Any = None) -> Problem:
+        if self.size < 8:
+            raise BadInput(f"--size should be at least 8, got {self.size}.")
+        if min(self.parts) <= 0 or abs(sum(self.parts) - 1) > 1e-6:
+            raise BadInput(f"--parts should be three positive numbers that sum to 1, got {' '.join(map(str, self.parts))}.")
+        return super().build(seed, format)
+
+    def data_protocol(self) -> dict[str, Any]:
+        if self.layout != "folders":
+            return {"data": self.layout, "split": "official"}
+        return {"data": "folders of classes", "split": f"by {self.split_by}, by the seed of the run"}
+
+
+def split_groups(groups: np.ndarray, parts: tuple[float, float, float], seed: int) -> dict[str, np.ndarray]:
+    """Numbers of classes for meta-training, -validation and -testing; `groups` [classes] stay together: in random order, each
+    is given to the part that lacks most."""
+    names, of_class = np.unique(groups, return_inverse=True)
+    wanted = dict(zip(("train", "validation", "test"), np.array(parts) * groups.size, strict=True))
+    chosen: dict[str, list[np.ndarray]] = {part: [] for part in wanted}
+    for number in np.random.default_rng(seed).permutation(names.size):
+        members = np.flatnonzero(of_class == number)
+        part = max(wanted, key=wanted.__getitem__)
+        chosen[part].append(members)
+        wanted[part] -= members.size
+    return {part: np.sort(np.concatenate(each)) if each else np.zeros(0, int) for part, each in chosen.items()}
+
+
+PRESETS: dict[str, tuple[Images, str]] = {
+    "default": (Images(), "the recipe: rates learned by layer and step, first order then exact, averaged parameters"),
+    "maml": (
+        Images(
+            inner_optimizer="sgd",
+            inner_rate=0.01,
+            outer_rate=1e-3,
+            outer_decay=0.999,
+            outer_schedule="constant",
+            multi_step=0.0,
+            clip=0.0,
+            first_order_until=0.0,
+            average=0.0,
+            normalization="batch",
+            queries=15,
+            meta_steps=60_000,
+        ),
+        "Finn et al. 2017 on mini-ImageNet: five steps at alpha 0.01, batch statistics, 60,000 meta-steps of 4 tasks",
+    ),
+}

@@ -1,0 +1,86 @@
+"""Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 handwritten characters, 20 drawings each, as a Problem (floor 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from fewstep.problems.image_learning import ImageLearning
+from fewstep.tasks.image_set import ImageSet
+from fewstep.tasks.omniglot import finn_split, read_omniglot, vinyals_split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omniglot(ImageLearning):
+    """Omniglot: 1,623 handwritten characters, 20 drawings each, 28 x 28; turned by right angles they are further classes."""
+
+    data_dir: str = ""
+    """folder of upstream's images_background.zip and images_evaluation.zip, or of the folders in them; by default they are
+    downloaded once"""
+    split_by: Literal["vinyals", "finn"] = "vinyals"
+    """1,028 / 172 / 423 characters of Vinyals et al. 2016, or 1,100 / 100 / 423 drawn at random as in Finn et al. 2017"""
+    rotate: bool = True
+    """turn each class of a task by a random multiple of 90 degrees in training"""
+    network: Literal["conv4", "conv4-strided", "resnet12", "mlp"] = "conv4-strided"
+    """four convolutions with max-pooling or with strides, twelve in residual blocks, or dense layers of --hidden units"""
+    filters: int = 64
+    """of each convolution of conv4"""
+    inner_rate: float = 0.4
+    """inner rate alpha; where rates are learned, their starting value"""
+    meta_batch_size: int = 16
+    """tasks per meta-step"""
+    meta_steps: int = 8_000
+    """meta-steps of the whole run"""
+    log_every: int = 200
+    """meta-steps between two lines of the log"""
+
+    @property
+    def name(self) -> str:
+        return "omniglot"
+
+    @property
+    def source(self) -> str:
+        return "Omniglot"
+
+    def read(self) -> ImageSet:
+        return read_omniglot(self.data_dir or None)
+
+    def split(self, found: ImageSet, seed: int) -> dict[str, np.ndarray]:
+        return vinyals_split(found.names) if self.split_by == "vinyals" else finn_split(len(found.names), seed)
+
+    def data_protocol(self) -> dict[str, Any]:
+        split = "Vinyals" if self.split_by == "vinyals" else "1,100 / 100 / 423 at random, by the seed of the run"
+        return {"data": "Omniglot", "split": split}
+
+
+MAML = Omniglot(
+    split_by="finn",
+    rotate_test=True,
+    queries=1,
+    test_queries=1,
+    normalization="batch",
+    inner_optimizer="sgd",
+    adaptation_steps=1,
+    outer_rate=1e-3,
+    outer_decay=0.999,
+    outer_schedule="constant",
+    multi_step=0.0,
+    clip=0.0,
+    first_order_until=0.0,
+    average=0.0,
+    meta_batch_size=32,
+    meta_steps=60_000,
+    log_every=500,
+    validation_tasks=600,
+)
+
+PRESETS: dict[str, tuple[Omniglot, str]] = {
+    "default": (Omniglot(), "the recipe, Vinyals' split, no batch statistics"),
+    "maml": (MAML, "Finn et al. 2017: one step at alpha 0.4, batch statistics, 60,000 meta-steps of 32 tasks"),
+    "maml-short": (
+        replace(MAML, meta_steps=15_000, outer_schedule="cosine", outer_rate=2e-3, average=0.995),
+        "the same in a quarter of the meta-steps: an outer rate that falls to 0, averaged parameters; half an hour on 2 cores",
+    ),
+}

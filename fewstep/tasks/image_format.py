@@ -1,0 +1,32 @@
+"""How images become inputs and classes become targets (floor 1): all that it takes to open a trained model without its data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fewstep.tasks.images import Pixels
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """Size and colors of the images that a network sees."""
+
+    size: int
+    """height and width"""
+    channels: int
+    pixels: Pixels
+    classes: tuple[str, ...] = ("classes",)
+    """that there are classes; which ones, each task says for itself"""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.size, self.size, self.channels
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "pixels": self.pixels._asdict()}
+
+    @staticmethod
+    def from_json(saved: dict[str, Any]) -> ImageFormat:
+        pixels = Pixels(*(tuple(saved["pixels"][name]) for name in Pixels._fields))
+        return ImageFormat(int(saved["size"]), int(saved["channels"]), pixels)

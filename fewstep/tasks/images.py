@@ -1,0 +1,128 @@
+"""Few-shot classification of images: N ways, K shots, cut from one array on the device (floor 1). Used by problems/images.py.
+
+A task is a choice of classes. Its number decides which, so that task 17 is the same whoever asks; which photos of them are
+support and which query is drawn for each episode. Pixels stay bytes until an episode is cut from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.tasks.family import Shots, TaskFamily
+from fewstep.types import Episode, Examples, Key
+
+
+class Photos(NamedTuple):
+    """All images of a data set, on the device."""
+
+    pixels: jax.Array
+    """uint8 [images, height, width, channels], class by class"""
+    start: jax.Array
+    """[classes] the first image of each class"""
+    length: jax.Array
+    """[classes]"""
+
+
+class Pixels(NamedTuple):
+    """How bytes become numbers: (pixel / 255 − mean) / deviation, by channel."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def encode(self, pixels: Any) -> jax.Array:
+        """uint8 [..., channels] -> float32."""
+        mean, deviation = (jnp.asarray(values, jnp.float32) for values in self)
+        scale, shift = 1 / (255 * deviation), mean / deviation
+        grow = (1,) * (pixels.ndim - 1) + (-1,)
+        return pixels.astype(jnp.float32) * scale.reshape(grow) - shift.reshape(grow)
+
+    def decode(self, values: Any) -> np.ndarray:
+        """Back to bytes."""
+        mean, deviation = (np.asarray(each, np.float32) for each in self)
+        return np.clip(np.round((np.asarray(values) * deviation + mean) * 255), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The shape of episodes."""
+
+    ways: int
+    shots: Shots
+    queries: int
+    """of each class"""
+    rotate: bool = False
+    """each class is turned by a random multiple of 90 degrees: a turned character is another character"""
+    strangers: int = 0
+    """query images of so many further classes, one of each, at the end, whose targets are 0 for all classes"""
+
+
+def image_tasks(photos: Photos, classes: np.ndarray, cut: Cut, pixels: Pixels, key: Key) -> TaskFamily:
+    """The family of tasks of `cut.ways` of these `classes`, numbered by `key`.
+
+    Support images stand class by class, and so do queries. Targets [images, ways] are 1 for the class. Where there are fewer
+    shots than the most, the other support images weigh 0.
+    """
+    numbers, most = jnp.asarray(classes), cut.shots.most
+    each = most + cut.queries
+    width = int(np.asarray(photos.length)[classes].max())
+
+    def episode(task: jax.Array, episode_key: Key, shots: jax.Array | int | None = None) -> Episode:
+        if shots is None and cut.shots.least < cut.shots.most:
+            episode_key, count_key = jax.random.split(episode_key)
+            shots = cut.shots.draw(count_key)
+        chosen, turns = classes_of(task)
+        image = jax.vmap(lambda one, key: photos.start[one] + distinct(key, photos.length[one], width, each))(
+            chosen, jax.random.split(episode_key, chosen.size)
+        )  # [classes, shots + queries]
+        known, others = image[: cut.ways], image[cut.ways :, 0]
+        targets = jnp.eye(cut.ways)
+        weight = jnp.ones(most) if shots is None else (jnp.arange(most) < shots).astype(jnp.float32)
+        support = Examples(
+            encoded(known[:, :most], turns[: cut.ways]), jnp.repeat(targets, most, 0), jnp.tile(weight, cut.ways)
+        )
+        query = Examples(
+            encoded(known[:, most:], turns[: cut.ways]),
+            jnp.repeat(targets, cut.queries, 0),
+            jnp.ones(cut.ways * cut.queries),
+        )
+        if cut.strangers:
+            strange = Examples(
+                encoded(others[:, None], turns[cut.ways :]), jnp.zeros((cut.strangers, cut.ways)), jnp.ones(cut.strangers)
+            )
+            query = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), query, strange)
+        return Episode(support, query)
+
+    def classes_of(task: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(the classes [ways + strangers] of a task, by how many right angles each is turned)."""
+        class_key, turn_key = jax.random.split(jax.random.fold_in(key, task))
+        count = cut.ways + cut.strangers
+        place = distinct(class_key, numbers.size, numbers.size, count)
+        turns = jax.random.randint(turn_key, (count,), 0, 4) if cut.rotate else jnp.zeros(count, jnp.int32)
+        return numbers[place], turns
+
+    def encoded(image: jax.Array, turns: jax.Array) -> jax.Array:
+        """[classes, images] numbers of images -> [classes · images, height, width, channels]."""
+        found = photos.pixels[image]
+        if cut.rotate:
+            found = jax.vmap(lambda turn, of_class: jax.lax.switch(turn, TURNS, of_class))(turns, found)
+        return pixels.encode(found.reshape(-1, *found.shape[2:]))
+
+    return TaskFamily(episode, describe=lambda task: classes_of(task)[0])
+
+
+def distinct(key: Key, size: jax.Array | int, most: int, count: int) -> jax.Array:
+    """[count] different numbers below `size`, which is at most `most` and at least `count`."""
+    chance = jnp.where(jnp.arange(most) < size, jax.random.uniform(key, (most,)), -1.0)
+    return jax.lax.top_k(chance, count)[1]
+
+
+def _turned(turns: int):
+    return lambda images: jnp.rot90(images, turns, axes=(1, 2))
+
+
+TURNS = [_turned(turns) for turns in range(4)]

@@ -1,0 +1,306 @@
+"""Episodes of images, heads that know no order of classes, and what is measured of them. Place: fewstep/tasks, nn, training."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fewstep.errors import BadInput
+from fewstep.maml import adapt, started
+from fewstep.nn.heads import start_of, with_head
+from fewstep.problems.image_learning import ImageLearning
+from fewstep.problems.images import Images, split_groups
+from fewstep.tasks.family import Shots
+from fewstep.tasks.image_format import ImageFormat
+from fewstep.tasks.image_set import ImageSet
+from fewstep.tasks.images import Cut, Photos, Pixels, distinct, image_tasks
+from fewstep.training import image_report
+from fewstep.training.image_report import Answers, area, reliability, set_limits, similarity, threshold
+from fewstep.types import Episode, Examples
+
+KEY = jax.random.key(0)
+PLAIN = Pixels((0.0,), (1 / 255,))
+"""leaves bytes as they are"""
+
+
+def numbered(lengths: list[int]) -> Photos:
+    """Images of 2 x 2 pixels that hold the number of the image in the first, of its class in the second."""
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    pixels = np.zeros((owner.size, 2, 2, 1), np.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(owner.size), owner
+    start = np.cumsum([0, *lengths[:-1]])
+    return Photos(jnp.asarray(pixels), jnp.asarray(start), jnp.asarray(lengths))
+
+
+def cut_tasks(*arguments):
+    """The family, its episodes compiled."""
+    tasks = image_tasks(*arguments)
+    return replace(tasks, episode=jax.jit(tasks.episode))
+
+
+@pytest.fixture
+def family():
+    cut = Cut(ways=3, shots=Shots(2, 2), queries=3, strangers=2)
+    return cut_tasks(numbered([5, 9, 7, 6, 8, 30]), np.array([0, 1, 2, 4, 5]), cut, PLAIN, KEY)
+
+
+def read(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """(numbers of the images, of their classes)."""
+    inputs = np.round(np.asarray(examples.inputs)).astype(int)
+    return inputs[:, 0, 0, 0], inputs[:, 0, 1, 0]
+
+
+def test_an_episode_has_different_images_of_its_classes_and_right_targets(family):
+    for number in range(20):
+        support, query = family.episode(jnp.asarray(number), jax.random.key(number))
+        (given, of_given), (asked, of_asked) = read(support), read(query)
+        classes = np.asarray(family.describe(jnp.asarray(number)))
+        assert len({*given, *asked}) == given.size + asked.size  # no photo is in both, or twice
+        assert len(set(classes)) == 5 and set(classes) <= {0, 1, 2, 4, 5}
+        np.testing.assert_array_equal(of_given, np.repeat(classes[:3], 2))
+        np.testing.assert_array_equal(classes[np.asarray(support.targets).argmax(1)], of_given)
+        np.testing.assert_array_equal(of_asked, [*np.repeat(classes[:3], 3), *classes[3:]])
+        assert np.asarray(query.targets)[-2:].sum() == 0  # strangers are of none of the classes
+
+
+def test_a_task_has_the_same_classes_whoever_asks_and_its_photos_change_with_the_key(family):
+    one, other = (family.episode(jnp.asarray(7), jax.random.key(seed)).support for seed in (1, 2))
+    np.testing.assert_array_equal(read(one)[1], read(other)[1])
+    assert not np.array_equal(read(one)[0], read(other)[0])
+
+
+def test_all_photos_of_a_class_are_drawn_alike_often():
+    drawn = jax.vmap(lambda key: distinct(key, 6, 9, 3))(jax.random.split(KEY, 6000))
+    counts = np.bincount(np.asarray(drawn).ravel(), minlength=9)
+    assert counts[6:].sum() == 0
+    np.testing.assert_allclose(counts[:6], 3000, atol=200)  # five standard deviations
+
+
+def test_turned_classes_are_turned_alike_in_support_and_query():
+    cut = Cut(ways=3, shots=Shots(1, 1), queries=1, rotate=True)
+    same = numbered([2, 2, 2])._replace(pixels=jnp.tile(jnp.array([[1, 2], [4, 3]], jnp.uint8)[None, ..., None], (6, 1, 1, 1)))
+    tasks = cut_tasks(same, np.arange(3), cut, PLAIN, KEY)
+    seen = set()
+    for number in range(12):
+        support, query = tasks.episode(jnp.asarray(number), KEY)
+        np.testing.assert_array_equal(support.inputs, query.inputs)
+        seen |= {int(value) for value in np.round(np.asarray(support.inputs[:, 0, 0, 0]))}
+    assert seen == {1, 2, 3, 4}
+
+
+def test_a_range_of_shots_gives_weight_to_as_many_support_images_of_every_class():
+    tasks = cut_tasks(numbered([9, 9, 9]), np.arange(3), Cut(2, Shots(1, 4), 3), PLAIN, KEY)
+    weights = [tasks.episode(jnp.asarray(0), jax.random.key(seed)).support.weight.reshape(2, 4) for seed in range(40)]
+    counts = {int(weight[0].sum()) for weight in weights}
+    assert counts == {1, 2, 3, 4} and all(np.array_equal(weight[0], weight[1]) for weight in weights)
+    np.testing.assert_array_equal(tasks.episode(jnp.asarray(0), KEY, 2).support.weight, [1, 1, 0, 0] * 2)
+
+
+def test_pixels_are_standardized_by_channel_and_come_back():
+    pixels = Pixels((0.5, 0.25, 0.1), (0.2, 0.1, 0.5))
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3), dtype=np.uint8)
+    expected = (image / 255 - np.array(pixels.mean)) / np.array(pixels.deviation)
+    np.testing.assert_allclose(pixels.encode(jnp.asarray(image)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(pixels.decode(pixels.encode(jnp.asarray(image))), image)
+    format = ImageFormat(3, 3, pixels)
+    assert ImageFormat.from_json(format.to_json()) == format
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blobs(ImageLearning):
+    """Images of patterns with noise: 24 classes, 10 images each."""
+
+    network: str = "mlp"  # soon compiled; what is tested here knows nothing of the network
+    hidden: tuple[int, ...] = (16,)
+    meta_steps: int = 30
+    meta_batch_size: int = 4
+    adaptation_steps: int = 2
+    validation_tasks: int = 8
+    test_queries: int = 3
+    queries: int = 2
+    images_of_a_class: int = 10
+
+    name = "images"
+    source = "blobs"
+
+    def read(self):
+        random = np.random.default_rng(0)
+        pattern = random.random((24, 1, 16, 16, 1)) > 0.6
+        images = 160 * pattern + random.normal(40, 30, (24, self.images_of_a_class, 16, 16, 1))
+        length = np.full(24, self.images_of_a_class)
+        names = tuple(f"class {number}" for number in range(24))
+        return ImageSet(np.clip(images, 0, 255).astype(np.uint8).reshape(-1, 16, 16, 1), length, names, ())
+
+    def split(self, found, seed):
+        return {"train": np.arange(8), "validation": np.arange(8, 16), "test": np.arange(16, 24)}
+
+    def data_protocol(self):
+        return {"data": "blobs", "split": "fixed"}
+
+
+@pytest.mark.parametrize("head", ["shared", "zero", "prototype"])
+def test_predictions_follow_the_classes_when_these_change_places(head):
+    problem = Blobs(head=head).build(0)
+    params = problem.init(KEY)
+    params.theta["head"]["kernel"] = jax.random.normal(KEY, params.theta["head"]["kernel"].shape)
+    support, query = jax.jit(problem.splits.test.episode)(jnp.asarray(0), KEY)
+    order = jnp.array([3, 0, 4, 1, 2])
+    predicted = jax.jit(lambda support: problem.predict(adapt(problem.learner, params, support, KEY), query.inputs))
+    outputs = [predicted(each) for each in (support, support._replace(targets=support.targets[:, order]))]
+    np.testing.assert_allclose(outputs[1], outputs[0][:, order], rtol=1e-3, atol=1e-4)
+    before = problem.predict(started(problem.learner, params, support, KEY), query.inputs)
+    assert head == "prototype" or np.ptp(np.asarray(before), axis=1).max() < 1e-5  # nothing is known of any class yet
+
+
+@pytest.mark.parametrize("ways", [2, 7])
+def test_a_model_trained_on_five_classes_adapts_to_any_number(ways):
+    problem = Blobs().build(0)
+    images = problem.splits.test.episode(jnp.asarray(0), KEY).support.inputs[:1]
+    support = Examples(jnp.repeat(images, ways, 0), jnp.eye(ways), jnp.ones(ways))
+    adapted = adapt(problem.learner, problem.init(KEY), support, KEY)
+    assert problem.predict(adapted, images).shape == (1, ways)
+
+
+def test_prototypes_are_the_nearest_mean_by_squared_distance():
+    from fewstep.types import Network
+
+    body = Network(lambda key: {}, lambda params, inputs: inputs)
+    network, theta = with_head(body, 4), {"body": {}, "head": {"kernel": jnp.zeros((4, 1)), "bias": jnp.zeros(1)}}
+    x = jax.random.normal(KEY, (6, 4))
+    support = Examples(x, jnp.tile(jnp.eye(3), (2, 1)), jnp.array([1.0, 1, 1, 1, 1, 0]))
+    means = np.stack([(x[0] + x[3]) / 2, (x[1] + x[4]) / 2, x[2]])
+    queries = jax.random.normal(jax.random.key(1), (5, 4))
+    distance = np.square(np.asarray(queries)[:, None] - means[None]).sum(-1) / 4
+    logits = network.apply(start_of("prototype", body)(theta, support, KEY), queries)
+    np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(-distance), rtol=1e-4)
+
+
+def test_classes_of_a_group_stay_together_and_parts_are_about_as_asked():
+    groups = np.repeat(np.arange(20), [1, 2, 3, 4, 5] * 4)
+    parts = split_groups(groups, (0.64, 0.16, 0.2), seed=1)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(groups.size))
+    owners = [set(groups[part]) for part in parts.values()]
+    assert sum(map(len, owners)) == 20  # no group is in two parts
+    for part, share in zip(parts.values(), (0.64, 0.16, 0.2), strict=True):
+        assert abs(part.size - share * groups.size) <= 5
+
+
+def answers_of(log_probabilities, similarity, targets) -> Answers:
+    """Of one number of steps."""
+    return Answers(log_probabilities[:, None], similarity[:, None], targets, np.zeros((len(targets), 2), int))
+
+
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
+    random = np.random.default_rng(0)
+    known, strange = random.integers(0, 6, 40).astype(float), random.integers(0, 5, 30).astype(float)
+    pairs = [(one > other) + 0.5 * (one == other) for one in known for other in strange]
+    assert area(known, strange) == pytest.approx(np.mean(pairs))
+
+
+def test_the_limit_of_none_of_these_accepts_what_it_says_and_takes_the_better_score():
+    random = np.random.default_rng(0)
+    targets = np.zeros((200, 4, 2))
+    targets[:, [0, 1], [0, 1]] = 1  # two known queries, two strangers
+    guesses = np.log(random.dirichlet([1, 1], (200, 4)))
+    alike = random.normal(np.array([2.0, 2.0, 0.0, 0.0]), 1.0, (200, 4))
+    found = threshold(answers_of(guesses, alike, targets), 0, 1.0)
+    assert found["score"] == "similarity" and found["area"]["similarity"] == pytest.approx(0.92, abs=0.03)  # Φ(2 / √2)
+    assert (alike[:, :2] >= found["limit"]).mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_the_calibration_error_is_zero_where_confidence_is_the_share_of_right_answers():
+    random = np.random.default_rng(0)
+    chance = random.dirichlet([2.0, 1.0, 1.0], (400, 25))
+    truth = (random.random((400, 25, 1)) > chance.cumsum(-1)[..., :-1]).sum(-1)
+    targets = np.eye(3)[truth]
+    calibrated, sharpened = (reliability(power * np.log(chance), targets, 1.0) for power in (1.0, 3.0))
+    assert calibrated["ece"] < 0.02 < 0.1 < sharpened["ece"]
+    # Log-probabilities divided by the temperature 3 are calibrated again.
+    assert reliability(3.0 * np.log(chance), targets, 3.0)["ece"] < 0.02
+    assert sum(each["share"] for each in calibrated["bins"]) == pytest.approx(1)
+
+
+def test_prediction_sets_hold_the_right_class_as_often_as_they_say_and_few_classes_allow_no_level():
+    random = np.random.default_rng(0)
+
+    def some(count):
+        chance = random.dirichlet([1.0, 1.0, 1.0], (count, 6))
+        truth = (random.random((count, 6, 1)) > chance.cumsum(-1)[..., :-1]).sum(-1)
+        return answers_of(np.log(chance), np.zeros((count, 6)), np.eye(3)[truth])
+
+    limits = set_limits(some(400), 1.0, distinct=100)["limits"]
+    fresh = some(2000)
+    for level in (95, 90, 80):
+        inside = 1 - np.exp(fresh.log_probabilities[:, 0]) <= limits[str(level)]
+        assert (inside & (fresh.targets > 0)).any(-1).mean() == pytest.approx(level / 100, abs=0.02)
+    assert set_limits(some(400), 1.0, distinct=30)["limits"] == {
+        "95": None,
+        "90": limits_at(90, 30),
+        "80": pytest.approx(1, abs=1),
+    }
+
+
+def limits_at(level, distinct):
+    """Whether 30 classes of 3 ways, ten disjoint tasks, allow the level: 10 / 11 is 90.9 %."""
+    return pytest.approx(1, abs=1) if level * (distinct // 3 + 1) <= 100 * (distinct // 3) else None
+
+
+def test_similarity_is_greatest_for_a_class_mean_itself():
+    support = jax.random.normal(KEY, (4, 5))
+    examples = Examples(support, jnp.repeat(jnp.eye(2), 2, 0), jnp.ones(4))
+    mean = (support[:1] + support[1:2]) / 2
+    found = similarity(jnp.concatenate([mean, -mean, support[2:3]]), support, examples)
+    assert float(found[0]) == pytest.approx(1, abs=1e-5) and float(found.max()) <= 1 + 1e-5
+
+
+def test_what_is_measured_is_by_task_number_and_complete():
+    problem = Blobs().build(0)
+    params = problem.init(KEY)
+    calibration = image_report.calibrate_images(problem, params)
+    assert calibration["chosen_steps"] in (1, 2, 4, 6) and calibration["temperature"] > 0
+    result = image_report.evaluate_images(problem, params, calibration, (0, 2), 40)
+    again = image_report.evaluate_images(problem, params, calibration, (0, 2), 40)
+    assert result == again
+    assert result["mean"][0] == pytest.approx(0.2, abs=0.02)  # a shared column tells no class from another
+    assert len(result["by_class"]) == result["classes"] == 8 and set(result["by_class"]) <= {
+        f"class {i}" for i in range(16, 24)
+    }
+    assert 0 <= result["none_of_these"]["told"] <= 1 and result["protocol"]["shots"] == 1
+
+
+def test_accuracy_is_the_share_of_right_answers_over_all_tasks():
+    random = np.random.default_rng(0)
+    targets = np.tile(np.eye(3)[None], (50, 1, 1))
+    found = image_report.accuracy_of(answers_of(random.normal(size=(50, 3, 3)), np.zeros((50, 3)), targets))
+    assert found.shape == (50, 1, 3) and 0.2 < found.mean() < 0.47
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"ways": 12}, "24 classes have at least 3 images; expected at least 36"),
+        ({"shots": 9}, "0 classes have at least 11 images"),
+        ({"shots": 0}, "--shots should be at least 1"),
+        ({"ways": 1}, "--ways should be at least 2"),
+        ({"normalization": "batch", "shots": (1, 3)}, "--normalization batch needs one number of --shots"),
+    ],
+)
+def test_what_cannot_be_cut_into_episodes_is_said(changes, complaint):
+    with pytest.raises(BadInput, match=complaint):
+        replace(Blobs(), **changes).build(0)
+
+
+def test_a_missing_folder_is_said():
+    with pytest.raises(BadInput, match="--data is missing"):
+        Images().build(0)
+    with pytest.raises(BadInput, match="--parts should be"):
+        Images(parts=(0.5, 0.5, 0.5)).build(0)
+
+
+def test_batch_statistics_meet_no_strangers():
+    problem = Blobs(normalization="batch", inner_optimizer="sgd").build(0)
+    query = problem.images.test.episode(jnp.asarray(0), KEY).query
+    assert query.targets.sum(-1).min() == 1
+    assert isinstance(Episode(query, query), tuple)
