@@ -9,16 +9,33 @@ from typing import Any
 
 from fewstep.errors import BadInput
 from fewstep.plots.curves import adaptation, by_shots, training
+from fewstep.plots.images import accuracy, by_steps, episodes, reliability
 from fewstep.plots.units import unseen_tasks, worst_tasks
 from fewstep.training.log import read_metrics
 
 SOURCES = {"records": "metrics.jsonl", "result": "evaluation.json", "shown": "illustrations.json", "config": "config.json"}
-PICTURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+Picture = Callable[[dict[str, Any]], Any]
+
+
+def _of_rows(paint: Picture) -> Picture:
+    """A picture of tasks whose examples are rows of numbers: a run on images has others in its place."""
+
+    def painted(contents: dict[str, Any]) -> Any:
+        images = contents["shown"] and contents["shown"].get("kind") == "images"
+        return None if images or by_steps(contents["result"]) else paint(contents)
+
+    return painted
+
+
+PICTURES: dict[str, Picture] = {
     "training": training,
-    "adaptation": adaptation,
-    "shots": by_shots,
-    "unseen_tasks": unseen_tasks,
-    "worst_tasks": worst_tasks,
+    "adaptation": _of_rows(adaptation),
+    "shots": _of_rows(by_shots),
+    "unseen_tasks": _of_rows(unseen_tasks),
+    "worst_tasks": _of_rows(worst_tasks),
+    "episodes": episodes,
+    "accuracy": accuracy,
+    "reliability": reliability,
 }
 """name -> a function of what the files hold, by the names in SOURCES, that returns a figure, or None where they lack it"""
 
