@@ -15,12 +15,14 @@ from fewstep.errors import BadInput
 
 @dataclass(frozen=True)
 class Adapt:
-    """Fit a trained run to new units from the rows of a file with the training columns; the task column tells units apart."""
+    """Fit a trained run to new units from the rows of a file with the training columns (the task column tells units apart), or
+    to new classes from a few photos of each."""
 
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
     support: str
-    """a CSV, TSV or Parquet file, or a pattern of them: the few rows of the new units, with inputs and target"""
+    """a CSV, TSV or Parquet file, or a pattern of them: the few rows of the new units, with inputs and target; of images, a
+    folder or zip with a folder of photos for each new class"""
     out: str
     """folder for the adapted model"""
     steps: str | None = None
@@ -36,9 +38,14 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {arguments.steps!r}.")
     prepare_jax()
     from fewstep import adapted, runs
+    from fewstep.tasks.image_format import ImageFormat
     from fewstep.tasks.reading import FILE, read_table
 
     run = runs.open_run(arguments.run)
+    if isinstance(run.problem(with_data=False).format, ImageFormat):
+        from fewstep.cli import photos
+
+        return photos.adapt(run, arguments.support, arguments.out, steps[0] if steps else None, arguments.json)
     table = read_table(arguments.support)
     model = adapted.adapt(run, table, arguments.support, steps[0] if steps else None)
     model.save(arguments.out)

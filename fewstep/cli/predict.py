@@ -21,11 +21,13 @@ class Predict:
     adapted: Annotated[str, tyro.conf.Positional]
     """the adapted model's folder"""
     inputs: str
-    """a CSV, TSV or Parquet file, or a pattern of them, with the input columns; of several units, with the task column too"""
+    """a CSV, TSV or Parquet file, or a pattern of them, with the input columns; of several units, with the task column too; of
+    images, a photo, or a folder or zip of photos"""
     out: str
     """the file to write: .csv, .tsv or .parquet"""
     level: float | None = None
-    """which part of rows lower and upper enclose, such as 0.9; by default 0.95 where enough units were left to calibrate it"""
+    """which part of rows lower and upper enclose, such as 0.9; by default 0.95 where enough units were left to calibrate it. Of
+    images: adds sets of classes that hold the right one so often"""
     json: bool = False
     """print one JSON object on stdout"""
 
@@ -36,8 +38,13 @@ def main(argv: list[str]) -> int:
     import polars as pl
 
     from fewstep.adapted import open_adapted
+    from fewstep.adapted.photos import is_photos
     from fewstep.tasks.reading import read_table
 
+    if is_photos(arguments.adapted):
+        from fewstep.cli import photos
+
+        return photos.predict(arguments.adapted, arguments.inputs, arguments.out, arguments.level, arguments.json)
     out = new_table(arguments.out)
     model = open_adapted(arguments.adapted)
     table = read_table(arguments.inputs)

@@ -26,7 +26,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         tables.append(by_shots(result))
     for table in tables:
         console.print(table)
-    lines = extremes(result) if "by_task" in result else []
+    lines = extremes(result) if "by_task" in result else of_images(result) if "by_class" in result else []
     if chosen := result.get("chosen_from"):
         lines += choice(chosen)
     lines += wrapped("protocol: ", (f"{name.replace('_', ' ')} {value}" for name, value in result["protocol"].items()))
@@ -40,8 +40,14 @@ def by_steps(result: dict[str, Any], others: dict[str, Any]) -> Any:
     summaries = {result["metric"]: result, **others}
     for name in summaries:
         table.add_column(f"{named(name)}\n(mean ± 95 % interval)", justify="right")
+    by_class = result.get("ci95_by_class")
+    if by_class:
+        table.columns[1].header = f"{named(result['metric'])}\n(mean ± over episodes)"
+        table.add_column(f"± over classes\n({result['classes']} of them)", justify="right")
     for place, step in enumerate(result["steps"]):
-        table.add_row(str(step), *(mean_of(summary, place, result["tasks"]) for summary in summaries.values()))
+        cells = [mean_of(summary, place, result["tasks"]) for summary in summaries.values()]
+        cells += ["" if by_class[place] is None else f"{by_class[place]:.3g}"] if by_class else []
+        table.add_row(str(step), *cells)
     return table
 
 
@@ -100,6 +106,22 @@ def extremes(result: dict[str, Any]) -> list[str]:
     worst = sorted(figures, key=lambda name: -figures[name])[:3]
     listed = (f"{name[:LONGEST_NAME]} {figures[name]:.4g}" for name in worst)
     return wrapped(f"{after}: median task {statistics.median(figures.values()):.4g}; worst: ", listed)
+
+
+def of_images(result: dict[str, Any]) -> list[str]:
+    """The classes told worst, how far probabilities can be believed, and how strangers are told."""
+    steps = result["protocol"]["chosen_adaptation_steps"]
+    worst = sorted(result["by_class"], key=result["by_class"].__getitem__)[:3]
+    after = f"after {steps} step{'s' * (steps != 1)}, chosen on meta-validation tasks"
+    lines = wrapped(f"{after}; worst classes: ", (f"{name} {result['by_class'][name]:.3g}" for name in worst))
+    if found := result.get("calibration"):
+        lines.append(f"probabilities: calibration error {found['ece']:.3f} (before the temperature {found['ece_before']:.3f})")
+    if found := result.get("none_of_these"):
+        told, lost = found["told"], 1 - found["accepted"]
+        lines.append(f"none of these: {told:.0%} of strangers are told, {lost:.0%} of the classes' own images taken for such")
+    for level, found in result.get("sets", {}).items():
+        lines.append(f"sets at {level} %: {found['coverage']:.1%} hold the right class, of {found['classes']:.2f} classes each")
+    return lines
 
 
 def choice(errors: dict[str, float]) -> list[str]:

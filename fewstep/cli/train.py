@@ -57,8 +57,8 @@ def train(arguments: Any, name: str, preset: str) -> int:
             if splits.left_out:
                 least = settings.shot_range.least
                 say(f"  left out, with no more rows than --shots {least}: {splits.left_out} of the tasks", json=True)
-            for note in problem.notes:
-                say(f"  {note}", json=True)
+        for note in problem.notes:
+            say(f"  {note}", json=True)
 
     def work():
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)

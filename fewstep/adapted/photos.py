@@ -1,0 +1,197 @@
+"""A model adapted to photos of new classes, any number of them, in memory and on disk (floor 4).
+
+On disk stand θ, the support photos at the size that the network sees, and their classes; opening it adapts again. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.maml import adapt
+from fewstep.problem import Problem
+from fewstep.runs import Run, new_directory, settings_of, write_json
+from fewstep.tasks.image_files import read_image_folder, read_photos
+from fewstep.trained import KEY_SEED, Trained
+from fewstep.training.checkpoint import read_arrays, write_arrays
+from fewstep.training.image_report import probabilities, similarity
+from fewstep.training.mapping import over_tasks
+from fewstep.training.programs import compiled
+from fewstep.types import Examples, Params
+
+FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.npz"
+KIND = "photos"
+QUERIES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class AdaptedPhotos:
+    """A classifier of the classes of its support photos."""
+
+    trained: Trained
+    classes: tuple[str, ...]
+    images: np.ndarray
+    """uint8 [photos, size, size, channels]"""
+    labels: np.ndarray
+    """[photos] numbers of classes"""
+    files: tuple[str, ...]
+    steps: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> Problem:
+        return self.trained.problem
+
+    @property
+    def shots(self) -> np.ndarray:
+        """[classes]: how many photos of each."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    @property
+    def as_calibrated(self) -> bool:
+        """Whether ways and shots are those that probabilities and thresholds were fitted at."""
+        settings = self.problem.settings
+        return len(self.classes) == settings.ways and set(self.shots) == {settings.shot_range.most}
+
+    @cached_property
+    def support(self) -> Examples:
+        """[photos, ...], as the network sees them."""
+        targets = jnp.eye(len(self.classes))[self.labels]
+        return Examples(self.problem.format.pixels.encode(jnp.asarray(self.images)), targets, jnp.ones(self.labels.size))
+
+    @cached_property
+    def params(self) -> Params:
+        """θ′."""
+
+        def one_task(params, support):
+            return adapt(self.problem.learner, params, support, jax.random.key(KEY_SEED), self.steps)
+
+        program = compiled(
+            lambda params, support: over_tasks(
+                lambda each: one_task(params, each), jax.tree.map(lambda leaf: leaf[None], support), 1
+            )
+        )
+        return jax.tree.map(lambda leaf: leaf[0], program(self.trained.params, self.support))
+
+    @cached_property
+    def _ask(self):
+        body = self.problem.settings.body(self.problem.format.shape)
+        features = lambda params, images: body.apply(params["body"], images)  # noqa: E731
+
+        def ask(params, support, images):
+            queries = self.problem.format.pixels.encode(images)
+            alike = similarity(features(params, queries), features(params, support.inputs), support)
+            return self.problem.predict(params, queries), alike
+
+        return compiled(ask)
+
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos."""
+        found = []
+        for start in range(0, len(images), QUERIES_AT_ONCE):
+            part = images[start : start + QUERIES_AT_ONCE]
+            batch = self.problem.settings.normalization == "batch"
+            fill = np.arange(len(part)) if batch else np.minimum(np.arange(QUERIES_AT_ONCE), len(part) - 1)
+            outputs, alike = jax.device_get(self._ask(self.params, self.support, jnp.asarray(part[fill])))
+            found.append((outputs[: len(part)], alike[: len(part)]))
+        outputs, alike = (np.concatenate(each) for each in zip(*found, strict=True))
+        chance = probabilities(outputs, self.trained.calibration.get("temperature", 1.0))
+        rule = self.trained.calibration.get("none_of_these")
+        if rule is None:
+            return chance, np.zeros(len(images), bool)
+        return chance, (chance.max(1) if rule["score"] == "probability" else alike) < rule["limit"]
+
+    def sets(self, chance: np.ndarray, level: float) -> list[list[str]]:
+        """For each photo some classes, the right one among them with a probability of `level`, on average over tasks
+        like those of calibration. Raises `BadInput` where there were too few of these, or they were of other shots or ways."""
+        known = self.trained.calibration.get("sets", {}).get("limits", {})
+        limit = known.get(str(round(100 * level)))
+        if limit is None:
+            offered = [f"0.{name}" for name, value in known.items() if value is not None]
+            apart = "there are too few classes to calibrate on" if not offered else f"expected one of {', '.join(offered)}"
+            raise BadInput(
+                f"--level {level}: no prediction sets at this level: {apart}. Train on more classes, or leave it out."
+            )
+        if not self.as_calibrated:
+            settings = self.problem.settings
+            raise BadInput(
+                f"--level: prediction sets are calibrated for {settings.ways} classes with {settings.shot_range.most} photos "
+                f"each, got {len(self.classes)} with {span(self.shots)}. Leave --level out."
+            )
+        return [[name for name, part in zip(self.classes, row, strict=True) if 1 - part <= limit] for row in chance]
+
+    def seen(self, images: np.ndarray) -> list[str | None]:
+        """For each photo the support photo that it is, pixel by pixel; None where there is none."""
+        known = {image.tobytes(): name for image, name in zip(self.images, self.files, strict=True)}
+        return [known.get(image.tobytes()) for image in images]
+
+    def read(self, source: str) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+        """(photos, their file names, notes) to be classified."""
+        return read_photos(source, self.problem.format.size, self.problem.format.channels)
+
+    def truth(self, files: Sequence[str]) -> list[str | None]:
+        """The class that the folder of a photo names, where it is one of the model's."""
+        folders = (Path(name).parent.name for name in files)
+        return [folder if folder in self.classes else None for folder in folders]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes it into a new folder."""
+        directory = new_directory(directory)
+        write_arrays(directory / PARAMETERS, self.trained.params)
+        np.savez_compressed(directory / SUPPORT, images=self.images, labels=self.labels)
+        content = {"kind": KIND, "steps": self.steps, "classes": list(self.classes), "files": list(self.files)}
+        write_json(directory / FILE, {**content, "calibration": self.trained.calibration, "run": self.trained.config})
+
+
+def adapt_photos(run: Run, source: str, steps: int | None = None) -> AdaptedPhotos:
+    """Fits a trained run to the classes in `source`, a folder or a zip of class folders. Raises `BadInput` where it holds fewer
+    than two classes."""
+    trained = Trained.of(run)
+    format = trained.problem.format
+    found = read_image_folder(source, format.size, format.channels, cache=False)
+    if len(found.names) < 2:
+        listed = ", ".join(found.names)
+        raise BadInput(f"{source}: expected photos of at least 2 classes, a folder for each, found only {listed}.")
+    labels = np.repeat(np.arange(len(found.names)), found.length)
+    chosen = trained.calibration.get("chosen_steps", trained.trained_steps) if steps is None else steps
+    return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, found.notes)
+
+
+def is_photos(directory: str | Path) -> bool:
+    """Whether a folder holds a model that was adapted to photos."""
+    try:
+        return json.loads((Path(directory) / FILE).read_text(encoding="utf-8")).get("kind") == KIND
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def open_photos(directory: str | Path) -> AdaptedPhotos:
+    """Opens a folder written by `AdaptedPhotos.save`. Raises `BadInput` where it is damaged."""
+    directory = Path(directory)
+    try:
+        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        settings = settings_of(saved["run"], directory / FILE)
+        problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
+        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
+        with np.load(directory / SUPPORT, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+        trained = Trained(problem, params, saved["calibration"], saved["run"])
+        return AdaptedPhotos(trained, tuple(saved["classes"]), images, labels, tuple(saved["files"]), saved["steps"])
+    except BadInput:
+        raise
+    except Exception as error:  # damaged archives raise many kinds
+        raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
+
+
+def span(numbers: np.ndarray) -> str:
+    """'5', or '3 to 5'."""
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -1,0 +1,105 @@
+"""What adapt and predict do where a run was trained on images (floor 5)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep.cli.arguments import say
+from fewstep.cli.writing import new_table, write_table
+from fewstep.errors import BadInput
+
+
+def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
+    """`fewstep adapt RUN --support PHOTOS --out ADAPTED`."""
+    from fewstep.adapted.photos import adapt_photos, span
+
+    if steps == "auto":
+        raise BadInput("--steps auto is for tables; of images, meta-validation tasks have chosen the number of steps already.")
+    model = adapt_photos(run, support, steps)
+    model.save(out)
+    for note in model.notes:
+        say(f"note: {note}", json=True)
+    if not model.as_calibrated:
+        trained = model.problem.settings
+        say(
+            f"note: probabilities and the limit of none_of_these were fitted at {trained.ways} classes with "
+            f"{trained.shot_range.shown} photos each",
+            json=True,
+        )
+    listed = ", ".join(model.classes[:8]) + (", ..." if len(model.classes) > 8 else "")
+    if as_json:
+        content = {"adapted": out, "classes": list(model.classes), "photos": model.shots.tolist()}
+        print(json.dumps({**content, "adaptation_steps": model.steps, "notes": list(model.notes)}))
+    else:
+        what = f"{len(model.classes)} classes of {span(model.shots)} photos each ({listed})"
+        say(f"adapted to {what} in {model.steps} steps -> {out}")
+    return 0
+
+
+def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_json: bool) -> int:
+    """`fewstep predict ADAPTED --inputs PHOTOS --out labels.csv`."""
+    import polars as pl
+
+    from fewstep.adapted.certainty import significant
+    from fewstep.adapted.photos import open_photos
+
+    out = new_table(out_name)
+    model = open_photos(adapted)
+    images, files, notes = model.read(inputs)
+    chance, none = model.answers(images)
+    guess = np.array(model.classes)[chance.argmax(1)]
+    columns: dict[str, Any] = {"file": files, "prediction": guess, "probability": significant(chance.max(1))}
+    if "none_of_these" in model.trained.calibration:
+        columns["none_of_these"] = none
+    if level is not None:
+        columns["set"] = [" | ".join(names) for names in model.sets(chance, level)]
+    columns |= {f"probability_{name}": significant(chance[:, number]) for number, name in enumerate(model.classes)}
+    repeated = [(file, seen) for file, seen in zip(files, model.seen(images), strict=True) if seen]
+    if repeated:
+        file, seen = repeated[0]
+        notes = (*notes, f"{len(repeated)} of the photos are support photos too, such as {file} (there {seen})")
+    if model.problem.settings.normalization == "batch":
+        notes = (*notes, "this run normalizes by batch: predictions of up to 32 photos depend on one another")
+    truth = model.truth(files)
+    known = [number for number, name in enumerate(truth) if name is not None]
+    right = [truth[number] == guess[number] for number in known]
+    write_table(pl.DataFrame(columns), out)
+    picture = confusion(model.classes, truth, guess, out, sum(right), len(right)) if known else None
+    for note in notes:
+        say(f"note: {note}", json=True)
+    told = int(none.sum())
+    if as_json:
+        score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}
+        print(json.dumps({"predictions": str(out), "photos": len(files), "none_of_these": told, "notes": list(notes), **score}))
+        return 0
+    say(f"{len(files)} photos -> {out}" + (f"; {told} look like none of the classes" if told else ""))
+    if known:
+        say(f"{sum(right)} of {len(right)} photos whose folder names a class are right: {picture}")
+    return 0
+
+
+def confusion(
+    classes: tuple[str, ...], truth: list[str | None], guess: np.ndarray, out: Path, right: int, labeled: int
+) -> Path:
+    """Draws the confusion matrix beside the table; returns where."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from fewstep.plots.images import confusion_matrix
+
+    counts = np.zeros((len(classes), len(classes)), int)
+    place = {name: number for number, name in enumerate(classes)}
+    for name, found in zip(truth, guess, strict=True):
+        if name is not None:
+            counts[place[name], place[found]] += 1
+    figure = confusion_matrix(list(classes), counts.tolist(), f"{right} of {labeled} right")
+    path = out.with_name(f"{out.stem}_confusion.png")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

@@ -1,0 +1,164 @@
+"""Photos from the command line: train, evaluate, adapt to new classes, predict. Place: fewstep/cli, runs, adapted."""
+
+import csv
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep import cli
+
+CLASSES, PHOTOS = 18, 6
+SETTINGS = ["--size", 12, "--network", "mlp", "--hidden", 24, "--meta-steps", 30, "--log-every", 10, "--meta-batch-size", 8]
+SETTINGS += ["--ways", 3, "--shots", 1, "--queries", 2, "--test-queries", 3, "--adaptation-steps", 2, "--validation-tasks", 10]
+
+
+def write_photos(folder, classes, seed=0, photos=PHOTOS):
+    """Folders of photos, 14 x 10 pixels: each class has a color and a pattern."""
+    for number in classes:
+        pattern = np.random.default_rng(number).integers(0, 256, (10, 14, 3))
+        for photo in range(photos):
+            noise = np.random.default_rng([seed, number, photo]).normal(0, 12, pattern.shape)
+            path = folder / f"class{number:02d}" / f"{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(pattern + noise, 0, 255).astype(np.uint8)).save(path)
+    return folder
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """(photos of many classes, a run trained on them, photos of four new classes, the run adapted to these)."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("fewstep.training.devices.use_cpu_cores", lambda: None)
+    root = tmp_path_factory.mktemp("photos")
+    patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+    data, new = write_photos(root / "data", range(CLASSES)), write_photos(root / "new", range(50, 54), photos=2)
+    assert run("train", "images", "--data", data, *SETTINGS, "--out", root / "run") == 0
+    assert run("adapt", root / "run", "--support", new, "--out", root / "adapted") == 0
+    yield root
+    patch.undo()
+
+
+def test_a_folder_of_classes_becomes_a_run_with_its_pictures(folders):
+    result = json.loads((folders / "run" / "evaluation.json").read_text())
+    assert result["metric"] == "accuracy" and result["steps"] == [0, 1, 2, 4, 6] and result["tasks"] == 1000
+    assert result["mean"][0] == pytest.approx(1 / 3, abs=0.02) and max(result["mean"]) > 0.8
+    for name in ("data", "split", "ways", "shots", "queries_per_class", "classes_turned_at_test", "normalization", "classes"):
+        assert name in result["protocol"]
+    pictures = {path.stem for path in (folders / "run" / "plots").iterdir()}
+    assert pictures == {"training", "episodes", "accuracy", "reliability"}
+
+
+def test_classes_are_split_disjointly_and_all_are_in_a_part(folders):
+    tasks = json.loads((folders / "run" / "config.json").read_text())["classes"]
+    names = [name for part in tasks.values() for name in part]
+    assert sorted(names) == [f"class{number:02d}" for number in range(CLASSES)]
+
+
+def test_new_classes_are_told_apart_from_two_photos_of_each_whatever_their_number(folders, command, tmp_path):
+    inputs = write_photos(tmp_path / "inputs", range(50, 54), seed=1)
+    code, out, err = command("predict", folders / "adapted", "--inputs", inputs, "--out", "labels.csv")
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()))
+    assert len(rows) == 4 * PHOTOS and {row["prediction"] for row in rows} <= {f"class{number}" for number in range(50, 54)}
+    right = np.mean([row["prediction"] == row["file"].split("/")[0] for row in rows])
+    assert right > 0.8 and f"{round(right * len(rows))} of {len(rows)} photos" in out
+    for row in rows:
+        assert sum(float(row[f"probability_class{number}"]) for number in range(50, 54)) == pytest.approx(1, abs=1e-3)
+    assert (tmp_path / "labels_confusion.png").is_file()
+
+
+def test_photos_of_other_classes_are_mostly_told_to_be_none_of_these(folders, command, tmp_path):
+    own, other = write_photos(tmp_path / "own", range(50, 54), seed=2), write_photos(tmp_path / "other", range(70, 76), seed=2)
+    shares = []
+    for inputs in (own, other):
+        code, out, _ = command("predict", folders / "adapted", "--inputs", inputs, "--out", f"{inputs.name}.csv", "--json")
+        found = json.loads(out)
+        shares.append(found["none_of_these"] / found["photos"])
+        assert code == 0
+    assert shares[0] < 0.3 < shares[1]
+
+
+def test_a_photo_that_is_in_both_support_and_inputs_is_said(folders, command):
+    code, out, err = command("predict", folders / "adapted", "--inputs", folders / "new", "--out", "same.csv", "--json")
+    assert code == 0 and "8 of the photos are support photos too" in err and json.loads(out)["photos"] == 8
+
+
+def test_a_zip_of_photos_gives_the_same_predictions_as_their_folder(folders, command, tmp_path):
+    inputs = write_photos(tmp_path / "inputs", [51, 53], seed=3, photos=2)
+    with zipfile.ZipFile(tmp_path / "inputs.zip", "w") as archive:
+        for path in sorted(inputs.rglob("*.png")):
+            archive.write(path, path.relative_to(inputs))
+    for source, out in ((inputs, "folder.csv"), (tmp_path / "inputs.zip", "zip.csv")):
+        assert command("predict", folders / "adapted", "--inputs", source, "--out", out)[0] == 0
+    assert (tmp_path / "folder.csv").read_text() == (tmp_path / "zip.csv").read_text()
+
+
+def test_an_evaluation_again_gives_the_same_figures(folders, command):
+    before = json.loads((folders / "run" / "evaluation.json").read_text())
+    code, out, _ = command("evaluate", folders / "run", "--json")
+    after = json.loads(out)
+    assert code == 0 and {**after, "seconds": 0} == {**before, "seconds": 0}
+
+
+def test_tables_of_results_say_both_intervals(folders, command):
+    _, out, _ = command("evaluate", folders / "run", "--tasks", 40)
+    assert "± over episodes" in out and "± over classes" in out and "none of these" in out
+
+
+def test_a_support_folder_with_one_class_is_refused_and_nothing_is_written(folders, command, tmp_path):
+    one = write_photos(tmp_path / "one", [60])
+    code, _, err = command("adapt", folders / "run", "--support", one, "--out", "adapted")
+    assert code == 2 and "at least 2 classes" in err and not (tmp_path / "adapted").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--ways", 9], "18 classes have at least"),
+        (["--shots", 5], "0 classes have at least 7 images"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--split-by", "data"], "--split-by data"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said_before_anything_is_written(folders, command, tmp_path, words, complaint):
+    data = [] if "--data" in words else ["--data", folders / "data"]
+    settings = [word for word in SETTINGS]
+    for option in words[::2]:
+        if option in settings:
+            place = settings.index(option)
+            del settings[place : place + 2]
+    code, _, err = command("train", "images", *data, *settings, *words, "--out", "run")
+    assert code == 2 and complaint in err and not (tmp_path / "run").exists()
+
+
+def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tmp_path):
+    data = write_photos(tmp_path / "data", range(CLASSES))
+    write_photos(data, [90], photos=2)
+    code, _, err = command("train", "images", "--data", data, *SETTINGS, "--dry-run")
+    assert code == 0, err
+    code, _, err = command("train", "images", "--data", data, *SETTINGS, "--meta-steps", 2, "--out", "run")
+    assert code == 2 and "given twice" in err
+    settings = [2 if before == "--meta-steps" else word for before, word in zip([None, *SETTINGS], SETTINGS, strict=False)]
+    code, _, err = command("train", "images", "--data", data, *settings, "--out", "run")
+    assert "1 of 19 classes have fewer than 3 images" in err and "class90 (2)" in err
+
+
+def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):
+    import shutil
+
+    shutil.copytree(folders / "adapted", tmp_path / "broken")
+    (tmp_path / "broken" / "support.npz").write_bytes(b"PK")
+    code, _, err = command("predict", "broken", "--inputs", folders / "new", "--out", "x.csv")
+    assert code == 2 and "damaged" in err and not (tmp_path / "x.csv").exists()
+
+
+def test_prediction_sets_are_refused_where_too_few_classes_calibrate_them(folders, command, tmp_path):
+    code, _, err = command("predict", folders / "adapted", "--inputs", folders / "new", "--out", "x.csv", "--level", 0.9)
+    assert code == 2 and "too few classes" in err and not (tmp_path / "x.csv").exists()
