@@ -7,12 +7,12 @@ import os
 import sys
 
 COMMANDS = {
-    "train": "meta-train a problem: fewstep train sine | fewstep train table --data FILE ...",
+    "train": "meta-train: fewstep train sine | table --data FILE ... | images --data FOLDER | omniglot",
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
-    "adapt": "fit a run to new units from a few rows of each",
+    "adapt": "fit a run to new units from a few rows of each, or to new classes from a few photos",
     "update": "adapt again, to old and new rows together",
-    "predict": "predict with an adapted model, with intervals",
+    "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
     "sample-table": "write a table to try it all on",
