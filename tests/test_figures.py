@@ -1,5 +1,6 @@
 """The figures that the presets promise (docs/results.md), on every seed. Slow: ./test -m slow, about a minute a test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -72,3 +73,12 @@ def test_weather_of_unseen_stations_from_ten_rows_is_met_by_the_default_recipe(t
     run = runs.train(settings, tmp_path / "run", quiet=True)
     before, after, auto = run.evaluate([0, run.problem().learner.adaptation_steps, "auto"])["mean"]
     assert after <= 13.0 and auto <= 1.01 * after < before
+
+
+@pytest.mark.slow
+def test_a_thousand_meta_steps_of_omniglot_tell_nine_of_ten_characters_apart(tmp_path, real_data):
+    settings = replace(
+        PRESETS["omniglot"]["maml-short"][0], data_dir=str(real_data / "omniglot"), meta_steps=1_000, log_every=500
+    )
+    run = runs.train(settings, tmp_path / "run", quiet=True)
+    assert max(run.evaluate(tasks=600)["mean"]) >= 0.90

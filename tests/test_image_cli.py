@@ -10,9 +10,10 @@ from PIL import Image
 
 from fewstep import cli
 
-CLASSES, PHOTOS = 18, 6
+CLASSES, PHOTOS = 24, 6
 SETTINGS = ["--size", 12, "--network", "mlp", "--hidden", 24, "--meta-steps", 30, "--log-every", 10, "--meta-batch-size", 8]
 SETTINGS += ["--ways", 3, "--shots", 1, "--queries", 2, "--test-queries", 3, "--adaptation-steps", 2, "--validation-tasks", 10]
+SETTINGS += ["--parts", 0.5, 0.25, 0.25]
 
 
 def write_photos(folder, classes, seed=0, photos=PHOTOS):
@@ -121,7 +122,7 @@ def test_a_support_folder_with_one_class_is_refused_and_nothing_is_written(folde
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--ways", 9], "18 classes have at least"),
+        (["--ways", 9], "24 classes have at least"),
         (["--shots", 5], "0 classes have at least 7 images"),
         (["--data", "nowhere"], "nowhere"),
         (["--split-by", "data"], "--split-by data"),
@@ -129,7 +130,7 @@ def test_a_support_folder_with_one_class_is_refused_and_nothing_is_written(folde
 )
 def test_what_cannot_be_trained_on_is_said_before_anything_is_written(folders, command, tmp_path, words, complaint):
     data = [] if "--data" in words else ["--data", folders / "data"]
-    settings = [word for word in SETTINGS]
+    settings = list(SETTINGS)
     for option in words[::2]:
         if option in settings:
             place = settings.index(option)
@@ -147,7 +148,7 @@ def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tm
     assert code == 2 and "given twice" in err
     settings = [2 if before == "--meta-steps" else word for before, word in zip([None, *SETTINGS], SETTINGS, strict=False)]
     code, _, err = command("train", "images", "--data", data, *settings, "--out", "run")
-    assert "1 of 19 classes have fewer than 3 images" in err and "class90 (2)" in err
+    assert "1 of 25 classes have fewer than 3 images" in err and "class90 (2)" in err
 
 
 def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):

@@ -30,6 +30,10 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
             f"{trained.shot_range.shown} photos each",
             json=True,
         )
+    if "none_of_these" not in model.trained.calibration:
+        batch = model.problem.settings.normalization == "batch"
+        why = "predictions depend on their batch" if batch else "there were too few meta-validation classes to set its limit"
+        say(f"note: no photo will be told to be none of the classes: {why}", json=True)
     listed = ", ".join(model.classes[:8]) + (", ..." if len(model.classes) > 8 else "")
     if as_json:
         content = {"adapted": out, "classes": list(model.classes), "photos": model.shots.tolist()}
