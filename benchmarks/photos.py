@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--shots", type=int, default=1)
     parser.add_argument("--meta-steps", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=84)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--json", type=Path)
@@ -52,6 +53,7 @@ def main() -> None:
         split_by="group",
         parts=(0.63, 0.13, 0.24),
         shots=arguments.shots,
+        size=arguments.size,
         queries=5,
         network="conv4-strided",
         filters=32,
@@ -75,7 +77,13 @@ def main() -> None:
     problem = settings.build(arguments.seed)
     record = {
         "arms": found,
-        "protocol": {**problem.protocol, "tasks": arguments.tasks, "seed": arguments.seed, "meta_steps": arguments.meta_steps},
+        "protocol": {
+            **problem.protocol,
+            "tasks": arguments.tasks,
+            "seed": arguments.seed,
+            "meta_steps": arguments.meta_steps,
+            "size": arguments.size,
+        },
         "classes": {part: len(names) for part, names in problem.images.parts.items()},  # type: ignore[union-attr]
         "date": time.strftime("%Y-%m-%d"),
     }

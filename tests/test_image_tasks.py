@@ -284,6 +284,7 @@ def test_accuracy_is_the_share_of_right_answers_over_all_tasks():
         ({"shots": 9}, "0 classes have at least 11 images"),
         ({"shots": 0}, "--shots should be at least 1"),
         ({"ways": 1}, "--ways should be at least 2"),
+        ({"adapter": "bayes-head"}, "--adapter bayes-head is for tables"),
         ({"normalization": "batch", "shots": (1, 3)}, "--normalization batch needs one number of --shots"),
     ],
 )

@@ -173,6 +173,8 @@ class ImageLearning(LearningSettings):
         for name, least in {"ways": 2, "test_queries": 1, "filters": 1, "validation_tasks": 1}.items():
             if getattr(self, name) < least:
                 raise BadInput(f"--{name.replace('_', '-')} should be at least {least}, got {getattr(self, name)}.")
+        if self.adapter != "gradient" or self.body_steps:
+            raise BadInput(f"--adapter {self.adapter} is for tables and sine waves; images are adapted by gradient steps.")
         if self.shot_range.least < 1:
             raise BadInput(f"--shots should be at least 1 image of each class, got {self.shot_range.shown}.")
         if self.normalization == "batch" and self.shot_range.least < self.shot_range.most:
