@@ -10,6 +10,7 @@ import numpy as np
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.image_learning import ImageLearning
+from fewstep.problems.learners import PLAIN_MAML
 from fewstep.tasks.image_files import read_image_folder
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.known_images import read_known_images
@@ -90,18 +91,11 @@ PRESETS: dict[str, tuple[Images, str]] = {
     "default": (Images(), "the recipe: rates learned by layer and step, first order then exact, averaged parameters"),
     "maml": (
         Images(
-            inner_optimizer="sgd",
             inner_rate=0.01,
-            outer_rate=1e-3,
-            outer_decay=0.999,
-            outer_schedule="constant",
-            multi_step=0.0,
-            clip=0.0,
-            first_order_until=0.0,
-            average=0.0,
             normalization="batch",
             queries=15,
             meta_steps=60_000,
+            **PLAIN_MAML,
         ),
         "Finn et al. 2017 on mini-ImageNet: five steps at alpha 0.01, batch statistics, 60,000 meta-steps of 4 tasks",
     ),

@@ -38,6 +38,17 @@ LARGEST_SEED = 2**31 - 1
 MOST_CENTERS = 500
 """An empirical prior has a center for each meta-train task, up to so many."""
 META_GRADIENTS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order}
+PLAIN_MAML: dict[str, Any] = {
+    "inner_optimizer": "sgd",
+    "outer_rate": 1e-3,
+    "outer_decay": 0.999,
+    "outer_schedule": "constant",
+    "multi_step": 0.0,
+    "first_order_until": 0.0,
+    "average": 0.0,
+    "clip": 0.0,
+}
+"""Settings of MAML as published, without anything of the recipes that came after it."""
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """Widths of an empirical prior around its centers that are tried, in parts of the trained prior's width."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewstep.problems.image_learning import ImageLearning
+from fewstep.problems.learners import PLAIN_MAML
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.omniglot import finn_split, read_omniglot, vinyals_split
 
@@ -61,19 +62,12 @@ MAML = Omniglot(
     queries=1,
     test_queries=1,
     normalization="batch",
-    inner_optimizer="sgd",
     adaptation_steps=1,
-    outer_rate=1e-3,
-    outer_decay=0.999,
-    outer_schedule="constant",
-    multi_step=0.0,
-    clip=0.0,
-    first_order_until=0.0,
-    average=0.0,
     meta_batch_size=32,
     meta_steps=60_000,
     log_every=500,
     validation_tasks=600,
+    **PLAIN_MAML,
 )
 
 PRESETS: dict[str, tuple[Omniglot, str]] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings
+from fewstep.problems.learners import PLAIN_MAML, LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.sine import INPUTS, sine_examples, sine_wave, sine_waves
@@ -67,16 +67,7 @@ class Sine(LearningSettings):
         )
 
 
-PLAIN_MAML = Sine(
-    adaptation_steps=1,
-    inner_optimizer="sgd",
-    inner_rate=0.01,
-    outer_rate=1e-3,
-    outer_decay=0.999,
-    outer_schedule="constant",
-    multi_step=0.0,
-    clip=0.0,
-)  # fmt: skip
+PUBLISHED = Sine(adaptation_steps=1, inner_rate=0.01, **PLAIN_MAML)
 
 PRESETS = {
     "default": (Sine(), "five adaptation steps with learned rates, about a minute"),
@@ -94,11 +85,11 @@ PRESETS = {
         "the best recipe for exactly one adaptation step (Meta-Curvature), about a minute",
     ),
     "tutorial": (
-        replace(PLAIN_MAML, meta_batch_size=4, meta_steps=2_000, log_every=200),
+        replace(PUBLISHED, meta_batch_size=4, meta_steps=2_000, log_every=200),
         "the widely read tutorial's settings: 2,000 meta-steps of 4 tasks, a few seconds",
     ),
     "paper": (
-        replace(PLAIN_MAML, meta_steps=70_000, log_every=1_000, initialization="normal"),
+        replace(PUBLISHED, meta_steps=70_000, log_every=1_000, initialization="normal"),
         "Finn et al. 2017: 70,000 meta-steps of 25 tasks, alpha 0.01, one step",
     ),
 }
