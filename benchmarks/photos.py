@@ -27,7 +27,8 @@ from fewstep.cli.arguments import prepare_jax
 from fewstep.problem import Problem
 from fewstep.problems.images import Images
 from fewstep.training.evaluate import compiled_validation, summarize
-from fewstep.training.image_report import Answers, Examiner, accuracy_of, calibrate_images
+from fewstep.training.image_examiner import Answers, Examiner, accuracy_of
+from fewstep.training.image_report import calibrate_images
 from fewstep.training.loop import train_in_memory
 from fewstep.types import Params
 from fewstep.variants import lslr

@@ -17,7 +17,8 @@ from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.images import Cut, Photos, Pixels, distinct, image_tasks
 from fewstep.training import image_report
-from fewstep.training.image_report import Answers, area, reliability, set_limits, similarity, threshold
+from fewstep.training.image_certainty import area, reliability, set_limits, threshold
+from fewstep.training.image_examiner import Answers, accuracy_of, similarity
 from fewstep.types import Episode, Examples
 
 KEY = jax.random.key(0)
@@ -273,7 +274,7 @@ def test_what_is_measured_is_by_task_number_and_complete():
 def test_accuracy_is_the_share_of_right_answers_over_all_tasks():
     random = np.random.default_rng(0)
     targets = np.tile(np.eye(3)[None], (50, 1, 1))
-    found = image_report.accuracy_of(answers_of(random.normal(size=(50, 3, 3)), np.zeros((50, 3)), targets))
+    found = accuracy_of(answers_of(random.normal(size=(50, 3, 3)), np.zeros((50, 3)), targets))
     assert found.shape == (50, 1, 3) and 0.2 < found.mean() < 0.47
 
 

@@ -22,7 +22,8 @@ from fewstep.runs import Run, new_directory, settings_of, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.trained import KEY_SEED, Trained
 from fewstep.training.checkpoint import read_arrays, write_arrays
-from fewstep.training.image_report import probabilities, similarity
+from fewstep.training.image_certainty import probabilities
+from fewstep.training.image_examiner import similarity
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params

@@ -12,7 +12,7 @@ import numpy as np
 
 from fewstep.maml import adapt, started
 from fewstep.problem import Problem
-from fewstep.training.image_report import probabilities
+from fewstep.training.image_certainty import probabilities
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import MetaParams
