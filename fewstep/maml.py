@@ -100,13 +100,14 @@ class MetaState(NamedTuple):
 
 def adapt(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """Inner loop (lines 5–6): fits θ to one task, from its support set alone. `steps` defaults to the learner's K."""
-    return _inner_loop(learner, params, support, key, steps, keep=lambda adapted: None)[0]
+    start = started(learner, params, support, key)
+    return _inner_loop(learner, params.inner, start, support, key, steps, keep=lambda adapted: None)[0]
 
 
 def adaptation_path(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """The inner loop with every point it passes: each leaf gains a leading axis [steps + 1], from θ to θ′."""
     start = started(learner, params, support, key)
-    path = _inner_loop(learner, params, support, key, steps, keep=lambda adapted: adapted)[1]
+    path = _inner_loop(learner, params.inner, start, support, key, steps, keep=lambda adapted: adapted)[1]
     if path is None:
         return jax.tree.map(lambda leaf: leaf[None], start)
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
@@ -117,11 +118,10 @@ def started(learner: Learner, params: MetaParams, support: Batch, key: Key) -> P
     return params.theta if learner.start is None else learner.start(params.theta, support, key)
 
 
-def _inner_loop(learner, params, support, key, steps, keep):
+def _inner_loop(learner, inner, start, support, key, steps, keep):
     """(θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
     steps = learner.adaptation_steps if steps is None else steps
-    optimizer = learner.optimizer(params.inner)
-    start = started(learner, params, support, key)
+    optimizer = learner.optimizer(inner)
     if steps == 0:
         return start, None
     state = start, optimizer.init(start)

@@ -74,3 +74,9 @@ def significant(values: np.ndarray) -> np.ndarray:
     size = np.floor(np.log10(np.maximum(np.abs(values), 1e-30)))
     unit = 10.0 ** (6 - size)
     return np.round(values * unit) / unit
+
+
+def span(numbers: np.ndarray) -> str:
+    """'6', or '5 to 6'."""
+    low, high = numbers.min(), numbers.max()
+    return f"{low}" if low == high else f"{low} to {high}"

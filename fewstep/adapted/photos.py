@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.adapted.certainty import span
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.problem import Problem
@@ -190,9 +191,3 @@ def open_photos(directory: str | Path) -> AdaptedPhotos:
         raise
     except Exception as error:  # damaged archives raise many kinds
         raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
-
-
-def span(numbers: np.ndarray) -> str:
-    """'5', or '3 to 5'."""
-    low, high = numbers.min(), numbers.max()
-    return f"{low}" if low == high else f"{low} to {high}"

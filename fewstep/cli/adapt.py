@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fewstep.cli.arguments import choose_steps, parse, prepare_jax, say
+from fewstep.cli.arguments import choose_steps, parse, prepare_jax, say, say_notes
 from fewstep.errors import BadInput
 
 
@@ -59,6 +59,8 @@ def main(argv: list[str]) -> int:
 
 def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
+    from fewstep.adapted.certainty import span
+
     say_notes(model.notes)
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
     if not model.can_tell_unlike:
@@ -84,14 +86,3 @@ def tell(model: Any, out: str, as_json: bool) -> None:
         say(f"adapted to {rows[0]} row{'' if rows[0] == 1 else 's'} in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
     else:
         say(f"adapted {len(rows)} units to {span(rows)} rows each, in {span(steps)} adaptation steps -> {out}")
-
-
-def span(numbers: Any) -> str:
-    """'6', or '5 to 6'."""
-    low, high = numbers.min(), numbers.max()
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def say_notes(notes: Any) -> None:
-    for note in notes:
-        say(f"note: {note}", json=True)

@@ -98,3 +98,9 @@ def command_name() -> str:
 def say(text: str = "", json: bool = False) -> None:
     """Prints for people: on stdout, or on stderr where stdout is for one JSON object."""
     print(text, file=sys.stderr if json else sys.stdout, flush=True)
+
+
+def say_notes(notes: Any) -> None:
+    """Each note for people, a line."""
+    for note in notes:
+        say(f"note: {note}", json=True)

@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.cli.arguments import say
+from fewstep.cli.arguments import say, say_notes
 from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
 
 
 def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
     """`fewstep adapt RUN --support PHOTOS --out ADAPTED`."""
-    from fewstep.adapted.photos import adapt_photos, span
+    from fewstep.adapted.certainty import span
+    from fewstep.adapted.photos import adapt_photos
 
     if steps == "auto":
         raise BadInput("--steps auto is for tables; of images, meta-validation tasks have chosen the number of steps already.")
     model = adapt_photos(run, support, steps)
     model.save(out)
-    for note in model.notes:
-        say(f"note: {note}", json=True)
+    say_notes(model.notes)
     if not model.as_calibrated:
         trained = model.problem.settings
         say(
@@ -73,8 +73,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     right = [truth[number] == guess[number] for number in known]
     write_table(pl.DataFrame(columns), out)
     picture = confusion(model.classes, truth, guess, out, sum(right), len(right)) if known else None
-    for note in notes:
-        say(f"note: {note}", json=True)
+    say_notes(notes)
     told = int(none.sum())
     if as_json:
         score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}

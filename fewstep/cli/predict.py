@@ -8,8 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fewstep.cli.adapt import say_notes
-from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.arguments import parse, prepare_jax, say, say_notes
 from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fewstep.nn.lowerings import by_matrix, by_places, direct, padded, spread, swapped_padding
-from fewstep.nn.rewriting import rewritten
+from fewstep.nn.rewriting import holds, rewritten
 
 Lowering = Literal["direct", "matrix", "places"]
 """'direct': a convolution whose axes stand in the order that loops are fast in, for tasks one after the other; 'matrix': a
@@ -37,6 +37,11 @@ def fast_convolutions(function: Callable[..., Any], lowering: Lowering | Choice 
         return convolution(lhs, rhs, **params, lowering=form)
 
     return rewritten(function, {"conv_general_dilated": in_form}, differentiated=True)
+
+
+def has_convolutions(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether `function` makes use of them on such arguments; shapes are enough."""
+    return holds(function, "conv_general_dilated", *arguments)
 
 
 def signature(lhs: Any, rhs: Any, params: dict[str, Any]) -> str:

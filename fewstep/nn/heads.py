@@ -32,6 +32,12 @@ def with_head(body: Network, features: int) -> Network:
     return Network(init, apply)
 
 
+def class_means(features: jax.Array, examples: Examples) -> jax.Array:
+    """[classes, features]: the mean of each class's `features` [examples, features], over the examples that count."""
+    share = examples.targets * examples.weight[:, None]
+    return (share / jnp.maximum(jnp.sum(share, 0, keepdims=True), 1e-12)).T @ features
+
+
 def start_of(head: Head, body: Network) -> Start:
     """What the inner loop of a task starts from, as a value for `Learner.start`."""
 
@@ -44,8 +50,7 @@ def start_of(head: Head, body: Network) -> Start:
         # −|x − μ|² = 2 μ·x − |μ|² − |x|², whose last part is the same for all classes. Divided by the number of features, so
         # that logits are of the order of 1 whatever it is.
         features = body.apply(theta["body"], support.inputs)
-        share = support.targets * support.weight[:, None]
-        mean = (share / jnp.maximum(jnp.sum(share, 0, keepdims=True), 1e-12)).T @ features  # [ways, features]
+        mean = class_means(features, support)
         size = features.shape[-1]
         kernel, bias = 2 * mean.T / size, -jnp.sum(jnp.square(mean), 1) / size
         return {"kernel": kernel + theta["head"]["kernel"], "bias": bias + theta["head"]["bias"]}

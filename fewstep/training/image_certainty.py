@@ -22,11 +22,10 @@ those of any class"""
 
 def threshold(answers: Answers, place: int, temperature: float) -> dict[str, Any]:
     """Which score tells strangers best, and below which value an image is none of the classes."""
-    known, found = answers.known, {}
-    for name, score in scores(answers, place, temperature).items():
-        found[name] = area(score[:, known].ravel(), score[:, ~known].ravel())
+    known, score = answers.known, scores(answers, place, temperature)
+    found = {name: area(each[:, known].ravel(), each[:, ~known].ravel()) for name, each in score.items()}
     best = max(found, key=found.__getitem__)
-    limit = float(np.quantile(scores(answers, place, temperature)[best][:, known], 1 - ACCEPTED))
+    limit = float(np.quantile(score[best][:, known], 1 - ACCEPTED))
     return {"score": best, "limit": limit, "accepted": ACCEPTED, "area": found}
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep.maml import adaptation_path
+from fewstep.nn.heads import class_means
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import at
@@ -83,8 +84,7 @@ class Examiner:
 
 def similarity(queries: jax.Array, support: jax.Array, examples: Examples) -> jax.Array:
     """[queries]: the greatest cosine between a query's features and a class's mean features, less the mean of all classes."""
-    share = examples.targets * examples.weight[:, None]
-    means = (share / jnp.maximum(jnp.sum(share, 0, keepdims=True), 1e-12)).T @ support
+    means = class_means(support, examples)
     middle = jnp.mean(means, 0, keepdims=True)
     unit = lambda rows: rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)  # noqa: E731
     return jnp.max(unit(queries - middle) @ unit(means - middle).T, axis=-1)

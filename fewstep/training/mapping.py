@@ -10,22 +10,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from fewstep.nn.convolutions import fast_convolutions
-from fewstep.nn.rewriting import holds
+from fewstep.nn.convolutions import fast_convolutions, has_convolutions
 from fewstep.training.devices import AXIS, task_mesh
 
 
 def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> Any:
     """`function` of each task, whose arguments' leaves lead with [tasks]: at most so many `at_once`."""
-    if not has_convolutions(function, arguments):
+    if not has_convolutions(function, one_of(arguments)):
         return jax.lax.map(function, arguments, batch_size=at_once)
     if jax.default_backend() != "cpu":
         return jax.lax.map(fast_convolutions(function, "matrix"), arguments, batch_size=at_once)
-    mesh = task_mesh()
+    mesh, count = task_mesh(), jax.tree.leaves(arguments)[0].shape[0]
     one_by_one = lambda part: jax.lax.map(fast_convolutions(function, "direct"), part)  # noqa: E731
-    if mesh.size == 1:
+    if mesh.size == 1 or count == 1:
         return one_by_one(arguments)
-    count = jax.tree.leaves(arguments)[0].shape[0]
     place = jnp.minimum(jnp.arange(-(-count // mesh.size) * mesh.size), count - 1)  # the last task fills up
     split = PartitionSpec(AXIS)
     shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False)
@@ -34,12 +32,11 @@ def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> 
 
 def over_parameters(function: Callable[[Any], Any], parameters: Any) -> Any:
     """`function` of each of several parameters of one task (after each adaptation step), whose leaves lead with them."""
-    if has_convolutions(function, parameters):
+    if has_convolutions(function, one_of(parameters)):
         return jax.lax.map(function, parameters)
     return jax.vmap(function)(parameters)
 
 
-def has_convolutions(function: Callable[[Any], Any], arguments: Any) -> bool:
-    """Whether `function` of one of what leads with [many] makes use of them."""
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), arguments)
-    return holds(function, "conv_general_dilated", one)
+def one_of(many: Any) -> Any:
+    """The shapes of one of what leads with [many]."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), many)

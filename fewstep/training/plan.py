@@ -17,14 +17,13 @@ from jax.sharding import Mesh
 from fewstep.gradients import half_precision
 from fewstep.gradients.auto import SHARE, bytes_of, device_memory
 from fewstep.maml import Learner, TaskGradient, meta_gradient
-from fewstep.nn.convolutions import Choice, Lowering, fast_convolutions
+from fewstep.nn.convolutions import Choice, Lowering, fast_convolutions, has_convolutions
 from fewstep.nn.pooling import fast_pooling
-from fewstep.nn.rewriting import holds
 from fewstep.problem import Problem
 from fewstep.training.devices import meta_batch
 from fewstep.training.measured_lowerings import measured_lowerings
 from fewstep.training.operations import operations
-from fewstep.types import Episode, Key, Loss, MetaParams
+from fewstep.types import Episode, Key, MetaParams
 
 LONG = 2e12
 """Operations of a training, some minute's worth, from which on its convolutions are measured before it begins."""
@@ -61,14 +60,10 @@ def is_long(problem: Problem) -> bool:
     """Whether a training takes so much that measuring its convolutions first is worth it."""
     params, episode, tasks = shapes_of(problem, 1)
     key, step = jax.eval_shape(lambda: jax.random.key(0)), jnp.zeros((), jnp.int32)
-    if not has_convolutions(problem.learner.loss, params, episode, key):
+    if not has_convolutions(problem.learner.loss, params.theta, episode.support, key):
         return False
     one_task = lambda *arguments: problem.learner.task_gradient(problem.learner, *arguments)  # noqa: E731
     return operations(one_task, params, episode, key, step) * tasks * problem.meta_steps >= LONG
-
-
-def has_convolutions(loss: Loss, params: MetaParams, episode: Episode, key: Key) -> bool:
-    return holds(loss, "conv_general_dilated", params.theta, episode.support, key)
 
 
 def fitted(
@@ -81,7 +76,7 @@ def fitted(
     Without convolutions, as many tasks side by side as fit in memory.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    if not has_convolutions(learner.loss, params, episode, key):
+    if not has_convolutions(learner.loss, params.theta, episode.support, key):
         return replace(learner, tasks_at_once=learner.tasks_at_once or as_fit(learner, params, episode, key, tasks))
     one_by_one = jax.default_backend() == "cpu"
     together = learner.tasks_at_once or (1 if one_by_one else as_fit(learner, params, episode, key, tasks))

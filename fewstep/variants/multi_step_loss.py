@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fewstep.maml import Learner, Objective, adaptation_path
-from fewstep.nn.rewriting import holds
+from fewstep.nn.convolutions import has_convolutions
 from fewstep.types import Episode, Key, MetaParams
 
 
@@ -23,7 +23,7 @@ def multi_step_loss(until: int) -> Objective:
         path = adaptation_path(learner, params, episode.support, adapt_key)
         steps = jax.tree.map(lambda leaf: leaf[1:], path)
         weights = step_weights(learner.adaptation_steps, step, until)
-        if not holds(learner.loss, "conv_general_dilated", jax.tree.map(lambda leaf: leaf[0], steps), episode.query, query_key):
+        if not has_convolutions(learner.loss, jax.tree.map(lambda leaf: leaf[0], steps), episode.query, query_key):
             return jnp.dot(weights, jax.vmap(lambda adapted: learner.loss(adapted, episode.query, query_key))(steps))
 
         # One after the other: side by side, every step's own kernels would make one grouped convolution, many times slower.
