@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from machine import cpu_name
-
 
 class Case(NamedTuple):
     """A meta-step, as in Finn et al. 2017, section 5.2 and appendix A."""
@@ -61,13 +59,15 @@ def main() -> None:
         row, case = arguments.worker
         print(json.dumps(measure(row, Case(*json.loads(case)))))
         return
+    from fewstep.training.measured_lowerings import processor  # here: the workers of PyTorch load no JAX
+
     record: dict[str, Any] = {"cases": {}, "rounds": arguments.rounds}
     for name, case in CASES.items():
         for tasks in arguments.meta_batch or [case.tasks]:
             title = name if tasks == case.tasks else f"{name}, {tasks} tasks"
             record["cases"][title] = compare(name, case._replace(tasks=tasks), arguments)
             print_case(title, record["cases"][title])
-    record |= {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "matrix_rate": matrix_rate()}
+    record |= {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "matrix_rate": matrix_rate()}
     record |= {"python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
     arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 

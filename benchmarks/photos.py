@@ -129,13 +129,14 @@ def fine_tuning(settings: Images, seed: int):
     plain = replace(settings, inner_optimizer="sgd", head="zero", average=0.0)
     problem = plain.build(seed)
     body = train_jointly(plain, problem, seed)
+    params = MetaParams({**problem.init(jax.random.key(0)).theta, "body": body})
     candidates = []
     for rate in RATES:
         for steps in STEPS:
-            tuned = replace(plain, inner_rate=rate, adaptation_steps=steps).build(seed)
-            params = MetaParams({**tuned.init(jax.random.key(0)).theta, "body": body})
-            candidates.append((float(compiled_validation(tuned)(params, jax.random.key(0))), rate, steps, tuned, params))
-    _, rate, steps, tuned, params = min(candidates, key=lambda each: each[0])
+            learner = replace(problem.learner, inner_optimizer=optax.sgd(rate), adaptation_steps=steps)
+            tuned = replace(problem, learner=learner)
+            candidates.append((float(compiled_validation(tuned)(params, jax.random.key(0))), rate, steps, tuned))
+    _, rate, steps, tuned = min(candidates, key=lambda each: each[0])
     return tuned, params, steps, {"inner_rate": rate}
 
 

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from machine import cpu_name
 
 SHOTS = {"paper": (5, 10, 20)}
 STEPS = {"one-step": "0,1"}
@@ -37,7 +36,9 @@ def main() -> None:
         record["presets"][preset] = {"runs": [one_run(preset, seed, arguments.runs) for seed in arguments.seeds]}
     if not arguments.no_gaussian_process:
         record["gaussian_process"] = gaussian_processes()
-    record["machine"] = {"cpu": cpu_name(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    from fewstep.training.measured_lowerings import processor
+
+    record["machine"] = {"cpu": processor(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print_table(record)

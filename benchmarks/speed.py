@@ -25,7 +25,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from machine import cpu_name
 from peers import FIRST, LABELS
 from setting import operations
 
@@ -315,11 +314,13 @@ def results(
                 "ms_by_round": entry.ms,
             }
         )
+    from fewstep.training.measured_lowerings import processor  # here: the workers of PyTorch load no JAX
+
     absent = {LABELS[peer]: several[0].missing for peer, several in workers.items() if several[0].missing is not None}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
-            "cpu": cpu_name(),
+            "cpu": processor(),
             "cores": cores(),
             "system": platform.platform(),
             "matrix_product_gflops": gflops,

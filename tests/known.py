@@ -1,6 +1,6 @@
 """Known problems with closed forms, a plain multi-layer perceptron, and helpers to compare pytrees. Used by all tests."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import jax
@@ -191,3 +191,11 @@ def unit_rows(units=12, rows=15, seed=0):
             day = datetime.date(2016, 1, 3) + datetime.timedelta(weeks=int(week))
             table.append((f"unit-{unit:02}", day, float(rng.normal(5, 2)), 10_000 + 1_000 * float(wave)))
     return pl.DataFrame(table, schema=["unit", "day", "depth", "flow"], orient="row")
+
+
+def assert_legible(figure, found):
+    """Nothing of what is written, (text, its box in pixels), lies upon other words or beyond the edge of the figure."""
+    for text, box in found:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
+    for (text, box), (other, beside) in combinations(found, 2):
+        assert not box.shrunk(0.98, 0.9).overlaps(beside.shrunk(0.98, 0.9)), (text, other)

@@ -1,12 +1,12 @@
 """Pictures and printed tables show the figures that a run's files hold, unhidden. Place: fewstep/plots, cli/tables.py."""
 
 import datetime
-import itertools
 import json
 
 import matplotlib
 import numpy as np
 import pytest
+from known import assert_legible
 from matplotlib.collections import LineCollection
 from PIL import Image
 
@@ -293,10 +293,7 @@ def test_nothing_that_is_written_lies_upon_other_words_or_beyond_the_edge(paint,
     figure.canvas.draw()
     found = boxes(figure)
     assert len(found) > 5
-    for text, box in found:
-        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
-    for (text, box), (other, beside) in itertools.combinations(found, 2):
-        assert not box.shrunk(0.98, 0.9).overlaps(beside.shrunk(0.98, 0.9)), (text, other)
+    assert_legible(figure, found)
 
 
 def test_bars_of_positive_figures_end_above_zero_and_are_whole_where_they_can_be():

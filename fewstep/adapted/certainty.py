@@ -8,11 +8,8 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.trained import Trained
-from fewstep.training.calibrate import nearest_entry
+from fewstep.training.calibrate import STATED, nearest_entry
 from fewstep.training.fit import Steps
-
-STATED = (95, 90, 80)
-"""per cent: the level of intervals where none is asked for is the first of these that the calibration allows"""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import polars as pl
@@ -11,7 +12,6 @@ import polars as pl
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
 from fewstep.errors import BadInput
 from fewstep.runs import settings_of
-from fewstep.tasks.columns import TableFormat
 from fewstep.trained import Trained
 from fewstep.training.checkpoint import read_arrays
 
@@ -24,12 +24,16 @@ def open_adapted(directory: str | Path) -> Adapted:
         raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
     try:
         saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        settings = settings_of(saved["run"], directory / FILE)
-        problem = settings.build(saved["run"]["seed"], TableFormat.from_json(saved["run"]["format"]))
-        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
-        trained = Trained(problem, params, saved["calibration"], saved["run"])
-        return adapt(trained, pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
+        return adapt(trained_of(saved, directory), pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds
         raise BadInput(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
+
+
+def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
+    """The trained model beside which the content `saved` of an adapted folder stands."""
+    settings = settings_of(saved["run"], directory / FILE)
+    problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
+    params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
+    return Trained(problem, params, saved["calibration"], saved["run"])

@@ -16,20 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep.adapted.certainty import span
+from fewstep.adapted.folder import trained_of
+from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.problem import Problem
-from fewstep.runs import Run, new_directory, settings_of, write_json
+from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.trained import KEY_SEED, Trained
-from fewstep.training.checkpoint import read_arrays, write_arrays
+from fewstep.training.checkpoint import write_arrays
 from fewstep.training.image_certainty import probabilities
 from fewstep.training.image_examiner import similarity
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params
 
-FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.npz"
+SUPPORT = "support.npz"
 KIND = "photos"
 QUERIES_AT_ONCE = 32
 
@@ -85,15 +87,15 @@ class AdaptedPhotos:
 
     @cached_property
     def _ask(self):
-        body = self.problem.settings.body(self.problem.format.shape)
-        features = lambda params, images: body.apply(params["body"], images)  # noqa: E731
+        features = self.problem.settings.features(self.problem.format.shape)
+        given = compiled(features)(self.params, self.support.inputs)
 
-        def ask(params, support, images):
+        def ask(params, given, support, images):
             queries = self.problem.format.pixels.encode(images)
-            alike = similarity(features(params, queries), features(params, support.inputs), support)
-            return self.problem.predict(params, queries), alike
+            return self.problem.predict(params, queries), similarity(features(params, queries), given, support)
 
-        return compiled(ask)
+        program = compiled(ask)
+        return lambda images: program(self.params, given, self.support, images)
 
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos."""
@@ -102,7 +104,7 @@ class AdaptedPhotos:
             part = images[start : start + QUERIES_AT_ONCE]
             batch = self.problem.settings.normalization == "batch"
             fill = np.arange(len(part)) if batch else np.minimum(np.arange(QUERIES_AT_ONCE), len(part) - 1)
-            outputs, alike = jax.device_get(self._ask(self.params, self.support, jnp.asarray(part[fill])))
+            outputs, alike = jax.device_get(self._ask(jnp.asarray(part[fill])))
             found.append((outputs[: len(part)], alike[: len(part)]))
         outputs, alike = (np.concatenate(each) for each in zip(*found, strict=True))
         chance = probabilities(outputs, self.trained.calibration.get("temperature", 1.0))
@@ -180,12 +182,9 @@ def open_photos(directory: str | Path) -> AdaptedPhotos:
     directory = Path(directory)
     try:
         saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
-        settings = settings_of(saved["run"], directory / FILE)
-        problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
-        params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
         with np.load(directory / SUPPORT, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-        trained = Trained(problem, params, saved["calibration"], saved["run"])
+        trained = trained_of(saved, directory)
         return AdaptedPhotos(trained, tuple(saved["classes"]), images, labels, tuple(saved["files"]), saved["steps"])
     except BadInput:
         raise

@@ -38,11 +38,11 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {arguments.steps!r}.")
     prepare_jax()
     from fewstep import adapted, runs
-    from fewstep.tasks.image_format import ImageFormat
+    from fewstep.problems.image_learning import ImageLearning
     from fewstep.tasks.reading import FILE, read_table
 
     run = runs.open_run(arguments.run)
-    if isinstance(run.problem(with_data=False).format, ImageFormat):
+    if isinstance(run.settings, ImageLearning):
         from fewstep.cli import photos
 
         return photos.adapt(run, arguments.support, arguments.out, steps[0] if steps else None, arguments.json)

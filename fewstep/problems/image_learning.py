@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.images import Cut, Photos, Pixels, image_tasks
-from fewstep.types import Network
+from fewstep.types import Network, Params
 
 SHOWN = {"train": "meta-train", "validation": "meta-validation", "calibration": "calibration", "test": "meta-test"}
 LEAST_CALIBRATION = 4
@@ -128,8 +129,7 @@ class ImageLearning(LearningSettings):
         )
         strangers = 0 if self.normalization == "batch" else self.ways  # in its batch they would change all predictions
         validation, test = (family(part, number, turned, asked, strangers) for part, number in (("validation", 1), ("test", 2)))
-        body = self.body(format.shape)
-        features = lambda params, images: body.apply(params["body"], images)  # noqa: E731
+        features = self.features(format.shape)
         parts = {part: [found.names[number] for number in classes] for part, classes in split.items()}
         images = ImageTasks(validation, test, found.names, parts, format.pixels, features, split["calibration"].size)
         counts = ", ".join(f"{split[part].size} {SHOWN[part]}" for part in SHOWN if split[part].size)
@@ -156,7 +156,7 @@ class ImageLearning(LearningSettings):
         split = self.split(found, seed)
         # Classes for prediction sets serve for nothing else; where validation has few, it needs them all.
         half = split["validation"].size // 2
-        apart = half if half >= max(self.ways, LEAST_CALIBRATION * self.ways) else 0
+        apart = half if half >= LEAST_CALIBRATION * self.ways else 0
         order = np.random.default_rng(seed).permutation(split["validation"])
         split |= {"validation": np.sort(order[apart:]), "calibration": np.sort(order[:apart])}
         for part, classes in split.items():
@@ -192,6 +192,11 @@ class ImageLearning(LearningSettings):
             return Network(inner.init, lambda params, images: inner.apply(params, images.reshape(images.shape[0], -1)))
         strided = self.network == "conv4-strided"
         return nn.conv4(shape, None, self.filters, "stride" if strided else "pool", self.normalization, average=strided)
+
+    def features(self, shape: tuple[int, int, int]) -> Callable[[Params, jax.Array], jax.Array]:
+        """`(params, images) -> [images, features]`: what the last layer sees."""
+        body = self.body(shape)
+        return lambda params, images: body.apply(params["body"], images)
 
     def problem(self, format: ImageFormat, **parts: Any) -> Problem:
         """The model, the learner and the outer optimizer."""

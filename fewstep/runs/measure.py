@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewstep.problem import Problem
-from fewstep.training.calibrate import LEVELS, calibrate, nearest_entry
+from fewstep.training.calibrate import LEVELS, STATED, calibrate, nearest_entry
 from fewstep.training.evaluate import evaluate
 from fewstep.training.fit import Steps
 from fewstep.training.image_pictures import episodes_shown
 from fewstep.training.image_report import calibrate_images, evaluate_images
 from fewstep.training.report import illustrations, report_by_shots
 from fewstep.types import MetaParams
-
-STATED = (95, 90, 80)
-"""per cent: the level of intervals where none is asked for is the first of these that the calibration tasks allow"""
 
 
 def calibration_of(problem: Problem, params: MetaParams) -> dict[str, Any]:

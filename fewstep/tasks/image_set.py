@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from fewstep.cache import keep
 
 
 class ImageSet(NamedTuple):
@@ -52,19 +52,10 @@ class ImageSet(NamedTuple):
 
 
 def write_prepared(path: Path, digest: str, image_set: ImageSet) -> None:
-    """Keeps a set under the `digest` of what it was made from: whole, or not at all. A folder that cannot be written costs
-    only that the images are read again next time."""
+    """Keeps a set under the `digest` of what it was made from."""
     words = {"digest": digest, **{name: getattr(image_set, name) for name in ("names", "files", "split", "groups", "notes")}}
     text = np.frombuffer(json.dumps(words).encode(), np.uint8)  # one array of bytes: no pickle, and no padded strings
-    partial = path.with_name(f"{path.name}.{time.time_ns()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, images=image_set.images, length=image_set.length, text=text)
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    keep(path, lambda file: np.savez(file, images=image_set.images, length=image_set.length, text=text))
 
 
 def read_prepared(path: Path, digest: str | None) -> ImageSet | None:

@@ -20,6 +20,9 @@ from fewstep.types import MetaParams
 
 LEVELS = tuple(range(50, 100))
 """per cent"""
+STATED = (95, 90, 80)
+"""per cent: the level of intervals where none is asked for is the first of these that the calibration tasks allow; those of
+prediction sets"""
 UNLIKE = (96, 95)
 """so many per cent of tasks like those of training are not flagged: the first that their number allows"""
 MOST_TASKS, EPISODES = 500, 320

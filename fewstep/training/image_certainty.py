@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.training.calibrate import quantiles
+from fewstep.training.calibrate import STATED, quantiles
 from fewstep.training.image_examiner import Answers
 
 ACCEPTED = 0.95
 """part of the images of a task's own classes that are not to be taken for none of them"""
-SET_LEVELS = (95, 90, 80)
-"""per cent: the levels of prediction sets"""
 BINS = 15
 SCORES = ("probability", "similarity")
 """by which an image is known to be none of the classes: the likeliest class's probability, or how much its features look like
@@ -56,9 +54,9 @@ def set_limits(answers: Answers, temperature: float, distinct: int) -> dict[str,
     score = 1 - (chance * answers.targets[:, known]).sum(-1)
     ways = answers.targets.shape[-1]
     independent = distinct // ways
-    limits = quantiles(score, np.full(score.shape, 1.0), SET_LEVELS, score.shape[0])
-    allowed = [level * (independent + 1) <= 100 * independent + 1e-9 for level in SET_LEVELS]
-    kept = {str(level): limit if fine else None for level, limit, fine in zip(SET_LEVELS, limits, allowed, strict=True)}
+    limits = quantiles(score, np.full(score.shape, 1.0), STATED, score.shape[0])
+    allowed = [level * (independent + 1) <= 100 * independent + 1e-9 for level in STATED]
+    kept = {str(level): limit if fine else None for level, limit, fine in zip(STATED, limits, allowed, strict=True)}
     return {"classes": distinct, "tasks": score.shape[0], "limits": kept}
 
 

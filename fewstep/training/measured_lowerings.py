@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
-from fewstep.cache import cache_directory
+from fewstep.cache import cache_directory, keep
 from fewstep.nn.convolutions import Choice, Lowering, convolution, signature
 from fewstep.nn.rewriting import programs_in
 from fewstep.training.operations import operations_of_line
@@ -61,11 +61,11 @@ def measured_lowerings(
             print(shown, end="", file=sys.stderr, flush=True)
         known[name] = fastest(found[name], together, usual, mesh)
     if missing:
-        write(path, {**known, **read(path)})
+        known |= read(path)  # what another process has measured meanwhile
+        keep(path, lambda file: file.write(json.dumps(known, indent=1, sort_keys=True).encode()))
         if not quiet:
             print(file=sys.stderr, flush=True)
-    chosen = read(path) or known
-    return lambda name: chosen.get(name, usual)
+    return lambda name: known.get(name, usual)
 
 
 def convolutions_in(jaxpr: Jaxpr, times: int = 1) -> dict[str, Convolution]:
@@ -153,14 +153,3 @@ def read(path: Path) -> dict[str, Lowering]:
         return {name: lowering for name, lowering in known.items() if lowering in LOWERINGS}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def write(path: Path, known: dict[str, Lowering]) -> None:
-    """Whole, or not at all; a folder that cannot be written costs only that it is measured again."""
-    partial = path.with_name(f"{path.name}.{time.time_ns()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
