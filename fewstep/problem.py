@@ -62,6 +62,14 @@ class ImageTasks(NamedTuple):
     """how many classes serve for calibration alone"""
 
 
+class Beginning(NamedTuple):
+    """What is trained first, and what meta-training takes over from it."""
+
+    problem: Problem
+    take_over: Callable[[Key, MetaParams], MetaParams]
+    """`take_over(key, solution)`: the meta-parameters before meta-training"""
+
+
 @dataclass(frozen=True)
 class Problem:
     """All that `fewstep.training` needs to know. Built from a settings dataclass by `settings.build(seed)`."""
@@ -92,6 +100,8 @@ class Problem:
     """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None
     """None where a saved model is opened without its data"""
+    beginning: Beginning | None = None
+    """a training before this one, from whose solution it begins; None where it begins at random"""
     completions: Callable[[MetaParams], Sequence[MetaParams]] | None = None
     """what may be made of trained parameters in closed form; the best on meta-validation tasks, or none, is kept"""
     validation_tasks: int = 1000

@@ -10,13 +10,17 @@ import pytest
 from fewstep.errors import BadInput
 from fewstep.maml import adapt, started
 from fewstep.nn.heads import start_of, with_head
+from fewstep.problems.image_classes import split_groups
 from fewstep.problems.image_learning import ImageLearning
-from fewstep.problems.images import Images, split_groups
+from fewstep.problems.images import Images
+from fewstep.tasks.augment import resampling, varied
+from fewstep.tasks.classes import all_classes
 from fewstep.tasks.family import Shots
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.images import Cut, Photos, Pixels, distinct, image_tasks
-from fewstep.training import image_report
+from fewstep.training import image_report, loop
+from fewstep.training.evaluate import compiled_validation
 from fewstep.training.image_certainty import area, reliability, set_limits, threshold
 from fewstep.training.image_examiner import Answers, accuracy_of, similarity
 from fewstep.types import Episode, Examples
@@ -306,3 +310,56 @@ def test_batch_statistics_meet_no_strangers():
     query = problem.images.test.episode(jnp.asarray(0), KEY).query
     assert query.targets.sum(-1).min() == 1
     assert isinstance(Episode(query, query), tuple)
+
+
+def test_varied_images_keep_what_they_show_and_a_full_view_is_the_image_itself():
+    image = jnp.arange(30.0).reshape(5, 6, 1)
+    whole = resampling(5, jnp.asarray(1.0), jnp.asarray(0.0)), resampling(6, jnp.asarray(1.0), jnp.asarray(0.0))
+    np.testing.assert_allclose(jnp.einsum("ab,bcd,ec->aed", whole[0], image, whole[1]), image, atol=1e-6)
+    flat = jnp.full((40, 8, 8, 1), 3.0)
+    np.testing.assert_allclose(jax.jit(lambda key: varied(flat, "characters", key))(KEY), flat, rtol=1e-5)
+
+
+@pytest.mark.parametrize("place", [-0.4, 0.4])
+def test_a_part_of_a_line_is_read_at_its_place_and_edges_go_on(place):
+    line = jnp.arange(11.0)
+    read = np.asarray(resampling(11, jnp.asarray(0.6), jnp.asarray(place)) @ line)
+    np.testing.assert_allclose(read, 5 * (1 + place) + np.linspace(-3, 3, 11), atol=1e-5)
+    beyond = np.asarray(resampling(11, jnp.asarray(1.4), jnp.asarray(place)) @ line)
+    np.testing.assert_allclose(beyond, np.clip(5 * (1 + place) + np.linspace(-7, 7, 11), 0, 10), atol=1e-5)
+
+
+def test_photos_are_mirrored_half_of_the_time_and_each_differs():
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (200, 8, 8, 1))
+    found = np.asarray(jax.jit(lambda key: varied(ramp, "photos", key))(KEY))
+    rising = (found[:, 0, -1, 0] > found[:, 0, 0, 0]).mean()
+    assert 0.35 < rising < 0.65 and np.unique(found[:, 0, 0, 0]).size > 150
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_batches_of_all_classes_have_the_right_labels_and_turned_classes_are_others(rotate):
+    photos = numbered([3, 5, 4, 6])
+    family = all_classes(photos, np.array([1, 3]), 64, PLAIN, rotate)
+    batch = jax.jit(family.episode)(jnp.asarray(0), KEY).query
+    pixels, labels = np.round(np.asarray(batch.inputs)[..., 0]).astype(int), np.asarray(batch.targets).argmax(-1)
+    assert batch.targets.shape == (64, 8 if rotate else 2) and np.unique(labels).size == batch.targets.shape[1]
+    for image, label in zip(pixels, labels, strict=True):
+        upright = np.rot90(image, -(label % 4)) if rotate else image
+        assert upright[0, 1] == [1, 3][label // 4 if rotate else label] and upright[1].sum() == 0
+
+
+def test_meta_training_begins_from_the_network_of_joint_training(tmp_path):
+    problem = Blobs(joint_steps=40, joint_batch=16, meta_steps=1, outer_rate=1e-30).build(0)
+    assert problem.beginning is not None
+    start = problem.init(KEY)
+    state = loop.train(problem, tmp_path, quiet=True)
+    joint, first = problem.beginning.problem, loop.train_in_memory(problem.beginning.problem)
+    at_random = jax.tree.leaves(start.theta["body"])
+    for trained, solved, untrained in zip(
+        jax.tree.leaves(state.params.theta["body"]), jax.tree.leaves(first.theta["body"]), at_random, strict=True
+    ):
+        np.testing.assert_allclose(trained, solved, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(trained, untrained)
+    error = compiled_validation(joint)
+    assert float(error(first, KEY)) < 0.5 * float(error(joint.init(KEY), KEY))
+    assert (tmp_path / loop.BEGINNING / "metrics.jsonl").is_file()

@@ -21,6 +21,7 @@ from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.problem import Problem
+from fewstep.problems.image_model import features_of
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.trained import KEY_SEED, Trained
@@ -87,7 +88,7 @@ class AdaptedPhotos:
 
     @cached_property
     def _ask(self):
-        features = self.problem.settings.features(self.problem.format.shape)
+        features = features_of(self.problem.settings, self.problem.format.shape)
         given = compiled(features)(self.params, self.support.inputs)
 
         def ask(params, given, support, images):

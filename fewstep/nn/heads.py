@@ -18,12 +18,12 @@ Head = Literal["shared", "zero", "prototype"]
 (Kao, Chiu & Chen 2022, 2106.15367); or the classes' mean features (Proto-MAML, Triantafillou et al. 2020, 1903.03096)"""
 
 
-def with_head(body: Network, features: int) -> Network:
+def with_head(body: Network, features: int, columns: int = 1) -> Network:
     """`body` [examples, features] and a last layer: `apply` gives logits [examples, classes], as many as the head has columns.
-    θ is {"body", "head": {"kernel" [features, 1], "bias" [1]}}."""
+    θ is {"body", "head": {"kernel" [features, columns], "bias" [columns]}}."""
 
     def init(key: Key) -> Params:
-        return {"body": body.init(key), "head": {"kernel": jnp.zeros((features, 1)), "bias": jnp.zeros(1)}}
+        return {"body": body.init(key), "head": {"kernel": jnp.zeros((features, columns)), "bias": jnp.zeros(columns)}}
 
     def apply(params: Params, inputs: jax.Array) -> jax.Array:
         head = params["head"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
+from fewstep.problems.image_classes import split_groups
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.learners import PLAIN_MAML
 from fewstep.tasks.image_files import read_image_folder
@@ -71,20 +72,6 @@ class Images(ImageLearning):
         if self.layout != "folders":
             return {"data": self.layout, "split": "official"}
         return {"data": "folders of classes", "split": f"by {self.split_by}, by the seed of the run"}
-
-
-def split_groups(groups: np.ndarray, parts: tuple[float, float, float], seed: int) -> dict[str, np.ndarray]:
-    """Numbers of classes for meta-training, -validation and -testing; `groups` [classes] stay together: in random order, each
-    is given to the part that lacks most."""
-    names, of_class = np.unique(groups, return_inverse=True)
-    wanted = dict(zip(("train", "validation", "test"), np.array(parts) * groups.size, strict=True))
-    chosen: dict[str, list[np.ndarray]] = {part: [] for part in wanted}
-    for number in np.random.default_rng(seed).permutation(names.size):
-        members = np.flatnonzero(of_class == number)
-        part = max(wanted, key=wanted.__getitem__)
-        chosen[part].append(members)
-        wanted[part] -= members.size
-    return {part: np.sort(np.concatenate(each)) if each else np.zeros(0, int) for part, each in chosen.items()}
 
 
 PRESETS: dict[str, tuple[Images, str]] = {

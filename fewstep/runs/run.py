@@ -20,7 +20,7 @@ from fewstep.runs import candidates, measure
 from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
 from fewstep.training import loop
-from fewstep.training.checkpoint import Checkpoints, read_arrays, write_arrays
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint, read_arrays, write_arrays
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
@@ -225,12 +225,6 @@ def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, pr
         shutil.rmtree(folder, ignore_errors=True)
         write_config(settings, problem, new_directory(folder), seed, preset)
     loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a whole checkpoint is there: orbax names unfinished ones by more than a number."""
-    found = folder / "checkpoints"
-    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
 
 
 def open_run(directory: str | Path) -> Run:

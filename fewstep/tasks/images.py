@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.tasks.augment import Variation, varied
 from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.types import Episode, Examples, Key
 
@@ -57,6 +58,8 @@ class Cut:
     """of each class"""
     rotate: bool = False
     """each class is turned by a random multiple of 90 degrees: a turned character is another character"""
+    variation: Variation = "none"
+    """how each image is varied on its own"""
     strangers: int = 0
     """query images of so many further classes, one of each, at the end, whose targets are 0 for all classes"""
 
@@ -95,6 +98,10 @@ def image_tasks(photos: Photos, classes: np.ndarray, cut: Cut, pixels: Pixels, k
                 encoded(others[:, None], turns[cut.ways :]), jnp.zeros((cut.strangers, cut.ways)), jnp.ones(cut.strangers)
             )
             query = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), query, strange)
+        if cut.variation != "none":
+            vary = lambda part, key: part._replace(inputs=varied(part.inputs, cut.variation, key))  # noqa: E731
+            support_key, query_key = jax.random.split(jax.random.fold_in(episode_key, 1))
+            support, query = vary(support, support_key), vary(query, query_key)
         return Episode(support, query)
 
     def classes_of(task: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -109,7 +116,7 @@ def image_tasks(photos: Photos, classes: np.ndarray, cut: Cut, pixels: Pixels, k
         """[classes, images] numbers of images -> [classes · images, height, width, channels]."""
         found = photos.pixels[image]
         if cut.rotate:
-            found = jax.vmap(lambda turn, of_class: jax.lax.switch(turn, TURNS, of_class))(turns, found)
+            found = jax.vmap(turned)(found, turns)
         return pixels.encode(found.reshape(-1, *found.shape[2:]))
 
     return TaskFamily(episode, describe=lambda task: classes_of(task)[0])
@@ -121,8 +128,13 @@ def distinct(key: Key, size: jax.Array | int, most: int, count: int) -> jax.Arra
     return jax.lax.top_k(chance, count)[1]
 
 
+def turned(image: jax.Array, turns: jax.Array) -> jax.Array:
+    """[..., height, width, channels] turned by so many right angles."""
+    return jax.lax.switch(turns, TURNS, image)
+
+
 def _turned(turns: int):
-    return lambda images: jnp.rot90(images, turns, axes=(1, 2))
+    return lambda images: jnp.rot90(images, turns, axes=(-3, -2))
 
 
 TURNS = [_turned(turns) for turns in range(4)]

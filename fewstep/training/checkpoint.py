@@ -93,6 +93,12 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), leaves), restored["record"]
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a whole checkpoint is in this run directory: orbax names unfinished ones by more than a number."""
+    found = run / "checkpoints"
+    return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
+
+
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree under their paths: plain names on disk, whatever the types of the containers."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from fewstep import maml
 from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
-from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.evaluate import compiled_validation
@@ -32,6 +34,8 @@ SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread."""
+BEGINNING = "beginning"
+"""the folder in a run of what is trained first"""
 NO_SUMS = (0.0, 0.0, 0, 0)
 """of meta-losses, of gradient norms, of meta-steps and of dropped tasks since the last line of the log"""
 DRAWN_BYTES = 2**21
@@ -73,6 +77,8 @@ def train(
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
     mesh = mesh or task_mesh()
+    if problem.beginning is not None and not (resume and has_checkpoint(directory)):
+        problem, resume = begun(problem, directory / BEGINNING, seed, mesh, quiet), False
     problem = prepared(problem, mesh, seed, quiet)
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = maml.init(problem.outer_optimizer, problem.init(init_key))
@@ -134,6 +140,18 @@ def train(
             progress.close()
             log.close()
     return state
+
+
+def begun(problem: Problem, directory: Path, seed: int, mesh: Mesh, quiet: bool) -> Problem:
+    """`problem` as it begins from the solution of what is trained first, which is trained in `directory`, or goes on there."""
+    assert problem.beginning is not None
+    first, take_over = problem.beginning
+    if not quiet:
+        print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
+    directory.mkdir(exist_ok=True)
+    solution = evaluated(train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet))
+    solution = jax.device_get(solution)
+    return replace(problem, init=lambda key: take_over(key, solution), beginning=None)
 
 
 def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, int], tuple[MetaState, Chunk]]:
@@ -209,6 +227,10 @@ def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
     """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `RunFailed` as `train`."""
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     mesh = task_mesh()
+    if problem.beginning is not None:
+        first, take_over = problem.beginning
+        solution = train_in_memory(first, seed)
+        problem = replace(problem, init=lambda key: take_over(key, solution), beginning=None)
     problem = prepared(problem, mesh, seed, quiet=True)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(init_key)), mesh)
     state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)

@@ -1,0 +1,79 @@
+"""Which classes of a set of images serve for what (floor 3). Used by image_learning.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.tasks.image_set import ImageSet
+from fewstep.tasks.images import Pixels
+
+SHOWN = {"train": "meta-train", "validation": "meta-validation", "calibration": "calibration", "test": "meta-test"}
+LEAST_CALIBRATION = 4
+"""Classes for fewer disjoint tasks than this calibrate no prediction set worth having."""
+MOST_FITTED = 2_000
+"""Means and deviations of colors are taken from so many meta-train images."""
+Parts = dict[str, np.ndarray]
+"""meta-train, -validation, calibration and -test classes, by number"""
+
+
+def usable(
+    found: ImageSet, split: Callable[[ImageSet], Parts], ways: int, shots: int, queries: int, source: str, seed: int
+) -> tuple[ImageSet, Parts, list[str]]:
+    """(the classes with enough images, their split, what was left out). Raises `BadInput` where too few are left in a part."""
+    least, notes = shots + queries, []
+    few = found.length < least
+    if few.any():
+        shown = ", ".join(f"{found.names[i]} ({found.length[i]})" for i in np.flatnonzero(few)[:3])
+        notes.append(
+            f"{few.sum()} of {few.size} classes have fewer than {least} images (--shots and --queries) and are left out: "
+            f"{shown}{', ...' if few.sum() > 3 else ''}"
+        )
+        found = found.only(np.flatnonzero(~few))
+    if found.length.size < 3 * ways:
+        raise BadInput(
+            f"{source}: {found.length.size} classes have at least {least} images; expected at least "
+            f"{3 * ways}, --ways {ways} each for meta-training, -validation and -testing. Try fewer --ways, "
+            "--shots or --queries, or more classes."
+        )
+    parts = split(found)
+    short = {part: classes.size for part, classes in parts.items() if classes.size < ways}
+    if short:
+        counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())
+        raise BadInput(
+            f"{source}: --ways {ways}, but there are {counts} classes. "
+            f"Try --ways {max(2, min(short.values()))}, or another split."
+        )
+    # Classes for prediction sets serve for nothing else; where validation has few, it needs them all.
+    half = parts["validation"].size // 2
+    apart = half if half >= LEAST_CALIBRATION * ways else 0
+    order = np.random.default_rng(seed).permutation(parts["validation"])
+    return found, parts | {"validation": np.sort(order[apart:]), "calibration": np.sort(order[:apart])}, notes
+
+
+def split_groups(groups: np.ndarray, parts: tuple[float, float, float], seed: int) -> Parts:
+    """Numbers of classes for meta-training, -validation and -testing; `groups` [classes] stay together: in random order, each
+    is given to the part that lacks most."""
+    names, of_class = np.unique(groups, return_inverse=True)
+    wanted = dict(zip(("train", "validation", "test"), np.array(parts) * groups.size, strict=True))
+    chosen: dict[str, list[np.ndarray]] = {part: [] for part in wanted}
+    for number in np.random.default_rng(seed).permutation(names.size):
+        members = np.flatnonzero(of_class == number)
+        part = max(wanted, key=wanted.__getitem__)
+        chosen[part].append(members)
+        wanted[part] -= members.size
+    return {part: np.sort(np.concatenate(each)) if each else np.zeros(0, int) for part, each in chosen.items()}
+
+
+def colors(found: ImageSet, train: np.ndarray) -> Pixels:
+    """Mean and deviation of each channel over meta-train images."""
+    starts, lengths = found.start[train], found.length[train]
+    images = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
+    some = images[:: max(1, images.size // MOST_FITTED)]
+    values = found.images[some].reshape(-1, found.images.shape[-1]) / 255.0
+    deviation = np.maximum(values.std(0), 1e-3)
+    return Pixels(
+        tuple(round(float(value), 6) for value in values.mean(0)), tuple(round(float(value), 6) for value in deviation)
+    )
