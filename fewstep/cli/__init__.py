@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "meta-train: fewstep train sine | table --data FILE ... | images --data FOLDER | omniglot",
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
+    "results": "figures of several runs side by side, where they may be compared",
     "adapt": "fit a run to new units from a few rows of each, or to new classes from a few photos",
     "update": "adapt again, to old and new rows together",
     "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",

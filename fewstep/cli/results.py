@@ -1,0 +1,87 @@
+"""fewstep results RUN ...: figures of several runs in one table, and why some stand in columns of their own (floor 5)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from fewstep.cli.arguments import parse
+from fewstep.cli.tables import WIDTH, short, titled, wrapped
+
+
+@dataclass(frozen=True)
+class Results:
+    """Put the figures of several runs side by side. What was measured in different ways never shares a column."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """the runs' folders"""
+    markdown: bool = False
+    """as a Markdown table"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse(Results, argv, "fewstep results")
+    from fewstep.errors import BadInput
+    from fewstep.runs.results import columns_of, differences, read_result
+
+    if not arguments.runs:
+        raise BadInput("expected the folders of one or more runs, as in: fewstep results runs/*")
+    results = [read_result(run) for run in arguments.runs]
+    columns = columns_of(results)
+    apart = differences(columns)
+    if arguments.json:
+        listed = [{"conditions": each.conditions, "results": [one._asdict() for one in each.results]} for each in columns]
+        print(json.dumps({"columns": listed, "differences": apart}))
+        return 0
+    rows = [[one.name, *(cell(one) if one in column.results else "" for column in columns)] for one in results]
+    heads = [f"{letter(number)}: {column.conditions['metric'].replace('_', ' ')}" for number, column in enumerate(columns)]
+    if arguments.markdown:
+        for row in (["run", *heads], ["---"] * (len(heads) + 1), *rows):
+            print(f"| {' | '.join(row)} |")
+        print()
+    else:
+        print_rows(heads, rows)
+    if any(one.over_classes for one in results):
+        print("in brackets: half the width of the 95 % interval over classes")
+    print("\n".join(explained(columns, apart)))
+    return 0
+
+
+def cell(result: Any) -> str:
+    """'0.9862 ± 0.0033 (0.0037)'."""
+    if result.mean is None:
+        return "diverged"
+    intervals = f" ± {result.half:.2g}" if result.half is not None else ""
+    return short(result.mean) + intervals + (f" ({result.over_classes:.2g})" if result.over_classes else "")
+
+
+def letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else str(number + 1)
+
+
+def print_rows(heads: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+
+    table = titled("results, mean ± 95 % interval over unseen tasks")
+    for head in ("run", *heads):
+        table.add_column(head, justify="left" if head == "run" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False, width=WIDTH).print(table)
+
+
+def explained(columns: Any, apart: dict[str, list[Any]]) -> list[str]:
+    """What all results have in common, and what keeps them in different columns."""
+    same = (f"{name.replace('_', ' ')} {value}" for name, value in columns[0].conditions.items() if name not in apart)
+    lines = wrapped("the same for all: ", same)
+    if len(columns) > 1:
+        lines.append(f"{len(columns)} columns, since these differ and their figures cannot be compared:")
+    for name, values in apart.items():
+        said = (f"{letter(number)} {'-' if value is None else value}" for number, value in enumerate(values))
+        lines += wrapped(f"  {name.replace('_', ' ')}: ", said)
+    return lines
