@@ -23,6 +23,7 @@ from fewstep import BadInput
 from fewstep.cache import cache_directory
 from fewstep.tasks import image_files, omniglot, photos
 from fewstep.tasks.image_files import Unreadable, classes_of, open_image, read_image_folder, read_photos
+from fewstep.tasks.image_labels import read_labels
 from fewstep.tasks.image_set import ImageSet, read_prepared, write_prepared
 from fewstep.tasks.omniglot import finn_split, read_omniglot, vinyals_split
 
@@ -766,3 +767,48 @@ def test_without_a_network_the_way_by_hand_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     refused(lambda: read_omniglot(None), "cannot be downloaded", "--data-dir")
+
+
+# a table beside the photos
+
+
+def table_of(path, *rows):
+    path.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    return path
+
+
+def test_a_table_says_which_class_each_photo_is_of_and_which_classes_are_for_what(tmp_path):
+    top = folder_of(tmp_path / "data", ["a/1.png", "a/2.png", "b/1.png", "3.png", "4.png"])
+    rows = [("Filename", "Label", "Split"), ("a/1.png", "x", "train"), ("a/2.png", "y", "VAL"), ("b/1.png", "x", "train")]
+    labels = read_labels(table_of(tmp_path / "labels.csv", *rows, ("data/3.png", "y", "val"), ("9.png", "z", "test")))
+    found = read_image_folder(top, 6, 3, labels=labels)
+    assert found.names == ("x", "y") and found.files == ("a/1.png", "b/1.png", "a/2.png")
+    assert found.split == ("train", "validation") and found.length.tolist() == [2, 1]
+    assert "2 images that are not in" in found.notes[0] and "2 files of" in found.notes[1]
+    assert read_image_folder(top, 6, 3, labels=labels).names == ("x", "y")  # as it was kept
+    assert read_image_folder(top, 6, 3).names == ("a", "b")
+
+
+def test_a_table_of_classes_alone_splits_folders(tmp_path):
+    top = folder_of(tmp_path / "data", ["a/1.png", "b/1.png", "c/1.png"])
+    found = read_image_folder(
+        top, 6, 3, labels=read_labels(table_of(tmp_path / "split.csv", ("split", "class"), ("test", "a"), ("train", "c")))
+    )
+    assert found.names == ("a", "c") and found.split == ("test", "train")
+    assert found.notes[0] == f"1 classes that are not in {tmp_path / 'split.csv'} were left out: b"
+
+
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        ([("name", "class"), ("1.png", "x")], ["expected the columns file and class", "name, class"]),
+        ([("class", "split"), ("a", "dev")], ["train, validation or test", "'dev'"]),
+        ([("class", "split"), ("a", "train"), ("a", "test")], ["class a is in train and in test"]),
+        ([("class", "split"), ("q", "train")], ["expected classes of", "such as a"]),
+        ([("file", "class"), ("7.png", "x")], ["none of the 2 photos", "a/1.png"]),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_in_words(tmp_path, rows, words):
+    top = folder_of(tmp_path / "data", ["a/1.png", "b/1.png"])
+    path = table_of(tmp_path / "labels.csv", *rows)
+    refused(lambda: read_image_folder(top, 6, 3, labels=read_labels(path)), *words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from fewstep.problems.image_classes import split_groups
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.learners import PLAIN_MAML
 from fewstep.tasks.image_files import read_image_folder
+from fewstep.tasks.image_labels import read_labels
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.known_images import read_known_images
 
@@ -25,6 +27,8 @@ class Images(ImageLearning):
     """a folder or a zip of class folders, or the folder of a known data set"""
     layout: Literal["folders", "mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"] = "folders"
     """what lies in --data: class folders, or a known data set with its official split"""
+    labels: str | None = None
+    """a table beside the photos with the columns file and class, class and split (train, validation, test), or all three"""
     size: int = 84
     """height and width to which images are brought"""
     channels: Literal[1, 3] = 3
@@ -49,11 +53,12 @@ class Images(ImageLearning):
             raise BadInput("--data is missing: expected a folder or a zip of class folders, such as photos/apple/1.jpg.")
         if self.layout != "folders":
             return read_known_images(self.layout, self.data)
-        return read_image_folder(self.data, self.size, self.channels)
+        labels = read_labels(self.labels) if self.labels else None
+        return read_image_folder(self.data, self.size, self.channels, labels=labels)
 
     def split(self, found: ImageSet, seed: int) -> dict[str, np.ndarray]:
         """Which classes are for what: disjoint numbers of meta-train, -validation and -test classes."""
-        by = "data" if self.layout != "folders" else self.split_by
+        by = "data" if self.layout != "folders" or (self.labels and found.split) else self.split_by
         if by == "data":
             if not found.split:
                 raise BadInput(f"--split-by data: expected folders train, val and test with other classes each in {self.data}.")
@@ -71,6 +76,8 @@ class Images(ImageLearning):
     def data_protocol(self) -> dict[str, Any]:
         if self.layout != "folders":
             return {"data": self.layout, "split": "official"}
+        if self.labels:
+            return {"data": "photos with a table", "split": f"by {Path(self.labels).name}, or by class"}
         return {"data": "folders of classes", "split": f"by {self.split_by}, by the seed of the run"}
 
 

@@ -55,5 +55,5 @@ def _digest(path: Path) -> str:
 
 def absolute_data(settings: Any) -> Any:
     """Settings whose data path holds from any working directory."""
-    given = {name: getattr(settings, name, None) for name in ("data", "data_dir")}
+    given = {name: getattr(settings, name, None) for name in ("data", "data_dir", "labels")}
     return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items() if path})

@@ -12,13 +12,11 @@ import numpy as np
 
 from fewstep.cache import cache_directory
 from fewstep.errors import BadInput
+from fewstep.tasks.image_labels import PARTS, Labels, labelled, more
 from fewstep.tasks.image_set import ImageSet, read_prepared, write_prepared
 from fewstep.tasks.photos import Progress, decode, digest_of, photos_in
 from fewstep.tasks.photos import Unreadable as Unreadable
 from fewstep.tasks.photos import open_image as open_image
-
-PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-"""folders that say which part of the data they hold"""
 
 Folder: TypeAlias = tuple[str, ...]
 """the names on the way down to it"""
@@ -33,13 +31,20 @@ class ImageClass(NamedTuple):
 
 
 def read_image_folder(
-    source: str | Path, size: int, channels: int, *, cache: bool = True, progress: Progress | None = None
+    source: str | Path,
+    size: int,
+    channels: int,
+    *,
+    labels: Labels | None = None,
+    cache: bool = True,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """The photos of SOURCE/class/*.jpg as images [size, size, channels]; SOURCE is a folder or a .zip.
 
     The class is the folder that holds images, the group of a class the folder above where the tree is that deep. Folders train,
-    val and test on top give `split` where they hold different classes, and are put together where they hold the same ones. What
-    was prepared once is kept in the user's cache, unless `cache` is off. `progress(done, total)` is told of every image read.
+    val and test on top give `split` where they hold different classes, and are put together where they hold the same ones. Of
+    either, `labels` may say otherwise: a class or a photo that they do not have is left out. What was prepared once is kept in
+    the user's cache, unless `cache` is off. `progress(done, total)` is told of every image read.
     Raises `BadInput` where the source cannot be read or has no class folder with a readable image.
     """
     _check_shape(size, channels)
@@ -48,11 +53,11 @@ def read_image_folder(
             f"{source}: expected a folder or a .zip with a folder of photos for each class, found a file. Give the folder."
         )
     with photos_in(source) as (photos, read):
-        digest = digest_of(photos, "folder", size, channels)
+        digest = digest_of(photos, "folder", size, channels, *([] if labels is None else [labels]))
         path = cache_directory("images") / f"{digest}.npz"
         if cache and (known := read_prepared(path, digest)):
             return known
-        classes, notes = classes_of([photo.name for photo in photos], source)
+        classes, notes = classes_by(labels, [photo.name for photo in photos], source)
         ordered = [photos[number] for each in classes for number in each.photos]
         images, unreadable = decode(ordered, read, size, channels, progress)
     readable = _readable(unreadable, len(ordered), source, notes)
@@ -84,6 +89,26 @@ def read_photos(source: str | Path, size: int, channels: int) -> tuple[np.ndarra
         images, unreadable = decode(photos, read, size, channels)
     readable = _readable(unreadable, len(photos), source, notes)
     return images[readable], tuple(photos[number].name for number in readable), tuple(notes)
+
+
+def classes_by(labels: Labels | None, names: Sequence[str], source: str | Path) -> tuple[list[ImageClass], list[str]]:
+    """The classes by folders and by a table where there is one, and notes on what was left out. Raises `BadInput`."""
+    if labels is None:
+        return classes_of(names, source)
+    if labels.of_file:
+        found, notes = labelled(labels, names)
+        classes = [ImageClass((name,), photos, "") for name, photos in found.items()]
+    else:
+        classes, notes = classes_of(names, source)
+    if not labels.split:
+        return classes, notes
+    called = _names(classes)
+    if lost := [name for name in called if name not in labels.split]:
+        notes.append(f"{len(lost)} classes that are not in {labels.source} were left out: {lost[0]}{more(lost)}")
+    if len(lost) == len(called):
+        raise BadInput(f"{labels.source}: expected classes of {source}, such as {called[0]}; found {next(iter(labels.split))}.")
+    kept = [each._replace(split=labels.split[name]) for each, name in zip(classes, called, strict=True) if name in labels.split]
+    return kept, notes
 
 
 def classes_of(names: Sequence[str], source: str | Path) -> tuple[list[ImageClass], list[str]]:
