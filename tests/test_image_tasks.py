@@ -10,7 +10,7 @@ import pytest
 from fewstep.errors import BadInput
 from fewstep.maml import adapt, started
 from fewstep.nn.heads import start_of, with_head
-from fewstep.problems.image_classes import split_groups
+from fewstep.problems.image_classes import split_groups, usable
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.images import Images
 from fewstep.tasks.augment import resampling, varied
@@ -190,6 +190,21 @@ def test_classes_of_a_group_stay_together_and_parts_are_about_as_asked():
     assert sum(map(len, owners)) == 20  # no group is in two parts
     for part, share in zip(parts.values(), (0.64, 0.16, 0.2), strict=True):
         assert abs(part.size - share * groups.size) <= 5
+
+
+@pytest.mark.parametrize("shots", [1, 4, 8])
+def test_other_shots_never_move_a_class_to_another_part(shots):
+    length = np.random.default_rng(0).integers(6, 30, 60)
+    found = ImageSet(np.zeros((int(length.sum()), 1, 1, 1), np.uint8), length, tuple(map(str, range(60))), ())
+    halves = lambda found: dict(zip(("train", "validation", "test"), np.split(np.arange(60), [20, 50]), strict=True))  # noqa: E731
+    parts, notes = usable(found, halves, 2, shots, 5, "data", seed=1)
+    allowed = {"train": range(20), "validation": range(20, 50), "calibration": range(20, 50), "test": range(50, 60)}
+    for part, classes in parts.items():
+        assert set(classes) <= set(allowed[part]) and (length[classes] >= shots + 5).all()
+    assert sum(classes.size for classes in parts.values()) == (length >= shots + 5).sum()
+    assert bool(notes) == bool((length < shots + 5).any())
+    wider, _ = usable(found, halves, 2, 1, 5, "data", seed=1)
+    assert not parts["calibration"].size or not set(wider["calibration"]) & set(parts["validation"])
 
 
 def answers_of(log_probabilities, similarity, targets) -> Answers:

@@ -138,7 +138,7 @@ class AdaptedPhotos:
         known = {image.tobytes(): name for image, name in zip(self.images, self.files, strict=True)}
         return [known.get(image.tobytes()) for image in images]
 
-    def read(self, source: str) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    def read(self, source: str | Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
         """(photos, their file names, notes) to be classified."""
         return read_photos(source, self.problem.format.size, self.problem.format.channels)
 
@@ -156,7 +156,7 @@ class AdaptedPhotos:
         write_json(directory / FILE, {**content, "calibration": self.trained.calibration, "run": self.trained.config})
 
 
-def adapt_photos(run: Run, source: str, steps: int | None = None) -> AdaptedPhotos:
+def adapt_photos(run: Run, source: str | Path, steps: int | None = None) -> AdaptedPhotos:
     """Fits a trained run to the classes in `source`, a folder or a zip of class folders. Raises `BadInput` where it holds fewer
     than two classes."""
     trained = Trained.of(run)

@@ -25,6 +25,10 @@ class Evaluate:
     """how many distinct tasks at most"""
     shots: int | None = None
     """support examples; by default as trained"""
+    ways: int | None = None
+    """images: classes of a task; by default as trained"""
+    queries: int | None = None
+    """images: query images of each class; by default as after training"""
     draws: int | None = None
     """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
     checkpoint: Literal["best", "last"] = "best"
@@ -36,7 +40,7 @@ class Evaluate:
 def main(argv: list[str]) -> int:
     arguments = parse(Evaluate, argv, "fewstep evaluate")
     steps = None if arguments.steps is None else choose_steps(arguments.steps)
-    for name in ("tasks", "shots", "draws"):
+    for name in ("tasks", "shots", "ways", "queries", "draws"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise BadInput(f"--{name} should be at least 1, got {value}.")
@@ -45,8 +49,13 @@ def main(argv: list[str]) -> int:
 
     run = runs.open_run(arguments.run)
     if arguments != Evaluate(arguments.run, json=arguments.json):
-        shots: dict[str, Any] = {} if arguments.shots is None else {"shots": arguments.shots}
-        result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **shots)
+        asked = {"shots": arguments.shots, "ways": arguments.ways, "test_queries": arguments.queries}
+        changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        if unknown := [name for name in changes if not hasattr(run.settings, name)]:
+            raise BadInput(
+                f"--{unknown[0].removeprefix('test_')} is for images; {arguments.run} was trained on {run.config['problem']}."
+            )
+        result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **changes)
     else:
         result = run.write_evaluation()
     if arguments.json:

@@ -21,8 +21,12 @@ Parts = dict[str, np.ndarray]
 
 def usable(
     found: ImageSet, split: Callable[[ImageSet], Parts], ways: int, shots: int, queries: int, source: str, seed: int
-) -> tuple[ImageSet, Parts, list[str]]:
-    """(the classes with enough images, their split, what was left out). Raises `BadInput` where too few are left in a part."""
+) -> tuple[Parts, list[str]]:
+    """(which classes are for what, those with too few images left out; what was left out). The split does not depend on how
+    many images are asked for, so that a run can be evaluated at other shots on classes that it never saw.
+
+    Raises `BadInput` where too few classes are left in a part.
+    """
     least, notes = shots + queries, []
     few = found.length < least
     if few.any():
@@ -31,26 +35,27 @@ def usable(
             f"{few.sum()} of {few.size} classes have fewer than {least} images (--shots and --queries) and are left out: "
             f"{shown}{', ...' if few.sum() > 3 else ''}"
         )
-        found = found.only(np.flatnonzero(~few))
-    if found.length.size < 3 * ways:
+    if (~few).sum() < 3 * ways:
         raise BadInput(
-            f"{source}: {found.length.size} classes have at least {least} images; expected at least "
+            f"{source}: {(~few).sum()} classes have at least {least} images; expected at least "
             f"{3 * ways}, --ways {ways} each for meta-training, -validation and -testing. Try fewer --ways, "
             "--shots or --queries, or more classes."
         )
     parts = split(found)
-    short = {part: classes.size for part, classes in parts.items() if classes.size < ways}
+    order = np.random.default_rng(seed).permutation(parts["validation"])
+    half = order.size // 2
+    parts = {part: classes[~few[classes]] for part, classes in (parts | {"validation": order[half:]}).items()}
+    apart = order[:half][~few[order[:half]]]
+    # Classes for prediction sets serve for nothing else; where validation has few, it needs them all.
+    if apart.size < LEAST_CALIBRATION * ways or parts["validation"].size < ways:
+        parts["validation"], apart = np.concatenate([parts["validation"], apart]), apart[:0]
+    short = [classes.size for classes in parts.values() if classes.size < ways]
     if short:
         counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())
         raise BadInput(
-            f"{source}: --ways {ways}, but there are {counts} classes. "
-            f"Try --ways {max(2, min(short.values()))}, or another split."
+            f"{source}: --ways {ways}, but there are {counts} classes. Try --ways {max(2, min(short))}, or another split."
         )
-    # Classes for prediction sets serve for nothing else; where validation has few, it needs them all.
-    half = parts["validation"].size // 2
-    apart = half if half >= LEAST_CALIBRATION * ways else 0
-    order = np.random.default_rng(seed).permutation(parts["validation"])
-    return found, parts | {"validation": np.sort(order[apart:]), "calibration": np.sort(order[:apart])}, notes
+    return {part: np.sort(classes) for part, classes in (parts | {"calibration": apart}).items()}, notes
 
 
 def split_groups(groups: np.ndarray, parts: tuple[float, float, float], seed: int) -> Parts:

@@ -63,7 +63,7 @@ class ImageLearning(ImageSettings):
             split["calibration"].size,
         )
         counts = ", ".join(f"{split[part].size} {SHOWN[part]}" for part in SHOWN if split[part].size)
-        notes = (f"classes: {counts}; {int(found.length.sum())} images", *notes)
+        notes = (f"classes: {counts}; {sum(int(found.length[each].sum()) for each in split.values())} images", *notes)
         problem = image_problem(self, format, splits=splits, notes=notes, images=images)
         if not self.joint_steps:
             return problem
@@ -76,5 +76,5 @@ class ImageLearning(ImageSettings):
         """(the classes that can be used, which are for what, what a person should know). Raises `BadInput` for too few."""
         found = self.read()
         split = lambda found: self.split(found, seed)  # noqa: E731
-        found, parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
+        parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
         return found, parts, [*found.notes, *notes]

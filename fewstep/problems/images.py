@@ -83,6 +83,16 @@ class Images(ImageLearning):
 
 PRESETS: dict[str, tuple[Images, str]] = {
     "default": (Images(), "the recipe: rates learned by layer and step, first order then exact, averaged parameters"),
+    "best": (
+        Images(
+            joint_steps=3_000,
+            variation="photos",
+            head="prototype",
+            adaptation_steps=3,
+            meta_steps=1_500,
+        ),
+        "joint training on all classes, then MAML from there, with varied photos and classes that begin from their means",
+    ),
     "maml": (
         Images(
             inner_rate=0.01,

@@ -145,12 +145,18 @@ def train(
 def begun(problem: Problem, directory: Path, seed: int, mesh: Mesh, quiet: bool) -> Problem:
     """`problem` as it begins from the solution of what is trained first, which is trained in `directory`, or goes on there."""
     assert problem.beginning is not None
-    first, take_over = problem.beginning
+    first = problem.beginning.problem
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
     directory.mkdir(exist_ok=True)
-    solution = evaluated(train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet))
-    solution = jax.device_get(solution)
+    state = train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet)
+    return beginning_from(problem, jax.device_get(evaluated(state)))
+
+
+def beginning_from(problem: Problem, solution: MetaParams) -> Problem:
+    """`problem` with what was to be trained first already trained."""
+    assert problem.beginning is not None
+    take_over = problem.beginning.take_over
     return replace(problem, init=lambda key: take_over(key, solution), beginning=None)
 
 
@@ -228,9 +234,7 @@ def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     mesh = task_mesh()
     if problem.beginning is not None:
-        first, take_over = problem.beginning
-        solution = train_in_memory(first, seed)
-        problem = replace(problem, init=lambda key: take_over(key, solution), beginning=None)
+        problem = beginning_from(problem, train_in_memory(problem.beginning.problem, seed))
     problem = prepared(problem, mesh, seed, quiet=True)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(init_key)), mesh)
     state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)
