@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fewstep.errors import BadInput
 from fewstep.problem import ImageTasks, Problem, Splits
 from fewstep.problems.image_classes import SHOWN, Parts, colors, usable
 from fewstep.problems.image_model import JOINT_PARTS, features_of, image_problem, joint_beginning
@@ -36,13 +37,14 @@ class ImageLearning(ImageSettings):
         def family(part: str, number: int, strangers: int = 0) -> TaskFamily:
             classes, training = split[part], part == "train"
             queries = self.queries if training else self.test_queries
+            ways = self.train_ways or self.ways if training else self.ways
             cut = Cut(
-                self.ways,
+                ways,
                 self.shot_range,
                 min(queries, int(found.length[classes].min()) - self.shot_range.most),  # as the smallest class has them
                 self.rotate if training else self.rotate_test,
                 self.variation if training else "none",
-                min(strangers, classes.size - self.ways),
+                min(strangers, classes.size - ways),
             )
             return image_tasks(photos, classes, cut, format.pixels, jax.random.fold_in(jax.random.key(number), seed))
 
@@ -77,4 +79,8 @@ class ImageLearning(ImageSettings):
         found = self.read()
         split = lambda found: self.split(found, seed)  # noqa: E731
         parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
+        if parts["train"].size < self.train_ways:
+            raise BadInput(
+                f"--train-ways {self.train_ways}, but there are {parts['train'].size} meta-train classes. Try fewer."
+            )
         return found, parts, [*found.notes, *notes]

@@ -20,7 +20,9 @@ class ImageSettings(LearningSettings):
     """The shape of tasks, the network, the recipe; what each problem says of its own data."""
 
     ways: int = 5
-    """classes of a task in training; adapted models may have any number"""
+    """classes of a task; adapted models may have any number"""
+    train_ways: int = 0
+    """classes of a task of training, where more of them teach more (Snell et al. 2017); 0 for as many as --ways"""
     shots: int | tuple[int, int] = 1
     """support images of each class; a range 1:5 draws the number anew for each task of training"""
     queries: int = 5
@@ -101,6 +103,8 @@ class ImageSettings(LearningSettings):
         for name, least in {"ways": 2, "test_queries": 1, "filters": 1, "validation_tasks": 1}.items():
             if getattr(self, name) < least:
                 raise BadInput(f"--{name.replace('_', '-')} should be at least {least}, got {getattr(self, name)}.")
+        if self.train_ways < 0 or self.train_ways == 1:
+            raise BadInput(f"--train-ways should be at least 2, or 0 for as many as --ways, got {self.train_ways}.")
         if self.adapter != "gradient" or self.body_steps:
             raise BadInput(f"--adapter {self.adapter} is for tables and sine waves; images are adapted by gradient steps.")
         if self.shot_range.least < 1:

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fewstep.nn.heads import Head
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.learners import PLAIN_MAML
+from fewstep.tasks.augment import Variation
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.omniglot import finn_split, read_omniglot, vinyals_split
 
@@ -30,7 +32,22 @@ class Omniglot(ImageLearning):
     """of each convolution of conv4"""
     inner_rate: float = 0.4
     """inner rate alpha; where rates are learned, their starting value"""
-    meta_batch_size: int = 16
+    head: Head = "prototype"
+    """what the last layer starts from: one learned column for all classes, zeros, or the classes' mean features"""
+    variation: Variation = "characters"
+    """how each training image is varied: moved and zoomed a little (characters), or cropped, mirrored and lit anew (photos)"""
+    joint_steps: int = 10_000
+    """meta-training begins from a network that was trained to tell all meta-train classes apart, for so many batches; 0 from an
+    untrained one"""
+    train_ways: int = 20
+    """classes of a task of training, where more of them teach more (Snell et al. 2017); 0 for as many as --ways"""
+    queries: int = 3
+    """query images of each class in training"""
+    adaptation_steps: int = 1
+    """adaptation steps in training"""
+    first_order_until: float = 0.0
+    """meta-gradients are of first order during this first part of the run, then exact (MAML++)"""
+    meta_batch_size: int = 8
     """tasks per meta-step"""
     meta_steps: int = 8_000
     """meta-steps of the whole run"""
@@ -56,22 +73,33 @@ class Omniglot(ImageLearning):
         return {"data": "Omniglot", "split": split}
 
 
-MAML = Omniglot(
+ORIGINAL = Omniglot(
     split_by="finn",
     rotate_test=True,
     queries=1,
     test_queries=1,
     normalization="batch",
-    adaptation_steps=1,
+    validation_tasks=600,
+)
+"""the protocol of Finn et al. 2017"""
+MAML = replace(
+    ORIGINAL,
+    head="shared",
+    variation="none",
+    joint_steps=0,
+    train_ways=0,
     meta_batch_size=32,
     meta_steps=60_000,
     log_every=500,
-    validation_tasks=600,
     **PLAIN_MAML,
 )
 
 PRESETS: dict[str, tuple[Omniglot, str]] = {
-    "default": (Omniglot(), "the recipe, Vinyals' split, no batch statistics"),
+    "default": (Omniglot(), "the recipe: joint training, then MAML of 20 ways; Vinyals' split, no batch statistics"),
+    "best": (
+        replace(ORIGINAL, meta_steps=12_000),
+        "the recipe in the protocol of Finn et al. 2017: their split, batch statistics",
+    ),
     "maml": (MAML, "Finn et al. 2017: one step at alpha 0.4, batch statistics, 60,000 meta-steps of 32 tasks"),
     "maml-short": (
         replace(MAML, meta_steps=15_000, outer_schedule="cosine", outer_rate=2e-3, average=0.995),

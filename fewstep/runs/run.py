@@ -141,9 +141,10 @@ class Run:
 
     def _named(self, result: dict[str, Any]) -> dict[str, Any]:
         """`result` with what only the run knows: its preset, the shots and ways it was trained at."""
-        result["protocol"]["trained_shots"] = self.settings.shot_range.shown
-        if hasattr(self.settings, "ways"):
-            result["protocol"]["trained_ways"] = self.settings.ways
+        trained = {"shots": self.settings.shot_range.shown}
+        if hasattr(self.settings, "train_ways"):
+            trained["ways"] = self.settings.train_ways or self.settings.ways
+        result["protocol"] |= {f"trained_{name}": value for name, value in trained.items()}
         chosen = {"chosen_from": self.config["chosen_from"]} if "chosen_from" in self.config else {}
         return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
 
