@@ -17,7 +17,7 @@ from fewstep.estimators.fitted import FittedModel, FittedUnit
 from fewstep.estimators.groups import blocks, first_rows, group_names, lengths_of, split_groups
 from fewstep.problem import Problem
 from fewstep.problems import Table
-from fewstep.problems.learners import LARGEST_SEED
+from fewstep.problems.settings import LARGEST_SEED
 from fewstep.tasks.frames import columns_of, is_frame, names_of
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps

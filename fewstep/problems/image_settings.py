@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fewstep.errors import BadInput
 from fewstep.nn.heads import Head
 from fewstep.problems.image_classes import Parts
-from fewstep.problems.learners import LearningSettings
+from fewstep.problems.settings import LearningSettings
 from fewstep.tasks.augment import Variation
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet

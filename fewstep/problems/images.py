@@ -12,7 +12,7 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.image_classes import split_groups
 from fewstep.problems.image_learning import ImageLearning
-from fewstep.problems.learners import PLAIN_MAML
+from fewstep.problems.settings import PLAIN_MAML
 from fewstep.tasks.image_files import read_image_folder
 from fewstep.tasks.image_labels import read_labels
 from fewstep.tasks.image_set import ImageSet

@@ -9,7 +9,7 @@ import numpy as np
 
 from fewstep.nn.heads import Head
 from fewstep.problems.image_learning import ImageLearning
-from fewstep.problems.learners import PLAIN_MAML
+from fewstep.problems.settings import PLAIN_MAML
 from fewstep.tasks.augment import Variation
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.omniglot import finn_split, read_omniglot, vinyals_split

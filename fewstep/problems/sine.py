@@ -11,7 +11,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import PLAIN_MAML, LearningSettings
+from fewstep.problems.settings import PLAIN_MAML, LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.sine import INPUTS, sine_examples, sine_wave, sine_waves

@@ -13,7 +13,6 @@ from fewstep.losses import Apply, RowError
 from fewstep.maml import Learner
 from fewstep.problem import Problem
 from fewstep.problems.learners import (
-    LearningSettings,
     bayes_learner,
     empirical_priors,
     gradient_learner,
@@ -21,6 +20,7 @@ from fewstep.problems.learners import (
     outer_optimizer,
     outer_schedule,
 )
+from fewstep.problems.settings import LearningSettings
 from fewstep.tasks.columns import TableFormat
 from fewstep.types import Key, LeaveOneOut, Loss, Params
 from fewstep.variants import (

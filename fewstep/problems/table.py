@@ -13,7 +13,7 @@ import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
-from fewstep.problems.learners import LearningSettings
+from fewstep.problems.settings import LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily

@@ -1,0 +1,113 @@
+"""The settings that all problems share: the numbers of Algorithm 1 and of the recipes (floor 3). Used by learners.py and by all
+problems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fewstep.errors import BadInput
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.family import Shots
+
+LARGEST_SEED = 2**31 - 1
+PLAIN_MAML: dict[str, Any] = {
+    "inner_optimizer": "sgd",
+    "outer_rate": 1e-3,
+    "outer_decay": 0.999,
+    "outer_schedule": "constant",
+    "multi_step": 0.0,
+    "first_order_until": 0.0,
+    "average": 0.0,
+    "clip": 0.0,
+}
+"""Settings of MAML as published, without anything of the recipes that came after it."""
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """The numbers of Algorithm 1 and of the default recipe. A field's docstring is its help text."""
+
+    shots: int | tuple[int, int] = 10
+    """examples in a task's support set, K in the paper; a range 3:50 draws the number anew for each task of training"""
+    queries: int = 10
+    """examples in a task's query set during training"""
+    meta_batch_size: int = 25
+    """tasks per meta-step"""
+    meta_steps: int = 40_000
+    """meta-steps of the whole run"""
+    adapter: Literal["gradient", "bayes-head"] = "gradient"
+    """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
+    adaptation_steps: int = 5
+    """adaptation steps in training; Bayes' rule needs one, whatever is set here"""
+    body_steps: int = 0
+    """with bayes-head: gradient steps on the features, after Bayes' rule and before it is applied again"""
+    inner_rate: float = 0.03
+    """inner rate alpha; where rates are learned, their starting value"""
+    inner_optimizer: Literal["sgd", "meta-sgd", "lslr", "meta-curvature"] = "meta-sgd"
+    """what a gradient step is: alpha alone (sgd), learned rates per parameter (meta-sgd) or per layer and step (lslr), or
+    learned matrices per layer"""
+    outer_rate: float = 4e-3
+    """outer rate beta of Adam"""
+    inner_outer_rate: float = 1.2e-2
+    """outer rate of what the inner optimizer learns (its rates, its matrices); faster than theta avoids poor solutions"""
+    outer_decay: float = 0.99
+    """second decay of the outer Adam (b2); the usual 0.999 forgets too slowly for meta-gradients of a few tasks"""
+    outer_schedule: Literal["cosine", "constant"] = "cosine"
+    """how the outer rate changes over the run"""
+    multi_step: float = 0.3
+    """judge every adaptation step during this first part of the run, less and less (MAML++); 0 never"""
+    first_order_until: float = 0.0
+    """leave second derivatives out during this first part of the run (MAML++); 0 never"""
+    average: float = 0.0
+    """validate and keep a moving average of the parameters with this decay; 0 for the parameters themselves"""
+    clip: float = 1.0
+    """largest norm of one task's meta-gradient; 0 for no limit"""
+    meta_gradient: Literal["auto", "exact", "stored", "first-order"] = "auto"
+    """exact in memory that does not grow with the steps (exact), exact and faster where memory allows (stored), whichever fits
+    (auto), or without second derivatives (first-order MAML)"""
+    tasks_at_once: int = 0
+    """tasks of a meta-batch that are computed side by side; 0 for as many as are fast and fit in memory"""
+    bad_tasks: Literal["stop", "drop"] = "stop"
+    """where the loss of a task is not a finite number: stop the run, or drop the task, count it and go on"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products; all else is float32. bfloat16 is for GPUs; it is checked against float32 before training"""
+    hidden: tuple[int, ...] = (40, 40)
+    """units of the hidden layers"""
+    log_every: int = 500
+    """meta-steps between two lines of the log"""
+
+    @property
+    def shot_range(self) -> Shots:
+        return Shots(self.shots, self.shots) if isinstance(self.shots, int) else Shots(*self.shots)
+
+    @staticmethod
+    def read_format(saved: dict[str, Any]) -> Any:
+        """The format that `config.json` records."""
+        return TableFormat.from_json(saved)
+
+    def check(self, seed: int) -> None:
+        """Raises `BadInput` for the first setting, or the seed, that is out of range."""
+        if not 0 <= seed <= LARGEST_SEED:
+            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED}, got {seed}.")
+        for name in ("queries", "meta_batch_size", "meta_steps", "log_every"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        least, most = self.shot_range
+        fine = most >= 1 and 0 <= least <= most
+        _require(self, "shots", fine, "at least 1, or a range such as 3:50 from the least to the most")
+        _require(self, "body_steps", 0 <= self.body_steps <= 100, "between 0 and 100")
+        _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
+        _require(self, "tasks_at_once", self.tasks_at_once >= 0, "at least 0")
+        for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
+            _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
+        _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
+        _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
+        _require(self, "first_order_until", 0 <= self.first_order_until <= 1, "between 0 and 1, a part of the run")
+        _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
+        _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
+        _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+
+
+def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -> None:
+    if not fine:
+        raise BadInput(f"--{name.replace('_', '-')} should be {expected}, got {getattr(settings, name)}.")
