@@ -21,7 +21,7 @@ import polars as pl
 
 from fewstep.problem import Problem
 from fewstep.problems import PRESETS, Sine, Table
-from fewstep.tasks.sine import sine_waves
+from fewstep.tasks.sine import Ranges, sine_waves
 from fewstep.trained import Trained
 from fewstep.training.calibrate import calibrate
 from fewstep.training.complete import complete
@@ -98,14 +98,14 @@ def flagged(problem: Problem, params: MetaParams) -> dict[str, float]:
     trained = Trained(problem, params, calibrate(problem, params), {})
     steps = trained.trained_steps
 
-    def part(amplitudes: dict[str, Any]) -> float:
-        family = sine_waves(jax.random.key(99), problem.settings.shot_range, 1, **amplitudes)
+    def part(ranges: Ranges) -> float:
+        family = sine_waves(jax.random.key(99), problem.settings.shot_range, 1, ranges=ranges)
         keys = jax.random.split(jax.random.key(100), WAVES)
         support = jax.device_get(jax.vmap(lambda task, key: family.episode(task, key).support)(family.tasks(WAVES), keys))
         signs = trained.report(support, steps).signs
         return float(np.mean([trained.why_unlike(problem.settings.shot_range.most, sign, steps) is not None for sign in signs]))
 
-    return {"waves": WAVES, "amplitude_8_to_10": part({"amplitudes": STRANGE}), "trained_range": part({})}
+    return {"waves": WAVES, "amplitude_8_to_10": part(Ranges(STRANGE)), "trained_range": part(Ranges())}
 
 
 if __name__ == "__main__":

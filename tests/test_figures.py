@@ -9,7 +9,7 @@ import pytest
 
 from fewstep import runs
 from fewstep.problems import PRESETS, Table
-from fewstep.tasks.sine import AMPLITUDES, sine_waves
+from fewstep.tasks.sine import PUBLISHED, Ranges, sine_waves
 from fewstep.trained import Trained
 
 WEATHER = Path(__file__).parents[2] / "shared" / "data" / "weather_us_2016" / "weather.csv"
@@ -54,14 +54,14 @@ def test_waves_of_greater_amplitude_than_any_of_training_are_flagged_and_others_
     model = Trained.of(trained(tmp_path, "default", 0))
 
     def flagged(amplitudes):
-        family = sine_waves(jax.random.key(99), 10, 1, amplitudes=amplitudes)
+        family = sine_waves(jax.random.key(99), 10, 1, ranges=Ranges(amplitudes))
         waves = jax.vmap(family.sample_episode)(jax.random.split(jax.random.key(7), 1000))
         signs = model.report(waves.support, model.trained_steps).signs
         return np.mean([model.why_unlike(10, each, model.trained_steps) is not None for each in signs])
 
     assert flagged((8.0, 10.0)) >= 0.90
     luck = 3 * np.sqrt(0.05 * 0.95 * (1 / 1000 + 1 / 500))  # of 1000 waves that are asked and 500 that calibrate
-    assert flagged(AMPLITUDES) <= 0.05 + luck
+    assert flagged(PUBLISHED.amplitudes) <= 0.05 + luck
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from known import KEY, assert_close, assert_same_bits, fast_adapt, keys, mlp_app
 from fewstep import Examples, Learner, losses
 from fewstep.problems import Sine
 from fewstep.tasks.family import Shots, TaskFamily
-from fewstep.tasks.sine import sine_waves
+from fewstep.tasks.sine import Ranges, sine_waves
 from fewstep.tasks.table import MOST_ROWS, SORTED_UP_TO, Rows, bucket, pad, shuffled, table_tasks
 from fewstep.tasks.units import pad_units, stack_units, within_units
 
@@ -47,6 +47,22 @@ def test_amplitudes_phases_and_inputs_are_uniform_over_the_ranges_of_the_paper()
         assert values.max() <= high + 1e-4
         assert scipy.stats.kstest(values, scipy.stats.uniform(low, high - low).cdf).pvalue > 1e-4
     assert abs(scipy.stats.spearmanr(amplitude, phase).statistic) < 0.25  # drawn from keys of their own
+
+
+def test_frequencies_are_drawn_where_a_range_of_them_is_given():
+    family = sine_waves(jax.random.key(3), 10, 5, ranges=Ranges(frequencies=(0.8, 1.2)))
+    episodes = jax.jit(jax.vmap(family.episode))(family.tasks(300), keys(300))
+
+    def left(examples, frequency):
+        """What a wave of this frequency cannot explain."""
+        x, y = (np.asarray(values, np.float64)[:, 0] for values in examples[:2])
+        both = np.stack([np.sin(frequency * x), np.cos(frequency * x)], 1)
+        return np.square(y - both @ np.linalg.lstsq(both, y, rcond=None)[0]).sum()
+
+    grid = np.linspace(0.75, 1.25, 501)
+    found = [grid[np.argmin([left(one(episodes.support, task), each) for each in grid])] for task in range(100)]
+    assert min(found) >= 0.795 and max(found) <= 1.205
+    assert scipy.stats.kstest(found, scipy.stats.uniform(0.8, 0.4).cdf).pvalue > 1e-4
 
 
 def test_support_and_query_share_no_input_and_every_row_counts():

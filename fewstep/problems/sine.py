@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import jax
@@ -14,7 +15,7 @@ from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.settings import PLAIN_MAML, LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
-from fewstep.tasks.sine import INPUTS, sine_examples, sine_wave, sine_waves
+from fewstep.tasks.sine import INPUTS, Ranges, sine_examples, sine_wave, sine_waves
 
 GRID = np.linspace(-5.0, 5.0, 100, dtype=np.float32)[:, None]
 TEST_QUERIES = 100
@@ -27,10 +28,13 @@ INITIALIZATIONS = {
 
 @dataclass(frozen=True)
 class Sine(LearningSettings):
-    """y = A sin(x + phi): amplitude and phase differ from task to task (Finn et al. 2017)."""
+    """y = A sin(omega x + phi): amplitude and phase differ by task (Finn et al. 2017), by choice the frequency too."""
 
     initialization: Literal["glorot", "normal"] = "glorot"
     """how weights start: glorot (uniform within the Glorot bound) or normal (standard deviation 0.1, truncated)"""
+
+    frequencies: tuple[float, float] = (1.0, 1.0)
+    """omega of y = A sin(omega x + phi) is drawn from this range for each task; 0.8 1.2 as in Li et al. 2017 (Meta-SGD)"""
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem, the same for all seeds: a seed decides which of the endless meta-train tasks a run meets."""
@@ -38,14 +42,19 @@ class Sine(LearningSettings):
         self.check(seed)
         if self.initialization not in INITIALIZATIONS:
             raise BadInput(f"--initialization should be one of {', '.join(INITIALIZATIONS)}, got {self.initialization}.")
+        if not 0 < self.frequencies[0] <= self.frequencies[1] < float("inf"):
+            raise BadInput(f"--frequencies should be two positive numbers, the lesser first, got {self.frequencies}.")
+        ranges = Ranges(frequencies=self.frequencies)
         train_key, validation_key, test_key, calibration_key = map(jax.random.key, range(4))
-        test = sine_waves(test_key, self.shot_range, TEST_QUERIES)
+        waves = partial(sine_waves, shots=self.shot_range, ranges=ranges)
+        test = waves(test_key, queries=TEST_QUERIES)
 
         def illustrate(task: int) -> Illustration:
             support = test.episode(jnp.asarray(task), jax.random.fold_in(jax.random.key(0), task), self.shot_range.most).support
-            wave = sine_wave(jax.random.fold_in(test_key, task))
+            wave = sine_wave(jax.random.fold_in(test_key, task), ranges)
             truth = sine_examples(wave, jnp.asarray(GRID)).targets[:, 0]
             title = f"A = {float(wave.amplitude):.2f}, φ = {float(wave.phase):.2f}"
+            title += f", ω = {float(wave.frequency):.2f}" * (self.frequencies != (1.0, 1.0))
             flat = GRID[:, 0]
             return Illustration(title, support, np.asarray(support.inputs[:, 0]), jnp.asarray(GRID), flat, np.asarray(truth))
 
@@ -54,12 +63,12 @@ class Sine(LearningSettings):
             TableFormat((InputColumn("x", "number", span=INPUTS),), (TargetColumn("y"),)),
             kernel_init=INITIALIZATIONS[self.initialization],
             name="sine",
-            protocol={"queries": TEST_QUERIES},
+            protocol={"queries": TEST_QUERIES, "frequencies": "{:g} to {:g}".format(*self.frequencies)},
             splits=Splits(
-                sine_waves(train_key, self.shot_range, self.queries),
-                sine_waves(validation_key, self.shot_range, TEST_QUERIES),
+                waves(train_key, queries=self.queries),
+                waves(validation_key, queries=TEST_QUERIES),
                 test,
-                sine_waves(calibration_key, self.shot_range, TEST_QUERIES),
+                waves(calibration_key, queries=TEST_QUERIES),
             ),
             illustrate=illustrate,
             shot_counts=tuple(sorted({max(1, self.shot_range.most // 2), self.shot_range.most})),
