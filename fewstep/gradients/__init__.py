@@ -7,6 +7,7 @@ are something else, by choice.
 from fewstep.gradients.annealed import annealed as annealed
 from fewstep.gradients.auto import auto as auto
 from fewstep.gradients.clipped import clipped as clipped
+from fewstep.gradients.evolution import evolution as evolution
 from fewstep.gradients.exact import exact as exact
 from fewstep.gradients.first_order import first_order as first_order
 from fewstep.gradients.half_precision import half_precision as half_precision

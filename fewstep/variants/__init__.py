@@ -1,5 +1,7 @@
 """Published variants as values for the seams of `fewstep.maml.Learner` (floor 2). One idea, one file."""
 
+from fewstep.variants.alfa import alfa as alfa
+from fewstep.variants.alfa import alfa_start as alfa_start
 from fewstep.variants.averaging import averaged as averaged
 from fewstep.variants.averaging import evaluated as evaluated
 from fewstep.variants.bayes_head import bayes_network as bayes_network
@@ -11,9 +13,15 @@ from fewstep.variants.bayes_head import negative_log_likelihood as negative_log_
 from fewstep.variants.bayes_head import remember_prior as remember_prior
 from fewstep.variants.bayes_prior import empirical_prior as empirical_prior
 from fewstep.variants.bayes_prior import shrunk as shrunk
+from fewstep.variants.bootstrapped import bootstrapped as bootstrapped
+from fewstep.variants.cavia import context_optimizer as context_optimizer
+from fewstep.variants.cavia import fresh_context as fresh_context
+from fewstep.variants.cavia import move_context as move_context
+from fewstep.variants.cavia import with_context as with_context
 from fewstep.variants.leave_one_out import bayes_leave_one_out as bayes_leave_one_out
 from fewstep.variants.leave_one_out import leave_one_out as leave_one_out
 from fewstep.variants.leave_one_out import safe_steps as safe_steps
+from fewstep.variants.lora import with_lora as with_lora
 from fewstep.variants.lslr import layer_step_rates as layer_step_rates
 from fewstep.variants.lslr import lslr as lslr
 from fewstep.variants.meta_curvature import curvature as curvature
@@ -21,3 +29,8 @@ from fewstep.variants.meta_curvature import meta_curvature as meta_curvature
 from fewstep.variants.meta_sgd import log_rates as log_rates
 from fewstep.variants.meta_sgd import meta_sgd as meta_sgd
 from fewstep.variants.multi_step_loss import multi_step_loss as multi_step_loss
+from fewstep.variants.partial import moves as moves
+from fewstep.variants.paths import chosen as chosen
+from fewstep.variants.paths import paths_of as paths_of
+from fewstep.variants.per_step import per_step as per_step
+from fewstep.variants.per_step import step_values as step_values
