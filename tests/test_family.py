@@ -39,15 +39,16 @@ from fewstep.errors import BadInput
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.evolution import evolution
 from fewstep.types import Network
-from fewstep.variants import curvature, layer_step_rates, log_rates, lslr, meta_curvature, meta_sgd
+from fewstep.variants import curvature, log_rates, lslr, meta_curvature, meta_sgd
 from fewstep.variants.alfa import alfa, alfa_start
 from fewstep.variants.bootstrapped import bootstrapped
-from fewstep.variants.cavia import context_optimizer, fresh_context, move_context, with_context
+from fewstep.variants.cavia import fresh_context, with_context
+from fewstep.variants.partial import moves
 
 SIZE, RATE, STEPS = 3, 0.8, 3
 CONTEXTUAL = with_context(Network(lambda key: mlp_params((1 + SIZE, 4, 1)), mlp_apply), SIZE)
 CAVIA = Learner(
-    losses.mean_squared_error(CONTEXTUAL.apply), optax.sgd(RATE), STEPS, adaptation_step=move_context, start=fresh_context
+    losses.mean_squared_error(CONTEXTUAL.apply), optax.sgd(RATE), STEPS, adaptation_step=moves("context"), start=fresh_context
 )
 
 
@@ -140,11 +141,11 @@ def test_a_context_beside_the_inputs_is_a_bias_of_the_first_layer(float64):
 @pytest.mark.parametrize(
     ("optimizer", "inner"),
     [
-        (context_optimizer(optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(RATE, momentum=0.5))), lambda theta: ()),
+        (optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(RATE, momentum=0.5)), lambda theta: ()),
         (meta_sgd, lambda theta: log_rates(theta, RATE)),
-        (context_optimizer(meta_curvature), lambda theta: curvature(theta["context"], RATE)),
+        (meta_curvature, lambda theta: curvature(theta, RATE)),
     ],
-    ids=["chain of the context", "meta-sgd of all parameters", "meta-curvature of the context"],
+    ids=["chain", "meta-sgd", "meta-curvature"],
 )
 def test_the_meta_gradient_of_cavia_is_the_slope_of_its_objective_for_every_inner_optimizer(float64, optimizer, inner):
     theta, episode = theta_of_context(), one(waves(1, seed=3), 0)
@@ -154,32 +155,6 @@ def test_the_meta_gradient_of_cavia_is_the_slope_of_its_objective_for_every_inne
     gradient = jax.jit(lambda: exact(learner, params, episode, KEY, STEP)[1])()
     slope = finite_differences(lambda params: learner.objective(learner, params, episode, KEY, STEP), params)
     assert_close(gradient, slope, rtol=1e-6, atol=1e-9)
-
-
-def test_an_optimizer_for_the_context_is_the_same_as_one_for_all_parameters(float64):
-    theta, episodes = theta_of_context(), waves(2)
-    own = jnp.log(jnp.array([1.0, 0.6, 0.3]))
-    whole = {**layer_step_rates(theta, RATE, STEPS), "context": own}
-    found, expected = (
-        fast_meta_gradient(replace(CAVIA, inner_optimizer=optimizer), MetaParams(theta, inner), episodes, keys(2), STEP)
-        for optimizer, inner in [(context_optimizer(lslr), own), (lslr, whole)]
-    )
-    assert_close((found[0], found[1].theta, found[1].inner), (expected[0], expected[1].theta, expected[1].inner["context"]))
-    assert float(jnp.min(jnp.abs(found[1].inner))) > 1e-6
-
-
-def test_a_step_on_the_context_hands_on_all_else_untouched():
-    theta, support = theta_of_context(), one(waves(1), 0).support
-
-    @jax.eval_shape
-    def moved():
-        optimizer = optax.sgd(RATE)
-        moved, _ = move_context(CAVIA, optimizer, (theta, optimizer.init(theta)), support, KEY)
-        assert all(a is b for a, b in zip(jax.tree.leaves(moved["network"]), jax.tree.leaves(theta["network"]), strict=True))
-        assert moved["context"] is not theta["context"]
-        return moved
-
-    assert moved == jax.eval_shape(lambda: theta)
 
 
 def test_a_context_needs_a_size_and_flat_inputs():

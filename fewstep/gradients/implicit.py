@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.maml import Learner, TaskGradient, adapt
+from fewstep.maml import Learner, TaskGradient, adapt, started
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
 
@@ -22,7 +22,8 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
     """The task gradient of iMAML, with λ = `strength` and at most so many `iterations` of conjugate gradients.
 
     It is that of the proximal problem only where adaptation has come to the minimum: a `remainder` above `tolerance` is said
-    in a warning. What the inner optimizer learns has no part in the minimum, and is left as it is.
+    in a warning. What the inner optimizer learns has no part in the minimum, and is left as it is. Where a task starts from a
+    function of θ (`Learner.start`), the pull is towards that start, and the gradient goes back to θ through it.
     """
     if strength <= 0:
         raise ValueError(f"expected a positive strength of the proximal term, got {strength}")
@@ -30,16 +31,20 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         del step
         adapt_key, query_key = jax.random.split(key)
-        pulled = replace(learner, loss=proximal(learner.loss, params.theta, strength))
+        start, back = jax.vjp(
+            lambda theta: started(learner, MetaParams(theta, params.inner), episode.support, adapt_key), params.theta
+        )
+        pulled = replace(learner, loss=proximal(learner.loss, start, strength))
         adapted = jax.lax.stop_gradient(adapt(pulled, params, episode.support, adapt_key))
-        left = remainder(learner.loss, params.theta, adapted, strength, episode.support, adapt_key)
+        left = remainder(learner.loss, start, adapted, strength, episode.support, adapt_key)
         jax.debug.callback(lambda left: _warn(float(jnp.max(left)), tolerance), left)
         loss, right = jax.value_and_grad(learner.loss)(adapted, episode.query, query_key)
         # Linearized once: every product is then the linear part alone.
         curvature = jax.linearize(lambda theta: jax.grad(learner.loss)(theta, episode.support, adapt_key), adapted)[1]
         system = lambda v: jax.tree.map(lambda one, other: one + other / strength, v, curvature(v))  # noqa: E731
         solved = jax.scipy.sparse.linalg.cg(system, right, maxiter=iterations)[0]
-        return loss, MetaParams(solved, jax.tree.map(jnp.zeros_like, params.inner))
+        (gradient,) = back(solved)
+        return loss, MetaParams(gradient, jax.tree.map(jnp.zeros_like, params.inner))
 
     return gradient
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, adapt
+from fewstep.maml import Learner, adapt, started
 from fewstep.types import Batch, Episode, Key, MetaParams
 
 
@@ -14,13 +14,15 @@ def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, st
     """(loss after adaptation, θ − θ′): adapted to support and query examples together, since none is held back.
 
     Nothing is differentiated but the loss in each adaptation step, and what the inner optimizer would learn is left as it is.
-    With one step of gradient descent at rate α, θ − θ′ = α ∇L(θ): the gradient of joint training.
+    With one step of gradient descent at rate α, θ − θ′ = α ∇L(θ): the gradient of joint training. Where a task starts from a
+    function of θ (`Learner.start`), what adaptation moved is brought back to θ through that function.
     """
     del step
     adapt_key, query_key = jax.random.split(key)
     everything = together(episode)
+    start, back = jax.vjp(lambda theta: started(learner, MetaParams(theta, params.inner), everything, adapt_key), params.theta)
     adapted = adapt(learner, params, everything, adapt_key)
-    moved = jax.tree.map(jnp.subtract, params.theta, adapted)
+    (moved,) = back(jax.tree.map(jnp.subtract, start, adapted))
     return learner.loss(adapted, everything, query_key), MetaParams(moved, jax.tree.map(jnp.zeros_like, params.inner))
 
 

@@ -124,7 +124,7 @@ class ImageSettings(LearningSettings):
             "trained_adaptation_steps": self.adaptation_steps,
             "classes_turned_at_test": self.rotate_test,
             "normalization": "batch statistics (transductive)" if self.normalization == "batch" else "each image by itself",
-            "network": self.network,
+            "network": self.network + f", {self.filters} filters" * self.network.startswith("conv4"),
             "models": "single, moving average of its parameters" if self.average else "single",
         }
 

@@ -122,11 +122,13 @@ class Run:
         which: str = "best",
         **changes: Any,
     ) -> dict[str, Any]:
-        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`."""
+        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Of images, what is
+        chosen on meta-validation tasks (adaptation steps, temperature) is then chosen anew, at these shots and ways."""
         altered = replace(self, settings=replace(self.settings, **changes))
-        problem = altered.problem()
+        problem, params = altered.problem(), self.params(which)
         steps = steps or problem.evaluation_steps
-        return self._named(measure.measure(problem, self.params(which), self.calibration(), steps, tasks, draws))
+        calibration = measure.calibration_of(problem, params) if problem.images and changes else self.calibration()
+        return self._named(measure.measure(problem, params, calibration, steps, tasks, draws))
 
     def write_evaluation(self, steps: Sequence[Steps] | None = None) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""

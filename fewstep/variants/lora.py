@@ -15,7 +15,8 @@ from fewstep.variants.paths import path_name
 
 
 def with_lora(network: Network, rank: int) -> Network:
-    """`network` with a product of `rank` beside every array of two axes or more, taken as a matrix [(all but the last), last].
+    """`network` with a product of `rank` beside every matrix: arrays of two axes or more, taken as [(all but the last), last],
+    but not those of one row, such as scales of channels.
 
     Parameters are {"base": those of `network`, "lora": {path: {"down" [in, rank], "up" [rank, out]}}}. `up` starts at 0, so
     that the function is that of `network`; `down` is normal with variance 1 / in.
@@ -27,7 +28,7 @@ def with_lora(network: Network, rank: int) -> Network:
         base_key, key = jax.random.split(key)
         base, lora = network.init(base_key), {}
         for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(base)):
-            if leaf.ndim > 1:
+            if leaf.ndim > 1 and leaf.size > leaf.shape[-1]:
                 rows, columns = leaf.size // leaf.shape[-1], leaf.shape[-1]
                 down = jax.random.normal(jax.random.fold_in(key, number), (rows, rank), leaf.dtype) / jnp.sqrt(rows)
                 lora[path_name(path)] = {"down": down.astype(leaf.dtype), "up": jnp.zeros((rank, columns), leaf.dtype)}
