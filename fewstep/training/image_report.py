@@ -25,7 +25,7 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     assert problem.images is not None and problem.splits is not None
     images, calibration = problem.images, problem.splits.calibration
     trained = problem.learner.adaptation_steps
-    steps = sorted({trained, *problem.evaluation_steps})
+    steps = sorted({trained, *(step for step in problem.evaluation_steps if step != "auto")})
     answers = Examiner(problem, params, steps).ask(images.validation, problem.validation_tasks, seed=5)
     known = answers.known
     right = accuracy_of(answers)  # [tasks, steps, queries]
