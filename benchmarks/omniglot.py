@@ -1,0 +1,49 @@
+"""One run of Omniglot in the four usual settings: 5 and 20 ways, 1 and 5 shots. See docs/results.md.
+
+    python benchmarks/omniglot.py RUN --json docs/records/omniglot_best.json
+
+RUN is made by `fewstep train omniglot --preset best --out RUN`. The number of adaptation steps is chosen on meta-validation tasks
+of each setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from fewstep.cli.arguments import prepare_jax
+
+SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))
+KEPT = ("preset", "tasks", "classes", "steps", "metric", "mean", "ci95", "ci95_by_class", "protocol")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    prepare_jax()
+    from fewstep import runs
+
+    run, found = runs.open_run(arguments.run), {}
+    for ways, shots in SETTINGS:
+        result = run.evaluate((0, 1), ways=ways, shots=shots)
+        found[f"{ways} ways, {shots} shots"] = {name: result[name] for name in KEPT}
+        accuracy = ", ".join(
+            f"{step} steps {mean:.4f} ± {ci95:.4f}"
+            for step, mean, ci95 in zip(result["steps"], result["mean"], result["ci95"], strict=True)
+        )
+        print(f"{ways} ways, {shots} shots: {accuracy}; chosen {result['protocol']['chosen_adaptation_steps']}", flush=True)
+    record = {"settings": found, "joint_seconds": seconds(run.directory / "beginning"), "meta_seconds": seconds(run.directory)}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def seconds(directory: Path) -> int:
+    """What the training in `directory` took."""
+    return round(json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
+
+
+if __name__ == "__main__":
+    main()
