@@ -2,8 +2,8 @@
 
     python benchmarks/omniglot.py RUN --json docs/records/omniglot_best.json
 
-RUN is made by `fewstep train omniglot --preset best --out RUN`. The number of adaptation steps is chosen on meta-validation tasks
-of each setting.
+RUN is made by `fewstep train omniglot --preset best --out RUN`. The number of adaptation steps is chosen on meta-validation
+tasks of each setting.
 """
 
 from __future__ import annotations
