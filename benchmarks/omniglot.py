@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 
 from fewstep.cli.arguments import prepare_jax
+from fewstep.cli.tables import print_evaluation
+from fewstep.training.log import read_metrics
 
 SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))
 KEPT = ("preset", "tasks", "classes", "steps", "metric", "mean", "ci95", "ci95_by_class", "protocol")
@@ -30,11 +32,7 @@ def main() -> None:
     for ways, shots in SETTINGS:
         result = run.evaluate((0, 1), ways=ways, shots=shots)
         found[f"{ways} ways, {shots} shots"] = {name: result[name] for name in KEPT}
-        accuracy = ", ".join(
-            f"{step} steps {mean:.4f} ± {ci95:.4f}"
-            for step, mean, ci95 in zip(result["steps"], result["mean"], result["ci95"], strict=True)
-        )
-        print(f"{ways} ways, {shots} shots: {accuracy}; chosen {result['protocol']['chosen_adaptation_steps']}", flush=True)
+        print_evaluation(result)
     record = {"settings": found, "joint_seconds": seconds(run.directory / "beginning"), "meta_seconds": seconds(run.directory)}
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -42,7 +40,7 @@ def main() -> None:
 
 def seconds(directory: Path) -> int:
     """What the training in `directory` took."""
-    return round(json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
+    return round(read_metrics(directory / "metrics.jsonl")[-1]["seconds"])
 
 
 if __name__ == "__main__":

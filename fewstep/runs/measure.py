@@ -34,7 +34,7 @@ def measure(
     splits = problem.splits
     assert splits is not None
     if problem.images is not None:
-        result = evaluate_images(problem, params, calibration, [step for step in steps if step != "auto"], tasks)
+        result = evaluate_images(problem, params, calibration, steps, tasks)
         return {**result, "seconds": round(time.monotonic() - started, 2)}
     draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
     result = evaluate(problem, params, steps=steps, tasks=tasks, draws=draws)

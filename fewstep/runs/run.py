@@ -123,11 +123,12 @@ class Run:
         **changes: Any,
     ) -> dict[str, Any]:
         """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Of images, what is
-        chosen on meta-validation tasks (adaptation steps, temperature) is then chosen anew, at these shots and ways."""
+        chosen on meta-validation tasks (adaptation steps, temperature) is chosen anew where they differ from the run's own."""
         altered = replace(self, settings=replace(self.settings, **changes))
         problem, params = altered.problem(), self.params(which)
         steps = steps or problem.evaluation_steps
-        calibration = measure.calibration_of(problem, params) if problem.images and changes else self.calibration()
+        anew = problem.images is not None and altered.settings != self.settings
+        calibration = measure.calibration_of(problem, params) if anew else self.calibration()
         return self._named(measure.measure(problem, params, calibration, steps, tasks, draws))
 
     def write_evaluation(self, steps: Sequence[Steps] | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from fewstep.problem import Problem
 from fewstep.training.calibrate import best_temperature
 from fewstep.training.evaluate import summarize
+from fewstep.training.fit import Steps
 from fewstep.training.image_certainty import reliability, set_limits, sets_kept, strangers_told, threshold
 from fewstep.training.image_examiner import Examiner, accuracy_of
 from fewstep.types import MetaParams
@@ -25,7 +26,7 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     assert problem.images is not None and problem.splits is not None
     images, calibration = problem.images, problem.splits.calibration
     trained = problem.learner.adaptation_steps
-    steps = sorted({trained, *(step for step in problem.evaluation_steps if step != "auto")})
+    steps = sorted({trained, *counted(problem.evaluation_steps)})
     answers = Examiner(problem, params, steps).ask(images.validation, problem.validation_tasks, seed=5)
     known = answers.known
     right = accuracy_of(answers)  # [tasks, steps, queries]
@@ -53,27 +54,27 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
 
 
 def evaluate_images(
-    problem: Problem, params: MetaParams, calibration: dict[str, Any], steps: Sequence[int], tasks: int
+    problem: Problem, params: MetaParams, calibration: dict[str, Any], steps: Sequence[Steps], tasks: int
 ) -> dict[str, Any]:
     """The figures of `evaluation.json` for the first so many meta-test tasks."""
     assert problem.images is not None
     names = problem.images.names
     chosen = calibration.get("chosen_steps", problem.learner.adaptation_steps)
-    steps = sorted({*steps, chosen})
-    answers = Examiner(problem, params, steps).ask(problem.images.test, tasks, seed=0)
+    numbers_of_steps = sorted({*counted(steps), chosen})
+    answers = Examiner(problem, params, numbers_of_steps).ask(problem.images.test, tasks, seed=0)
     known, right = answers.known, accuracy_of(answers)
     loss = -(answers.log_probabilities * answers.targets[:, None]).sum(-1)[:, :, known].mean(-1)
     of_query = np.take_along_axis(answers.classes, answers.targets[:, known].argmax(-1), axis=1)  # [tasks, known queries]
     numbers = np.unique(of_query)
     by_class = np.stack([right.transpose(0, 2, 1)[of_query == number].mean(0) for number in numbers])
-    place = steps.index(chosen)
+    place = numbers_of_steps.index(chosen)
     over_classes = summarize(by_class)
     result = {
         "problem": problem.name,
         "split": "test",
         "tasks": tasks,
         "classes": int(numbers.size),
-        "steps": list(steps),
+        "steps": numbers_of_steps,
         "metric": "accuracy",
         **summarize(right.mean(2)),
         "ci95_by_class": over_classes["ci95"],
@@ -92,3 +93,8 @@ def evaluate_images(
         result["calibration"] = reliability(outputs, targets, calibration["temperature"])
         result |= strangers_told(answers, place, calibration) | sets_kept(outputs, targets, calibration)
     return result
+
+
+def counted(steps: Sequence[Steps]) -> list[int]:
+    """Those that are numbers: images know no 'auto'."""
+    return [step for step in steps if isinstance(step, int)]
