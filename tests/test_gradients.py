@@ -118,6 +118,23 @@ def test_reptile_with_one_step_is_the_gradient_of_joint_training(float64):
     assert_close(jax.tree.map(lambda leaf: leaf / rate, found.theta), jax.grad(joint)(theta))
 
 
+@pytest.mark.parametrize("way", [reptile, implicit(2.0, iterations=20)], ids=["reptile", "implicit"])
+def test_what_adaptation_moves_is_brought_back_through_the_start_of_a_task(way, float64):
+    """With a linear start B θ the gradient is Bᵀ times that of a θ that is B θ itself."""
+    matrix, theta, episode = jnp.array([[1.0, 2.0], [0.0, -1.0], [0.5, 3.0]]), jnp.array([0.3, -1.2]), one(bowls(1), 0)
+    if way is reptile:
+        episode = jax.tree.map(lambda leaf: leaf[None], episode)
+    loss = bowl_loss if way is not reptile else lambda x, batch, key: jnp.mean(jax.vmap(lambda b: bowl_loss(x, b, key))(batch))
+    learner = Learner(loss, optax.sgd(0.2), 400, start=lambda theta, support, key: matrix @ theta)
+    whole = replace(learner, start=None)
+    found, expected = (
+        jax.jit(lambda params, learner=learner: way(learner, params, episode, KEY, STEP)[1].theta)(plain(point))
+        for learner, point in ((learner, theta), (whole, matrix @ theta))
+    )
+    assert float(jnp.max(jnp.abs(expected))) > 0.01
+    assert_close(found, matrix.T @ expected)
+
+
 def test_reptile_says_where_support_and_query_cannot_be_joined():
     episode = one(waves(1), 0)
     odd = episode._replace(query=episode.query._replace(inputs=jnp.zeros((5, 3))))
