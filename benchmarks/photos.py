@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -30,8 +29,7 @@ from fewstep.training.evaluate import compiled_validation, summarize
 from fewstep.training.image_examiner import Answers, Examiner, accuracy_of
 from fewstep.training.image_report import calibrate_images
 from fewstep.training.loop import beginning_from, train_in_memory
-from fewstep.types import Params
-from fewstep.variants import lslr
+from fewstep.variants import moves
 
 RATES, STEPS, HEADS = (0.01, 0.03, 0.1, 0.3), (0, 5, 10, 20), ("zero", "prototype")
 """tried for fine-tuning, on meta-validation tasks"""
@@ -123,19 +121,8 @@ def maml(settings: Images, seed: int, solution: MetaParams) -> Arm:
 
 def anil(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """ANIL (Raghu et al. 2020, arXiv 1909.09157): the inner loop moves the last layer alone."""
-
-    def head_alone(rates: Any) -> optax.GradientTransformation:
-        inner = lslr(rates)
-
-        def update(gradient: Params, state: Any, params: Params = None):
-            moved, state = inner.update(gradient, state, params)
-            updates: Any = moved
-            return {**updates, "body": jax.tree.map(jnp.zeros_like, updates["body"])}, state
-
-        return optax.GradientTransformation(inner.init, update)  # type: ignore[arg-type]
-
     problem = beginning_from(settings.build(seed), solution)
-    problem = replace(problem, learner=replace(problem.learner, inner_optimizer=head_alone))
+    problem = replace(problem, learner=replace(problem.learner, adaptation_step=moves("head")))
     return chosen(problem, train_in_memory(problem, seed))
 
 
