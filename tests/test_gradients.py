@@ -29,7 +29,7 @@ from fewstep.errors import BadInput
 from fewstep.gradients import auto, clipped, exact, first_order, half_precision, implicit, reptile, stored, truncated
 from fewstep.gradients.implicit import remainder
 from fewstep.maml import sum_over_tasks
-from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss
+from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss, proximal
 
 OPTIMIZERS = {
     "sgd": (optax.sgd(0.1), lambda theta: ()),
@@ -125,7 +125,7 @@ def test_what_adaptation_moves_is_brought_back_through_the_start_of_a_task(way, 
     if way is reptile:
         episode = jax.tree.map(lambda leaf: leaf[None], episode)
     loss = bowl_loss if way is not reptile else lambda x, batch, key: jnp.mean(jax.vmap(lambda b: bowl_loss(x, b, key))(batch))
-    learner = Learner(loss, optax.sgd(0.2), 400, start=lambda theta, support, key: matrix @ theta)
+    learner = Learner(loss, proximal(optax.sgd(0.2), 2.0), 400, start=lambda theta, support, key: matrix @ theta)
     whole = replace(learner, start=None)
     found, expected = (
         jax.jit(lambda params, learner=learner: way(learner, params, episode, KEY, STEP)[1].theta)(plain(point))
@@ -145,7 +145,7 @@ def test_reptile_says_where_support_and_query_cannot_be_joined():
 def test_implicit_gradient_is_that_of_the_proximal_problem_on_quadratic_tasks(float64):
     """φ* = (A + λ)⁻¹ (A c + λ θ) for ½ (φ − c)ᵀ A (φ − c), so that dφ*/dθ = λ (A + λ)⁻¹."""
     strength, theta, episode = 2.0, jnp.array([0.3, -1.2, 0.7]), one(bowls(1), 0)
-    learner = Learner(bowl_loss, optax.sgd(0.2), 400, task_gradient=implicit(strength, iterations=20))
+    learner = Learner(bowl_loss, proximal(optax.sgd(0.2), strength), 400, task_gradient=implicit(strength, iterations=20))
     _, found = jax.jit(lambda params: learner.task_gradient(learner, params, episode, KEY, STEP))(plain(theta))
     matrix = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.support, KEY))(theta))
     query = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.query, KEY))(theta))
@@ -157,7 +157,7 @@ def test_implicit_gradient_is_that_of_the_proximal_problem_on_quadratic_tasks(fl
 
 
 def test_implicit_warns_where_adaptation_has_not_come_to_the_minimum(float64):
-    learner = Learner(bowl_loss, optax.sgd(0.001), 2, task_gradient=implicit(1.0))
+    learner = Learner(bowl_loss, proximal(optax.sgd(0.001), 1.0), 2, task_gradient=implicit(1.0))
     with pytest.warns(UserWarning, match="implicit: adaptation ends"):
         jax.block_until_ready(learner.task_gradient(learner, plain(jnp.ones(3)), one(bowls(1), 0), KEY, STEP))
         jax.effects_barrier()

@@ -8,7 +8,6 @@ Hessian of L at φ, and the meta-gradient is (I + H/λ)⁻¹ ∇L(φ, query): a 
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,9 @@ from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> TaskGradient:
     """The task gradient of iMAML, with λ = `strength` and at most so many `iterations` of conjugate gradients.
 
-    It is that of the proximal problem only where adaptation has come to the minimum: a `remainder` above `tolerance` is said
-    in a warning. What the inner optimizer learns has no part in the minimum, and is left as it is. Where a task starts from a
-    function of θ (`Learner.start`), the pull is towards that start, and the gradient goes back to θ through it.
+    The learner's inner optimizer should have the same pull, `variants.proximal(…, strength)`, and come to the minimum: a
+    `remainder` above `tolerance` is said in a warning. What it learns has no part in the minimum, and is left as it is. Where
+    a task starts from a function of θ (`Learner.start`), the gradient goes back to θ through it.
     """
     if strength <= 0:
         raise ValueError(f"expected a positive strength of the proximal term, got {strength}")
@@ -34,8 +33,7 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
         start, back = jax.vjp(
             lambda theta: started(learner, MetaParams(theta, params.inner), episode.support, adapt_key), params.theta
         )
-        pulled = replace(learner, loss=proximal(learner.loss, start, strength))
-        adapted = jax.lax.stop_gradient(adapt(pulled, params, episode.support, adapt_key))
+        adapted = jax.lax.stop_gradient(adapt(learner, params, episode.support, adapt_key))
         left = remainder(learner.loss, start, adapted, strength, episode.support, adapt_key)
         jax.debug.callback(lambda left: _warn(float(jnp.max(left)), tolerance), left)
         loss, right = jax.value_and_grad(learner.loss)(adapted, episode.query, query_key)
@@ -47,16 +45,6 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
         return loss, MetaParams(gradient, jax.tree.map(jnp.zeros_like, params.inner))
 
     return gradient
-
-
-def proximal(loss: Loss, theta: Params, strength: float) -> Loss:
-    """L(φ) + λ/2 |φ − θ|²."""
-
-    def pulled(params: Params, batch: Batch, key: Key) -> jax.Array:
-        away = optax.tree.sub(params, jax.lax.stop_gradient(theta))
-        return loss(params, batch, key) + 0.5 * strength * optax.tree.norm(away, squared=True)
-
-    return pulled
 
 
 def remainder(loss: Loss, theta: Params, adapted: Params, strength: float, support: Batch, key: Key) -> jax.Array:

@@ -32,3 +32,4 @@ from fewstep.variants.paths import chosen as chosen
 from fewstep.variants.paths import paths_of as paths_of
 from fewstep.variants.per_step import per_step as per_step
 from fewstep.variants.per_step import step_values as step_values
+from fewstep.variants.proximal import proximal as proximal
