@@ -15,8 +15,7 @@ def print_estimates(settings: Any, seed: int, as_json: bool) -> int:
 
     Raises `BadInput` where the way that the settings ask for does not fit in memory, with the settings that would.
     """
-    candidates = settings.candidates() if hasattr(settings, "candidates") else {settings.adapter: settings}
-    found = {name: of_problem(each.build(seed)) for name, each in candidates.items()}
+    found = {name: of_problem(each.build(seed)) for name, each in settings.candidates().items()}
     if as_json:
         print(json.dumps(found))
     else:
@@ -37,10 +36,11 @@ def of_problem(problem: Any) -> dict[str, Any]:
 
     devices = jax.local_device_count()
     params, episode, tasks = shapes_of(problem, devices)
-    estimates = estimate(problem.learner, params, episode, tasks)
+    settings = problem.settings
+    asked = settings.meta_gradient if settings.adapter == "gradient" else "stored"
+    estimates = estimate(problem.learner, params, episode, tasks, asked)
     first = max(estimates.ways["first-order"].operations, 1)
     learner = fitted(problem.learner, params, episode, tasks)
-    asked = getattr(problem.settings, "meta_gradient", "stored") if problem.settings.adapter == "gradient" else "stored"
     chosen = ("stored" if has_room(learner, params, episode, jax.random.key(0)) else "exact") if asked == "auto" else asked
     ways = {
         name: {

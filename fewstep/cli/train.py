@@ -16,33 +16,40 @@ from fewstep.errors import BadInput
 
 
 def main(argv: list[str]) -> int:
-    from fewstep.problems import PRESETS, PROBLEMS
+    from fewstep.problems import PRESETS, PROBLEMS, with_variants
 
     if not argv or argv[0] in ("-h", "--help"):
-        lines = ["usage: fewstep train PROBLEM [--preset NAME] [--out RUN] [--seed N] [settings ...]", ""]
+        lines = ["usage: fewstep train PROBLEM [--preset NAME] [--variant NAME,...] [--out RUN] [--seed N] [settings ...]", ""]
         lines += [f"  {name:<8} {settings.__doc__}" for name, settings in PROBLEMS.items()]
-        lines += ["", "fewstep train PROBLEM --help lists the settings; fewstep list the presets."]
+        lines += ["", "fewstep train PROBLEM --help lists the settings; fewstep list the presets and variants."]
         say("\n".join(lines), json=not argv)
         return 0 if argv else 2
     name, *rest = argv
     if name not in PROBLEMS:
         raise BadInput(f"there is no problem {name!r}; expected one of {', '.join(PROBLEMS)}.")
-    preset, rest = _preset(spread_ranges(rest), PRESETS[name])
-    arguments = parse(_arguments(name, PRESETS[name][preset][0]), rest, f"fewstep train {name}")
-    return train(arguments, name, preset)
+    preset, rest = _taken("--preset", spread_ranges(rest))
+    preset = preset or "default"
+    if preset not in PRESETS[name]:
+        raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(PRESETS[name])}.")
+    variants, rest = _taken("--variant", rest)
+    defaults = with_variants(PRESETS[name][preset][0], variants.split(",") if variants else ())
+    arguments = parse(_arguments(name, defaults), rest, f"fewstep train {name}")
+    return train(arguments, name, preset, variants)
 
 
-def train(arguments: Any, name: str, preset: str) -> int:
+def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     prepare_jax()
     from fewstep import runs
 
     settings = arguments.settings
     if arguments.dry_run:
         return print_estimates(settings, arguments.seed, arguments.json)
-    out = Path(arguments.out) if arguments.out else _free(Path("runs"), name if preset == "default" else f"{name}-{preset}")
+    words = [name, *[preset] * (preset != "default"), *variants.split(",")]
+    out = Path(arguments.out) if arguments.out else _free(Path("runs"), "-".join(filter(None, words)))
 
     def announce(problem) -> None:
-        say(f"{name}, preset {preset}: {problem.meta_steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
+        recipe = f"preset {preset}" + f", variant {variants}" * bool(variants)
+        say(f"{name}, {recipe}: {problem.meta_steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
         if name == "table":
             for line in problem.format.describe():
                 say(f"  {line}", json=True)
@@ -91,18 +98,18 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     return 0
 
 
-def _preset(argv: list[str], presets: dict[str, Any]) -> tuple[str, list[str]]:
-    """Takes --preset NAME out of the words: it decides the defaults of all other settings."""
-    rest, chosen = [], "default"
+def _taken(option: str, argv: list[str]) -> tuple[str, list[str]]:
+    """Takes an option with its value out of the words: it decides the defaults of all other settings. Of several, the last."""
+    rest, value = [], ""
     words = iter(argv)
     for word in words:
-        if word == "--preset" or word.startswith("--preset="):
-            chosen = word.partition("=")[2] or next(words, "")
+        if word == option or word.startswith(f"{option}="):
+            value = word.partition("=")[2] or next(words, "")
+            if not value:
+                raise BadInput(f"{option} needs a name; fewstep list shows them.")
         else:
             rest.append(word)
-    if chosen not in presets:
-        raise BadInput(f"there is no preset {chosen!r}; expected one of {', '.join(presets)}.")
-    return chosen, rest
+    return value, rest
 
 
 def _arguments(name: str, settings: Any) -> type:
@@ -126,7 +133,7 @@ def _arguments(name: str, settings: Any) -> type:
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
             ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
         ],
-        namespace={"__doc__": f"{type(settings).__doc__} --preset NAME sets all defaults at once (fewstep list)."},
+        namespace={"__doc__": f"{type(settings).__doc__} --preset and --variant set several settings at once (fewstep list)."},
     )
 
 

@@ -8,6 +8,8 @@ from fewstep.problems.sine import PRESETS as SINE_PRESETS
 from fewstep.problems.sine import Sine
 from fewstep.problems.table import PRESETS as TABLE_PRESETS
 from fewstep.problems.table import Table
+from fewstep.problems.variants import VARIANTS as VARIANTS
+from fewstep.problems.variants import with_variants as with_variants
 
 PROBLEMS = {"sine": Sine, "table": Table, "images": Images, "omniglot": Omniglot}
 """name -> settings dataclass with `.build(seed) -> Problem`"""

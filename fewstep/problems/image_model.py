@@ -16,12 +16,13 @@ from fewstep import losses, nn
 from fewstep.maml import Learner
 from fewstep.nn.heads import start_of, with_head
 from fewstep.problem import Beginning, Problem, Splits
+from fewstep.problems.gradient_learner import gradient_learner, gradient_params
 from fewstep.problems.image_settings import ImageSettings
-from fewstep.problems.learners import gradient_learner, make_params, outer_optimizer, outer_schedule
+from fewstep.problems.learners import outer_optimizer, outer_schedule
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.types import Key, MetaParams, Network, Params
-from fewstep.variants import averaged
+from fewstep.variants import averaged, with_lora
 
 RESNET_FILTERS = 64
 """of ResNet-12's first block, where --filters says nothing else"""
@@ -32,7 +33,13 @@ JOINT_PARTS = 8
 
 
 def body_of(settings: ImageSettings, shape: tuple[int, int, int]) -> Network:
-    """The network up to its features."""
+    """The network up to its features, with what adaptation adds to it."""
+    body = plain_body(settings, shape)
+    return with_lora(body, settings.lora) if settings.lora else body
+
+
+def plain_body(settings: ImageSettings, shape: tuple[int, int, int]) -> Network:
+    """The network up to its features, as published."""
     if settings.network == "resnet12":
         first = RESNET_FILTERS if settings.filters == type(settings).filters else settings.filters
         return nn.resnet12(shape, (first, 5 * first // 2, 5 * first, 10 * first), settings.normalization)
@@ -65,7 +72,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
     return Problem(
         name=settings.name,
         settings=settings,
-        init=lambda key: make_params(settings, network.init(key)),
+        init=lambda key: gradient_params(settings, network.init(key)),
         learner=replace(learner, start=start_of(settings.head, body)),
         predict=predict,
         metrics={name: losses.mean_over_examples(predict, error) for name, error in errors.items()},
@@ -92,7 +99,7 @@ def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Begin
     """Ordinary training before meta-training: one classifier of all `classes` at once, on the batches of `family`, several of
     them a step. What meta-training takes over from it is the network up to its features."""
     settings: ImageSettings = problem.settings
-    body = body_of(settings, problem.format.shape)
+    body = plain_body(settings, problem.format.shape)
     network = with_head(body, width_of(body, problem.format.shape), classes)
     predict = log_probabilities(network)
     schedule = optax.cosine_decay_schedule(JOINT_RATE, settings.joint_steps)
@@ -113,6 +120,8 @@ def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Begin
 
     def take_over(key: Key, solution: MetaParams) -> MetaParams:
         params = problem.init(key)
-        return params._replace(theta={**params.theta, "body": solution.theta["body"]})
+        body = solution.theta["body"]
+        body = {**params.theta["body"], "base": body} if settings.lora else body
+        return params._replace(theta={**params.theta, "body": body})
 
     return Beginning(joint, take_over)

@@ -42,8 +42,9 @@ class ImageSettings(LearningSettings):
     a query set then depend on one another"""
     head: Head = "shared"
     """what the last layer starts from: one learned column for all classes, zeros, or the classes' mean features"""
-    inner_optimizer: Literal["sgd", "meta-sgd", "meta-curvature", "lslr"] = "lslr"
-    """what a gradient step is: alpha alone (sgd), learned rates per parameter, or per layer and step, or learned matrices"""
+    inner_optimizer: Literal["sgd", "meta-sgd", "lslr", "meta-curvature", "alfa"] = "lslr"
+    """what a gradient step is: alpha alone (sgd), learned rates per parameter, or per layer and step, learned matrices, or
+    rates and decays that a small network sets (alfa)"""
     adaptation_steps: int = 5
     """adaptation steps in training"""
     inner_rate: float = 0.1
@@ -107,6 +108,8 @@ class ImageSettings(LearningSettings):
             raise BadInput(f"--train-ways should be at least 2, or 0 for as many as --ways, got {self.train_ways}.")
         if self.adapter != "gradient" or self.body_steps:
             raise BadInput(f"--adapter {self.adapter} is for tables and sine waves; images are adapted by gradient steps.")
+        if self.context:
+            raise BadInput(f"--context {self.context} is for tables and sine waves; try --adapt scales shifts.")
         if self.shot_range.least < 1:
             raise BadInput(f"--shots should be at least 1 image of each class, got {self.shot_range.shown}.")
         if self.normalization == "batch" and self.shot_range.least < self.shot_range.most:

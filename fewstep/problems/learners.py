@@ -1,16 +1,16 @@
-"""From the settings that problems share to a learner (floor 3). Used by problems/supervised.py."""
+"""From the settings that problems share to the learner of a Bayesian last layer, and to the outer optimizer of all learners
+(floor 3). Used by supervised.py, image_model.py and gradient_learner.py."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.gradients import annealed, auto, clipped, exact, first_order, stored
+from fewstep.gradients import clipped
 from fewstep.maml import Learner
 from fewstep.problem import Splits
 from fewstep.problems.settings import LearningSettings
@@ -19,22 +19,15 @@ from fewstep.variants import (
     averaged,
     bayes_step,
     body_and_bayes_step,
-    curvature,
     empirical_prior,
-    layer_step_rates,
     log_rates,
-    lslr,
-    meta_curvature,
-    meta_sgd,
     move_body,
-    multi_step_loss,
     remember_prior,
     shrunk,
 )
 
 MOST_CENTERS = 500
 """An empirical prior has a center for each meta-train task, up to so many."""
-META_GRADIENTS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order}
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.5, 0.7)
 """Widths of an empirical prior around its centers that are tried, in parts of the trained prior's width."""
 
@@ -66,26 +59,6 @@ def empirical_priors(body: Network, splits: Splits | None):
     return completions
 
 
-def gradient_learner(settings: LearningSettings, loss: Loss) -> Learner:
-    """The learner of gradient steps that the settings describe."""
-    inner_optimizers = {
-        "sgd": optax.sgd(settings.inner_rate),
-        "meta-sgd": meta_sgd,
-        "lslr": lslr,
-        "meta-curvature": meta_curvature,
-    }
-    way, until = META_GRADIENTS[settings.meta_gradient], int(settings.first_order_until * settings.meta_steps)
-    learner = Learner(
-        loss,
-        inner_optimizers[settings.inner_optimizer],
-        settings.adaptation_steps,
-        task_gradient=annealed(way, until) if until else way,
-    )
-    if settings.multi_step > 0 and settings.adaptation_steps > 1:
-        learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
-    return clip_tasks(settings, learner)
-
-
 def clip_tasks(settings: LearningSettings, learner: Learner) -> Learner:
     learner = replace(learner, tasks_at_once=settings.tasks_at_once or None)
     if settings.clip == 0:
@@ -93,17 +66,9 @@ def clip_tasks(settings: LearningSettings, learner: Learner) -> Learner:
     return replace(learner, task_gradient=clipped(learner.task_gradient, settings.clip))
 
 
-def make_params(settings: LearningSettings, theta: Params) -> MetaParams:
-    """The meta-parameters before training: θ, and what the inner optimizer learns."""
-    if settings.adapter == "bayes-head":
-        return MetaParams(theta, log_rates(theta.body, settings.inner_rate) if settings.body_steps else ())
-    learned = {
-        "sgd": lambda *_: (),
-        "meta-sgd": log_rates,
-        "lslr": partial(layer_step_rates, steps=settings.adaptation_steps),
-        "meta-curvature": curvature,
-    }
-    return MetaParams(theta, learned[settings.inner_optimizer](theta, settings.inner_rate))
+def bayes_params(settings: LearningSettings, theta: Params) -> MetaParams:
+    """The meta-parameters before training: the prior with its features, and rates where gradient steps move these."""
+    return MetaParams(theta, log_rates(theta.body, settings.inner_rate) if settings.body_steps else ())
 
 
 def outer_optimizer(settings: LearningSettings) -> optax.GradientTransformation:

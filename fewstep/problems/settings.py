@@ -3,6 +3,7 @@ problems."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import Shots
 
 LARGEST_SEED = 2**31 - 1
+ALL = ("all",)
+"""what adaptation moves where nothing else is asked for"""
 PLAIN_MAML: dict[str, Any] = {
     "inner_optimizer": "sgd",
     "outer_rate": 1e-3,
@@ -44,9 +47,17 @@ class LearningSettings:
     """with bayes-head: gradient steps on the features, after Bayes' rule and before it is applied again"""
     inner_rate: float = 0.03
     """inner rate alpha; where rates are learned, their starting value"""
-    inner_optimizer: Literal["sgd", "meta-sgd", "lslr", "meta-curvature"] = "meta-sgd"
-    """what a gradient step is: alpha alone (sgd), learned rates per parameter (meta-sgd) or per layer and step (lslr), or
-    learned matrices per layer"""
+    inner_optimizer: Literal["sgd", "meta-sgd", "lslr", "meta-curvature", "alfa"] = "meta-sgd"
+    """what a gradient step is: alpha alone (sgd), learned rates per parameter (meta-sgd) or per layer and step (lslr), learned
+    matrices per layer, or rates and decays that a small network sets for each task and step (alfa)"""
+    adapt: tuple[str, ...] = ALL
+    """what adaptation moves: all parameters, the head, the body, or parameters by name such as scales shifts"""
+    lora: int = 0
+    """adaptation moves the head and, beside each matrix of the body, a product of two thin ones of this rank; 0 for none"""
+    context: int = 0
+    """adaptation moves so many numbers beside the inputs, and no weights (CAVIA); 0 for none. Not of images"""
+    per_step: tuple[str, ...] = ()
+    """parameters by name, such as scales shifts, that take learned values in each adaptation step (MAML++)"""
     outer_rate: float = 4e-3
     """outer rate beta of Adam"""
     inner_outer_rate: float = 1.2e-2
@@ -63,9 +74,18 @@ class LearningSettings:
     """validate and keep a moving average of the parameters with this decay; 0 for the parameters themselves"""
     clip: float = 1.0
     """largest norm of one task's meta-gradient; 0 for no limit"""
-    meta_gradient: Literal["auto", "exact", "stored", "first-order"] = "auto"
+    bootstrap: int = 0
+    """judge adaptation by its distance to where so many further steps lead, and one on the query set; 0 by the query loss"""
+    meta_gradient: Literal["auto", "exact", "stored", "first-order", "reptile", "implicit", "evolution"] = "auto"
     """exact in memory that does not grow with the steps (exact), exact and faster where memory allows (stored), whichever fits
-    (auto), or without second derivatives (first-order MAML)"""
+    (auto), without second derivatives (first-order), towards the adapted parameters (reptile), at the minimum that adaptation
+    is pulled to (implicit), or from values of the loss alone (evolution)"""
+    proximal: float = 1.0
+    """with implicit: lambda, how strongly adaptation is pulled to where it started"""
+    directions: int = 16
+    """with evolution: random directions in which each task's loss is tried, up and down"""
+    deviation: float = 0.03
+    """with evolution: how far, in the units of the parameters"""
     tasks_at_once: int = 0
     """tasks of a meta-batch that are computed side by side; 0 for as many as are fast and fit in memory"""
     bad_tasks: Literal["stop", "drop"] = "stop"
@@ -80,6 +100,10 @@ class LearningSettings:
     @property
     def shot_range(self) -> Shots:
         return Shots(self.shots, self.shots) if isinstance(self.shots, int) else Shots(*self.shots)
+
+    def candidates(self) -> Mapping[str, LearningSettings]:
+        """The settings among which a training chooses, by adapter."""
+        return {self.adapter: self}
 
     @staticmethod
     def read_format(saved: dict[str, Any]) -> Any:
@@ -106,6 +130,52 @@ class LearningSettings:
         _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
         _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+        for name in ("lora", "context", "bootstrap"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for none)")
+        _require(self, "directions", self.directions >= 1, "at least 1")
+        for name in ("proximal", "deviation"):
+            _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
+        for setting, against, why in self.contradictions():
+            raise BadInput(f"{setting} does not go with {against}: {why}.")
+
+    @property
+    def for_gradients(self) -> str:
+        """The first setting that only gradient steps know, as given; "" for none."""
+        given = {
+            "--adapt": self.adapt != ALL and " ".join(self.adapt),
+            "--lora": self.lora,
+            "--context": self.context,
+            "--per-step": " ".join(self.per_step),
+            "--bootstrap": self.bootstrap,
+            "--meta-gradient": self.meta_gradient in ("reptile", "implicit", "evolution") and self.meta_gradient,
+            "--inner-optimizer": self.inner_optimizer == "alfa" and "alfa",
+        }
+        return next((f"{name} {value}" for name, value in given.items() if value), "")
+
+    def contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """(setting, the one that it does not go with, why)."""
+        way = f"--meta-gradient {self.meta_gradient}"
+        multi_step = self.multi_step > 0 and self.adaptation_steps > 1 and f"--multi-step {self.multi_step:g}"
+        first_order = self.first_order_until > 0 and f"--first-order-until {self.first_order_until:g}"
+        partial = self.adapt != ALL or self.lora or self.context or self.per_step
+        if self.adapter == "bayes-head" and self.for_gradients:
+            yield "--adapter bayes-head", self.for_gradients, "Bayes' rule takes no such step; give --adapter gradient"
+        if self.meta_gradient in ("reptile", "implicit"):
+            if self.inner_optimizer != "sgd":
+                yield way, f"--inner-optimizer {self.inner_optimizer}", "nothing would learn it; give --inner-optimizer sgd"
+            if partial:
+                yield way, self.for_gradients, "what adaptation leaves alone would not be learned; give --adapt all"
+            if multi_step:
+                yield way, multi_step, "only the end of adaptation has a part in it; give --multi-step 0"
+        if self.meta_gradient in ("reptile", "implicit", "evolution"):
+            if first_order:
+                yield way, first_order, "there are no second derivatives to leave out; give --first-order-until 0"
+            if self.bootstrap:
+                yield way, f"--bootstrap {self.bootstrap}", "a distance to a moving target has to be differentiated; choose one"
+        if self.bootstrap and multi_step:
+            yield f"--bootstrap {self.bootstrap}", multi_step, "both say what is judged; give --multi-step 0"
+        if self.context and (self.lora or self.adapt != ALL):
+            yield f"--context {self.context}", "--lora or --adapt", "all of them say what adaptation moves; choose one"
 
 
 def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,23 +13,26 @@ from fewstep import losses, nn
 from fewstep.losses import Apply, RowError
 from fewstep.maml import Learner
 from fewstep.problem import Problem
+from fewstep.problems.gradient_learner import Parts, gradient_learner, gradient_params
 from fewstep.problems.learners import (
     bayes_learner,
+    bayes_params,
     empirical_priors,
-    gradient_learner,
-    make_params,
     outer_optimizer,
     outer_schedule,
 )
 from fewstep.problems.settings import LearningSettings
 from fewstep.tasks.columns import TableFormat
-from fewstep.types import Key, LeaveOneOut, Loss, Params
+from fewstep.types import Key, LeaveOneOut, Loss, MetaParams
 from fewstep.variants import (
     bayes_leave_one_out,
     bayes_network,
     class_log_probabilities,
+    fresh_context,
     leave_one_out,
     negative_log_likelihood,
+    with_context,
+    with_lora,
 )
 from fewstep.variants.bayes_head import Prediction, predict
 
@@ -36,7 +40,7 @@ from fewstep.variants.bayes_head import Prediction, predict
 class Model(NamedTuple):
     """A network under one of the adapters: everything that depends on which one it is."""
 
-    init: Callable[[Key], Params]
+    init: Callable[[Key], MetaParams]
     predict: Apply
     """standardized means, or log-probabilities of classes"""
     learner: Learner
@@ -63,7 +67,7 @@ def supervised(
     return Problem(
         **{
             "settings": settings,
-            "init": lambda key: make_params(settings, model.init(key)),
+            "init": model.init,
             "learner": model.learner,
             "predict": model.predict,
             "metrics": {name: losses.mean_over_examples(model.predict, error) for name, error in errors.items()},
@@ -90,18 +94,25 @@ def supervised(
 
 def gradient_model(settings: LearningSettings, format: TableFormat, kernel_init: Callable, splits: Any) -> Model:
     """All weights are adapted by gradient steps."""
-    network = nn.mlp([format.features, *settings.hidden, format.outputs], kernel_init=kernel_init)
+    network = nn.mlp([format.features + settings.context, *settings.hidden, format.outputs], kernel_init=kernel_init)
+    if settings.context:
+        network = with_context(network, settings.context)
+    elif settings.lora:
+        network = with_lora(network, settings.lora)
     if format.classes:
         predict_outputs = lambda params, inputs: jax.nn.log_softmax(network.apply(params, inputs))  # noqa: E731
         loss = losses.cross_entropy(predict_outputs)
     else:
         predict_outputs, loss = network.apply, losses.mean_squared_error(network.apply)
-    learner = gradient_learner(settings, loss)
+    learner = gradient_learner(settings, loss, mlp_parts(settings))
+    if settings.context:
+        learner = replace(learner, start=fresh_context)
     rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
+    rate += f", {settings.for_gradients[2:].replace('-', ' ', 1)}" * bool(settings.for_gradients)
     steps = sorted({0, 1, learner.adaptation_steps, 2 * learner.adaptation_steps})
     parts = {"evaluation_steps": (*steps, "auto")}
     return Model(
-        network.init,
+        lambda key: gradient_params(settings, network.init(key)),
         predict_outputs,
         learner,
         leave_one_out(learner, predict_outputs),
@@ -128,7 +139,15 @@ def bayes_model(settings: LearningSettings, format: TableFormat, kernel_init: Ca
         settings.body_steps
     )
     left_out = leave_one_out(learner, predict_outputs) if settings.body_steps else bayes_leave_one_out(body, outputs_of)
-    return Model(network.init, predict_outputs, learner, left_out, how, parts)
+    init = lambda key: bayes_params(settings, network.init(key))  # noqa: E731
+    return Model(init, predict_outputs, learner, left_out, how, parts)
+
+
+def mlp_parts(settings: LearningSettings) -> Parts:
+    """The head of a multi-layer perceptron is its last layer."""
+    prefix = "network." if settings.context else "base." if settings.lora else ""
+    layers = tuple(f"{prefix}layers.{number}" for number in range(len(settings.hidden) + 1))
+    return {"head": layers[-1:], "body": layers[:-1]}
 
 
 def row_errors(format: TableFormat) -> dict[str, RowError]:

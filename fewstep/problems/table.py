@@ -69,14 +69,18 @@ class Table(LearningSettings):
     """which part is held out for testing: over all folds from 0 on, every task is tested once"""
 
     def candidates(self) -> dict[str, Table]:
-        """The settings among which `auto` chooses: each adapter with its own recipe where nothing else was asked for."""
+        """The settings among which `auto` chooses: each adapter with its own recipe where nothing else was asked for. Where a
+        setting is for gradient steps alone, these alone."""
         if self.adapter != "auto":
             return {self.adapter: self}
         given = {
             field.name for field in fields(self) if field.default is not MISSING and getattr(self, field.name) != field.default
         }
         recipe: dict[str, Any] = {name: value for name, value in GRADIENT.items() if name not in given}
-        return {"bayes-head": replace(self, adapter="bayes-head"), "gradient": replace(self, adapter="gradient", **recipe)}
+        gradient = replace(self, adapter="gradient", **recipe)
+        if self.for_gradients:
+            return {"gradient": gradient}
+        return {"bayes-head": replace(self, adapter="bayes-head"), "gradient": gradient}
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem, with its data: tasks are split by `seed`. With a saved `format`, the model alone, no file is read.

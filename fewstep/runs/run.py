@@ -189,7 +189,7 @@ def require_finite(error: float) -> None:
 
 def several_candidates(settings: Any) -> dict[str, Any]:
     """The settings to choose among, by name, where there is a choice."""
-    found = settings.candidates() if hasattr(settings, "candidates") else {}
+    found = settings.candidates()
     return found if len(found) > 1 else {}
 
 

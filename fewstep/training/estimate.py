@@ -38,15 +38,16 @@ class Estimates(NamedTuple):
     """bytes of the device"""
 
 
-def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int) -> Estimates:
-    """Compiles one meta-step on a meta-batch of so many `tasks` by each of `WAYS`; nothing is run. `params` and `episode`
-    (of one task) may be shapes alone."""
+def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int, asked: str = "auto") -> Estimates:
+    """Compiles one meta-step on a meta-batch of so many `tasks` by each of `WAYS`, and by the learner's own way where it is
+    `asked` for under another name; nothing is run. `params` and `episode` (of one task) may be shapes alone."""
     many = lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype)  # noqa: E731
     key = jax.eval_shape(lambda: jax.random.key(0))
     episodes, keys = jax.tree.map(many, (episode, key))
     step = jax.ShapeDtypeStruct((), jnp.int32)
     found = {}
-    for name, way in WAYS.items():
+    ways = WAYS if asked in ("auto", *WAYS) else {asked: learner.task_gradient, **WAYS}
+    for name, way in ways.items():
         each = fitted(replace(learner, task_gradient=way), params, episode, tasks)
 
         def one_meta_step(params, episodes, keys, step, each=each):

@@ -1,0 +1,92 @@
+"""From settings to a learner of gradient steps: each published variant is a value in one of its fields (floor 3).
+Used by supervised.py and image_model.py; variants.py says which settings make which variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fewstep.gradients import annealed, auto, evolution, exact, first_order, implicit, reptile, stored
+from fewstep.maml import InnerOptimizer, Learner, TaskGradient
+from fewstep.problems.learners import clip_tasks
+from fewstep.problems.settings import ALL, LearningSettings
+from fewstep.types import Loss, MetaParams, Params
+from fewstep.variants import (
+    alfa,
+    alfa_start,
+    bootstrapped,
+    curvature,
+    layer_step_rates,
+    log_rates,
+    lslr,
+    meta_curvature,
+    meta_sgd,
+    moves,
+    multi_step_loss,
+    per_step,
+    proximal,
+    step_values,
+)
+
+WAYS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order, "reptile": reptile}
+"""the meta-gradients that need no further settings"""
+Parts = Mapping[str, tuple[str, ...]]
+"""what "head" and "body" mean where parameters have no such names"""
+
+
+def gradient_learner(settings: LearningSettings, loss: Loss, parts: Parts | None = None) -> Learner:
+    """The learner of gradient steps that the settings describe."""
+    learner = Learner(loss, inner_optimizer(settings), settings.adaptation_steps, task_gradient=task_gradient(settings))
+    if (names := moving(settings, parts or {})) != ALL:
+        learner = replace(learner, adaptation_step=moves(names))
+    if settings.bootstrap:
+        learner = replace(learner, objective=bootstrapped(settings.bootstrap))
+    elif settings.multi_step > 0 and settings.adaptation_steps > 1:
+        learner = replace(learner, objective=multi_step_loss(int(settings.multi_step * settings.meta_steps)))
+    return clip_tasks(settings, learner)
+
+
+def inner_optimizer(settings: LearningSettings) -> InnerOptimizer:
+    """What one gradient step is."""
+    descent = optax.sgd(settings.inner_rate)
+    if settings.meta_gradient == "implicit":
+        descent = proximal(descent, settings.proximal)
+    learned = {"meta-sgd": meta_sgd, "lslr": lslr, "meta-curvature": meta_curvature, "alfa": alfa}
+    optimizer = learned.get(settings.inner_optimizer, descent)
+    return per_step(optimizer, settings.per_step) if settings.per_step else optimizer
+
+
+def gradient_params(settings: LearningSettings, theta: Params) -> MetaParams:
+    """The meta-parameters before training: θ, and what the inner optimizer learns."""
+    steps, rate = settings.adaptation_steps, settings.inner_rate
+    learned: Any = {
+        "sgd": lambda: (),
+        "meta-sgd": lambda: log_rates(theta, rate),
+        "lslr": lambda: layer_step_rates(theta, rate, steps),
+        "meta-curvature": lambda: curvature(theta, rate),
+        "alfa": lambda: alfa_start(theta, rate, steps),
+    }[settings.inner_optimizer]()
+    return MetaParams(theta, step_values(theta, settings.per_step, steps, learned) if settings.per_step else learned)
+
+
+def task_gradient(settings: LearningSettings) -> TaskGradient:
+    """How the meta-gradient of one task is taken."""
+    if settings.meta_gradient == "implicit":
+        return implicit(settings.proximal)
+    if settings.meta_gradient == "evolution":
+        return evolution(settings.deviation, settings.directions)
+    way, until = WAYS[settings.meta_gradient], int(settings.first_order_until * settings.meta_steps)
+    return annealed(way, until) if until else way
+
+
+def moving(settings: LearningSettings, parts: Parts) -> tuple[str, ...]:
+    """The names of the parameters that adaptation moves."""
+    names = settings.adapt
+    if names == ALL and settings.context:
+        names = ("context",)
+    elif names == ALL and settings.lora:
+        names = ("lora", "head")
+    return tuple(full for name in names for full in parts.get(name, (name,)))
