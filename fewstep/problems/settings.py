@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewstep.errors import BadInput
+from fewstep.problem import Problem
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import Shots
 
@@ -100,6 +101,10 @@ class LearningSettings:
     @property
     def shot_range(self) -> Shots:
         return Shots(self.shots, self.shots) if isinstance(self.shots, int) else Shots(*self.shots)
+
+    def build(self, seed: int = 0, format: Any = None) -> Problem:
+        """The Problem. With a saved `format` the model alone: no data is read."""
+        raise NotImplementedError
 
     def candidates(self) -> Mapping[str, LearningSettings]:
         """The settings among which a training chooses, by adapter."""

@@ -30,11 +30,13 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     answers = Examiner(problem, params, steps).ask(images.validation, problem.validation_tasks, seed=5)
     known = answers.known
     right = accuracy_of(answers)  # [tasks, steps, queries]
-    by_steps = right.mean((0, 2))
-    # Of numbers of steps that do equally well, within what chance would do, the trained one.
-    spread = right.mean(2).std(0) / np.sqrt(right.shape[0])
+    by_task, place = right.mean(2), steps.index(trained)
+    by_steps = by_task.mean(0)
     best = int(by_steps.argmax())
-    place = steps.index(trained) if by_steps[steps.index(trained)] >= by_steps[best] - spread[best] else best
+    # Of numbers of steps that do equally well, within what chance would do on the same tasks, the trained one.
+    gain = by_task[:, best] - by_task[:, place]
+    if gain.mean() > gain.std() / np.sqrt(gain.size):
+        place = best
     outputs, targets = answers.log_probabilities[:, place][:, known], answers.targets[:, known]
     temperature = best_temperature(outputs, targets, np.full(targets.shape[:2], 1.0 / targets[..., 0].size))
     result: dict[str, Any] = {
