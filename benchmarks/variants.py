@@ -48,7 +48,7 @@ OMNIGLOT = Omniglot(
 )  # fmt: skip
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "sine": {"cavia": {"inner_rate": 1.0}},
-    "omniglot": {"joint-first": {"joint_steps": 1_000}},
+    "omniglot": {"joint-first": {"joint_steps": 1_000}, "boil": {"head": "prototype"}},
 }
 """settings that a variant needs beside its own: a context of small numbers takes large steps"""
 META_STEPS = {"sine": 200, "omniglot": 5}

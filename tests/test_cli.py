@@ -342,7 +342,7 @@ def test_columns_that_a_file_cannot_hold_leave_no_file_behind(fleet, command, tm
 def test_the_number_of_support_rows_may_be_a_range(command, words, shots):
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr("fewstep.cli.train.train", lambda arguments, name, preset: seen.append(arguments.settings) or 0)
+        patch.setattr("fewstep.cli.train.train", lambda arguments, *names: seen.append(arguments.settings) or 0)
         assert command("train", "table", *words)[0] == 0
     assert seen[0].shots == shots
 
@@ -387,7 +387,7 @@ def test_the_version_is_that_of_the_package(command):
 def test_a_preset_sets_the_defaults_that_words_overrule(command):
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr("fewstep.cli.train.train", lambda arguments, name, preset: seen.append((arguments, name, preset)) or 0)
+        patch.setattr("fewstep.cli.train.train", lambda arguments, *names: seen.append((arguments, *names[:2])) or 0)
         assert command("train", "sine", "--preset", "tutorial", "--shots", "7", "--seed", "3")[0] == 0
         assert command("train", "sine", "--shots=7", "--preset=paper")[0] == 0
     from fewstep.problems.sine import PRESETS

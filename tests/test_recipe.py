@@ -296,6 +296,6 @@ def test_checkpoints_are_validated_by_their_average_and_a_run_is_opened_with_it(
     assert record["validation"] != float(validate(state.params, validation_key))
     np.testing.assert_allclose(read_metrics(whole / "metrics.jsonl")[-1]["validation"], record["validation"], rtol=1e-5)
     monkeypatch.setattr(Run, "problem", lambda self, with_data=True: problem)
-    run = Run(whole, {}, SimpleNamespace())
+    run = Run(whole, {}, SimpleNamespace(candidates=dict))
     for which in ("last", "best"):
         assert_same_bits(run.checkpoint(which), evaluated(restored(whole, which)[0]))

@@ -19,7 +19,11 @@ from fewstep.training.evaluate import compiled_validation
 from fewstep.training.loop import train_in_memory
 
 SMALL = {"meta_steps": 600, "meta_batch_size": 8, "hidden": (20, 20), "adaptation_steps": 3}
-OWN = {"reptile": {"meta_steps": 3_000, "outer_rate": 3e-3}, "imaml": {"adaptation_steps": 8, "proximal": 0.3}}
+OWN = {
+    "reptile": {"meta_steps": 3_000, "outer_rate": 3e-3},
+    "imaml": {"adaptation_steps": 8, "proximal": 0.3},
+    "meta-curvature": {"inner_rate": 0.01},
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,9 @@ def gain(settings, names, own=()):
     params = train_in_memory(problem)
 
     def error(steps):
-        return float(compiled_validation(replace(problem, learner=replace(problem.learner, adaptation_steps=steps)))(params, KEY))
+        return float(
+            compiled_validation(replace(problem, learner=replace(problem.learner, adaptation_steps=steps)))(params, KEY)
+        )
 
     KEY = jax.random.key(1)
     return error(0), error(problem.learner.adaptation_steps)
@@ -59,12 +65,16 @@ def test_each_variant_learns_to_adapt_to_sine_waves(name):
 @pytest.mark.filterwarnings("ignore:implicit")
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.of_images is not False])
 def test_each_variant_learns_to_adapt_to_images(name, photos):
-    """From columns that are alike, an unadapted model can only guess among two classes."""
+    """From columns that are alike, an unadapted model can only guess among two classes. BOIL begins from the classes' means."""
     settings = Images(
         data=photos, size=12, channels=1, ways=2, shots=2, queries=3, filters=8, network="conv4-strided", meta_steps=200,
         test_queries=3, meta_batch_size=4, adaptation_steps=3, log_every=200, parts=(0.5, 0.25, 0.25), validation_tasks=50,
     )  # fmt: skip
-    before, after = gain(settings, ["maml", name], {"head": "shared"} if name not in ("protomaml", "zero-head") else {})
+    before, after = gain(
+        settings,
+        ["maml", name],
+        {} if name in ("protomaml", "zero-head") else {"head": "prototype" if name == "boil" else "shared"},
+    )
     assert after < 0.9 * before, (before, after)
 
 
@@ -113,6 +123,11 @@ def test_settings_that_contradict_one_another_are_refused(settings, said):
         train_in_memory(Sine(meta_steps=1, **settings).build(0))
 
 
+def test_a_head_that_never_moves_cannot_begin_from_columns_that_are_alike(photos):
+    with pytest.raises(BadInput, match="--adapt body with --head shared"):
+        with_variants(Images(data=photos), ["boil"]).build(0)
+
+
 def test_a_table_that_chooses_its_adapter_takes_gradient_steps_where_a_variant_needs_them():
     assert list(Table().candidates()) == ["bayes-head", "gradient"]
     assert with_variants(Table(), ["anil"]).adapter == "gradient"
@@ -121,9 +136,11 @@ def test_a_table_that_chooses_its_adapter_takes_gradient_steps_where_a_variant_n
 
 @pytest.mark.parametrize("problem", PRESETS)
 def test_every_variant_can_be_given_as_the_options_that_are_shown(problem, command):
+    plain = {"adapter": "gradient", "multi_step": 0.0}
     for name, variant in VARIANTS.items():
         if variant.of_images in (None, problem in ("images", "omniglot")):
-            words = [*as_options(variant.settings), *["--adapter", "gradient"] * ("adapter" not in variant.settings)]
-            code, _, err = command("train", problem, *words, "--meta-steps", "0", *["--multi-step", "0"] * ("multi_step" not in variant.settings))  # fmt: skip
+            words = ["--meta-steps", "0", *as_options(variant.settings)]
+            words += as_options({setting: value for setting, value in plain.items() if setting not in variant.settings})
+            code, _, err = command("train", problem, *words)
             assert code == 2
             assert "--meta-steps should be at least 1" in err or "--data" in err, (name, err)

@@ -82,7 +82,8 @@ def _bind(eqn: Any, given: list[Any]) -> Any:
 def _rewritten(value: Any, rules: Rules, differentiated: bool) -> Any:
     """A parameter of a loop or a branch, with the programs in it rewritten."""
     if isinstance(value, tuple | list):
-        return type(value)(_rewritten(part, rules, differentiated) for part in value)
+        parts = [_rewritten(part, rules, differentiated) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take them one by one
     if isinstance(value, Jaxpr):
         closed = _rewritten(ClosedJaxpr(value, ()), rules, differentiated)
         assert not closed.consts

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fewstep.errors import BadInput
 from fewstep.nn.heads import Head
 from fewstep.problems.image_classes import Parts
-from fewstep.problems.settings import LearningSettings
+from fewstep.problems.settings import ALL, LearningSettings
 from fewstep.tasks.augment import Variation
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
@@ -110,6 +110,11 @@ class ImageSettings(LearningSettings):
             raise BadInput(f"--adapter {self.adapter} is for tables and sine waves; images are adapted by gradient steps.")
         if self.context:
             raise BadInput(f"--context {self.context} is for tables and sine waves; try --adapt scales shifts.")
+        if self.adapt != ALL and not any(name.split(".")[0] == "head" for name in self.adapt) and self.head != "prototype":
+            raise BadInput(
+                f"--adapt {' '.join(self.adapt)} with --head {self.head}: all classes' columns are alike and none would move. "
+                "Give --head prototype, or let the head adapt too."
+            )
         if self.shot_range.least < 1:
             raise BadInput(f"--shots should be at least 1 image of each class, got {self.shot_range.shown}.")
         if self.normalization == "batch" and self.shot_range.least < self.shot_range.most:

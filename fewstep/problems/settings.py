@@ -80,7 +80,7 @@ class LearningSettings:
     meta_gradient: Literal["auto", "exact", "stored", "first-order", "reptile", "implicit", "evolution"] = "auto"
     """exact in memory that does not grow with the steps (exact), exact and faster where memory allows (stored), whichever fits
     (auto), without second derivatives (first-order), towards the adapted parameters (reptile), at the minimum that adaptation
-    is pulled to (implicit), or from values of the loss alone (evolution)"""
+    is pulled to (implicit), or from values of the loss after adaptation alone (evolution)"""
     proximal: float = 1.0
     """with implicit: lambda, how strongly adaptation is pulled to where it started"""
     directions: int = 16

@@ -29,7 +29,9 @@ NO_STEP_JUDGED = {"inner_optimizer": "sgd", "multi_step": 0.0, "first_order_unti
 """what meta-gradients go with that only see where adaptation ends"""
 
 VARIANTS = {
-    "maml": Variant(PLAIN_MAML, "as published, no later recipe; others may follow", "Finn et al. 2017, arXiv 1703.03400"),
+    "maml": Variant(
+        PLAIN_MAML, "its inner loop and outer optimizer as published; others may follow", "Finn et al. 2017, arXiv 1703.03400"
+    ),
     "fomaml": Variant(
         {"meta_gradient": "first-order"}, "without second derivatives", "Finn et al. 2017, section 5.2, arXiv 1703.03400"
     ),
@@ -45,7 +47,7 @@ VARIANTS = {
     ),
     "evolution": Variant(
         {"meta_gradient": "evolution", "first_order_until": 0.0},
-        "from values of the loss alone, where nothing can be differentiated",
+        "from values of the loss after adaptation, which may have steps and corners",
         "Song et al. 2020 (ES-MAML), arXiv 1910.01215",
     ),
     "bootstrap": Variant(

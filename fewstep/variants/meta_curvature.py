@@ -43,10 +43,14 @@ def meta_curvature(inner: Params) -> optax.GradientTransformation:
 
     def turn(gradient: jax.Array, learned: Curvature) -> jax.Array:
         if learned.columns is None:
-            turned = learned.rows @ gradient.reshape(-1)
+            turned = times(learned.rows, gradient.reshape(-1))
         else:
-            turned = learned.rows @ gradient.reshape(-1, gradient.shape[-1]) @ learned.columns
+            turned = learned.rows @ times(learned.columns.T, gradient.reshape(-1, gradient.shape[-1]).T).T
         return -jnp.exp(learned.rates) * turned.reshape(gradient.shape)
+
+    def times(matrix: jax.Array, right: jax.Array) -> jax.Array:
+        # One number is a factor: an array that is wider than θ's (a head for more classes) has it too.
+        return matrix[0, 0] * right if matrix.size == 1 else matrix @ right
 
     def update(updates, state, params=None):
         del params
