@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.estimates import print_estimates
+from fewstep.cli.rates import print_rates
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
@@ -42,6 +43,8 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     from fewstep import runs
 
     settings = arguments.settings
+    if arguments.find_rate:
+        return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
         return print_estimates(settings, arguments.seed, arguments.json)
     words = [name, *[preset] * (preset != "default"), *variants.split(",")]
@@ -128,6 +131,11 @@ def _arguments(name: str, settings: Any) -> type:
             (
                 "dry_run",
                 Annotated[bool, tyro.conf.arg(help="train nothing: say what a meta-step takes in memory and operations")],
+                False,
+            ),
+            (
+                "find_rate",
+                Annotated[bool, tyro.conf.arg(help="train nothing: try inner rates, say which one to take, draw rates.png")],
                 False,
             ),
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
