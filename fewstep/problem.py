@@ -96,6 +96,9 @@ class Problem:
     """how files become examples, and predictions become files: `TableFormat` or `ImageFormat`"""
     bad_tasks: Literal["stop", "drop"] = "stop"
     """what follows where the loss or the gradient of a task is not finite: the run stops, or goes on without that task"""
+    rollbacks: int = 0
+    """so often a run that stops being finite goes back to its best checkpoint, with half the outer rate; needs an outer
+    optimizer that is `variants.slowed`"""
     evaluation_steps: tuple[int | Literal["auto"], ...] = (0, 1, 5, 10)
     """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None

@@ -24,6 +24,7 @@ from fewstep.variants import (
     move_body,
     remember_prior,
     shrunk,
+    slowed,
 )
 
 MOST_CENTERS = 500
@@ -72,9 +73,11 @@ def bayes_params(settings: LearningSettings, theta: Params) -> MetaParams:
 
 
 def outer_optimizer(settings: LearningSettings) -> optax.GradientTransformation:
-    """Adam, with its own rate for what the inner optimizer learns, and an average of the parameters where one is asked for."""
+    """Adam, with its own rate for what the inner optimizer learns; with steps that may become smaller, and an average of the
+    parameters, where these are asked for."""
     adam = optax.adam(outer_schedule(settings), b2=settings.outer_decay)
     optimizer = optax.chain(adam, scale_inner(settings.inner_outer_rate / settings.outer_rate))
+    optimizer = slowed(optimizer) if settings.rollbacks else optimizer
     return averaged(optimizer, settings.average) if settings.average else optimizer
 
 
@@ -90,6 +93,11 @@ def scale_inner(factor: float) -> optax.GradientTransformation:
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:
     """β by meta-step."""
+    first = int(settings.warm_up * settings.meta_steps)
     if settings.outer_schedule == "constant":
-        return optax.constant_schedule(settings.outer_rate)
-    return optax.cosine_decay_schedule(settings.outer_rate, settings.meta_steps)
+        after: optax.Schedule = optax.constant_schedule(settings.outer_rate)
+    else:
+        after = optax.cosine_decay_schedule(settings.outer_rate, settings.meta_steps - first)
+    if not first:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, settings.outer_rate, first), after], [first])

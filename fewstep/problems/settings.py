@@ -24,6 +24,8 @@ PLAIN_MAML: dict[str, Any] = {
     "first_order_until": 0.0,
     "average": 0.0,
     "clip": 0.0,
+    "warm_up": 0.0,
+    "rollbacks": 0,
 }
 """Settings of MAML as published, without anything of the recipes that came after it."""
 
@@ -67,6 +69,8 @@ class LearningSettings:
     """second decay of the outer Adam (b2); the usual 0.999 forgets too slowly for meta-gradients of a few tasks"""
     outer_schedule: Literal["cosine", "constant"] = "cosine"
     """how the outer rate changes over the run"""
+    warm_up: float = 0.0
+    """the outer rate climbs from 0 during this first part of the run; 0 for none"""
     multi_step: float = 0.3
     """judge every adaptation step during this first part of the run, less and less (MAML++); 0 never"""
     first_order_until: float = 0.0
@@ -91,6 +95,8 @@ class LearningSettings:
     """tasks of a meta-batch that are computed side by side; 0 for as many as are fast and fit in memory"""
     bad_tasks: Literal["stop", "drop"] = "stop"
     """where the loss of a task is not a finite number: stop the run, or drop the task, count it and go on"""
+    rollbacks: int = 3
+    """so often a run whose numbers stop being finite goes back to its best checkpoint, with half the outer rate; 0 to stop"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of matrix products; all else is float32. bfloat16 is for GPUs; it is checked against float32 before training"""
     hidden: tuple[int, ...] = (40, 40)
@@ -132,6 +138,8 @@ class LearningSettings:
         _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
         _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
         _require(self, "first_order_until", 0 <= self.first_order_until <= 1, "between 0 and 1, a part of the run")
+        _require(self, "warm_up", 0 <= self.warm_up < 1, "between 0 and 1, a part of the run, and less than 1")
+        _require(self, "rollbacks", self.rollbacks >= 0, "at least 0")
         _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
         _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")

@@ -79,6 +79,7 @@ def supervised(
             "meta_steps": settings.meta_steps,
             "log_every": settings.log_every,
             "bad_tasks": settings.bad_tasks,
+            "rollbacks": settings.rollbacks,
             "protocol": {
                 "shots": settings.shot_range.shown,
                 **protocol,

@@ -63,6 +63,13 @@ class Checkpoints:
         )
         self._manager.save(step, args=args, metrics={"validation": float(record["validation"])})
 
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later meta-steps: the run goes back to this one."""
+        self._manager.wait_until_finished()
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def restore(self, like: MetaState, which: str = "best") -> tuple[MetaState, dict[str, Any]]:
         """(MetaState, record) of the 'best' or the 'last' checkpoint.
 

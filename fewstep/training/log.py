@@ -28,6 +28,11 @@ class MetricsFile:
         self._file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
         self._file.flush()
 
+    def back(self, position: int) -> None:
+        """Forgets what was written after `position`: the run goes back to where it was then."""
+        self._file.truncate(position)
+        self._file.seek(position)
+
     def close(self) -> None:
         self._file.close()
 
@@ -118,9 +123,13 @@ class Progress:
             f"warning: the meta-loss has grown from {self._lowest:.3g} to {meta_loss:.3g} at meta-step {done}. "
             "The best checkpoint is kept; if it does not come back, try a smaller --outer-rate or --inner-rate."
         )
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line for people, above the bar."""
         if self._bar is not None:
             self._bar.console.print(text)
-        else:
+        elif not self.quiet:
             print(text, file=self.stream, flush=True)
 
     def close(self) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,8 @@ from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
 from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
+from fewstep.training.rollback import rolled_back
+from fewstep.training.signals import StopSignals
 from fewstep.types import Key, MetaParams
 from fewstep.variants import evaluated
 
@@ -60,6 +61,14 @@ class Chunk(NamedTuple):
     finite: jax.Array
 
 
+class Good(NamedTuple):
+    """Where a run can go back to."""
+
+    state: MetaState
+    record: dict[str, Any]
+    """what its checkpoint holds beside it"""
+
+
 def train(
     problem: Problem,
     directory: Path,
@@ -73,7 +82,8 @@ def train(
     """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
-    Raises `RunFailed` where the meta-loss stops being finite, `Interrupted` on SIGINT or SIGTERM.
+    Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
+    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
     mesh = mesh or task_mesh()
@@ -95,11 +105,18 @@ def train(
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet)
         started = time.monotonic() - past["seconds"]
+        warnings: list[str] = []
+        if resume:
+            good = Good(*checkpoints.restore(jax.device_get(state), "best"))
+        else:
+            first = float(validate(jax.device_get(evaluated(state)), validation_key)) if problem.rollbacks else math.inf
+            good = Good(state, {"log_position": log.position, "sums": sums, "validation": first})
 
-        def save(validation: float) -> None:
+        def save(validation: float) -> dict[str, Any]:
             seconds = time.monotonic() - started
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "sums": sums}
             checkpoints.save(state, record)
+            return record
 
         try:
             while step < meta_steps:
@@ -109,7 +126,13 @@ def train(
                 state, chunk = run_chunk(state, train_key, length)
                 chunk = jax.device_get(chunk)
                 if not chunk.finite:
-                    raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
+                    state, told = rolled_back(problem, good.state, state, train_key)
+                    progress.say(f"warning: {told}")
+                    warnings.append(told)
+                    state, step, sums = replicate(state, mesh), int(state.step), tuple(good.record["sums"])
+                    log.back(good.record["log_position"])
+                    checkpoints.forget_after(step)
+                    continue
                 step += length
                 latest = float(chunk.meta_loss), float(chunk.gradient_norm), length, int(chunk.dropped)
                 sums = tuple(total + part for total, part in zip(sums, latest, strict=True))
@@ -124,6 +147,8 @@ def train(
                     }
                     if sums[3]:
                         record["dropped_tasks"] = sums[3]
+                    if warnings:
+                        record["warnings"], warnings = warnings, []
                     sums = NO_SUMS
                     due = step % save_every == 0 or step == meta_steps
                     if due:
@@ -132,7 +157,8 @@ def train(
                     log.write(record)
                     progress.record(record)
                     if due:
-                        save(record["validation"])
+                        saved = save(record["validation"])
+                        good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
                 if stop.requested and step < meta_steps:
                     save(float(validate(jax.device_get(evaluated(state)), validation_key)))
                     raise Interrupted
@@ -204,29 +230,6 @@ def meta_steps_drawn_at_once(problem: Problem) -> int:
     episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
     size = problem.meta_batch_size * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(episode))
     return max(1, min(64, DRAWN_BYTES // max(size, 1)))
-
-
-class StopSignals:
-    """Turns SIGINT and SIGTERM into a request that the loop answers between two calls; a second SIGINT is not held back."""
-
-    def __enter__(self) -> StopSignals:
-        self.requested = False
-        self._previous = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
-        except ValueError:  # not in the main thread: there are no signals to catch
-            pass
-        return self
-
-    def _request(self, number, frame) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
 
 def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:

@@ -1,0 +1,28 @@
+"""Stopping a training from outside (floor 3): SIGINT and SIGTERM become a request that the loop answers between two calls."""
+
+from __future__ import annotations
+
+import signal
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a request that the loop answers between two calls; a second SIGINT is not held back."""
+
+    def __enter__(self) -> StopSignals:
+        self.requested = False
+        self._previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        except ValueError:  # not in the main thread: there are no signals to catch
+            pass
+        return self
+
+    def _request(self, number, frame) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

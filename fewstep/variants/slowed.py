@@ -1,0 +1,52 @@
+"""An outer optimizer whose steps can be made smaller in the middle of a run (floor 2).
+
+The factor is part of its state, hence of every checkpoint: a run that went back with smaller steps and is resumed later goes on
+with them. Nothing is compiled anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.maml import MetaState
+from fewstep.types import Params
+
+
+class Slowed(NamedTuple):
+    """The state of a `slowed` optimizer."""
+
+    inner: Any
+    """the state of the optimizer itself"""
+    factor: jax.Array
+    """scalar by which its updates are multiplied; 1 at first"""
+
+
+def slowed(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer`, with its updates times a factor that `slower` lowers."""
+
+    def update(updates: Params, state: Slowed, params: Params = None) -> tuple[Params, Slowed]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        return jax.tree.map(lambda leaf: state.factor.astype(leaf.dtype) * leaf, updates), Slowed(inner, state.factor)
+
+    return optax.GradientTransformation(lambda params: Slowed(optimizer.init(params), jnp.ones(())), update)  # type: ignore[arg-type]
+
+
+def slower(state: MetaState, by: float) -> MetaState:
+    """The same state, whose further updates are times `by`. Raises `ValueError` where the outer optimizer is not `slowed`."""
+    if slowdown(state) is None:
+        raise ValueError("slower: expected the state of an outer optimizer made by slowed(...)")
+
+    def change(node: Any) -> Any:
+        return node._replace(factor=node.factor * by) if isinstance(node, Slowed) else node
+
+    return state._replace(opt_state=jax.tree.map(change, state.opt_state, is_leaf=lambda node: isinstance(node, Slowed)))
+
+
+def slowdown(state: MetaState) -> float | None:
+    """The factor; None where the outer optimizer has none."""
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Slowed))
+    return next((float(node.factor) for node in nodes if isinstance(node, Slowed)), None)
