@@ -54,8 +54,8 @@ def inner_optimizer(settings: LearningSettings) -> InnerOptimizer:
     descent = optax.sgd(settings.inner_rate)
     if settings.meta_gradient == "implicit":
         descent = proximal(descent, settings.proximal)
-    learned = {"meta-sgd": meta_sgd, "lslr": lslr, "meta-curvature": meta_curvature, "alfa": alfa}
-    optimizer = learned.get(settings.inner_optimizer, descent)
+    known = {"sgd": descent, "meta-sgd": meta_sgd, "lslr": lslr, "meta-curvature": meta_curvature, "alfa": alfa}
+    optimizer = known[settings.inner_optimizer]
     return per_step(optimizer, settings.per_step) if settings.per_step else optimizer
 
 
