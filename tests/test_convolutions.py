@@ -91,6 +91,21 @@ def test_a_function_without_convolutions_stays_as_it_is():
     assert len(called) == 2  # traced, then called itself
 
 
+def test_a_convolution_inside_a_linear_solver_is_rewritten_too(float64):
+    """Conjugate gradients, as implicit meta-gradients take them, hand several programs over by name."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 1, 1))
+
+    def blurred(x):
+        return 12 * x + jax.lax.conv_general_dilated(
+            x, kernel + kernel[::-1, ::-1], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    solve = lambda x: jax.scipy.sparse.linalg.cg(blurred, x, tol=1e-12)[0]  # noqa: E731
+    x = jax.random.normal(jax.random.key(1), (1, 5, 4, 1))
+    found = jax.jit(fast_convolutions(solve, "matrix"))(x)
+    np.testing.assert_allclose(blurred(found), x, atol=1e-9)
+
+
 POOLS = {"side by side": ((1, 2, 2, 1), (1, 2, 2, 1), "VALID"), "overlapping": ((1, 3, 3, 1), (1, 2, 2, 1), "SAME")}
 
 

@@ -156,3 +156,17 @@ def test_clipping_a_task_that_is_already_solved_gives_zero_and_no_nan(float64):
     loss, gradient = clipped(fast_gradient, 1.0)(learner, params, solved, KEY, STEP)
     assert float(loss) == 0
     np.testing.assert_array_equal(gradient.theta, np.zeros(3))
+
+
+def test_meta_curvature_of_a_head_of_one_column_is_the_same_for_every_class_of_a_task():
+    """θ has one column, a task several: each turns as that one would, whatever the matrices are."""
+    rng = np.random.default_rng(0)
+    one_column = {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}
+    inner = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), curvature(one_column, 0.1))
+    gradient = {"kernel": jnp.asarray(rng.normal(size=(3, 4))), "bias": jnp.asarray(rng.normal(size=4))}
+    optimizer = meta_curvature(inner)
+    whole, _ = optimizer.update(gradient, optimizer.init(gradient))
+    for number in range(4):
+        column = jax.tree.map(lambda leaf, number=number: leaf[..., number : number + 1], gradient)
+        alone, _ = optimizer.update(column, optimizer.init(column))
+        assert_close(jax.tree.map(lambda leaf, number=number: leaf[..., number : number + 1], whole), alone, rtol=1e-5)
