@@ -28,6 +28,7 @@ from photos import figures
 
 from fewstep import maml
 from fewstep.cli.arguments import prepare_jax
+from fewstep.errors import RunFailed
 from fewstep.problem import Problem
 from fewstep.problems import VARIANTS, Omniglot, Sine, with_variants
 from fewstep.problems.settings import LearningSettings
@@ -112,10 +113,14 @@ def sine(arguments: Any) -> Iterator[tuple[str, Any]]:
         rates = (plain.inner_rate,) if name in OWN["sine"] else RATES
         if len(rates) > 1:
             plain = min((replace(plain, inner_rate=rate) for rate in rates), key=validated)
-        before, after, seconds = [], [], []
+        before, after, seconds, diverged = [], [], [], 0
         for seed in SEEDS:
             started, problem = time.monotonic(), plain.build(seed)
-            params = train_in_memory(problem, seed)
+            try:
+                params = train_in_memory(problem, seed)
+            except RunFailed:
+                diverged += 1
+                continue
             seconds.append(time.monotonic() - started)
             result = evaluate(problem, params, steps=(0, problem.learner.adaptation_steps))
             before.append(result["mean"][0])
@@ -124,19 +129,27 @@ def sine(arguments: Any) -> Iterator[tuple[str, Any]]:
             name,
             {
                 "inner_rate": plain.inner_rate,
-                "adaptation_steps": problem.learner.adaptation_steps,
-                "before": round(statistics.mean(before), 4),
-                "mse": round(statistics.mean(after), 4),
+                "adaptation_steps": plain.adaptation_steps,
+                "before": mean_of(before),
+                "mse": mean_of(after),
                 "by_seed": [round(value, 4) for value in after],
-                "seconds": round(statistics.median(seconds), 1),
+                "diverged_trainings": diverged,
+                "seconds": round(statistics.median(seconds), 1) if seconds else None,
             },
         )
+
+
+def mean_of(values: list[float]) -> float | None:
+    return round(statistics.mean(values), 4) if values else None
 
 
 def validated(settings: LearningSettings) -> float:
     """The error on meta-validation tasks of a training with seed 0; infinite where it is not a number."""
     problem: Problem = settings.build(0)
-    error = float(compiled_validation(problem)(train_in_memory(problem, 0), jax.random.key(0)))
+    try:
+        error = float(compiled_validation(problem)(train_in_memory(problem, 0), jax.random.key(0)))
+    except RunFailed:
+        return float("inf")
     return error if error == error else float("inf")
 
 
