@@ -57,8 +57,8 @@ def remainder(loss: Loss, theta: Params, adapted: Params, strength: float, suppo
 
 def _warn(left: float, tolerance: float) -> None:
     if not left <= tolerance:
-        warnings.warn(
-            f"implicit: adaptation ends {left:.2g} away from the minimum that the meta-gradient is taken at (0 there, 1 at the "
-            f"start; expected at most {tolerance:g}). Take more adaptation steps, a larger inner rate or a greater strength.",
+        warnings.warn(  # without the number, so that Python says it once in a training
+            f"implicit: adaptation ends more than {tolerance:g} away from the minimum that the meta-gradient is taken at (0 "
+            "there, 1 at the start). Take more adaptation steps, a larger inner rate or a greater strength.",
             stacklevel=2,
         )
