@@ -134,7 +134,7 @@ def printed_commands(monkeypatch, out, units=60):
 
 def test_the_training_that_it_prints_reads_the_table_and_leaves_out_the_rooms_without_a_meter_alone(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("fewstep.cli.train.train", lambda arguments, name, preset: asked.append((arguments, name)) or 0)
+    monkeypatch.setattr("fewstep.cli.train.train", lambda arguments, name, *_: asked.append((arguments, name)) or 0)
     (tmp_path / "a folder with blanks").mkdir()
     train, adapt, predict = printed_commands(monkeypatch, tmp_path / "a folder with blanks" / "demo.csv")
     assert cli.main(train) == 0
