@@ -103,20 +103,15 @@ def advice(found: dict[str, Any], optimizer: str) -> list[str]:
 def going_on(arguments: Any, name: str, preset: str, variants: str, rate: float) -> str:
     """The command that trains with `rate`, and with all other settings as they were given."""
     from fewstep.problems import PRESETS, with_variants
+    from fewstep.problems.variants import as_options
 
     defaults = with_variants(PRESETS[name][preset][0], variants.split(",") if variants else ())
     words = [command_name(), "train", name]
     words += ["--preset", preset] * (preset != "default") + ["--variant", variants] * bool(variants)
     words += ["--seed", str(arguments.seed)] * bool(arguments.seed)
-    for field in dataclasses.fields(defaults):
-        value, option = getattr(arguments.settings, field.name), field.name.replace("_", "-")
-        if field.name == "inner_rate" or value == getattr(defaults, field.name):
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
-    return shlex.join([*words, "--inner-rate", f"{rate:g}"])
+    given = {field.name: getattr(arguments.settings, field.name) for field in dataclasses.fields(defaults)}
+    changed = {name: value for name, value in given.items() if name != "inner_rate" and value != getattr(defaults, name)}
+    return shlex.join([*words, *as_options({**changed, "inner_rate": rate})])
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -171,6 +171,12 @@ def as_options(settings: dict[str, Any]) -> list[str]:
     """Settings as words of a command."""
     words: list[str] = []
     for name, value in settings.items():
-        values = value if isinstance(value, tuple) else (value,)
-        words += [f"--{name.replace('_', '-')}", *(f"{each:g}" if isinstance(each, float) else str(each) for each in values)]
+        option, values = name.replace("_", "-"), value if isinstance(value, tuple) else (value,)
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [
+                f"--{option}",
+                *(str(each).removesuffix(".0") if isinstance(each, float) else str(each) for each in values),
+            ]
     return words
