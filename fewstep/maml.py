@@ -118,6 +118,13 @@ def started(learner: Learner, params: MetaParams, support: Batch, key: Key) -> P
     return params.theta if learner.start is None else learner.start(params.theta, support, key)
 
 
+def start_and_back(
+    learner: Learner, params: MetaParams, support: Batch, key: Key
+) -> tuple[Params, Callable[[Params], tuple[Params]]]:
+    """(what `started` gives, the way back): a gradient there becomes one of θ, for gradients that skip the inner loop."""
+    return jax.vjp(lambda theta: started(learner, MetaParams(theta, params.inner), support, key), params.theta)
+
+
 def _inner_loop(learner, inner, start, support, key, steps, keep):
     """(θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
     steps = learner.adaptation_steps if steps is None else steps

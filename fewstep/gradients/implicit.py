@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.maml import Learner, TaskGradient, adapt, started
+from fewstep.maml import Learner, TaskGradient, adapt, start_and_back
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
 
@@ -30,9 +30,7 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         del step
         adapt_key, query_key = jax.random.split(key)
-        start, back = jax.vjp(
-            lambda theta: started(learner, MetaParams(theta, params.inner), episode.support, adapt_key), params.theta
-        )
+        start, back = start_and_back(learner, params, episode.support, adapt_key)
         adapted = jax.lax.stop_gradient(adapt(learner, params, episode.support, adapt_key))
         left = remainder(learner.loss, start, adapted, strength, episode.support, adapt_key)
         jax.debug.callback(lambda left: _warn(float(jnp.max(left)), tolerance), left)

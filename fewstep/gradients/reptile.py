@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, adapt, started
+from fewstep.maml import Learner, adapt, start_and_back
 from fewstep.types import Batch, Episode, Key, MetaParams
 
 
@@ -20,7 +20,7 @@ def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, st
     del step
     adapt_key, query_key = jax.random.split(key)
     everything = together(episode)
-    start, back = jax.vjp(lambda theta: started(learner, MetaParams(theta, params.inner), everything, adapt_key), params.theta)
+    start, back = start_and_back(learner, params, everything, adapt_key)
     adapted = adapt(learner, params, everything, adapt_key)
     (moved,) = back(jax.tree.map(jnp.subtract, start, adapted))
     return learner.loss(adapted, everything, query_key), MetaParams(moved, jax.tree.map(jnp.zeros_like, params.inner))
