@@ -17,6 +17,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from fewstep.training import programs  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -46,6 +48,16 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a file compiled goes with it: each program maps a few pieces of memory, Linux allows a process 65,530 of them, and a
+    worker that has run most of the files ends in a segmentation fault."""
+    yield
+    programs.forget()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -33,6 +33,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def forget() -> None:
+    """Lets go of all programs, for a process that goes on with other things."""
+    _programs.clear()
+
+
 def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
     """(the program of `function`, the arrays that it closes over)."""
     closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
