@@ -13,7 +13,7 @@ from fewstep.nn.heads import start_of, with_head
 from fewstep.problems.image_classes import split_groups, usable
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.images import Images
-from fewstep.tasks.augment import read_at, reading, slanted, varied
+from fewstep.tasks.augment import placed, read_at, varied
 from fewstep.tasks.classes import all_classes
 from fewstep.tasks.family import Shots
 from fewstep.tasks.image_format import ImageFormat
@@ -327,34 +327,46 @@ def test_batch_statistics_meet_no_strangers():
     assert isinstance(Episode(query, query), tuple)
 
 
-def line_reader(size, zoom, place):
-    return reading(read_at(size, jnp.asarray(zoom), jnp.asarray(place)), size)
+def seen(image, zoom, place, slant=(0.0, 0.0)):
+    return read_at(image, *placed(jnp.asarray(zoom), jnp.asarray(place), jnp.asarray(slant), *image.shape[:2]))[..., 0]
 
 
 def test_varied_images_keep_what_they_show_and_a_full_view_is_the_image_itself():
     image = jnp.arange(30.0).reshape(5, 6, 1)
-    whole = line_reader(5, 1.0, 0.0), line_reader(6, 1.0, 0.0)
-    np.testing.assert_allclose(jnp.einsum("ab,bcd,ec->aed", whole[0], image, whole[1]), image, atol=1e-6)
+    np.testing.assert_allclose(seen(image, (1.0, 1.0), (0.0, 0.0)), image[..., 0], atol=1e-6)
+    np.testing.assert_allclose(seen(image, (1.0, -1.0), (0.0, 0.0)), image[:, ::-1, 0], atol=1e-6)
     flat = jnp.full((40, 8, 8, 1), 3.0)
     np.testing.assert_allclose(jax.jit(lambda key: varied(flat, "characters", key))(KEY), flat, rtol=1e-5)
 
 
 @pytest.mark.parametrize("place", [-0.4, 0.4])
-def test_a_part_of_a_line_is_read_at_its_place_and_edges_go_on(place):
-    line = jnp.arange(11.0)
-    read = np.asarray(line_reader(11, 0.6, place) @ line)
-    np.testing.assert_allclose(read, 5 * (1 + place) + np.linspace(-3, 3, 11), atol=1e-5)
-    beyond = np.asarray(line_reader(11, 1.4, place) @ line)
-    np.testing.assert_allclose(beyond, np.clip(5 * (1 + place) + np.linspace(-7, 7, 11), 0, 10), atol=1e-5)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_part_of_a_line_is_read_at_its_place_and_edges_go_on(place, axis):
+    ramp = jnp.broadcast_to(jnp.arange(11.0), (11, 11))[..., None]
+    image = jnp.swapaxes(ramp, 0, 1) if axis == 0 else ramp
+    only = lambda value, other: (value, other) if axis == 0 else (other, value)  # noqa: E731
+    for zoom, reach in ((0.6, 3), (1.4, 7)):
+        read = np.asarray(seen(image, only(zoom, 1.0), only(place, 0.0)))
+        expected = np.clip(5 * (1 + place) + np.linspace(-reach, reach, 11), 0, 10)
+        np.testing.assert_allclose(read[:, 5] if axis == 0 else read[5], expected, atol=1e-5)
 
 
 def test_slanted_lines_are_moved_along_themselves_as_far_as_they_are_from_the_middle():
-    size, slant = 9, jnp.asarray(0.5)
-    positions = slanted(read_at(size, jnp.asarray(1.0), jnp.asarray(0.0)), slant, size)
-    ramp = jnp.broadcast_to(jnp.arange(float(size)), (size, size))
-    read = jnp.einsum("yab,yb->ya", reading(positions, size), ramp)
+    size = 9
+    ramp = jnp.broadcast_to(jnp.arange(float(size)), (size, size))[..., None]
     expected = np.clip(np.arange(size)[None] + 0.5 * (np.arange(size) - 4)[:, None], 0, size - 1)
-    np.testing.assert_allclose(read, expected, atol=1e-5)
+    np.testing.assert_allclose(seen(ramp, (1.0, 1.0), (0.0, 0.0), (0.0, 0.5)), expected, atol=1e-5)
+    turned = jnp.swapaxes(ramp, 0, 1)
+    np.testing.assert_allclose(seen(turned, (1.0, 1.0), (0.0, 0.0), (0.5, 0.0)), expected.T, atol=1e-5)
+
+
+def test_opposite_slants_are_nearly_a_turn():
+    y, x = np.mgrid[-1:1:15j, -1:1:15j]
+    image = jnp.asarray(np.sin(3 * x) * np.cos(2 * y))[..., None]
+    angle = 0.1
+    turned = np.sin(3 * (np.cos(angle) * x - np.sin(angle) * y)) * np.cos(2 * (np.sin(angle) * x + np.cos(angle) * y))
+    read = np.asarray(seen(image, (1.0, 1.0), (0.0, 0.0), (angle, -angle)))
+    np.testing.assert_allclose(read[3:-3, 3:-3], turned[3:-3, 3:-3], atol=0.03)
 
 
 def test_photos_are_mirrored_half_of_the_time_and_each_differs():

@@ -1,7 +1,7 @@
 """Training images varied at random (floor 1): the same thing photographed again, so that few photos teach more.
 
-An image is zoomed, moved, slanted and mirrored by reading its rows and its columns at other places, one after the other, and
-its brightness and contrast change. Used by images.py and classes.py, inside the compiled program.
+An image is zoomed, moved, slanted and mirrored by reading it at other places, and its brightness and contrast change.
+Used by images.py and classes.py, inside the compiled program.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 
 from fewstep.types import Key
 
@@ -41,22 +42,11 @@ def varied(images: jax.Array, kind: Variation, key: Key) -> jax.Array:
     """[images, height, width, channels] float32, each varied on its own; beyond its edge an image goes on as at the edge."""
     if kind == "none":
         return images
-    allowed, (height, width) = RANGES[kind], images.shape[1:3]
+    allowed = RANGES[kind]
 
     def one(image: jax.Array, key: Key) -> jax.Array:
-        zoom_key, place_key, slant_key, mirror_key, contrast_key, light_key = jax.random.split(key, 6)
-        zoom = jax.random.uniform(zoom_key, (2,), minval=allowed.zoom[0], maxval=allowed.zoom[1])
-        # A part of the image may lie anywhere in it; what is larger than the image shows its edges.
-        place = jax.random.uniform(place_key, (2,), minval=-1.0, maxval=1.0) * (jnp.abs(1 - zoom) + allowed.move)
-        rows, columns = read_at(height, zoom[0], place[0]), read_at(width, zoom[1], place[1])
-        if allowed.mirror:
-            columns = jnp.where(jax.random.bernoulli(mirror_key), columns[::-1], columns)
-        if allowed.slant:
-            slant = allowed.slant * jax.random.uniform(slant_key, (2,), minval=-1.0, maxval=1.0)
-            image = jnp.einsum("xab,bxc->axc", reading(slanted(rows, slant[0], width), height), image)
-            image = jnp.einsum("yab,ybc->yac", reading(slanted(columns, slant[1], height), width), image)
-        else:
-            image = jnp.einsum("ab,bcd,ec->aed", reading(rows, height), image, reading(columns, width))
+        view_key, contrast_key, light_key = jax.random.split(key, 3)
+        image = read_at(image, *view(allowed, image.shape[0], image.shape[1], view_key))
         if allowed.light:
             contrast = 1 + allowed.light * jax.random.uniform(contrast_key, minval=-1.0, maxval=1.0)
             image = image * contrast + allowed.light * jax.random.uniform(light_key, minval=-1.0, maxval=1.0)
@@ -65,20 +55,29 @@ def varied(images: jax.Array, kind: Variation, key: Key) -> jax.Array:
     return jax.vmap(one)(images, jax.random.split(key, images.shape[0]))
 
 
-def read_at(size: int, zoom: jax.Array, place: jax.Array) -> jax.Array:
-    """[size]: where on a line of pixels each new pixel is read. `zoom` is the part of the line that is read; `place` moves it
-    by so many halves of the line."""
-    middle = (size - 1) / 2
-    return middle * (1 + place) + (jnp.arange(size) - middle) * zoom
+def view(allowed: Range, height: int, width: int, key: Key) -> tuple[jax.Array, jax.Array]:
+    """(rows, columns), both [height, width]: where in an image each pixel of a random view of it is read."""
+    zoom_key, place_key, slant_key, mirror_key = jax.random.split(key, 4)
+    zoom = jax.random.uniform(zoom_key, (2,), minval=allowed.zoom[0], maxval=allowed.zoom[1])
+    # A part of the image may lie anywhere in it; what is larger than the image shows its edges.
+    place = jax.random.uniform(place_key, (2,), minval=-1.0, maxval=1.0) * (jnp.abs(1 - zoom) + allowed.move)
+    slant = allowed.slant * jax.random.uniform(slant_key, (2,), minval=-1.0, maxval=1.0)
+    if allowed.mirror:
+        zoom = zoom.at[1].multiply(jnp.where(jax.random.bernoulli(mirror_key), -1.0, 1.0))
+    return placed(zoom, place, slant, height, width)
 
 
-def slanted(positions: jax.Array, slant: jax.Array, lines: int) -> jax.Array:
-    """[lines, size]: the same on each of so many lines, which are moved along themselves, those on both sides of the middle in
-    opposite ways. Slants of rows and columns by t and −t are nearly a turn by t."""
-    return positions[None] + slant * (jnp.arange(lines) - (lines - 1) / 2)[:, None]
+def placed(zoom: jax.Array, place: jax.Array, slant: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """(rows, columns), both [height, width], of a view. Arguments are [2], of rows and of columns: `zoom` is the part that is
+    seen, mirrored where negative; `place` moves it by so many halves of the image; `slant` moves a line along itself, as a
+    part of its distance from the middle. Slants by t and −t are nearly a turn by t."""
+    middle = (height - 1) / 2, (width - 1) / 2
+    down, right = jnp.arange(height)[:, None] - middle[0], jnp.arange(width)[None, :] - middle[1]
+    columns = middle[1] * place[1] + zoom[1] * right + slant[1] * down
+    rows = middle[0] * place[0] + zoom[0] * down + slant[0] * columns
+    return middle[0] + rows, middle[1] + columns
 
 
-def reading(positions: jax.Array, size: int) -> jax.Array:
-    """[..., size]: weights of a line's pixels that read it at `positions` [...], by linear interpolation."""
-    pixels = jnp.arange(size).reshape((1,) * positions.ndim + (size,))
-    return jnp.maximum(0.0, 1 - jnp.abs(jnp.clip(positions, 0, size - 1)[..., None] - pixels))
+def read_at(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """[..., channels]: the image [height, width, channels] at `rows` and `columns` [...], by linear interpolation."""
+    return jax.vmap(lambda channel: map_coordinates(channel, [rows, columns], order=1, mode="nearest"), 2, -1)(image)
