@@ -16,6 +16,9 @@ from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.images import Pixels
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Metric, Params
 
+LowerRates = Callable[[Any, jax.Array], Any]
+"""`(MetaParams.inner, factor) -> MetaParams.inner`, whose learned rates are times the factor"""
+
 
 class Illustration(NamedTuple):
     """One unseen task as a picture shows it; x and y are in the units of the user's own data."""
@@ -99,6 +102,8 @@ class Problem:
     rollbacks: int = 0
     """so often a run that stops being finite goes back to its best checkpoint, with half the outer rate; needs an outer
     optimizer that is `variants.slowed`"""
+    lower_rates: LowerRates | None = None
+    """how learned inner rates become smaller where adaptation makes things worse; None to leave them alone"""
     evaluation_steps: tuple[int | Literal["auto"], ...] = (0, 1, 5, 10)
     """numbers of adaptation steps after which it is evaluated where nothing else is asked for"""
     splits: Splits | None = None

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from fewstep.gradients import annealed, auto, evolution, exact, first_order, implicit, reptile, stored
 from fewstep.maml import InnerOptimizer, Learner, TaskGradient
+from fewstep.problem import LowerRates
 from fewstep.problems.learners import clip_tasks
 from fewstep.problems.settings import ALL, LearningSettings
 from fewstep.types import Loss, MetaParams, Params
@@ -30,6 +33,7 @@ from fewstep.variants import (
     proximal,
     step_values,
 )
+from fewstep.variants.meta_curvature import Curvature
 
 WAYS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order, "reptile": reptile}
 """the meta-gradients that need no further settings"""
@@ -70,6 +74,26 @@ def gradient_params(settings: LearningSettings, theta: Params) -> MetaParams:
         "alfa": lambda: alfa_start(theta, rate, steps),
     }[settings.inner_optimizer]()
     return MetaParams(theta, step_values(theta, settings.per_step, steps, learned) if settings.per_step else learned)
+
+
+def rates_lowered(settings: LearningSettings) -> LowerRates | None:
+    """How what the inner optimizer has learned takes smaller steps; None where no rate is learned, and where the settings want
+    them left alone."""
+    if settings.inner_optimizer == "sgd" or not settings.lower_rates:
+        return None
+
+    def lower(inner: Any, factor: jax.Array) -> Any:
+        times = lambda rates: rates + jnp.log(factor)  # noqa: E731 - rates live in log space
+        if settings.inner_optimizer == "alfa":
+            return inner | {"rate": times(inner["rate"])}
+        if settings.inner_optimizer == "meta-curvature":
+            change = lambda layer: layer._replace(rates=times(layer.rates))  # noqa: E731
+            return jax.tree.map(change, inner, is_leaf=lambda node: isinstance(node, Curvature))
+        return jax.tree.map(times, inner)
+
+    if settings.per_step:
+        return lambda inner, factor: inner | {"inner": lower(inner["inner"], factor)}
+    return lower
 
 
 def task_gradient(settings: LearningSettings) -> TaskGradient:

@@ -16,7 +16,7 @@ from fewstep import losses, nn
 from fewstep.maml import Learner
 from fewstep.nn.heads import start_of, with_head
 from fewstep.problem import Beginning, Problem, Splits
-from fewstep.problems.gradient_learner import gradient_learner, gradient_params
+from fewstep.problems.gradient_learner import gradient_learner, gradient_params, rates_lowered
 from fewstep.problems.image_settings import ImageSettings
 from fewstep.problems.learners import outer_optimizer, outer_schedule
 from fewstep.tasks.family import TaskFamily
@@ -84,6 +84,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
         log_every=settings.log_every,
         bad_tasks=settings.bad_tasks,
         rollbacks=settings.rollbacks,
+        lower_rates=rates_lowered(settings),
         validation_tasks=settings.validation_tasks,
         protocol=settings.protocol(),
         format=format,
@@ -113,6 +114,7 @@ def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Begin
         outer_rate=schedule,
         outer_optimizer=averaged(optax.adam(schedule), JOINT_AVERAGE),
         rollbacks=0,
+        lower_rates=None,
         meta_batch_size=JOINT_PARTS,
         meta_steps=settings.joint_steps,
         splits=Splits(family, family, family),

@@ -26,6 +26,7 @@ PLAIN_MAML: dict[str, Any] = {
     "clip": 0.0,
     "warm_up": 0.0,
     "rollbacks": 0,
+    "lower_rates": False,
 }
 """Settings of MAML as published, without anything of the recipes that came after it."""
 
@@ -97,6 +98,8 @@ class LearningSettings:
     """where the loss of a task is not a finite number: stop the run, or drop the task, count it and go on"""
     rollbacks: int = 3
     """so often a run whose numbers stop being finite goes back to its best checkpoint, with half the outer rate; 0 to stop"""
+    lower_rates: bool = True
+    """where adaptation raises support losses, as far as their curvature says lower the inner rates that are learned"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of matrix products; all else is float32. bfloat16 is for GPUs; it is checked against float32 before training"""
     hidden: tuple[int, ...] = (40, 40)

@@ -13,7 +13,7 @@ from fewstep import losses, nn
 from fewstep.losses import Apply, RowError
 from fewstep.maml import Learner
 from fewstep.problem import Problem
-from fewstep.problems.gradient_learner import Parts, gradient_learner, gradient_params
+from fewstep.problems.gradient_learner import Parts, gradient_learner, gradient_params, rates_lowered
 from fewstep.problems.learners import (
     bayes_learner,
     bayes_params,
@@ -111,7 +111,7 @@ def gradient_model(settings: LearningSettings, format: TableFormat, kernel_init:
     rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"
     rate += f", {settings.for_gradients[2:].replace('-', ' ', 1)}" * bool(settings.for_gradients)
     steps = sorted({0, 1, learner.adaptation_steps, 2 * learner.adaptation_steps})
-    parts = {"evaluation_steps": (*steps, "auto")}
+    parts = {"evaluation_steps": (*steps, "auto"), "lower_rates": rates_lowered(settings)}
     return Model(
         lambda key: gradient_params(settings, network.init(key)),
         predict_outputs,

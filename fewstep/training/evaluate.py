@@ -81,8 +81,11 @@ def task_errors(
     return jax.tree.map(lambda leaf: leaf[:count], over_tasks(one_task, padded, size))
 
 
-def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[[MetaParams, Key], jax.Array]:
-    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time.
+def compiled_validation(
+    problem: Problem, draws: int | None = None, steps: Sequence[int] | None = None
+) -> Callable[[MetaParams, Key], jax.Array]:
+    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time; where
+    `steps` are given, after each of these, [steps].
 
     Where tasks are few, each is met with several support sets (`draws`): one of each would choose checkpoints by luck.
     """
@@ -92,8 +95,9 @@ def compiled_validation(problem: Problem, draws: int | None = None) -> Callable[
     draws = draws or max(1, min(MOST_DRAWS, problem.validation_tasks // tasks.size))
 
     def validate(params, key):
-        errors = task_errors(problem, params, family, tasks, [problem.learner.adaptation_steps], key, draws)
-        return jnp.mean(errors.metrics[name])
+        trained = [problem.learner.adaptation_steps]
+        errors = task_errors(problem, params, family, tasks, steps or trained, key, draws).metrics[name]
+        return jnp.mean(errors) if steps is None else jnp.mean(errors, 0)
 
     return compiled(validate)
 

@@ -22,8 +22,8 @@ from fewstep.problem import Problem
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
-from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import MetricsFile, Progress
+from fewstep.training.overshoot import compiled_judge
 from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 from fewstep.training.rollback import rolled_back
@@ -93,7 +93,7 @@ def train(
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = maml.init(problem.outer_optimizer, problem.init(init_key))
     run_chunk = compiled_chunk(problem, mesh)
-    validate = compiled_validation(problem)
+    judge = compiled_judge(problem, validation_key)
     save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
 
     with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
@@ -106,10 +106,25 @@ def train(
         progress = Progress(meta_steps, step, quiet=quiet)
         started = time.monotonic() - past["seconds"]
         warnings: list[str] = []
+
+        def warn(told: str) -> None:
+            progress.say(f"warning: {told}")
+            warnings.append(told)
+
+        def judged(state: MetaState) -> tuple[MetaState, float]:
+            """(the state to go on with, its error on meta-validation tasks)."""
+            found = judge(state)
+            if not found.told:
+                return state, found.validation
+            warn(found.told)
+            return replicate(found.state, mesh), found.validation
+
         if resume:
             good = Good(*checkpoints.restore(jax.device_get(state), "best"))
         else:
-            first = float(validate(jax.device_get(evaluated(state)), validation_key)) if problem.rollbacks else math.inf
+            first = math.inf
+            if problem.rollbacks or problem.lower_rates:
+                state, first = judged(state)
             good = Good(state, {"log_position": log.position, "sums": sums, "validation": first})
 
         def save(validation: float) -> dict[str, Any]:
@@ -127,8 +142,7 @@ def train(
                 chunk = jax.device_get(chunk)
                 if not chunk.finite:
                     state, told = rolled_back(problem, good.state, state, train_key)
-                    progress.say(f"warning: {told}")
-                    warnings.append(told)
+                    warn(told)
                     state, step, sums = replicate(state, mesh), int(state.step), tuple(good.record["sums"])
                     log.back(good.record["log_position"])
                     checkpoints.forget_after(step)
@@ -147,12 +161,12 @@ def train(
                     }
                     if sums[3]:
                         record["dropped_tasks"] = sums[3]
-                    if warnings:
-                        record["warnings"], warnings = warnings, []
                     sums = NO_SUMS
                     due = step % save_every == 0 or step == meta_steps
                     if due:
-                        record["validation"] = float(validate(jax.device_get(evaluated(state)), validation_key))
+                        state, record["validation"] = judged(state)
+                    if warnings:
+                        record["warnings"], warnings = warnings, []
                     record["seconds"] = time.monotonic() - started
                     log.write(record)
                     progress.record(record)
@@ -160,7 +174,7 @@ def train(
                         saved = save(record["validation"])
                         good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
                 if stop.requested and step < meta_steps:
-                    save(float(validate(jax.device_get(evaluated(state)), validation_key)))
+                    save(judge(state).validation)
                     raise Interrupted
         finally:
             progress.close()

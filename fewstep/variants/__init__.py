@@ -4,6 +4,7 @@ from fewstep.variants.alfa import alfa as alfa
 from fewstep.variants.alfa import alfa_start as alfa_start
 from fewstep.variants.averaging import averaged as averaged
 from fewstep.variants.averaging import evaluated as evaluated
+from fewstep.variants.averaging import with_params as with_params
 from fewstep.variants.bayes_head import bayes_network as bayes_network
 from fewstep.variants.bayes_head import bayes_step as bayes_step
 from fewstep.variants.bayes_head import body_and_bayes_step as body_and_bayes_step

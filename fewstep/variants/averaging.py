@@ -6,6 +6,7 @@ Meta-gradients of a few tasks are noisy, and so is the last θ; an average over 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -63,3 +64,13 @@ def evaluated(state: MetaState) -> MetaParams:
     nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
     found = [node.average for node in nodes if isinstance(node, Averaged)]
     return found[0] if found else state.params
+
+
+def with_params(state: MetaState, change: Callable[[MetaParams], MetaParams]) -> MetaState:
+    """The same state with its parameters changed, those that are evaluated too."""
+
+    def averages(node: Any) -> Any:
+        return node._replace(average=change(node.average)) if isinstance(node, Averaged) else node
+
+    opt_state = jax.tree.map(averages, state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
+    return state._replace(params=change(state.params), opt_state=opt_state)

@@ -1,0 +1,165 @@
+"""Adaptation that makes things worse, and smaller inner rates where it does (floor 3).
+
+A gradient step of rate α along a curvature λ of the support loss multiplies the distance to its minimum by 1 − αλ: from αλ = 2
+on, adaptation overshoots. The loop looks here where meta-validation tasks do not gain by adaptation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.maml import Learner, MetaState, adapt, started
+from fewstep.problem import LowerRates, Problem
+from fewstep.training.evaluate import compiled_validation
+from fewstep.training.mapping import over_tasks
+from fewstep.training.programs import compiled
+from fewstep.types import Batch, Key, MetaParams, Params
+from fewstep.variants import evaluated, with_params
+
+TASKS = 16
+"""Meta-validation tasks that are looked at."""
+SHARE = 0.25
+"""Adaptation may raise the support loss of so many of them."""
+ITERATIONS = 10
+"""of the power method"""
+TARGET, LEAST, MOST = 1.0, 0.1, 0.5
+"""Rates are lowered until αλ is about 1, where the steepest direction is solved in one step: at most to a tenth at once, at
+least to a half, since curvature also grows on the way."""
+MOST_TIMES = 10
+"""So often in a row: from any rate that a float can hold to one that changes nothing is not further than this."""
+
+
+ROUNDING = 1e-6
+"""of a support loss"""
+
+
+class Overshoot(NamedTuple):
+    """What adaptation does to its own support sets."""
+
+    harmed: jax.Array
+    """[tasks] whether the support loss is larger after adaptation than before, or not a finite number"""
+    curvature: jax.Array
+    """[tasks] αλ, the largest, where adaptation starts"""
+
+
+def overshoot(problem: Problem, params: MetaParams, key: Key) -> Overshoot:
+    """Of `TASKS` meta-validation tasks, the same ones each time. Pure."""
+    assert problem.splits is not None
+    family, learner = problem.splits.validation, problem.learner
+
+    def one_task(task: jax.Array) -> Overshoot:
+        episode_key, adapt_key = jax.random.split(jax.random.fold_in(key, task))
+        support = family.episode(task, episode_key).support
+        start = started(learner, params, support, adapt_key)
+        adapted = adapt(learner, params, support, adapt_key)
+        before, after = (learner.loss(each, support, adapt_key) for each in (start, adapted))
+        return Overshoot(is_worse(before, after), step_curvature(learner, params, start, support, adapt_key))
+
+    tasks = family.tasks(TASKS)
+    return over_tasks(one_task, tasks, tasks.shape[0])
+
+
+def step_curvature(learner: Learner, params: MetaParams, start: Params, support: Batch, key: Key) -> jax.Array:
+    """αλ, the largest in size: the leading eigenvalue of I − J, by the power method, J being the Jacobian of one adaptation
+    step at `start`. For gradient descent J = I − αH, so that each iteration is a Hessian-vector product; for learned rates,
+    matrices and partial adaptation it is what stands in their place."""
+    optimizer = learner.optimizer(params.inner)
+
+    def step(point: Params) -> Params:
+        return learner.adaptation_step(learner, optimizer, (point, optimizer.init(point)), support, key)[0]
+
+    def iterate(_, carry):
+        vector, _ = carry
+        moved = jax.tree.map(jnp.subtract, vector, jax.jvp(step, (start,), (vector,))[1])
+        return normal(moved), optax.tree.vdot(vector, moved)
+
+    # A direction with a part along every eigenvector, the same each time.
+    first = normal(optax.tree.random_like(jax.random.key(0), start, jax.random.normal))
+    return jax.lax.fori_loop(0, ITERATIONS, iterate, (first, jnp.zeros(())))[1]
+
+
+def is_worse(before: jax.Array, after: jax.Array) -> jax.Array:
+    """Whether a loss has grown or is not a finite number. By less than rounding it has not: at the smallest rates it hardly
+    changes at all."""
+    return ~(after <= before + ROUNDING * jnp.abs(before)) | ~jnp.isfinite(after)
+
+
+def normal(tree: Params) -> Params:
+    """Of length 1; what is 0 stays 0."""
+    length = optax.tree.norm(tree)
+    return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), tree)
+
+
+def factor_of(found: Overshoot) -> jax.Array:
+    """What learned rates should be multiplied by: 1 where adaptation harms few tasks."""
+    steepest = jnp.max(jnp.where(found.harmed & jnp.isfinite(found.curvature), found.curvature, 0.0))
+    return jnp.where(jnp.mean(found.harmed) > SHARE, jnp.clip(TARGET / jnp.maximum(steepest, 1e-30), LEAST, MOST), 1.0)
+
+
+def lowered(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, Overshoot]:
+    """(what learned rates should be multiplied by, what was seen before that). 1 where adaptation harms few tasks, and where it
+    goes on to harm them at the smallest rates: then these are not why. Pure."""
+    assert problem.lower_rates is not None
+    lower = problem.lower_rates
+
+    def look(carry):
+        times, factor, first, found = carry
+        factor = factor * factor_of(found)
+        found = overshoot(problem, at_lower_rates(lower, factor, params), key)
+        return times + 1, factor, jax.tree.map(lambda old, new: jnp.where(times == 0, new, old), first, found), found
+
+    def harmful(carry):
+        times, _, _, found = carry
+        return (times == 0) | (jnp.mean(found.harmed) > SHARE) & (times <= MOST_TIMES)
+
+    shapes = jax.eval_shape(lambda params: overshoot(problem, params, key), params)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    _, factor, first, found = jax.lax.while_loop(harmful, look, (0, jnp.ones(()), nothing, nothing))
+    return jnp.where(jnp.mean(found.harmed) > SHARE, 1.0, factor), first
+
+
+def at_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> MetaParams:
+    """The same meta-parameters with smaller learned rates."""
+    return params._replace(inner=lower(params.inner, factor))
+
+
+class Judged(NamedTuple):
+    """What meta-validation tasks say of a run."""
+
+    state: MetaState
+    """to go on with: the learned inner rates lowered where adaptation overshoots"""
+    validation: float
+    """its headline metric"""
+    told: str
+    """what a person should know of that; "" where nothing was changed"""
+
+
+def compiled_judge(problem: Problem, key: Key) -> Callable[[MetaState], Judged]:
+    """`state -> Judged`. Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
+    steps, lower = problem.learner.adaptation_steps, problem.lower_rates
+    validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
+    guard = compiled(lambda params: lowered(problem, params, key))
+
+    def errors(state: MetaState) -> list[float]:
+        return jax.device_get(validate(jax.device_get(evaluated(state)), key)).tolist()
+
+    def judge(state: MetaState) -> Judged:
+        found = errors(state)
+        if lower is None or steps == 0 or found[-1] < found[0]:
+            return Judged(state, found[-1], "")
+        factor, seen = jax.device_get(guard(jax.device_get(evaluated(state))))
+        if factor == 1:
+            return Judged(state, found[-1], "")
+        told = f"Adaptation raises the support loss of {seen.harmed.sum()} of {seen.harmed.size} meta-validation tasks "
+        told += f"(rate times curvature is {seen.curvature.max():.3g}; gradient descent bears 2). The inner rates that are "
+        told += f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
+        state = with_params(state, partial(at_lower_rates, lower, factor))
+        return Judged(state, errors(state)[-1], told)
+
+    return judge
