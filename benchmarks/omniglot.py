@@ -23,6 +23,7 @@ KEPT = ("preset", "tasks", "classes", "steps", "metric", "mean", "ci95", "ci95_b
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--turned", action="store_true", help="turn classes at test too, as papers on Vinyals' split do")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     prepare_jax()
@@ -30,7 +31,7 @@ def main() -> None:
 
     run, found = runs.open_run(arguments.run), {}
     for ways, shots in SETTINGS:
-        result = run.evaluate((0, 1), ways=ways, shots=shots)
+        result = run.evaluate((0, 1), ways=ways, shots=shots, **({"rotate_test": True} if arguments.turned else {}))
         found[f"{ways} ways, {shots} shots"] = {name: result[name] for name in KEPT}
         print_evaluation(result)
     record = {"settings": found, "joint_seconds": seconds(run.directory / "beginning"), "meta_seconds": seconds(run.directory)}

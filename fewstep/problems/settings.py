@@ -99,7 +99,7 @@ class LearningSettings:
     rollbacks: int = 3
     """so often a run whose numbers stop being finite goes back to its best checkpoint, with half the outer rate; 0 to stop"""
     lower_rates: bool = True
-    """where adaptation raises support losses, as far as their curvature says lower the inner rates that are learned"""
+    """where meta-validation tasks do not gain by adaptation, lower the inner rates that are learned, as curvature says"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """of matrix products; all else is float32. bfloat16 is for GPUs; it is checked against float32 before training"""
     hidden: tuple[int, ...] = (40, 40)

@@ -17,7 +17,6 @@ from fewstep.problem import Problem
 from fewstep.training.evaluate import MOST_DRAWS, finite_or_none
 from fewstep.training.mapping import over_tasks
 from fewstep.training.operations import operations
-from fewstep.training.overshoot import is_worse
 from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
 
@@ -29,6 +28,8 @@ OPERATIONS = 2e12
 """in which the trials should be done: some minute's worth"""
 FEW = 0.01
 """Adaptation may fail on so many tasks before a rate counts as too large."""
+ROUNDING = 1e-6
+"""A support loss that grows by less than this part of it has not grown: at the smallest rates it hardly changes at all."""
 
 
 class Trials(NamedTuple):
@@ -61,7 +62,7 @@ def try_rates(problem: Problem, params: MetaParams, tasks: jax.Array, draws: jax
         def at_rate(rate):
             learner = replace(problem.learner, inner_optimizer=optax.sgd(rate))
             fitted, after = losses(adapt(learner, params, episode.support, adapt_key))
-            return after, is_worse(support, fitted)
+            return after, ~(fitted <= support + ROUNDING * jnp.abs(support)) | ~jnp.isfinite(fitted)
 
         return Trials(before, *jax.lax.map(at_rate, rates))  # one after the other: the episode is drawn once for all
 
