@@ -31,7 +31,7 @@ def main() -> None:
 
     run, found = runs.open_run(arguments.run), {}
     for ways, shots in SETTINGS:
-        result = run.evaluate((0, 1), ways=ways, shots=shots, **({"rotate_test": True} if arguments.turned else {}))
+        result = run.evaluate((0, 1), ways=ways, shots=shots, rotate_test=arguments.turned or run.settings.rotate_test)
         found[f"{ways} ways, {shots} shots"] = {name: result[name] for name in KEPT}
         print_evaluation(result)
     record = {"settings": found, "joint_seconds": seconds(run.directory / "beginning"), "meta_seconds": seconds(run.directory)}

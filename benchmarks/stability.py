@@ -193,7 +193,7 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
     if problem.lower_rates is None:
         learner = replace(learner, inner_optimizer=optax.sgd(inner_rate))
     else:
-        params = params._replace(inner=problem.lower_rates(params.inner, inner_rate))
+        params = at_lower_rates(problem.lower_rates, inner_rate, params)
     problem = replace(problem, learner=learner, outer_optimizer=at_rate(problem.outer_optimizer, outer_rate, average))
     validation, test = problem.splits.validation.tasks(grid.validation_tasks), problem.splits.test.tasks(grid.test_tasks)
     steps = (0, learner.adaptation_steps)
@@ -294,7 +294,8 @@ def draw(records: dict[str, Any], out: Path) -> None:
                 axis.set_ylabel("outer rate", fontsize=8)
             axis.set_xlabel("inner rate at the start" if name == "default" else "inner rate", fontsize=8)
     bar = figure.colorbar(shown, ax=axes, shrink=0.4, aspect=30)
-    bar.set_label("share of 20 runs that diverge or end worse than without adaptation", fontsize=8)
+    seeds = {record["seeds"] for record in records.values()}
+    bar.set_label(f"share of {min(seeds)} runs that diverge or end worse than without adaptation", fontsize=8)
     figure.savefig(out, dpi=110)
 
 
