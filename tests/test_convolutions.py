@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax import lax
 
 from fewstep import Examples, Learner, MetaParams, losses, nn
 from fewstep.gradients import exact, stored
 from fewstep.maml import adapt, meta_gradient
 from fewstep.nn import fast_convolutions, fast_pooling
+from fewstep.nn.conv4 import GROUP_SIZE, normalize
 from fewstep.training.devices import task_mesh
 from fewstep.training.estimate import estimate
 from fewstep.training.mapping import over_tasks
@@ -153,6 +155,18 @@ def test_conv4_normalizes_and_pools_down_to_logits(normalization):
     alone = network.apply(params, images(1, 28, 5).inputs[0][:1])
     alike = np.allclose(apart[:1], alone, atol=1e-4)
     assert alike == (normalization == "group")  # by batch, an image's logits depend on the others
+
+
+def test_normalization_by_group_is_that_of_flax():
+    x = jax.random.normal(KEY, (3, 7, 5, 32)) * jnp.arange(1.0, 33.0)[None, None, None]
+    theirs = nnx.GroupNorm(32, num_groups=None, group_size=GROUP_SIZE, epsilon=1e-5, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(normalize(x, "group"), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_normalization_by_batch_leaves_each_channel_with_mean_0_and_variance_1():
+    found = normalize(3 + jax.random.normal(KEY, (6, 7, 5, 8)) * jnp.arange(1.0, 9.0)[None, None, None], "batch")
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(found.var((0, 1, 2)), 1, rtol=1e-4)
 
 
 def test_operations_count_products_loops_by_their_length_and_nothing_that_is_not_needed():

@@ -7,7 +7,7 @@ ReLU and either 2 × 2 max-pooling (mini-ImageNet) or a stride of two in the con
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,14 @@ def conv4(
 
 def normalize(x: jax.Array, by: Literal["group", "batch"], epsilon: float = 1e-5) -> jax.Array:
     """Mean 0 and variance 1 of [examples, height, width, channels]: each image's groups of channels, or each channel of all."""
-    grouped: Any = x if by == "batch" else x.reshape(*x.shape[:3], -1, min(GROUP_SIZE, x.shape[3]))
-    over = (0, 1, 2) if by == "batch" else (1, 2, 4)
-    size = math.prod(grouped.shape[axis] for axis in over)
-    mean = jnp.sum(grouped, over, keepdims=True) / size
-    variance = jnp.sum(jnp.square(grouped - mean), over, keepdims=True) / size
-    return ((grouped - mean) * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+    over = (0, 1, 2) if by == "batch" else (1, 2)
+    places, group = math.prod(x.shape[axis] for axis in over), 1 if by == "batch" else min(GROUP_SIZE, x.shape[3])
+
+    def mean(values: jax.Array) -> jax.Array:
+        """Of each channel first, then of its group: a reduction that leaves the last axis whole is twice as fast."""
+        by_channel = jnp.sum(values, over, keepdims=True) / places
+        by_group = jnp.mean(by_channel.reshape(*by_channel.shape[:3], -1, group), -1, keepdims=True)
+        return jnp.broadcast_to(by_group, (*by_group.shape[:4], group)).reshape(by_channel.shape)
+
+    centered = x - mean(x)
+    return centered * jax.lax.rsqrt(mean(jnp.square(centered)) + epsilon)
