@@ -4,7 +4,7 @@
 
 Reading is a process of its own, the second time on a machine. Episodes are timed as the loop draws them, beside the meta-step
 that they are for. Adaptation is `adapt_photos` on ten folders of five generated photos, 84 x 84, from the files to the first
-answers, once the programs are compiled.
+answers, once the programs are compiled; by as many steps as the default takes in training, and twice as many.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fewstep import maml, runs
 from fewstep.adapted.photos import adapt_photos
 from fewstep.cli.arguments import prepare_jax
 from fewstep.problems import PRESETS
+from fewstep.trained import Trained
 from fewstep.training.devices import meta_batches, replicate, task_mesh
 from fewstep.training.loop import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.plan import prepared
@@ -94,8 +95,9 @@ def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     return {"meta_step_ms": round(1e3 * whole, 2), "cutting_ms": round(1e3 * cutting, 2), "share": round(cutting / whole, 4)}
 
 
-def adapting(repeats: int) -> dict[str, float]:
-    """Seconds from folders of photos to an adapted model that has answered; warm, and the first time in a process."""
+def adapting(repeats: int) -> dict[str, Any]:
+    """Seconds from folders of photos to an adapted model that has answered, by adaptation steps; the first time in a process,
+    and again for further folders of a model that is kept."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photos(folder / "train", 30, 8)
@@ -108,16 +110,16 @@ def adapting(repeats: int) -> dict[str, float]:
             test_queries=2,
             queries=2,
         )
-        run = runs.train(settings, folder / "run", quiet=True)
+        trained, found = Trained.of(runs.train(settings, folder / "run", quiet=True)), {}
+        for steps in (trained.trained_steps, 2 * trained.trained_steps):
 
-        def adapt():
-            model = adapt_photos(run, folder / "new")
-            return model.answers(model.images[:CLASSES])
+            def adapt(steps=steps):
+                model = adapt_photos(trained, folder / "new", steps)
+                return model.answers(model.images[:CLASSES])
 
-        started = time.monotonic()
-        adapt()
-        first = time.monotonic() - started
-        return {"first": round(first, 2), "warm": round(median_seconds(adapt, repeats), 3)}
+            first = median_seconds(adapt, 1)
+            found[f"{steps} steps"] = {"first": round(first, 2), "warm": round(median_seconds(adapt, repeats), 3)}
+        return found
 
 
 def write_photos(folder: Path, classes: int, photos: int) -> None:

@@ -69,44 +69,22 @@ class Trained:
         return "auto" if steps == "auto" else "trained" if steps == self.trained_steps else None
 
     @cached_property
-    def _programs(self) -> dict[tuple[str, Steps], Callable[..., Any]]:
+    def _programs(self) -> dict[Any, Callable[..., Any]]:
         return {}
 
-    def _report(self, steps: Steps):
-        def one_unit(params, support):
-            fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
-            finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
-            return fitted.steps, fitted.signs, jnp.all(finite)
-
-        return compiled(lambda params, support: over_tasks(lambda unit: one_unit(params, unit), support, UNITS_AT_ONCE))
-
-    def _answer(self, steps: Steps):
-        def one_unit(params, support, inputs):
-            fitted = fit(self.problem, params, support, jax.random.key(KEY_SEED), steps)
-            outputs = self.problem.predict(fitted.params, inputs)
-            if self.problem.format.classes:
-                return outputs, jnp.ones_like(outputs)
-            return outputs, deviation(self.problem, fitted, inputs)
-
-        def all_units(params, support, inputs):
-            return over_tasks(lambda unit: one_unit(params, unit[0], unit[1]), (support, inputs), UNITS_AT_ONCE)
-
-        return compiled(all_units)
-
-    def _program(self, make: Callable[[Steps], Callable[..., Any]], steps: Steps) -> Callable[..., Any]:
-        """The program of so many steps, made once."""
-        place = make.__name__, steps
-        if place not in self._programs:
-            self._programs[place] = make(steps)
-        return self._programs[place]
+    def program(self, make: Callable[..., Callable[..., Any]], *choices: Any) -> Callable[..., Any]:
+        """The program `make(problem, *choices)`, made once for this model however often it is asked for."""
+        if (make, choices) not in self._programs:
+            self._programs[make, choices] = make(self.problem, *choices)
+        return self._programs[make, choices]
 
     def report(self, support: Examples, steps: Steps) -> Report:
         """Adapts to units whose `support` sets lead with [units, rows]; rows of weight 0 are padding."""
-        return Report(*jax.device_get(self._program(self._report, steps)(self.params, support)))
+        return Report(*jax.device_get(self.program(reporting, steps)(self.params, support)))
 
     def answer(self, support: Examples, inputs: np.ndarray, steps: Steps) -> Answer:
         """Adapts to units and predicts `inputs` [units, rows, features] of each, in one compiled call."""
-        return Answer(*jax.device_get(self._program(self._answer, steps)(self.params, support, inputs)))
+        return Answer(*jax.device_get(self.program(answering, steps)(self.params, support, inputs)))
 
     def adapt(self, support: Examples, steps: Steps) -> Params:
         """θ′ of one unit, whose `support` leads with [rows]."""
@@ -161,3 +139,30 @@ class Trained:
         policy = self.policy(steps)
         entry = nearest_entry(self.calibration, rows)
         return None if entry is None or policy is None else entry[policy]
+
+
+def reporting(problem: Problem, steps: Steps) -> Callable[..., Any]:
+    """`(params, support)` of many units -> the fields of a Report."""
+
+    def one_unit(params, support):
+        fitted = fit(problem, params, support, jax.random.key(KEY_SEED), steps)
+        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
+        return fitted.steps, fitted.signs, jnp.all(finite)
+
+    return compiled(lambda params, support: over_tasks(lambda unit: one_unit(params, unit), support, UNITS_AT_ONCE))
+
+
+def answering(problem: Problem, steps: Steps) -> Callable[..., Any]:
+    """`(params, support, inputs)` of many units -> the fields of an Answer."""
+
+    def one_unit(params, support, inputs):
+        fitted = fit(problem, params, support, jax.random.key(KEY_SEED), steps)
+        outputs = problem.predict(fitted.params, inputs)
+        if problem.format.classes:
+            return outputs, jnp.ones_like(outputs)
+        return outputs, deviation(problem, fitted, inputs)
+
+    def all_units(params, support, inputs):
+        return over_tasks(lambda unit: one_unit(params, unit[0], unit[1]), (support, inputs), UNITS_AT_ONCE)
+
+    return compiled(all_units)

@@ -4,11 +4,18 @@ import csv
 import json
 import zipfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+import fewstep
 from fewstep import cli
+from fewstep.adapted.photos import adapt_photos
+from fewstep.runs import open_run
+from fewstep.trained import Trained
+from fewstep.types import Examples
 
 CLASSES, PHOTOS = 24, 6
 SETTINGS = ["--size", 12, "--network", "mlp", "--hidden", 24, "--meta-steps", 30, "--log-every", 10, "--meta-batch-size", 8]
@@ -73,6 +80,22 @@ def test_new_classes_are_told_apart_from_two_photos_of_each_whatever_their_numbe
     for row in rows:
         assert sum(float(row[f"probability_class{number}"]) for number in range(50, 54)) == pytest.approx(1, abs=1e-3)
     assert (tmp_path / "labels_confusion.png").is_file()
+
+
+def test_a_kept_model_adapts_to_an_odd_number_of_photos_as_by_one_device_and_traces_once(folders, tmp_path, monkeypatch):
+    trained = Trained.of(open_run(folders / "run"))
+    first, second = (
+        adapt_photos(trained, write_photos(tmp_path / f"{seed}", range(50, 53), seed, photos=3), 2) for seed in (1, 2)
+    )
+    targets = jnp.eye(3)[first.labels]
+    support = Examples(trained.problem.format.pixels.encode(jnp.asarray(first.images)), targets, jnp.ones(9))
+    expected = fewstep.adapt(trained.problem.learner, trained.params, support, jax.random.key(0), 2)
+    assert jax.device_count() > 1 and len(first.support.weight) % jax.device_count() == 0
+    for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    first.answers(first.images)
+    monkeypatch.setattr("fewstep.training.programs._trace", None)  # to trace again would fail
+    assert second.answers(second.images)[0].argmax(1).tolist() == second.labels.tolist()
 
 
 def test_photos_of_other_classes_are_mostly_told_to_be_none_of_these(folders, command, tmp_path):

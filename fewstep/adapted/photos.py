@@ -6,7 +6,7 @@ On disk stand θ, the support photos at the size that the network sees, and thei
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from fewstep.trained import KEY_SEED, Trained
 from fewstep.training.checkpoint import write_arrays
 from fewstep.training.image_certainty import probabilities
 from fewstep.training.image_examiner import similarity
-from fewstep.training.mapping import over_tasks
+from fewstep.training.mapping import one_task, shared_out
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params
 
@@ -68,35 +68,22 @@ class AdaptedPhotos:
 
     @cached_property
     def support(self) -> Examples:
-        """[photos, ...], as the network sees them."""
-        targets = jnp.eye(len(self.classes))[self.labels]
-        return Examples(self.problem.format.pixels.encode(jnp.asarray(self.images)), targets, jnp.ones(self.labels.size))
+        """[photos, ...], as the network sees them, filled up with some of weight 0 to what all devices can share."""
+        by_itself = self.problem.settings.normalization == "group"
+        fill = -self.labels.size % jax.device_count() if by_itself else 0
+        inputs = self.problem.format.pixels.encode(jnp.asarray(np.pad(self.images, [(0, fill), (0, 0), (0, 0), (0, 0)])))
+        targets = jnp.eye(len(self.classes))[np.pad(self.labels, (0, fill))]
+        return shared_out(Examples(inputs, targets, jnp.asarray(np.arange(len(inputs)) < self.labels.size, jnp.float32)))
 
     @cached_property
     def params(self) -> Params:
         """θ′."""
-
-        def one_task(params, support):
-            return adapt(self.problem.learner, params, support, jax.random.key(KEY_SEED), self.steps)
-
-        program = compiled(
-            lambda params, support: over_tasks(
-                lambda each: one_task(params, each), jax.tree.map(lambda leaf: leaf[None], support), 1
-            )
-        )
-        return jax.tree.map(lambda leaf: leaf[0], program(self.trained.params, self.support))
+        return self.trained.program(adapting, self.steps)(self.trained.params, self.support)
 
     @cached_property
-    def _ask(self):
-        features = features_of(self.problem.settings, self.problem.format.shape)
-        given = compiled(features)(self.params, self.support.inputs)
-
-        def ask(params, given, support, images):
-            queries = self.problem.format.pixels.encode(images)
-            return self.problem.predict(params, queries), similarity(features(params, queries), given, support)
-
-        program = compiled(ask)
-        return lambda images: program(self.params, given, self.support, images)
+    def _given(self) -> jax.Array:
+        """[photos, features] of the support photos."""
+        return self.trained.program(featuring)(self.params, self.support.inputs)
 
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos."""
@@ -105,7 +92,8 @@ class AdaptedPhotos:
             part = images[start : start + QUERIES_AT_ONCE]
             batch = self.problem.settings.normalization == "batch"
             fill = np.arange(len(part)) if batch else np.minimum(np.arange(QUERIES_AT_ONCE), len(part) - 1)
-            outputs, alike = jax.device_get(self._ask(jnp.asarray(part[fill])))
+            asked = self.trained.program(asking)(self.params, self._given, self.support, shared_out(part[fill]))
+            outputs, alike = jax.device_get(asked)
             found.append((outputs[: len(part)], alike[: len(part)]))
         outputs, alike = (np.concatenate(each) for each in zip(*found, strict=True))
         chance = probabilities(outputs, self.trained.calibration.get("temperature", 1.0))
@@ -156,10 +144,10 @@ class AdaptedPhotos:
         write_json(directory / FILE, {**content, "calibration": self.trained.calibration, "run": self.trained.config})
 
 
-def adapt_photos(run: Run, source: str | Path, steps: int | None = None) -> AdaptedPhotos:
-    """Fits a trained run to the classes in `source`, a folder or a zip of class folders. Raises `BadInput` where it holds fewer
-    than two classes."""
-    trained = Trained.of(run)
+def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = None) -> AdaptedPhotos:
+    """Fits a trained run to the classes in `source`, a folder or a zip of class folders; a `Trained` keeps its programs for the
+    next time. Raises `BadInput` where `source` holds fewer than two classes."""
+    trained = model if isinstance(model, Trained) else Trained.of(model)
     format = trained.problem.format
     found = read_image_folder(source, format.size, format.channels, cache=False)
     if len(found.names) < 2:
@@ -168,6 +156,28 @@ def adapt_photos(run: Run, source: str | Path, steps: int | None = None) -> Adap
     labels = np.repeat(np.arange(len(found.names)), found.length)
     chosen = trained.calibration.get("chosen_steps", trained.trained_steps) if steps is None else steps
     return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, found.notes)
+
+
+def adapting(problem: Problem, steps: int) -> Callable[..., Params]:
+    """`(params, support)` -> θ′."""
+
+    return compiled(one_task(lambda params, support: adapt(problem.learner, params, support, jax.random.key(KEY_SEED), steps)))
+
+
+def featuring(problem: Problem) -> Callable[..., jax.Array]:
+    """`(θ′, inputs)` -> [photos, features]."""
+    return compiled(features_of(problem.settings, problem.format.shape))
+
+
+def asking(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """`(θ′, features of the support photos, support, photos)` -> (log-probabilities, similarity to the likest class)."""
+    features = features_of(problem.settings, problem.format.shape)
+
+    def ask(params, given, support, images):
+        queries = problem.format.pixels.encode(images)
+        return problem.predict(params, queries), similarity(features(params, queries), given, support)
+
+    return compiled(ask)
 
 
 def is_photos(directory: str | Path) -> bool:

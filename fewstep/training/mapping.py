@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fewstep.nn.convolutions import fast_convolutions, has_convolutions
 from fewstep.training.devices import AXIS, task_mesh
@@ -28,6 +28,19 @@ def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> 
     split = PartitionSpec(AXIS)
     shared = jax.shard_map(one_by_one, mesh=mesh, in_specs=(split,), out_specs=split, check_vma=False)
     return jax.tree.map(lambda leaf: leaf[:count], shared(jax.tree.map(lambda leaf: leaf[place], arguments)))
+
+
+def one_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of a task by itself, whose examples `shared_out` splits."""
+    return fast_convolutions(function, "direct") if jax.default_backend() == "cpu" else function
+
+
+def shared_out(examples: Any) -> Any:
+    """Arrays that lead with [examples], these split over the devices where they divide them: a program of theirs then runs on
+    all, and gives what it would on one."""
+    mesh = task_mesh()
+    even = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(examples))
+    return jax.device_put(examples, NamedSharding(mesh, PartitionSpec(AXIS))) if even else examples
 
 
 def over_parameters(function: Callable[[Any], Any], parameters: Any) -> Any:
