@@ -41,6 +41,7 @@ from fewstep.training.rollback import FACTOR
 from fewstep.types import Key, MetaParams
 from fewstep.variants import averaged, evaluated, with_params
 from fewstep.variants.slowed import Slowed
+from fewstep.variants.states import with_nodes
 
 SEEDS = 20
 PERIODS = 10
@@ -217,7 +218,8 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
         state, finite = meta_steps(problem, state, train_key, problem.meta_steps // PERIODS)
         again = ~finite & (carry.back < problem.rollbacks) & (state.step > good.step)
         if problem.rollbacks:
-            back = with_factor(good, FACTOR ** (carry.back + 1.0))
+            factor = FACTOR ** (carry.back + 1.0)
+            back = with_nodes(good, Slowed, lambda node: node._replace(factor=factor))
             state = jax.tree.map(lambda old, new: jnp.where(again, old, new), back, state)
         return Progress(
             state,
@@ -259,12 +261,6 @@ def at_rate(optimizer: optax.GradientTransformation, rate: jax.Array, average: f
     )
     chained = optax.chain(optimizer, of_theta)
     return averaged(chained, average) if average else chained
-
-
-def with_factor(state: MetaState, factor: jax.Array) -> MetaState:
-    """The same state, whose outer steps are times this."""
-    change = lambda node: node._replace(factor=factor) if isinstance(node, Slowed) else node  # noqa: E731
-    return state._replace(opt_state=jax.tree.map(change, state.opt_state, is_leaf=lambda node: isinstance(node, Slowed)))
 
 
 def draw(records: dict[str, Any], out: Path) -> None:

@@ -15,6 +15,7 @@ import optax
 
 from fewstep.maml import MetaState
 from fewstep.types import MetaParams, Params
+from fewstep.variants.states import nodes_of, with_nodes
 
 
 class Averaged(NamedTuple):
@@ -61,16 +62,11 @@ def newest_share(updates: jax.Array, decay: float) -> jax.Array:
 
 def evaluated(state: MetaState) -> MetaParams:
     """The meta-parameters to be judged and used: the average where the outer optimizer keeps one, else the last ones."""
-    nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
-    found = [node.average for node in nodes if isinstance(node, Averaged)]
-    return found[0] if found else state.params
+    found = nodes_of(state, Averaged)
+    return found[0].average if found else state.params
 
 
 def with_params(state: MetaState, change: Callable[[MetaParams], MetaParams]) -> MetaState:
     """The same state with its parameters changed, those that are evaluated too."""
-
-    def averages(node: Any) -> Any:
-        return node._replace(average=change(node.average)) if isinstance(node, Averaged) else node
-
-    opt_state = jax.tree.map(averages, state.opt_state, is_leaf=lambda node: isinstance(node, Averaged))
-    return state._replace(params=change(state.params), opt_state=opt_state)
+    state = with_nodes(state, Averaged, lambda node: node._replace(average=change(node.average)))
+    return state._replace(params=change(state.params))

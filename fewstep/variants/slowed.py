@@ -14,6 +14,7 @@ import optax
 
 from fewstep.maml import MetaState
 from fewstep.types import Params
+from fewstep.variants.states import nodes_of, with_nodes
 
 
 class Slowed(NamedTuple):
@@ -39,14 +40,9 @@ def slower(state: MetaState, by: float) -> MetaState:
     """The same state, whose further updates are times `by`. Raises `ValueError` where the outer optimizer is not `slowed`."""
     if slowdown(state) is None:
         raise ValueError("slower: expected the state of an outer optimizer made by slowed(...)")
-
-    def change(node: Any) -> Any:
-        return node._replace(factor=node.factor * by) if isinstance(node, Slowed) else node
-
-    return state._replace(opt_state=jax.tree.map(change, state.opt_state, is_leaf=lambda node: isinstance(node, Slowed)))
+    return with_nodes(state, Slowed, lambda node: node._replace(factor=node.factor * by))
 
 
 def slowdown(state: MetaState) -> float | None:
     """The factor; None where the outer optimizer has none."""
-    nodes = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, Slowed))
-    return next((float(node.factor) for node in nodes if isinstance(node, Slowed)), None)
+    return next((float(node.factor) for node in nodes_of(state, Slowed)), None)
