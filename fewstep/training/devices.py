@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fewstep.cores import cpu_cores
 from fewstep.maml import sum_over_tasks
 from fewstep.problem import Problem
 from fewstep.types import Episode, Key, MetaParams
@@ -34,8 +34,7 @@ def use_cpu_cores() -> None:
 
     The small operations of a meta-step do not profit from threads inside an operation; tasks split over cores do.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
+    jax.config.update("jax_num_cpu_devices", cpu_cores())
 
 
 def task_keys(key: Key, step: jax.Array, number: jax.Array) -> Key:

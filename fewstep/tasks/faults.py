@@ -1,0 +1,162 @@
+"""Faults of robots (floor 1): which numbers of a model differ from robot to robot, and how far. Used by experience.py.
+
+A family of faults is a list of changes. Each multiplies numbers of MuJoCo's model (gains of actuators, masses, frictions) by
+factors drawn for each robot; all factors of a robot together are its hidden condition. At factors of 1 it is healthy.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.tasks.robots import Robot, imported_mujoco
+
+ELEMENTS = {"body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "actuator": "actuator", "tendon": "tendon"}
+"""by the first word of a field of the model: what its rows belong to"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Numbers of the model that differ by robot."""
+
+    field: str
+    """of MuJoCo's model: actuator_gear, body_mass, geom_friction, dof_damping, dof_armature, ..."""
+    between: tuple[float, float] | None = None
+    """factors are drawn evenly from here"""
+    among: tuple[float, ...] = ()
+    """or are one of these"""
+    of: tuple[str, ...] = ()
+    """names of bodies, joints, geoms or actuators; all of them where there are none"""
+    any: int = 0
+    """so many of these, drawn for each robot; 0 for all"""
+    alike: bool = False
+    """one factor for all of them"""
+
+
+FAMILIES: dict[str, tuple[Change, ...]] = {
+    "severe": (Change("actuator_gear", (-1.2, 1.2)), Change("body_mass", (0.6, 1.8), of=("torso",))),
+    "mild": (Change("actuator_gear", (0.7, 1.3)), Change("actuator_gear", among=(0.0, -1.0, 0.3), any=1)),
+    "payload": (Change("body_mass", (1.0, 3.0), of=("torso",)),),
+    "friction": (Change("geom_friction", (0.2, 1.5), alike=True),),
+}
+"""motors that are weak, dead or reversed, and a torso of another weight; one faulty motor, all others within 30 %; something on
+the back; another ground"""
+
+
+def read_family(name: str) -> tuple[Change, ...]:
+    """A family by its name, or from a YAML file: a list of changes, each with the fields of `Change`. Raises `BadInput`."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise BadInput(f"--family {name}: expected {', '.join(FAMILIES)}, or a YAML file of changes, found neither.{meant}")
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: expected YAML, but it cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
+        raise BadInput(
+            f"{path}: expected a list of changes, such as '- {{field: body_mass, of: [torso], between: [0.6, 1.8]}}'."
+        )
+    return tuple(change_of(entry, path) for entry in found)
+
+
+def change_of(entry: dict[str, Any], path: Path) -> Change:
+    known = [field.name for field in fields(Change)]
+    if unknown := [name for name in entry if name not in known]:
+        raise BadInput(f"{path}: expected of a change {', '.join(known)}, got {', '.join(map(str, unknown))}.")
+    if "field" not in entry:
+        raise BadInput(f"{path}: a change without a field. Expected one of the model's, such as body_mass.")
+    try:
+        between = tuple(map(float, entry["between"])) if "between" in entry else None
+        among = tuple(map(float, entry.get("among", ())))
+        of = (entry["of"],) if isinstance(entry.get("of"), str) else tuple(map(str, entry.get("of", ())))
+        change = Change(entry["field"], between, among, of, int(entry.get("any", 0)), bool(entry.get("alike", False)))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{path}: {entry['field']}: expected numbers, got others ({error}).") from error
+    if (between is None) == (not among) or (between is not None and (len(between) != 2 or not between[0] <= between[1])):
+        raise BadInput(f"{path}: {change.field}: expected either between: [least, most] or among: [numbers], got {entry}.")
+    return change
+
+
+@dataclass(frozen=True)
+class Faults:
+    """A family of faults of one robot. Raises `BadInput` for a field or a name that it lacks, and for masses below 0."""
+
+    robot: Robot
+    changes: tuple[Change, ...]
+
+    def __post_init__(self) -> None:
+        for change in self.changes:
+            self._rows(change)
+            least = min(change.among or change.between or (1.0,))
+            if least < 0 and not change.field.startswith("actuator"):
+                raise BadInput(
+                    f"{change.field}: expected factors of at least 0, since only actuators can be reversed, got {least:g}."
+                )
+
+    def _rows(self, change: Change) -> np.ndarray:
+        """The rows of the field that change."""
+        model = self.robot.model
+        values = getattr(model, change.field, None)
+        kind = ELEMENTS.get(change.field.split("_")[0])
+        if not isinstance(values, np.ndarray) or values.dtype != np.float64 or kind is None:
+            offered = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and "_" in name]
+            near = difflib.get_close_matches(change.field, offered, n=3, cutoff=0.5) or ["body_mass", "actuator_gear"]
+            raise BadInput(f"{change.field}: expected a field of numbers of MuJoCo's model, such as {', '.join(near)}.")
+        if not change.of:
+            return np.arange(int(kind == "body"), len(values))  # body 0 is the world
+        names = {getattr(model, kind)(number).name: number for number in range(getattr(model, COUNTS[kind]))}
+        if missing := [name for name in change.of if name not in names]:
+            offered = ", ".join(name for name in names if name) or "none with a name"
+            raise BadInput(f"{change.field}: the robot has no {kind} {', '.join(missing)}. It has: {offered}.")
+        numbers = [names[name] for name in change.of]
+        return np.flatnonzero(np.isin(model.dof_jntid, numbers)) if change.field.startswith("dof") else np.array(numbers)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a condition."""
+        return sum(1 if change.alike else len(self._rows(change)) for change in self.changes)
+
+    def healthy(self) -> np.ndarray:
+        """[size]: the condition of the robot as its file has it."""
+        return np.ones(self.size)
+
+    def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
+        """[count, size] conditions."""
+        drawn = []
+        for change in self.changes:
+            shape = count, 1 if change.alike else len(self._rows(change))
+            factors = random.choice(change.among, shape) if change.among else random.uniform(*change.between or (1, 1), shape)
+            if change.any:
+                chosen = random.permuted(np.tile(np.arange(shape[1]), (count, 1)), axis=1) < change.any
+                factors = np.where(chosen, factors, 1.0)
+            drawn.append(factors)
+        return np.concatenate(drawn, 1)
+
+    def model(self, condition: np.ndarray) -> Any:
+        """The `mujoco.MjModel` of a robot in this condition. A body's inertia goes with its mass, as if of another density."""
+        mujoco, model, start = imported_mujoco(), copy.copy(self.robot.model), 0
+        for change in self.changes:
+            rows = self._rows(change)
+            width = 1 if change.alike else len(rows)
+            factors = np.broadcast_to(condition[start : start + width], (len(rows),))
+            start += width
+            for field in (change.field, "body_inertia") if change.field == "body_mass" else (change.field,):
+                values = getattr(model, field)
+                values[rows] = values[rows] * factors.reshape(-1, *(1,) * (values.ndim - 1))
+        mujoco.mj_setConst(model, mujoco.MjData(model))
+        return model
+
+
+COUNTS = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "actuator": "nu", "tendon": "ntendon"}

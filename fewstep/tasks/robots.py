@@ -1,0 +1,125 @@
+"""Robots in MuJoCo, healthy ones (floor 1): a model file, what is observed of it, how often it is controlled. Used by faults.py
+and experience.py. MuJoCo is the extra `[rl]`, and imported when a robot is."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep.errors import BadInput
+
+CONTROL_SECONDS = 0.05
+"""A command holds for about so long, where a user's own robot does not say otherwise."""
+OF_GYMNASIUM = {"half-cheetah": "half_cheetah.xml", "ant": "ant.xml"}
+"""the robots that come with gymnasium"""
+
+
+@dataclass(frozen=True)
+class Robot:
+    """A robot by its name or its MJCF file. Raises `BadInput` where there is none, or MuJoCo cannot read it."""
+
+    name: str
+
+    @cached_property
+    def path(self) -> Path:
+        if self.name in OF_GYMNASIUM:
+            import gymnasium
+
+            return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / OF_GYMNASIUM[self.name]
+        path = Path(self.name)
+        if not path.is_file():
+            near = difflib.get_close_matches(self.name, OF_GYMNASIUM, n=1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise BadInput(f"--robot {self.name}: expected {', '.join(OF_GYMNASIUM)}, or an MJCF file, found neither.{meant}")
+        return path
+
+    @cached_property
+    def model(self) -> Any:
+        """The `mujoco.MjModel`; what MuJoCo has to say of its file is in `notes`."""
+        return self._loaded[0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, tuple[str, ...]]:
+        mujoco, said = imported_mujoco(), []
+        mujoco.set_mju_user_warning(said.append)  # else MuJoCo writes MUJOCO_LOG.TXT into the user's folder
+        try:
+            model = mujoco.MjModel.from_xml_path(str(self.path))
+        except ValueError as error:
+            problem = " ".join(str(error).split())
+            raise BadInput(f"{self.path}: expected a robot in MJCF, but MuJoCo cannot read it: {problem}") from error
+        finally:
+            mujoco.set_mju_user_warning(None)
+        if model.nu == 0:
+            raise BadInput(f"{self.path}: expected a robot with actuators, found none. Add an <actuator> for each motor.")
+        # Numbers that run away shall be seen as such: MuJoCo would put the robot back to where it began, amid a run.
+        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        ours = () if self.name in OF_GYMNASIUM else tuple(dict.fromkeys(said))  # of gymnasium's files a user can change nothing
+        return model, ours
+
+    @cached_property
+    def substeps(self) -> int:
+        """Steps of the simulation in one of control."""
+        return max(1, round(CONTROL_SECONDS / self.model.opt.timestep))
+
+    @property
+    def seconds(self) -> float:
+        """Of one step of control."""
+        return self.substeps * float(self.model.opt.timestep)
+
+    @cached_property
+    def where(self) -> int:
+        """How many of the first positions say where the robot is in its world, which changes nothing: they are not observed.
+        x and y of a body that is free, or the slides along x and y that the robot's root is on."""
+        mujoco, model = imported_mujoco(), self.model
+        if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
+            return 2
+        slides = 0
+        while (
+            slides < min(model.njnt, 2)
+            and model.jnt_type[slides] == mujoco.mjtJoint.mjJNT_SLIDE
+            and model.jnt_bodyid[slides] == model.jnt_bodyid[0]
+            and abs(model.jnt_axis[slides][2]) < 0.5
+        ):
+            slides += 1
+        return slides
+
+    @property
+    def observed(self) -> int:
+        """Numbers of an observation: positions without `where`, then velocities."""
+        return int(self.model.nq + self.model.nv - self.where)
+
+    @property
+    def actions(self) -> int:
+        """Numbers of an action, one for each actuator."""
+        return int(self.model.nu)
+
+    @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """(least, most) of each actuator's command; −1 and 1 where its file sets no limit."""
+        limited = self.model.actuator_ctrllimited.astype(bool)
+        least, most = (np.where(limited, self.model.actuator_ctrlrange[:, end], (-1.0, 1.0)[end]) for end in (0, 1))
+        return least.astype(np.float32), most.astype(np.float32)
+
+    def observation(self, states: np.ndarray) -> np.ndarray:
+        """float32 [..., observed] of MuJoCo's full states [..., 1 + positions + velocities + activations]: without the time."""
+        end = 1 + self.model.nq + self.model.nv
+        return states[..., 1 + self.where : end].astype(np.float32)
+
+
+def imported_mujoco() -> Any:
+    """The module. Raises `BadInput` with the line that installs it."""
+    if find_spec("mujoco") is None or find_spec("gymnasium") is None:
+        raise BadInput("Robots need MuJoCo, which is not installed. Try: pip install 'fewstep[rl]'")
+    import mujoco
+
+    return mujoco

@@ -1,0 +1,193 @@
+"""Robots, their faults and what they do: MuJoCo itself is the oracle. Place: fewstep/tasks/{robots,faults,experience}.py."""
+
+import os
+
+import numpy as np
+import pytest
+
+from fewstep.errors import BadInput
+from fewstep.tasks.experience import Simulator, beginnings, commands, gathered
+from fewstep.tasks.faults import FAMILIES, Change, Faults, read_family
+from fewstep.tasks.robots import Robot
+
+mujoco = pytest.importorskip("mujoco", reason="robots need the extra [rl]")
+CART = """<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody><body name="cart">
+<joint name="rail" type="slide" axis="1 0 0"/><joint name="lift" type="slide" axis="0 0 1"/>
+<geom name="box" size="0.1" mass="2"/></body></worldbody>
+<actuator><motor name="push" joint="rail" gear="3"/></actuator></mujoco>"""
+ROBOTS = ["half-cheetah", "ant"]
+
+
+@pytest.fixture
+def cart(tmp_path):
+    path = tmp_path / "cart.xml"
+    path.write_text(CART)
+    return Robot(str(path))
+
+
+def by_hand(model, state, actions, substeps):
+    """Full states of one robot, stepped one by one by `mj_step`."""
+    kind, data = mujoco.mjtState.mjSTATE_FULLPHYSICS, mujoco.MjData(model)
+    mujoco.mj_setState(model, data, state, kind)
+    found = [state]
+    for action in actions:
+        data.ctrl[:] = action
+        for _ in range(substeps):
+            mujoco.mj_step(model, data)
+        found.append(np.empty_like(state))
+        mujoco.mj_getState(model, data, found[-1], kind)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_many_robots_at_once_move_as_one_by_one_bit_for_bit_with_any_number_of_threads(name):
+    robot, random = Robot(name), np.random.default_rng(0)
+    faults = Faults(robot, FAMILIES["severe"])
+    models = [faults.model(condition) for condition in faults.draw(random, 3)]
+    states, actions = beginnings(robot, random, 3), commands(robot, random, 3, 6)
+    one, two = (Simulator(robot, threads).run(models, states, actions) for threads in (1, 2))
+    assert np.array_equal(one, two)
+    for model, state, action, found in zip(models, states, actions, one, strict=True):
+        assert np.array_equal(found, by_hand(model, state, action, robot.substeps))
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_factors_of_1_a_robot_is_healthy_bit_for_bit(name, family):
+    robot, random = Robot(name), np.random.default_rng(1)
+    faults = Faults(robot, FAMILIES[family])
+    states, actions = beginnings(robot, random, 1), commands(robot, random, 1, 5)
+    found = (Simulator(robot, 1).run([model], states, actions) for model in (robot.model, faults.model(faults.healthy())))
+    assert np.array_equal(*found)
+
+
+def test_the_families_change_what_they_say_and_nothing_else():
+    robot = Robot("half-cheetah")
+    faults, healthy = Faults(robot, FAMILIES["severe"]), robot.model
+    condition = np.array([0.0, -1.0, 0.5, 1.0, 1.0, 1.2, 1.5])
+    assert faults.size == 7 and faults.draw(np.random.default_rng(0), 50).shape == (50, 7)
+    model, torso = faults.model(condition), 1
+    np.testing.assert_allclose(model.actuator_gear[:, 0], healthy.actuator_gear[:, 0] * condition[:6])
+    assert model.body_mass[torso] == 1.5 * healthy.body_mass[torso]
+    np.testing.assert_allclose(model.body_inertia[torso], 1.5 * healthy.body_inertia[torso])
+    assert np.array_equal(model.body_mass[torso + 1 :], healthy.body_mass[torso + 1 :])
+    assert np.array_equal(model.geom_friction, healthy.geom_friction)
+    assert model.body_subtreemass[0] == pytest.approx(healthy.body_subtreemass[0] + 0.5 * healthy.body_mass[torso])
+
+
+def test_a_mild_fault_is_of_one_motor_and_the_ground_is_the_same_for_all_feet():
+    robot = Robot("half-cheetah")
+    drawn = Faults(robot, FAMILIES["mild"]).draw(np.random.default_rng(0), 400)
+    others, faulty = drawn[:, :6], drawn[:, 6:]
+    assert others.min() >= 0.7 and others.max() <= 1.3
+    assert ((faulty != 1).sum(1) == 1).all() and set(np.unique(faulty)) == {-1.0, 0.0, 0.3, 1.0}
+    assert np.abs((faulty != 1).mean(0) - 1 / 6).max() < 0.06  # each motor as often as any
+    friction = Faults(robot, FAMILIES["friction"])
+    assert friction.size == 1
+    np.testing.assert_allclose(friction.model(np.array([0.5])).geom_friction, 0.5 * robot.model.geom_friction)
+
+
+def test_a_cart_of_another_mass_and_gain_moves_as_newton_says(cart):
+    faults = Faults(cart, (Change("actuator_gear", (0.5, 2.0)), Change("body_mass", (0.5, 2.0), of=("cart",))))
+    model = faults.model(np.array([2.0, 0.5]))
+    states = Simulator(cart, 1).run(
+        [model], beginnings(cart, np.random.default_rng(0), 1), np.full((1, 10, 1), 0.4, np.float32)
+    )
+    velocity = states[0, :, 3]  # time, x, z, vx, vz
+    np.testing.assert_allclose(np.diff(velocity), 0.4 * (3 * 2.0) / (2 * 0.5) * cart.seconds, rtol=1e-6)
+
+
+def test_observations_leave_out_where_a_robot_is():
+    cheetah, ant = map(Robot, ROBOTS)
+    assert (cheetah.where, cheetah.observed, cheetah.actions) == (1, 17, 6)  # as in Gymnasium's HalfCheetah-v5
+    assert (ant.where, ant.observed, ant.actions) == (2, 27, 8)  # as in its Ant-v5, without contact forces
+    assert cheetah.seconds == ant.seconds == 0.05
+    assert Robot("half-cheetah").limits[0].tolist() == [-1.0] * 6
+
+
+def test_a_cart_is_observed_without_its_place_on_the_rail_but_with_its_height(cart):
+    assert cart.where == 1 and cart.observed == 3
+    assert cart.observation(np.array([9.0, 1.0, 2.0, 3.0, 4.0])).tolist() == [2.0, 3.0, 4.0]
+
+
+def test_experience_is_the_same_for_the_same_seed_alone():
+    faults = Faults(Robot("half-cheetah"), FAMILIES["severe"])
+    one, again, other = (
+        gathered(faults, seed, robots=3, runs=2, steps=4, threads=threads) for seed, threads in ((0, 1), (0, 2), (1, 1))
+    )
+    assert one.observations.shape == (3, 2, 5, 17) and one.actions.shape == (3, 2, 4, 6) and one.conditions.shape == (3, 7)
+    assert all(np.array_equal(*pair) for pair in zip(one, again, strict=True))
+    assert not np.array_equal(one.observations, other.observations)
+
+
+def test_robots_whose_simulation_runs_away_are_dropped_and_named(cart):
+    faults = Faults(cart, (Change("actuator_gear", among=(1.0, 1e7)),))
+    found = gathered(faults, 0, robots=12, runs=1, steps=5)
+    assert 0 < len(found.dropped) < 12 and len(found.observations) == 12 - len(found.dropped)
+    assert all(step >= 1 for _, step in found.dropped) and (found.conditions == 1).all()
+    with pytest.raises(BadInput, match="of all 2 robots runs away"):
+        gathered(Faults(cart, (Change("actuator_gear", among=(1e7,)),)), 0, robots=2, runs=1, steps=5)
+
+
+def test_a_family_of_ones_own_is_a_few_lines_of_yaml(tmp_path):
+    path = tmp_path / "load.yaml"
+    path.write_text("- {field: body_mass, of: torso, between: [1, 2]}\n- {field: dof_damping, among: [0.5, 1, 2], any: 1}\n")
+    assert read_family(str(path)) == (
+        Change("body_mass", (1.0, 2.0), of=("torso",)),
+        Change("dof_damping", among=(0.5, 1.0, 2.0), any=1),
+    )
+    assert Faults(Robot("half-cheetah"), read_family(str(path))).size == 1 + 9
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("field: body_mass", "expected a list of changes"),
+        ("- {feild: body_mass}", "expected of a change field, between.*got feild"),
+        ("- {field: body_mass, between: [2, 1]}", r"either between: \[least, most\] or among"),
+        ("- {field: body_mass, between: [a, b]}", "expected numbers"),
+        ("- {field: body_mass}", "either between"),
+        ("- {between: [0, 1]}", "without a field"),
+        ("- [", "expected YAML"),
+    ],
+)
+def test_a_damaged_family_is_said(tmp_path, text, complaint):
+    path = tmp_path / "faults.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=complaint):
+        read_family(str(path))
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (Change("body_mas", (0.5, 2.0)), "such as body_mass"),
+        (Change("body_mass", (0.5, 2.0), of=("trunk",)), "no body trunk. It has: world, torso"),
+        (Change("body_mass", (-0.5, 2.0)), "factors of at least 0"),
+        (Change("nq", (0.5, 2.0)), "expected a field of numbers"),
+    ],
+)
+def test_a_change_that_the_robot_does_not_know_is_said(change, complaint):
+    with pytest.raises(BadInput, match=complaint):
+        Faults(Robot("half-cheetah"), (change,))
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [("<mujoco><worldbody>", "cannot read it"), ("<mujoco/>", "expected a robot with actuators"), (None, "found neither")],
+)
+def test_a_robot_that_is_none_is_said_and_mujoco_leaves_no_file(tmp_path, monkeypatch, text, complaint):
+    monkeypatch.chdir(tmp_path)
+    if text:
+        (tmp_path / "robot.xml").write_text(text)
+    with pytest.raises(BadInput, match=complaint):
+        _ = Robot("robot.xml").model
+    assert Robot("half-cheetah").model.nu == 6
+    assert set(os.listdir(tmp_path)) <= {"robot.xml"}
+
+
+def test_names_that_are_nearly_right_are_offered():
+    with pytest.raises(BadInput, match="Did you mean half-cheetah"):
+        _ = Robot("halfcheetah").model
+    with pytest.raises(BadInput, match="Did you mean severe"):
+        read_family("sever")
