@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import zipfile
 
 import jax
@@ -112,6 +113,28 @@ def test_photos_of_other_classes_are_mostly_told_to_be_none_of_these(folders, co
 def test_a_photo_that_is_in_both_support_and_inputs_is_said(folders, command):
     code, out, err = command("predict", folders / "adapted", "--inputs", folders / "new", "--out", "same.csv", "--json")
     assert code == 0 and "8 of the photos are support photos too" in err and json.loads(out)["photos"] == 8
+    assert "labeled" not in json.loads(out)  # to know them again is no merit
+
+
+def test_photos_in_a_format_that_cannot_be_read_are_named(folders, command, tmp_path):
+    support = write_photos(tmp_path / "support", range(50, 53), photos=2)
+    (support / "class50" / "phone.HEIC").write_bytes(b"ftypheic")
+    code, _, err = command("adapt", folders / "run", "--support", support, "--out", "heic")
+    assert code == 0 and "class50/phone.HEIC (no JPEG" in err and "convert it to JPEG" in err
+
+
+def test_an_adapted_model_of_photos_is_not_updated_and_not_called_damaged(folders, command):
+    code, _, err = command("update", folders / "adapted", "--support", folders / "new")
+    assert code == 2 and "update is for models of tables" in err
+
+
+def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(folders, command, tmp_path):
+    shutil.copytree(folders / "run", tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "calibration.json").unlink()
+    code, _, err = command("adapt", "unfinished", "--support", folders / "new", "--out", "early")
+    assert code == 0 and "not trained to its end" in err and "fitted at" not in err and "too few" not in err
+    code, _, err = command("predict", "early", "--inputs", folders / "new", "--out", "labels.csv", "--level", "0.9")
+    assert code == 2 and "not trained to its end" in err and not (tmp_path / "labels.csv").exists()
 
 
 def test_a_zip_of_photos_gives_the_same_predictions_as_their_folder(folders, command, tmp_path):
@@ -175,8 +198,6 @@ def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tm
 
 
 def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):
-    import shutil
-
     shutil.copytree(folders / "adapted", tmp_path / "broken")
     (tmp_path / "broken" / "support.npz").write_bytes(b"PK")
     code, _, err = command("predict", "broken", "--inputs", folders / "new", "--out", "x.csv")

@@ -391,7 +391,7 @@ def test_one_photo_to_predict_is_a_file(tmp_path):
 )
 def test_a_zip_with_a_member_that_leads_out_of_it_is_refused(tmp_path, name):
     path = zip_of(tmp_path / "data.zip", {"dog/1.png": photo(0), name: photo(1)})
-    refused(lambda: read_image_folder(path, 6, 3), "leads out of it", "Unpack it yourself")
+    refused(lambda: read_image_folder(path, 6, 3), "leads out of it", "Zip the photos anew")
 
 
 def test_a_zip_with_a_link_is_refused(tmp_path):

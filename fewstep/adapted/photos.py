@@ -35,6 +35,7 @@ from fewstep.types import Examples, Params
 SUPPORT = "support.npz"
 KIND = "photos"
 QUERIES_AT_ONCE = 32
+UNFINISHED = "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` finishes it, then adapt again"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class AdaptedPhotos:
     def shots(self) -> np.ndarray:
         """[classes]: how many photos of each."""
         return np.bincount(self.labels, minlength=len(self.classes))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether probabilities were fitted and limits were set: an unfinished run has neither."""
+        return "temperature" in self.trained.calibration
 
     @property
     def as_calibrated(self) -> bool:
@@ -105,6 +111,10 @@ class AdaptedPhotos:
     def sets(self, chance: np.ndarray, level: float) -> list[list[str]]:
         """For each photo some classes, the right one among them with a probability of `level`, on average over tasks
         like those of calibration. Raises `BadInput` where there were too few of these, or they were of other shots or ways."""
+        if not 0 < level < 1:
+            raise BadInput(f"--level should lie between 0 and 1, got {level:g}.")
+        if not self.calibrated:
+            raise BadInput(f"--level {level:g}: {UNFINISHED}.")
         known = self.trained.calibration.get("sets", {}).get("limits", {})
         limit = known.get(str(round(100 * level)))
         if limit is None:

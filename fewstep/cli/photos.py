@@ -16,21 +16,23 @@ from fewstep.errors import BadInput
 def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
     """`fewstep adapt RUN --support PHOTOS --out ADAPTED`."""
     from fewstep.adapted.certainty import span
-    from fewstep.adapted.photos import adapt_photos
+    from fewstep.adapted.photos import UNFINISHED, adapt_photos
 
     if steps == "auto":
         raise BadInput("--steps auto is for tables; of images, meta-validation tasks have chosen the number of steps already.")
     model = adapt_photos(run, support, steps)
     model.save(out)
     say_notes(model.notes)
-    if not model.as_calibrated:
+    if not model.calibrated:
+        say(f"note: {UNFINISHED}", json=True)
+    elif not model.as_calibrated:
         trained = model.problem.settings
         say(
             f"note: probabilities and the limit of none_of_these were fitted at {trained.ways} classes with "
             f"{trained.shot_range.shown} photos each",
             json=True,
         )
-    if "none_of_these" not in model.trained.calibration:
+    if model.calibrated and "none_of_these" not in model.trained.calibration:
         batch = model.problem.settings.normalization == "batch"
         why = "predictions depend on their batch" if batch else "there were too few meta-validation classes to set its limit"
         say(f"note: no photo will be told to be none of the classes: {why}", json=True)
@@ -62,17 +64,21 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     if level is not None:
         columns["set"] = [" | ".join(names) for names in model.sets(chance, level)]
     columns |= {f"probability_{name}": significant(chance[:, number]) for number, name in enumerate(model.classes)}
-    repeated = [(file, seen) for file, seen in zip(files, model.seen(images), strict=True) if seen]
+    support = model.seen(images)
+    repeated = [(file, seen) for file, seen in zip(files, support, strict=True) if seen]
     if repeated:
         file, seen = repeated[0]
-        notes = (*notes, f"{len(repeated)} of the photos are support photos too, such as {file} (there {seen})")
+        notes = (
+            *notes,
+            f"{len(repeated)} of the photos are support photos too, such as {file} (there {seen}): they are not counted",
+        )
     if model.problem.settings.normalization == "batch":
         notes = (*notes, "this run normalizes by batch: predictions of up to 32 photos depend on one another")
-    truth = model.truth(files)
+    truth = [None if seen else name for name, seen in zip(model.truth(files), support, strict=True)]
     known = [number for number, name in enumerate(truth) if name is not None]
     right = [truth[number] == guess[number] for number in known]
     write_table(pl.DataFrame(columns), out)
-    picture = confusion(model.classes, truth, guess, out, sum(right), len(right)) if known else None
+    picture = confusion(model.classes, truth, guess, out) if known else None
     say_notes(notes)
     told = int(none.sum())
     if as_json:
@@ -85,9 +91,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     return 0
 
 
-def confusion(
-    classes: tuple[str, ...], truth: list[str | None], guess: np.ndarray, out: Path, right: int, labeled: int
-) -> Path:
+def confusion(classes: tuple[str, ...], truth: list[str | None], guess: np.ndarray, out: Path) -> Path:
     """Draws the confusion matrix beside the table; returns where."""
     import matplotlib
 
@@ -101,7 +105,7 @@ def confusion(
     for name, found in zip(truth, guess, strict=True):
         if name is not None:
             counts[place[name], place[found]] += 1
-    figure = confusion_matrix(list(classes), counts.tolist(), f"{right} of {labeled} right")
+    figure = confusion_matrix(list(classes), counts.tolist(), "photos whose folder names a class")
     path = out.with_name(f"{out.stem}_confusion.png")
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -9,6 +9,7 @@ import tyro
 
 from fewstep.cli.adapt import tell
 from fewstep.cli.arguments import parse, prepare_jax
+from fewstep.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,14 @@ def main(argv: list[str]) -> int:
     arguments = parse(Update, argv, "fewstep update")
     prepare_jax()
     from fewstep.adapted import open_adapted
+    from fewstep.adapted.photos import is_photos
     from fewstep.tasks.reading import read_table
 
+    if is_photos(arguments.adapted):
+        raise BadInput(
+            f"{arguments.adapted}: update is for models of tables. Of photos, adapt anew: fewstep adapt RUN --support "
+            "FOLDER, with the old and the new photos in it."
+        )
     model = open_adapted(arguments.adapted).update(read_table(arguments.support), arguments.support)
     if arguments.out is None:
         model.save_update(arguments.adapted)

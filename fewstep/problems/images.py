@@ -61,7 +61,10 @@ class Images(ImageLearning):
         by = "data" if self.layout != "folders" or (self.labels and found.split) else self.split_by
         if by == "data":
             if not found.split:
-                raise BadInput(f"--split-by data: expected folders train, val and test with other classes each in {self.data}.")
+                raise BadInput(
+                    f"--split-by data: expected folders train, val and test in {self.data}, none of whose classes is in "
+                    "another one too. Move or remove the others, or leave --split-by out."
+                )
             return {part: np.flatnonzero(np.array(found.split) == part) for part in ("train", "validation", "test")}
         groups = np.array(found.groups if by == "group" and found.groups else found.names)
         return split_groups(groups, self.parts, seed)

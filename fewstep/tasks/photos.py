@@ -21,6 +21,8 @@ import numpy as np
 from fewstep.errors import BadInput
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FOREIGN = (".heic", ".heif", ".avif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
+"""of photos that are found and cannot be read, so that nobody misses them without a word"""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """what Pillow may take a file for, whatever its name: some of its other formats start programs"""
 MOST_PIXELS = 100_000_000
@@ -113,7 +115,7 @@ def _is_hidden(part: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not any(map(_is_hidden, name.split("/")))
+    return name.lower().endswith(ENDINGS + FOREIGN) and not any(map(_is_hidden, name.split("/")))
 
 
 def _name(member: zipfile.ZipInfo) -> str:
@@ -147,7 +149,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             found = f"a member that unpacks to {size // max(member.compress_size, 1)} times its size, {name!r}"
         if found:
             archive.close()
-            raise BadInput(f"{path}: expected a zip of plain photos, found {found}. Unpack it yourself and give the folder.")
+            raise BadInput(f"{path}: expected a zip of plain photos, found {found}. Zip the photos anew, or give their folder.")
     return archive
 
 
@@ -218,7 +220,8 @@ def _opened(source: str | Path | IO[bytes], name: str, size: int, channels: int)
     except Image.DecompressionBombError as error:
         raise Unreadable(f"{name} (more than {MOST_PIXELS // 1_000_000} million pixels)") from error
     except UnidentifiedImageError as error:
-        raise Unreadable(f"{name} (no JPEG, PNG, WebP, BMP, GIF or TIFF)") from error
+        hint = "; convert it to JPEG" if name.lower().endswith(FOREIGN) else ""
+        raise Unreadable(f"{name} (no JPEG, PNG, WebP, BMP, GIF or TIFF{hint})") from error
     except Exception as error:  # decoders raise whatever comes of damaged bytes
         raise Unreadable(f"{name} ({error})") from error
 

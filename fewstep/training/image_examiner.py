@@ -15,6 +15,7 @@ from fewstep.nn.heads import class_means
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import at
+from fewstep.training.log import watched
 from fewstep.training.mapping import over_parameters, over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Key, MetaParams
@@ -63,8 +64,8 @@ class Examiner:
 
         self._program = compiled(many)
 
-    def ask(self, family: TaskFamily, tasks: int, seed: int) -> Answers:
-        """The answers on the first so many tasks, each met once."""
+    def ask(self, family: TaskFamily, tasks: int, seed: int, what: str) -> Answers:
+        """The answers on the first so many tasks, each met once; `what` people call them while they wait."""
 
         def draw(numbers):
             keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(seed), number)))(numbers)
@@ -74,7 +75,7 @@ class Examiner:
 
         cut = compiled(draw)
         found = []
-        for start in range(0, tasks, AT_ONCE):
+        for start in watched(range(0, tasks, AT_ONCE), what, AT_ONCE):
             numbers = np.minimum(np.arange(start, start + AT_ONCE), tasks - 1)  # filled up, so that the shape stays
             episodes, keys, classes = cut(jnp.asarray(numbers))
             outputs, alike = self._program(self.params, episodes.support, episodes.query, keys)

@@ -27,7 +27,9 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     images, calibration = problem.images, problem.splits.calibration
     trained = problem.learner.adaptation_steps
     steps = sorted({trained, *counted(problem.evaluation_steps)})
-    answers = Examiner(problem, params, steps).ask(images.validation, problem.validation_tasks, seed=5)
+    answers = Examiner(problem, params, steps).ask(
+        images.validation, problem.validation_tasks, seed=5, what="meta-validation tasks"
+    )
     known = answers.known
     right = accuracy_of(answers)  # [tasks, steps, queries]
     by_task, place = right.mean(2), steps.index(trained)
@@ -50,7 +52,9 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     if not known.all():
         result["none_of_these"] = threshold(answers, place, temperature)
     if calibration is not None:
-        sets = Examiner(problem, params, [steps[place]]).ask(calibration, problem.validation_tasks, seed=6)
+        sets = Examiner(problem, params, [steps[place]]).ask(
+            calibration, problem.validation_tasks, seed=6, what="calibration tasks"
+        )
         result["sets"] = set_limits(sets, temperature, images.calibration_classes)
     return result
 
@@ -63,7 +67,7 @@ def evaluate_images(
     names = problem.images.names
     chosen = calibration.get("chosen_steps", problem.learner.adaptation_steps)
     numbers_of_steps = sorted({*counted(steps), chosen})
-    answers = Examiner(problem, params, numbers_of_steps).ask(problem.images.test, tasks, seed=0)
+    answers = Examiner(problem, params, numbers_of_steps).ask(problem.images.test, tasks, seed=0, what="unseen tasks")
     known, right = answers.known, accuracy_of(answers)
     loss = -(answers.log_probabilities * answers.targets[:, None]).sum(-1)[:, :, known].mean(-1)
     of_query = np.take_along_axis(answers.classes, answers.targets[:, known].argmax(-1), axis=1)  # [tasks, known queries]

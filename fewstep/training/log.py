@@ -6,8 +6,13 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+SECONDS_A_LINE = 20.0
+"""Where there is no terminal, so long passes between two lines that only say how far it is."""
+Part = TypeVar("Part")
 
 
 class MetricsFile:
@@ -66,6 +71,7 @@ class Progress:
         self.total, self.quiet = total, quiet
         self.stream = stream or sys.stderr
         self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
+        self._said = time.monotonic()  # when the last line was written
         self._lowest, self._warned = math.inf, False
         self._bar = self._task = None
         if quiet:
@@ -76,15 +82,19 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
+
+        def whole() -> Column:  # a narrow terminal cuts what stands between
+            return Column(no_wrap=True, min_width=7)
 
         self._bar = Bar(
             TextColumn("meta-step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeElapsedColumn(table_column=whole()),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=whole()),
             console=Console(file=self.stream),
         )
         self._bar.start()
@@ -92,9 +102,11 @@ class Progress:
 
     def advance(self, done: int) -> None:
         """Moves the bar, between two records."""
-        self._first = self._first or (time.monotonic(), done)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
+            self._bar.update(self._task, completed=done, description=None if self._first else "training")
+        elif not self.quiet and time.monotonic() - self._said > SECONDS_A_LINE:
+            self._line(done)
+        self._first = self._first or (time.monotonic(), done)
 
     def record(self, record: dict[str, Any]) -> None:
         """Shows one record of the log."""
@@ -108,10 +120,15 @@ class Progress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description="  ".join(parts))
         elif not self.quiet:
-            since, start = self._first or (time.monotonic(), done)
-            left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
-            print(f"meta-step {done}/{self.total}  {'  '.join(parts)}  {left:.0f} s left", file=self.stream, flush=True)
+            self._line(done, *parts)
         self._watch(done, record["meta_loss"])
+
+    def _line(self, done: int, *parts: str) -> None:
+        since, start = self._first or (time.monotonic(), done)
+        left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
+        told = [f"meta-step {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
+        print("  ".join(told), file=self.stream, flush=True)
+        self._said = time.monotonic()
 
     def _watch(self, done: int, meta_loss: float) -> None:
         """Warns once where the meta-loss has exploded. A negative one is a log-likelihood, where ratios mean nothing."""
@@ -135,3 +152,21 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:
+    """The `parts`, of `size` things each, one after the other: how many of these there were, and how long the others take, on
+    stderr. In a terminal a bar, which goes when it is done; elsewhere a line now and then."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(parts, f"{what}, {size} at a time", console=Console(stderr=True), transient=True)
+        return
+    started = said = time.monotonic()
+    for number, part in enumerate(parts):
+        if number and time.monotonic() - said > SECONDS_A_LINE:
+            said = time.monotonic()
+            left = (said - started) / number * (len(parts) - number)
+            print(f"{what}: {number * size} of {len(parts) * size}  {left:.0f} s left", file=sys.stderr, flush=True)
+        yield part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 
@@ -22,6 +23,7 @@ class StopSignals:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        os.write(2, b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C again stops at once)\n")
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
