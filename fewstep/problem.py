@@ -33,6 +33,8 @@ class Illustration(NamedTuple):
     """[points]"""
     truth: np.ndarray
     """[points]"""
+    x_label: str = ""
+    """what x is, where it is no column of the data"""
 
 
 @dataclass(frozen=True)

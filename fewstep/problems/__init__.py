@@ -4,6 +4,8 @@ from fewstep.problems.images import PRESETS as IMAGES_PRESETS
 from fewstep.problems.images import Images
 from fewstep.problems.omniglot import PRESETS as OMNIGLOT_PRESETS
 from fewstep.problems.omniglot import Omniglot
+from fewstep.problems.robot_faults import PRESETS as ROBOT_FAULTS_PRESETS
+from fewstep.problems.robot_faults import RobotFaults
 from fewstep.problems.sine import PRESETS as SINE_PRESETS
 from fewstep.problems.sine import Sine
 from fewstep.problems.table import PRESETS as TABLE_PRESETS
@@ -11,8 +13,14 @@ from fewstep.problems.table import Table
 from fewstep.problems.variants import VARIANTS as VARIANTS
 from fewstep.problems.variants import with_variants as with_variants
 
-PROBLEMS = {"sine": Sine, "table": Table, "images": Images, "omniglot": Omniglot}
+PROBLEMS = {"sine": Sine, "table": Table, "images": Images, "omniglot": Omniglot, "robot-faults": RobotFaults}
 """name -> settings dataclass with `.build(seed) -> Problem`"""
 
-PRESETS = {"sine": SINE_PRESETS, "table": TABLE_PRESETS, "images": IMAGES_PRESETS, "omniglot": OMNIGLOT_PRESETS}
+PRESETS = {
+    "sine": SINE_PRESETS,
+    "table": TABLE_PRESETS,
+    "images": IMAGES_PRESETS,
+    "omniglot": OMNIGLOT_PRESETS,
+    "robot-faults": ROBOT_FAULTS_PRESETS,
+}
 """name -> {preset: (settings, one line on what it is for)}"""

@@ -61,7 +61,7 @@ class Sine(LearningSettings):
         return supervised(
             self,
             TableFormat((InputColumn("x", "number", span=INPUTS),), (TargetColumn("y"),)),
-            kernel_init=INITIALIZATIONS[self.initialization],
+            layers={"kernel_init": INITIALIZATIONS[self.initialization]},
             name="sine",
             protocol={"queries": TEST_QUERIES, "frequencies": "{:g} to {:g}".format(*self.frequencies)},
             splits=Splits(

@@ -56,12 +56,13 @@ def supervised(
     format: TableFormat,
     *,
     protocol: dict[str, Any],
-    kernel_init: Callable = nn.GLOROT,
+    layers: dict[str, Any] | None = None,
     **parts: Any,
 ) -> Problem:
-    """A Problem of predicting `format`'s targets from its inputs; `parts` are the other fields of the Problem."""
+    """A Problem of predicting `format`'s targets from its inputs; `layers` are further arguments of `nn.mlp`, `parts` the other
+    fields of the Problem."""
     build = bayes_model if settings.adapter == "bayes-head" else gradient_model
-    model = build(settings, format, kernel_init, parts.get("splits"))
+    model = build(settings, format, layers or {}, parts.get("splits"))
     errors = row_errors(format)
     schedule = outer_schedule(settings)
     return Problem(
@@ -93,9 +94,9 @@ def supervised(
     )
 
 
-def gradient_model(settings: LearningSettings, format: TableFormat, kernel_init: Callable, splits: Any) -> Model:
+def gradient_model(settings: LearningSettings, format: TableFormat, layers: dict[str, Any], splits: Any) -> Model:
     """All weights are adapted by gradient steps."""
-    network = nn.mlp([format.features + settings.context, *settings.hidden, format.outputs], kernel_init=kernel_init)
+    network = nn.mlp([format.features + settings.context, *settings.hidden, format.outputs], **layers)
     if settings.context:
         network = with_context(network, settings.context)
     elif settings.lora:
@@ -122,9 +123,9 @@ def gradient_model(settings: LearningSettings, format: TableFormat, kernel_init:
     )
 
 
-def bayes_model(settings: LearningSettings, format: TableFormat, kernel_init: Callable, splits: Any) -> Model:
+def bayes_model(settings: LearningSettings, format: TableFormat, layers: dict[str, Any], splits: Any) -> Model:
     """The last layer is adapted by Bayes' rule."""
-    body = nn.mlp([format.features, *settings.hidden], jnp.tanh, kernel_init, last_activation=jnp.tanh)
+    body = nn.mlp([format.features, *settings.hidden], **{**layers, "activation": jnp.tanh}, last_activation=jnp.tanh)
     network = bayes_network(body, settings.hidden[-1], format.outputs)
     outputs_of: Callable[[Prediction], jax.Array] = class_log_probabilities if format.classes else lambda found: found.mean
     predict_outputs = lambda params, inputs: outputs_of(predict(body, params, inputs))  # noqa: E731

@@ -88,7 +88,7 @@ def commands(robot: Robot, random: np.random.Generator, runs: int, steps: int) -
     return np.clip(middle + reach * walk.swapaxes(0, 1), least, most).astype(np.float32)
 
 
-def gathered(faults: Faults, seed: int, robots: int, runs: int, steps: int, threads: int = 0) -> Experience:
+def gathered(faults: Faults, seed: int | tuple[int, ...], robots: int, runs: int, steps: int, threads: int = 0) -> Experience:
     """So many robots of a family, `runs` runs of `steps` steps of control each. The same for the same seed.
 
     Robots whose simulation runs away are left out and named. Raises `BadInput` where none stays.

@@ -20,6 +20,15 @@ OF_GYMNASIUM = {"half-cheetah": "half_cheetah.xml", "ant": "ant.xml"}
 """the robots that come with gymnasium"""
 
 
+JOINTS = {
+    "free": ((" x", " y", " z", " qw", " qx", " qy", " qz"), (" x", " y", " z", " turn x", " turn y", " turn z")),
+    "ball": ((" qw", " qx", " qy", " qz"), (" turn x", " turn y", " turn z")),
+    "slide": (("",), ("",)),
+    "hinge": (("",), ("",)),
+}
+"""what is appended to a joint's name for each of its positions, and of its velocities"""
+
+
 @dataclass(frozen=True)
 class Robot:
     """A robot by its name or its MJCF file. Raises `BadInput` where there is none, or MuJoCo cannot read it."""
@@ -109,6 +118,19 @@ class Robot:
         limited = self.model.actuator_ctrllimited.astype(bool)
         least, most = (np.where(limited, self.model.actuator_ctrlrange[:, end], (-1.0, 1.0)[end]) for end in (0, 1))
         return least.astype(np.float32), most.astype(np.float32)
+
+    @cached_property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What people call the numbers of an observation and those of an action, after the model's joints and actuators."""
+        model, positions, velocities = self.model, [], []
+        mujoco = imported_mujoco()
+        for number in range(model.njnt):
+            name = model.joint(number).name or f"joint {number + 1}"
+            axes = JOINTS[mujoco.mjtJoint(model.jnt_type[number]).name.removeprefix("mjJNT_").lower()]
+            positions += [f"{name}{axis}" for axis in axes[0]]
+            velocities += [f"{name}{axis} velocity" for axis in axes[1]]
+        actuators = (model.actuator(number).name or f"actuator {number + 1}" for number in range(model.nu))
+        return (*positions[self.where :], *velocities), tuple(f"{name} command" for name in actuators)
 
     def observation(self, states: np.ndarray) -> np.ndarray:
         """float32 [..., observed] of MuJoCo's full states [..., 1 + positions + velocities + activations]: without the time."""

@@ -104,10 +104,11 @@ def illustrations(
             return outputs, jnp.zeros_like(outputs[0])
         return outputs, deviation(problem, fit(problem, params, support, key, trained), inputs)
 
-    drawn = []
+    drawn, x_label = [], format_.x_label
     numbers = range(min(count, problem.splits.test.size or count)) if tasks is None else tasks
     for number in numbers:
         shown = problem.illustrate(number)
+        x_label = shown.x_label or x_label
         count = len(shown.x)  # padded, so that tasks of different length are one program
         support = pad(shown.support, bucket(shown.support.weight.shape[0]))
         inputs = np.pad(np.asarray(shown.inputs), [(0, bucket(count) - count), (0, 0)])
@@ -132,7 +133,7 @@ def illustrations(
         )
     return {
         "steps": list(counted),
-        "x": format_.x_label,
+        "x": x_label,
         "y": format_.y_label,
         "dates": format_.x_is_date,
         "inputs": len(format_.inputs),

@@ -1,0 +1,139 @@
+"""Robots with faults, in MuJoCo, as a Problem (floor 3): a model of how this very robot moves, from its last second or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.problem import Illustration, Problem, Splits
+from fewstep.problems.settings import PLAIN_MAML, LearningSettings
+from fewstep.problems.supervised import supervised
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.experience import Experience, gathered
+from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.faults import Faults, read_family
+from fewstep.tasks.robots import Robot
+from fewstep.tasks.windows import format_of, windows
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotFaults(LearningSettings):
+    """Robots whose motors, load or ground have changed in a way that they cannot look up (MuJoCo, the extra [rl])."""
+
+    robot: str = "half-cheetah"
+    """half-cheetah, ant, or an MJCF file"""
+    family: str = "severe"
+    """what differs from robot to robot: severe (motors weak, dead or reversed, another load), mild (one faulty motor), payload,
+    friction, or a YAML file of changes"""
+    robots: tuple[int, int, int] = (300, 60, 60)
+    """robots for meta-training, -validation and -testing"""
+    runs: int = 3
+    """runs of each robot, moving at random"""
+    run_steps: int = 100
+    """control steps of a run"""
+    shots: int | tuple[int, int] = 32
+    """transitions of the support set: what the robot has just lived through"""
+    queries: int = 48
+    """transitions that follow, the query set"""
+    meta_batch_size: int = 16
+    """tasks per meta-step"""
+    meta_steps: int = 4_000
+    """meta-steps of the whole run"""
+    outer_rate: float = 2e-3
+    """outer rate beta of Adam"""
+    inner_outer_rate: float = 6e-3
+    """outer rate of what the inner optimizer learns (its rates, its matrices); faster than theta avoids poor solutions"""
+    hidden: tuple[int, ...] = (128, 128)
+    """units of the hidden layers"""
+    log_every: int = 200
+    """meta-steps between two lines of the log"""
+
+    def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
+        """The Problem; its robots are drawn by `seed`. With a saved `format` the model alone, nothing is simulated."""
+        self.check(seed)
+        shared = {
+            "name": "robot-faults",
+            "protocol": {"robot": self.robot, "family": self.family, "queries": self.queries},
+            "layers": {"activation": jax.nn.silu},
+            "evaluation_steps": tuple(sorted({0, 1, 3, self.adaptation_steps, 2 * self.adaptation_steps})),
+            "leave_one_out": None,  # of networks of this size it takes gigabytes
+        }
+        if format is not None:
+            return supervised(self, format, **shared)
+        if min(self.robots) < 1 or self.runs < 1:
+            raise BadInput(f"--robots and --runs should be at least 1, got {self.robots} and {self.runs}.")
+        if self.run_steps < self.shot_range.most + self.queries:
+            raise BadInput(
+                f"--run-steps {self.run_steps} is too few for {self.shot_range.most} support and {self.queries} query "
+                f"transitions. Try at least {self.shot_range.most + self.queries}."
+            )
+        robot = Robot(self.robot)
+        parts = experience_of(robot, self.family, self.robots, self.runs, self.run_steps, seed)
+        format = format_of(robot, parts["train"])
+        families = {part: windows(found, format, self.shot_range, self.queries) for part, found in parts.items()}
+        return supervised(
+            self,
+            format,
+            **shared,
+            splits=Splits(families["train"], families["validation"], families["test"]),
+            illustrate=lambda number: illustration(families["test"], format, number, self.shot_range.most, robot.seconds),
+            validation_tasks=self.robots[1] * 4,
+            notes=(*robot.notes, *said(robot, parts)),
+        )
+
+
+def illustration(family: TaskFamily, format: TableFormat, number: int, shots: int, seconds: float) -> Illustration:
+    """A window of an unseen robot, along time: 0 is where its last support transition ends."""
+    support, query = family.episode(jnp.asarray(number), jax.random.key(number), shots)
+    before, after = (seconds * np.arange(len(part.weight)) for part in (support, query))
+    return Illustration(
+        title=f"robot {number + 1}",
+        support=support,
+        support_x=before - shots * seconds,
+        inputs=query.inputs,
+        x=after,
+        truth=format.shown(np.asarray(query.targets)),
+        x_label="seconds",
+    )
+
+
+@lru_cache(maxsize=2)
+def experience_of(
+    robot: Robot, family: str, robots: tuple[int, int, int], runs: int, steps: int, seed: int
+) -> dict[str, Experience]:
+    """What meta-train, -validation and -test robots did. A training, its evaluation and its pictures ask for the same."""
+    faults = Faults(robot, read_family(family))
+    return {
+        part: gathered(faults, (seed, number), count, runs, steps)
+        for number, (part, count) in enumerate(zip(PARTS, robots, strict=True))
+    }
+
+
+def said(robot: Robot, parts: dict[str, Experience]) -> list[str]:
+    """What a person should know of the experience."""
+    taken = sum(found.actions.shape[0] * found.actions.shape[1] * found.actions.shape[2] for found in parts.values())
+    notes = [f"{sum(len(found.actions) for found in parts.values())} robots, {taken} control steps of {robot.seconds:g} s"]
+    for part, found in parts.items():
+        if found.dropped:
+            number, step = found.dropped[0]
+            notes.append(
+                f"{len(found.dropped)} meta-{part} robots are left out, since their simulation runs away (the first: robot "
+                f"{number + 1} at step {step})"
+            )
+    return notes
+
+
+PRESETS: dict[str, tuple[RobotFaults, str]] = {
+    "default": (RobotFaults(), "the recipe on 300 robots with severe faults: five steps with learned rates, two minutes"),
+    "maml": (
+        replace(RobotFaults(), inner_rate=0.01, **PLAIN_MAML),
+        "MAML as published, at a fixed rate",
+    ),
+}
