@@ -13,7 +13,7 @@ import fewstep
 ROOT = Path(fewstep.__file__).parent
 FLOORS = {
     0: ("cache", "cores", "errors", "version", "types", "sound"),
-    1: ("maml", "gradients", "losses", "nn", "tasks"),
+    1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem"),
     3: ("training", "problems", "check"),
     4: ("runs", "trained", "adapted", "estimators", "plots"),

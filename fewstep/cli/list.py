@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
         return 0
     say("problems (fewstep train PROBLEM --preset NAME)")
     for name, kind in PROBLEMS.items():
-        say(f"  {name:<10} {kind.__doc__}")
+        say(f"  {name:<12} {kind.__doc__}")
         for preset, (_, line) in PRESETS[name].items():
-            say(f"    {preset:<10} {line}")
+            say(f"    {preset:<12} {line}")
     say("\nvariants (fewstep train PROBLEM --variant NAME,NAME)")
     for name, variant in VARIANTS.items():
         where = {None: "", True: "images: ", False: "not images: "}[variant.of_images]

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
 
     if not argv or argv[0] in ("-h", "--help"):
         lines = ["usage: fewstep train PROBLEM [--preset NAME] [--variant NAME,...] [--out RUN] [--seed N] [settings ...]", ""]
-        lines += [f"  {name:<8} {settings.__doc__}" for name, settings in PROBLEMS.items()]
+        lines += [f"  {name:<12} {settings.__doc__}" for name, settings in PROBLEMS.items()]
         lines += ["", "fewstep train PROBLEM --help lists the settings; fewstep list the presets and variants."]
         say("\n".join(lines), json=not argv)
         return 0 if argv else 2
