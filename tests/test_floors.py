@@ -16,7 +16,7 @@ FLOORS = {
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem"),
     3: ("training", "problems", "check"),
-    4: ("runs", "trained", "adapted", "estimators", "plots"),
+    4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
     5: ("cli",),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 
-from fewstep.errors import BadInput
 from fewstep.problem import Problem
-from fewstep.problems import PROBLEMS
+from fewstep.problems.saved import settings_of as settings_of
 from fewstep.runs.files import absolute_data, fingerprint, write_json
 from fewstep.version import __version__
 
@@ -38,18 +37,3 @@ def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
     assert problem.splits is not None
     families = {field.name: getattr(problem.splits, field.name) for field in fields(problem.splits) if field.name != "left_out"}
     return {split: list(family.names) for split, family in families.items() if family and family.names} or None
-
-
-def settings_of(config: dict[str, Any], source: Path) -> Any:
-    """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
-    try:
-        kind = PROBLEMS[config["problem"]]
-        saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
-        if unknown := set(saved) - {field.name for field in fields(kind)}:
-            raise KeyError(*sorted(unknown))
-        return kind(**saved)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
-            "Open it with the version that wrote it, or train again."
-        ) from error

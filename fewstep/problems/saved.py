@@ -1,0 +1,26 @@
+"""Settings as a run has saved them (floor 3). Used by runs and runtime."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import BadInput
+from fewstep.problems import PROBLEMS
+from fewstep.version import __version__
+
+
+def settings_of(config: dict[str, Any], source: Path) -> Any:
+    """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
+    try:
+        kind = PROBLEMS[config["problem"]]
+        saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
+        if unknown := set(saved) - {field.name for field in fields(kind)}:
+            raise KeyError(*sorted(unknown))
+        return kind(**saved)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
+            "Open it with the version that wrote it, or train again."
+        ) from error
