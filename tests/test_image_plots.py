@@ -48,7 +48,7 @@ def png(shade=0, mode="L", size=(12, 12)):
     return base64.b64encode(file.getvalue()).decode()
 
 
-def episode(ways=3, shots=1, queries=2, wrong=((0, 1),), names=None, before=0, **look):
+def episode(ways=3, shots=1, queries=2, wrong=((0, 1),), names=None, **look):
     """One in which query j of class i is taken for the next class, for (i, j) in `wrong`."""
     asked = [
         {
@@ -56,7 +56,6 @@ def episode(ways=3, shots=1, queries=2, wrong=((0, 1),), names=None, before=0, *
             "truth": place,
             "predicted": (place + 1) % ways if (place, number) in wrong else place,
             "probability": 0.5 + 0.01 * number,
-            "before": before,
         }
         for place, number in itertools.product(range(ways), range(queries))
     ]
@@ -138,11 +137,10 @@ def test_a_class_is_named_without_its_folders_where_these_are_too_long_and_names
     assert any(text.startswith("✗ 51 %\na/ver") for text in said([f"{long}cat", f"{long}dog", "other/dog"]))
 
 
-def test_a_block_is_headed_by_its_title_and_what_was_right_before_adaptation_where_that_is_known():
-    assert "episode 1: 3 ways, 1 shot, 5 of 6 right; before adaptation 2 of 6" in texts(episodes(contents(episode())))
-    found = texts(episodes(contents(episode(before=None), episode(shots=2))))
+def test_a_block_is_headed_by_its_number_and_title():
+    found = texts(episodes(contents(episode(), episode(shots=2))))
     assert "episode 1: 3 ways, 1 shot, 5 of 6 right" in found
-    assert "episode 2: 3 ways, 2 shots, 5 of 6 right; before adaptation 2 of 6" in found
+    assert "episode 2: 3 ways, 2 shots, 5 of 6 right" in found
 
 
 def test_a_query_stands_in_the_row_of_its_class():

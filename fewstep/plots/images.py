@@ -33,7 +33,7 @@ def episodes(contents: dict[str, Any]) -> Any:
     ways = max(len(episode["classes"]) for episode in shown["episodes"])
     page = shown["episodes"][: max(1, min(MOST_EPISODES, MOST_ROWS // ways))]
     blocks = [_rows(episode) for episode in page]
-    titles = [_heading(episode, number + 1) for number, episode in enumerate(page)]
+    titles = [f"episode {number + 1}: {episode['title']}" for number, episode in enumerate(page)]
     note = "✓ right    ✗ wrong: taken for the class named    %: probability of the class predicted\n"
     note += f"at most {MOST_ROWS} classes, {MOST_SUPPORT} support and {MOST_QUERIES} query images of a class are shown"
     rows = [row for block in blocks for row in block]
@@ -66,13 +66,6 @@ def episodes(contents: dict[str, Any]) -> Any:
             axis.text(more_at, y + IMAGE / 2, row["more"], **words | {"fontsize": 7})
     axis.text(EDGE, tops[-1] + 0.2, note, **words)
     return figure
-
-
-def _heading(episode: dict[str, Any], number: int) -> str:
-    """Which episode it is, what its title says, and how many of the queries in the file were right before adaptation."""
-    before = [query["before"] == query["truth"] for query in episode["queries"] if query.get("before") is not None]
-    earlier = f"; before adaptation {sum(before)} of {len(before)}" if before else ""
-    return f"episode {number}: {episode['title']}{earlier}"
 
 
 def _rows(episode: dict[str, Any]) -> list[dict[str, Any]]:

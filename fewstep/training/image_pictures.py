@@ -51,7 +51,6 @@ def episodes_shown(problem: Problem, params: MetaParams, calibration: dict[str, 
                         "truth": label,
                         "predicted": int(chance[place].argmax()),
                         "probability": float(chance[place].max()),
-                        "before": int(before[place].argmax()) if np.ptp(before[place]) > 0 else None,
                     }
                 )
         given = [
@@ -59,9 +58,11 @@ def episodes_shown(problem: Problem, params: MetaParams, calibration: dict[str, 
             for real in (support.targets * support.weight[:, None]).T > 0
         ]
         known = query.targets.sum(-1) > 0
-        right = int((after[known].argmax(-1) == query.targets[known].argmax(-1)).sum())
+        right, earlier = (int((each[known].argmax(-1) == query.targets[known].argmax(-1)).sum()) for each in (after, before))
         shots = int(support.weight.sum()) // ways
         title = f"{ways} ways, {shots} shot{'s' * (shots != 1)}, {right} of {known.sum()} right"
+        if steps and np.ptp(before[known], axis=-1).max() > 0:  # else all classes are alike before adaptation
+            title += f"; before adaptation {earlier}"
         labels = [names[number] for number in classes[:ways]]
         shown.append({"title": title, "classes": labels, "support": given, "queries": asked})
     return {"kind": "images", "steps": steps, "episodes": shown}
