@@ -73,7 +73,10 @@ def spread_ranges(argv: list[str]) -> list[str]:
         if option == "--shots" and equals:
             words.append(option)
             word = value
-        found = re.fullmatch(r"(\d+):(\d+)", word) if words and words[-1] == "--shots" else None
+        asked = bool(words) and words[-1] == "--shots"
+        found = re.fullmatch(r"(\d+):(\d+)", word) if asked else None
+        if asked and not found and not re.fullmatch(r"\d+|-.*", word):
+            raise BadInput(f"--shots: expected a number of examples, or a range such as 1:5, got {word!r}.")
         words += found.groups() if found else [word]
     return words
 
