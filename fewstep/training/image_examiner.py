@@ -64,7 +64,7 @@ class Examiner:
 
         self._program = compiled(many)
 
-    def ask(self, family: TaskFamily, tasks: int, seed: int, what: str) -> Answers:
+    def ask(self, family: TaskFamily, tasks: int, seed: int, what: str = "tasks") -> Answers:
         """The answers on the first so many tasks, each met once; `what` people call them while they wait."""
 
         def draw(numbers):
