@@ -213,6 +213,8 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
         factor = lowered_by(evaluated(state), after < before)
         if problem.lower_rates is not None:
             state = with_params(state, partial(at_lower_rates, problem.lower_rates, factor))
+        # What adaptation did before the rates were lowered says nothing of the state that is gone on with.
+        after = jnp.where((factor < 1) | jnp.isnan(after), jnp.inf, after)
         better = ~carry.failed & ((after < carry.loss) | (factor < 1))
         good = jax.tree.map(lambda old, new: jnp.where(better, new, old), carry.good, state)
         state, finite = meta_steps(problem, state, train_key, problem.meta_steps // PERIODS)

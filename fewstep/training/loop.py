@@ -125,6 +125,7 @@ def train(
             first = math.inf
             if problem.rollbacks or problem.lower_rates:
                 state, first = judged(state)
+                first = first if math.isfinite(first) else math.inf  # nothing is less than what is no number
             good = Good(state, {"log_position": log.position, "sums": sums, "validation": first})
 
         def save(validation: float) -> dict[str, Any]:
