@@ -348,6 +348,17 @@ def test_a_meta_loss_that_explodes_is_warned_of_once_and_a_log_likelihood_never(
         assert stream.getvalue().count("warning") == warnings
 
 
+def test_a_line_of_the_log_names_its_steps_and_what_was_validated():
+    record = {"meta_step": 50, "meta_loss": 0.5, "outer_rate": 0.1, "validation": 0.25}
+    for words, line in (
+        ({"metric": "error_rate"}, "meta-step 50/100  meta-loss 0.5  validation error rate 0.25  outer rate 0.1"),
+        ({"unit": "batch"}, "batch 50/100  loss 0.5  validation 0.25  outer rate 0.1"),
+    ):
+        stream = io.StringIO()
+        Progress(100, stream=stream, **words).record(record)
+        assert stream.getvalue().splitlines()[-1] == line
+
+
 def test_training_lowers_the_meta_loss_toward_the_best_starting_point(tmp_path):
     # One bowl, always the same: the best θ solves (I − αA)^K A (θ_K − c) = 0, which is θ = c where support and query agree.
     problem = bowl_problem()

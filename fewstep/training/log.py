@@ -67,8 +67,18 @@ EXPLODED = 100.0
 class Progress:
     """What people see while a run goes on: a live bar in a terminal, a line per record elsewhere. Always on stderr."""
 
-    def __init__(self, total: int, done: int = 0, stream: TextIO | None = None, quiet: bool = False):
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        stream: TextIO | None = None,
+        quiet: bool = False,
+        unit: str = "meta-step",
+        metric: str = "",
+    ):
         self.total, self.quiet = total, quiet
+        self.unit, self.loss = unit, "meta-loss" if unit == "meta-step" else "loss"
+        self.metric = f"{metric.replace('_', ' ')} " * bool(metric)
         self.stream = stream or sys.stderr
         self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
         self._said = time.monotonic()  # when the last line was written
@@ -88,7 +98,7 @@ class Progress:
             return Column(no_wrap=True, min_width=7)
 
         self._bar = Bar(
-            TextColumn("meta-step"),
+            TextColumn(unit),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
@@ -111,9 +121,9 @@ class Progress:
     def record(self, record: dict[str, Any]) -> None:
         """Shows one record of the log."""
         done = record["meta_step"]
-        parts = [f"meta-loss {record['meta_loss']:.4g}"]
+        parts = [f"{self.loss} {record['meta_loss']:.4g}"]
         if "validation" in record:
-            parts.append(f"validation {record['validation']:.4g}")
+            parts.append(f"validation {self.metric}{record['validation']:.4g}")
         parts.append(f"outer rate {record['outer_rate']:.2g}")
         if "dropped_tasks" in record:
             parts.append(f"{record['dropped_tasks']} tasks not finite, dropped")
@@ -126,7 +136,7 @@ class Progress:
     def _line(self, done: int, *parts: str) -> None:
         since, start = self._first or (time.monotonic(), done)
         left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
-        told = [f"meta-step {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
+        told = [f"{self.unit} {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
         print("  ".join(told), file=self.stream, flush=True)
         self._said = time.monotonic()
 

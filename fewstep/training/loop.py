@@ -78,12 +78,13 @@ def train(
     resume: bool = False,
     mesh: Mesh | None = None,
     quiet: bool = False,
+    unit: str = "meta-step",
 ) -> MetaState:
     """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
-    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM.
+    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM. `unit` is what people call a meta-step of it.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
     mesh = mesh or task_mesh()
@@ -103,7 +104,7 @@ def train(
         state = replicate(state, mesh)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
-        progress = Progress(meta_steps, step, quiet=quiet)
+        progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
         started = time.monotonic() - past["seconds"]
         warnings: list[str] = []
 
@@ -190,7 +191,7 @@ def begun(problem: Problem, directory: Path, seed: int, mesh: Mesh, quiet: bool)
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
     directory.mkdir(exist_ok=True)
-    state = train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet)
+    state = train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet, unit="batch")
     return beginning_from(problem, jax.device_get(evaluated(state)))
 
 
