@@ -61,7 +61,7 @@ class Grid(NamedTuple):
 
 GRIDS = {
     "sine": Grid(
-        Sine(meta_steps=500), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0), (1e-4, 1e-3, 1e-2), (1, 3, 10), 50, 100
+        Sine(meta_steps=500), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0), (1e-4, 1e-3, 1e-2), (1, 3, 10), 200, 100
     ),
     "omniglot": Grid(
         Omniglot(
