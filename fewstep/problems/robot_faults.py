@@ -44,7 +44,7 @@ class RobotFaults(LearningSettings):
     """transitions that follow, the query set"""
     meta_batch_size: int = 16
     """tasks per meta-step"""
-    meta_steps: int = 4_000
+    meta_steps: int = 2_000
     """meta-steps of the whole run"""
     outer_rate: float = 2e-3
     """outer rate beta of Adam"""
@@ -131,7 +131,7 @@ def said(robot: Robot, parts: dict[str, Experience]) -> list[str]:
 
 
 PRESETS: dict[str, tuple[RobotFaults, str]] = {
-    "default": (RobotFaults(), "the recipe on 300 robots with severe faults: five steps with learned rates, two minutes"),
+    "default": (RobotFaults(), "the recipe on 300 robots with severe faults: five steps with learned rates, under a minute"),
     "maml": (
         replace(RobotFaults(), inner_rate=0.01, **PLAIN_MAML),
         "MAML as published, at a fixed rate",
