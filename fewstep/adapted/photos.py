@@ -170,7 +170,6 @@ def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = N
 
 def adapting(problem: Problem, steps: int) -> Callable[..., Params]:
     """`(params, support)` -> θ′."""
-
     return compiled(one_task(lambda params, support: adapt(problem.learner, params, support, jax.random.key(KEY_SEED), steps)))
 
 

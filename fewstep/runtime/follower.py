@@ -52,6 +52,10 @@ class Memory:
             rows[:-1] = rows[1:]
             rows[-1] = row
 
+    def examples(self) -> Examples:
+        """As they are now: a program may still read them when the next one comes in."""
+        return Examples(self.inputs.copy(), self.targets.copy(), self.weight.copy())  # type: ignore[arg-type]
+
 
 class Follower:
     """Follows one machine. Not for several threads at once. Of a run, with `trained = Trained.of(run)`:
@@ -69,8 +73,8 @@ class Follower:
         self.memory = Memory.empty(problem.settings.shot_range.most, len(format.inputs), len(format.targets))
         self.passed_over = 0
         """transitions that held numbers that are not finite, and adaptations that ended in such"""
-        self.params: Params = jax.jit(self._adapted)(params, Examples(*vars(self.memory).values()))  # of no transition: θ
         self._adapt = jax.jit(self._adapted)
+        self.params: Params = self._adapt(params, self.memory.examples())  # of no transition: θ
         self._next = jax.jit(self.after)
 
     def _adapted(self, params: MetaParams, support: Examples) -> Params:
@@ -87,7 +91,6 @@ class Follower:
     def warm_up(self) -> Follower:
         """Compiles what a control loop calls."""
         nothing = np.zeros(self.observed, np.float32), np.zeros(self.actions, np.float32)
-        jax.block_until_ready(self._adapt(self.meta_params, Examples(*vars(self.memory).values())))
         self.predict(*nothing)
         return self
 
@@ -113,8 +116,7 @@ class Follower:
     def adapt(self) -> bool:
         """Adapts to the transitions that are remembered, from θ on. False where that does not stay finite: the last good θ′
         is kept."""
-        support = Examples(*(leaf.copy() for leaf in vars(self.memory).values()))
-        found = self._adapt(self.meta_params, support)
+        found = self._adapt(self.meta_params, self.memory.examples())
         fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(found)))
         if fine:
             self.params = found

@@ -13,7 +13,7 @@ import numpy as np
 from fewstep.cores import cpu_cores
 from fewstep.errors import BadInput
 from fewstep.tasks.faults import Faults
-from fewstep.tasks.robots import Robot, imported_mujoco
+from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
 
 PERSISTENCE = 0.8
 """of random commands from one step of control to the next"""
@@ -51,15 +51,11 @@ class Simulator:
 
         mujoco, substeps = imported_mujoco(), self.robot.substeps
         threads = self.threads or cpu_cores()
-        said: list[str] = []
-        mujoco.set_mju_user_warning(said.append)  # a simulation that runs away is seen in its states
-        try:
-            with Rollout(nthread=threads if threads > 1 else 0) as rollout:
-                data = [mujoco.MjData(self.robot.model) for _ in range(threads)]
-                commands = np.repeat(actions.astype(np.float64), substeps, axis=1)
-                found = np.asarray(rollout.rollout(models, data, np.ascontiguousarray(states, np.float64), commands)[0])
-        finally:
-            mujoco.set_mju_user_warning(None)
+        # Of a simulation that runs away MuJoCo would warn; it is seen in the states.
+        with warnings_of(mujoco), Rollout(nthread=threads if threads > 1 else 0) as rollout:
+            data = [mujoco.MjData(self.robot.model) for _ in range(threads)]
+            commands = np.repeat(actions.astype(np.float64), substeps, axis=1)
+            found = np.asarray(rollout.rollout(models, data, np.ascontiguousarray(states, np.float64), commands)[0])
         return np.concatenate([states[:, None], found[:, substeps - 1 :: substeps]], 1)
 
 

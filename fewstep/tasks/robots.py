@@ -4,6 +4,8 @@ and experience.py. MuJoCo is the extra `[rl]`, and imported when a robot is."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -59,15 +61,13 @@ class Robot:
 
     @cached_property
     def _loaded(self) -> tuple[Any, tuple[str, ...]]:
-        mujoco, said = imported_mujoco(), []
-        mujoco.set_mju_user_warning(said.append)  # else MuJoCo writes MUJOCO_LOG.TXT into the user's folder
+        mujoco = imported_mujoco()
         try:
-            model = mujoco.MjModel.from_xml_path(str(self.path))
+            with warnings_of(mujoco) as said:
+                model = mujoco.MjModel.from_xml_path(str(self.path))
         except ValueError as error:
             problem = " ".join(str(error).split())
             raise BadInput(f"{self.path}: expected a robot in MJCF, but MuJoCo cannot read it: {problem}") from error
-        finally:
-            mujoco.set_mju_user_warning(None)
         if model.nu == 0:
             raise BadInput(f"{self.path}: expected a robot with actuators, found none. Add an <actuator> for each motor.")
         # Numbers that run away shall be seen as such: MuJoCo would put the robot back to where it began, amid a run.
@@ -136,6 +136,17 @@ class Robot:
         """float32 [..., observed] of MuJoCo's full states [..., 1 + positions + velocities + activations]: without the time."""
         end = 1 + self.model.nq + self.model.nv
         return states[..., 1 + self.where : end].astype(np.float32)
+
+
+@contextmanager
+def warnings_of(mujoco: Any) -> Iterator[list[str]]:
+    """What MuJoCo warns of meanwhile, which it would else write to MUJOCO_LOG.TXT in the user's folder."""
+    said: list[str] = []
+    mujoco.set_mju_user_warning(said.append)
+    try:
+        yield said
+    finally:
+        mujoco.set_mju_user_warning(None)
 
 
 def imported_mujoco() -> Any:
