@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep import MetaParams, losses, maml, nn
+from fewstep import MetaParams, losses, nn
 from fewstep.cli.arguments import prepare_jax
 from fewstep.maml import Learner
 from fewstep.planning import Planner, first_plan, planned
@@ -35,10 +35,9 @@ from fewstep.problems.robot_faults import PRESETS, experience_of
 from fewstep.runtime import Follower
 from fewstep.tasks.robots import Robot
 from fewstep.tasks.windows import windows
+from fewstep.training.estimate import meta_step_operations
 from fewstep.training.evaluate import compiled_validation, summarize, task_errors
 from fewstep.training.loop import train_in_memory
-from fewstep.training.operations import operations
-from fewstep.training.plan import shapes_of
 from fewstep.training.programs import compiled
 
 WINDOWS = 10
@@ -83,7 +82,7 @@ def table(settings: RobotFaults, seeds: list[int]) -> dict[str, Any]:
     for seed in seeds:
         started = time.monotonic()
         maml_problem = settings.build(seed)
-        gathering, budget = time.monotonic() - started, operations_of(maml_problem)
+        gathering, budget = time.monotonic() - started, maml_problem.meta_steps * meta_step_operations(maml_problem)
         pooled: list[MetaParams] = []
         for name, arm in ARMS.items():
             started = time.monotonic()
@@ -121,15 +120,6 @@ def errors_of(problem: Problem, params: MetaParams, steps: tuple[int, ...]) -> n
     return np.asarray(program(params, jax.random.key(0))[next(iter(problem.metrics))], np.float64)
 
 
-def operations_of(problem: Problem) -> float:
-    """Of the whole training."""
-    params, episode, tasks = shapes_of(problem, 1)
-    many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype), (episode, jax.random.key(0)))
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    whole = lambda params, episodes, keys, step: maml.meta_gradient(problem.learner, params, episodes, keys, step)  # noqa: E731
-    return problem.meta_steps * operations(whole, params, *many, step)
-
-
 def trained(
     settings: RobotFaults, seed: int, budget: float, change: Callable[[Problem], Problem]
 ) -> tuple[Problem, MetaParams]:
@@ -137,7 +127,7 @@ def trained(
     steps = settings.meta_steps
     for _ in range(2):  # the schedule of the outer rate goes with the number of meta-steps
         problem = change(replace(settings, meta_steps=steps).build(seed))
-        steps = max(1, round(steps * budget / operations_of(problem)))
+        steps = max(1, round(budget / meta_step_operations(problem)))
     return problem, train_in_memory(problem, seed)
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from image_speed import median_seconds
 from photos import figures
 
@@ -33,11 +32,11 @@ from fewstep.problem import Problem
 from fewstep.problems import VARIANTS, Omniglot, Sine, with_variants
 from fewstep.problems.settings import LearningSettings
 from fewstep.training.devices import replicate, task_mesh
+from fewstep.training.estimate import meta_step_operations
 from fewstep.training.evaluate import compiled_validation, evaluate
 from fewstep.training.image_examiner import Examiner
 from fewstep.training.loop import compiled_chunk, train_in_memory
-from fewstep.training.operations import operations
-from fewstep.training.plan import prepared, shapes_of
+from fewstep.training.plan import prepared
 from fewstep.types import MetaParams
 
 RATES = (0.01, 0.03, 0.1)
@@ -200,11 +199,7 @@ class Timed:
     def __init__(self, settings: LearningSettings, meta_steps: int):
         mesh, key = task_mesh(), jax.random.key(0)
         problem = settings.build(0)
-        params, episode, tasks = shapes_of(problem, 1)
-        many = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype), (episode, key))
-        step = jax.ShapeDtypeStruct((), jnp.int32)
-        whole = lambda params, episodes, keys, step: maml.meta_gradient(problem.learner, params, episodes, keys, step)  # noqa: E731
-        self.operations = operations(whole, params, *many, step)
+        self.operations = meta_step_operations(problem)
         problem = prepared(problem, mesh, 0, quiet=True)
         chunk, state = compiled_chunk(problem, mesh), replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
         self.run, self.meta_steps = lambda: chunk(state, key, meta_steps)[1].meta_loss, meta_steps

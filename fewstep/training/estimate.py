@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.auto import bytes_of, device_memory
 from fewstep.maml import Learner, TaskGradient, meta_gradient
+from fewstep.problem import Problem
 from fewstep.training.operations import operations
-from fewstep.training.plan import fitted
+from fewstep.training.plan import fitted, shapes_of
 from fewstep.types import Episode, MetaParams
 
 WAYS: dict[str, TaskGradient] = {"exact": exact, "stored": stored, "first-order": first_order}
@@ -41,10 +43,7 @@ class Estimates(NamedTuple):
 def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int, asked: str = "auto") -> Estimates:
     """Compiles one meta-step on a meta-batch of so many `tasks` by each of `WAYS`, and by the learner's own way where it is
     `asked` for under another name; nothing is run. `params` and `episode` (of one task) may be shapes alone."""
-    many = lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype)  # noqa: E731
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    episodes, keys = jax.tree.map(many, (episode, key))
-    step = jax.ShapeDtypeStruct((), jnp.int32)
+    episodes, keys, step = batch_of(episode, tasks)
     found = {}
     ways = WAYS if asked in ("auto", *WAYS) else {asked: learner.task_gradient, **WAYS}
     for name, way in ways.items():
@@ -58,3 +57,16 @@ def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int,
         count = operations(one_meta_step, params, episodes, keys, step)
         found[name] = Estimate(temporary, count, each.tasks_at_once or tasks)
     return Estimates(found, bytes_of((params, episodes)), device_memory())
+
+
+def batch_of(episode: Episode, tasks: int) -> tuple[Any, Any, Any]:
+    """Shapes of what a meta-step sees: (episodes of so many tasks, their keys, the meta-step)."""
+    many = lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype)  # noqa: E731
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return *jax.tree.map(many, (episode, key)), jax.ShapeDtypeStruct((), jnp.int32)
+
+
+def meta_step_operations(problem: Problem) -> int:
+    """Floating-point operations of a meta-step as the learner has it, whatever the machine makes of it."""
+    params, episode, tasks = shapes_of(problem, 1)
+    return operations(partial(meta_gradient, problem.learner), params, *batch_of(episode, tasks))
