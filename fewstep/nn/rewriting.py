@@ -84,11 +84,11 @@ def _rewritten(value: Any, rules: Rules, differentiated: bool) -> Any:
     if isinstance(value, tuple | list):
         parts = [_rewritten(part, rules, differentiated) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # named tuples take them one by one
+    if isinstance(value, ClosedJaxpr):  # from JAX 0.11.2 on, any program
+        evaluate = lambda *arguments: _evaluate(value, arguments, rules, differentiated)  # noqa: E731
+        return jax.make_jaxpr(evaluate)(*value.in_avals)
     if isinstance(value, Jaxpr):
         closed = _rewritten(ClosedJaxpr(value, ()), rules, differentiated)
         assert not closed.consts
         return closed.jaxpr
-    if not isinstance(value, ClosedJaxpr):
-        return value
-    evaluate = lambda *arguments: _evaluate(value, arguments, rules, differentiated)  # noqa: E731
-    return jax.make_jaxpr(evaluate)(*value.in_avals)
+    return value

@@ -61,7 +61,11 @@ def _line(eqn: Any, wants: list[bool]) -> tuple[int, list[bool]]:
 
 def _scan(params: dict[str, Any], wants: list[bool]) -> tuple[int, list[bool]]:
     """A round counts what it needs for what is wanted of it, and for what the next round wants."""
-    jaxpr, consts, carried = params["jaxpr"].jaxpr, params["num_consts"], params["num_carry"]
+    jaxpr = params["jaxpr"].jaxpr
+    if "ft_in" in params:  # from JAX 0.11.2 on
+        consts, carried = (len(part) for part in params["ft_in"].unpack()[:2])
+    else:
+        consts, carried = params["num_consts"], params["num_carry"]
     while True:
         count, used = _count(jaxpr, wants)
         carry = [want or use for want, use in zip(wants[:carried], used[consts : consts + carried], strict=True)]
