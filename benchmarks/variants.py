@@ -47,10 +47,11 @@ OMNIGLOT = Omniglot(
     adaptation_steps=5, inner_rate=0.1, meta_batch_size=8, meta_steps=1_500, validation_tasks=100, average=0.0,
 )  # fmt: skip
 OWN: dict[str, dict[str, dict[str, Any]]] = {
-    "sine": {"cavia": {"inner_rate": 1.0}},
+    "sine": {"cavia": {"inner_rate": 1.0}, "imaml": {"proximal": 5.0}},
     "omniglot": {"joint-first": {"joint_steps": 1_000}, "boil": {"head": "prototype"}},
 }
-"""settings that a variant needs beside its own: a context of small numbers takes large steps"""
+"""settings that a variant needs beside its own: a context of small numbers takes large steps, iMAML reaches its minimum under a
+stronger pull"""
 META_STEPS = {"sine": 200, "omniglot": 5}
 """meta-steps that are timed at once"""
 
@@ -109,7 +110,7 @@ def applying(problem: LearningSettings, only: list[str]) -> list[str]:
 def sine(arguments: Any) -> Iterator[tuple[str, Any]]:
     for name in applying(SINE, arguments.only):
         plain = settings_of(SINE, name)
-        rates = (plain.inner_rate,) if name in OWN["sine"] else RATES
+        rates = (plain.inner_rate,) if "inner_rate" in OWN["sine"].get(name, {}) else RATES
         if len(rates) > 1:
             plain = min((replace(plain, inner_rate=rate) for rate in rates), key=validated)
         before, after, seconds, diverged = [], [], [], 0

@@ -146,6 +146,13 @@ def test_a_run_whose_rates_are_too_large_says_so_and_ends_better_than_without_ad
         loop.train(replace(settings, lower_rates=False).build(0), tmp_path / "alone", seed=0, quiet=True)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "meta-sgd", "lslr", "meta-curvature", "alfa"])
+def test_whatever_makes_the_step_a_run_that_stops_names_the_task_at_which_its_numbers_went(optimizer):
+    settings = replace(TINY, inner_optimizer=optimizer, inner_rate=1e6, lower_rates=False, rollbacks=0)
+    with pytest.raises(RunFailed, match=r"meta-step \d+ \(task \d+ of the meta-batch\)"):
+        loop.train_in_memory(settings.build(0), seed=0)
+
+
 def test_a_run_that_lowered_its_rates_and_is_resumed_ends_in_the_same_bits(tmp_path):
     problem = replace(TINY, inner_rate=30.0).build(0)
     whole = loop.train(problem, tmp_path / "whole", quiet=True)

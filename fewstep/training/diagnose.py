@@ -8,20 +8,21 @@ import jax.numpy as jnp
 from fewstep.maml import MetaState, adaptation_path, finite_tasks, task_gradients
 from fewstep.problem import Problem
 from fewstep.training.devices import meta_batch
-from fewstep.types import Key
+from fewstep.types import Key, MetaParams
 
 
 def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
     """The message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
     learner, (episodes, keys) = problem.learner, meta_batch(problem, state.step, key)
+    trained: MetaParams = jax.tree.map(jnp.asarray, state.params)  # a state fetched from the device cannot be indexed by step
 
     def support_losses(episode, key):
-        path = adaptation_path(learner, state.params, episode.support, key)
+        path = adaptation_path(learner, trained, episode.support, key)
         return jax.vmap(lambda params: learner.loss(params, episode.support, key))(path)
 
     @jax.jit
     def measure(episodes, keys):
-        measured = task_gradients(learner, state.params, episodes, keys, state.step)
+        measured = task_gradients(learner, trained, episodes, keys, state.step)
         return jax.vmap(support_losses)(episodes, keys), finite_tasks(measured)
 
     losses, finite = measure(episodes, keys)  # [tasks, steps + 1], [tasks]
