@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -29,7 +30,7 @@ from fewstep.maml import task_gradient
 from fewstep.problem import Splits
 from fewstep.problems.sine import Sine
 from fewstep.tasks.family import TaskFamily
-from fewstep.training import loop, programs
+from fewstep.training import devices, loop, programs
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import Progress, read_metrics
@@ -86,6 +87,19 @@ def assert_same_run(directory, whole):
     # The log's means are summed call by call, and calls differ in length from run to run: equal but for rounding.
     for name in ("meta_loss", "gradient_norm", "outer_rate"):
         np.testing.assert_allclose([line[name] for line in lines], [line[name] for line in expected_lines], rtol=2e-5)
+
+
+def test_products_on_a_gpu_are_left_to_its_library_unless_the_user_chose_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    devices.use_gpu_libraries()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
+    monkeypatch.setattr(devices, "find_spec", lambda name: name == "jax_cuda13_plugin" or None)
+    devices.use_gpu_libraries()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x --xla_gpu_enable_triton_gemm=false"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    devices.use_gpu_libraries()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_enable_triton_gemm=true"
 
 
 def test_the_state_after_training_equals_a_python_loop_of_meta_steps(whole):

@@ -85,9 +85,10 @@ def prepare_jax() -> None:
     """Settings of JAX that a command wants and a library must not force: cores as devices, a lasting compilation cache."""
     import jax
 
-    from fewstep.training.devices import use_cpu_cores
+    from fewstep.training.devices import use_cpu_cores, use_gpu_libraries
 
     use_cpu_cores()
+    use_gpu_libraries()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_directory("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +37,17 @@ def use_cpu_cores() -> None:
     The small operations of a meta-step do not profit from threads inside an operation; tasks split over cores do.
     """
     jax.config.update("jax_num_cpu_devices", cpu_cores())
+
+
+def use_gpu_libraries() -> None:
+    """Leaves matrix products on NVIDIA's GPUs to NVIDIA's library. Call it before anything is computed.
+
+    XLA's own way (Triton) takes minutes to choose among the forms of the products of a meta-step, and with jax 0.11.2 ends the
+    process on those of strided convolutions. What XLA_FLAGS says of it stands.
+    """
+    flags, name = os.environ.get("XLA_FLAGS", ""), "--xla_gpu_enable_triton_gemm"
+    if name not in flags and any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        os.environ["XLA_FLAGS"] = f"{flags} {name}=false".strip()
 
 
 def task_keys(key: Key, step: jax.Array, number: jax.Array) -> Key:

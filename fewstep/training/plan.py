@@ -71,8 +71,8 @@ def fitted(
 ) -> Learner:
     """`learner` for a meta-batch of so many `tasks` a device; `params` and `episode` (of one task) may be shapes alone.
 
-    Convolutions on a CPU go task by task, each as an ordinary convolution; elsewhere as matrix products, tasks side by side;
-    where a `mesh` is given, in the form that was found fastest on its devices, by measuring it if it is not yet known.
+    Convolutions on a CPU go task by task, each as an ordinary convolution, or where a `mesh` is given in the form that was
+    found fastest on its devices, by measuring what is not yet known. Elsewhere they are matrix products, tasks side by side.
     Without convolutions, as many tasks side by side as fit in memory.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -83,7 +83,7 @@ def fitted(
     pooled = replace(learner, loss=fast_pooling(learner.loss), tasks_at_once=together)
     usual: Lowering = "direct" if together == 1 else "matrix"
     choice: Lowering | Choice = usual
-    if mesh is not None:
+    if mesh is not None and one_by_one:
         one_task = lambda *arguments: learner.task_gradient(pooled, *arguments)  # noqa: E731
         shapes = params, episode, key, jax.ShapeDtypeStruct((), jnp.int32)
         choice = measured_lowerings(one_task, shapes, together, usual, mesh, quiet)
