@@ -1,9 +1,10 @@
 """One meta-step of Conv-4 on images, fewstep beside PyTorch and plain JAX: the figures of docs/benchmarks.md.
 
 python benchmarks/images.py [--json docs/records/images.json] [--only NAME ...]      some eight minutes on two cores
-On a GPU the same command takes meta-batches of 32 and 256: --meta-batch 32 256 --reference torch_loop
-Rows: fewstep by three ways to the gradient, normalizing by batch; `groups`: exact, normalizing by groups, and `equinox`: this
-network as a user of equinox writes it; PyTorch in a loop over tasks and by torch.func; plain_jax: vmap, as one writes it.
+On a GPU: --meta-batch 32 256 --rounds 1 --only exact bfloat16 torch_loop --json docs/records/images_gpu.json
+Rows: fewstep by three ways to the gradient, normalizing by batch; `bfloat16`: exact, as with --precision bfloat16; `groups`:
+exact, normalizing by groups, and `equinox`: this network as a user of equinox writes it; PyTorch in a loop over tasks and by
+torch.func; plain_jax: vmap, as one writes it. --cache FOLDER keeps compiled programs, and --compile only makes them.
 Each row runs in a process of its own, several rounds one after the other, so that a busy moment falls on all of them alike.
 Needs torch and equinox (`pip install -e '.[bench,test]'`).
 """
@@ -40,7 +41,7 @@ CASES = {
     "84 x 84, 5 steps": Case((84, 84, 3), 32, "pool", 5, 75, 4),
 }
 WAYS, RATE = 5, 0.01
-ROWS = ("stored", "exact", "first-order", "groups", "equinox", "torch_loop", "torch_func", "plain_jax")
+ROWS = ("stored", "exact", "first-order", "groups", "equinox", "torch_loop", "torch_func", "plain_jax", "bfloat16")
 ONCE = {"plain_jax": ("28 x 28, 1 step",)}
 """rows that are measured in these cases alone: elsewhere they take minutes"""
 
@@ -48,16 +49,20 @@ ONCE = {"plain_jax": ("28 x 28, 1 step",)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path("docs/records/images.json"))
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS[:-1]))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--meta-batch", nargs="+", type=int, help="tasks of a meta-step, in place of 32 and 4")
     parser.add_argument("--reference", default="torch_loop", choices=ROWS)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--cache", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", default="", help="folder of compiled programs; by default a new one")
+    parser.add_argument("--compile", action="store_true", help="compile all rows at once, without measuring")
     arguments = parser.parse_args()
     if arguments.worker:
         row, case = arguments.worker
-        print(json.dumps(measure(row, Case(*json.loads(case)))))
+        print(json.dumps(measure(row, Case(*json.loads(case)), arguments.compile)))
+        return
+    if arguments.compile:
+        compile_all(arguments)
         return
     from fewstep.training.measured_lowerings import processor  # here: the workers of PyTorch load no JAX
 
@@ -67,19 +72,29 @@ def main() -> None:
             title = name if tasks == case.tasks else f"{name}, {tasks} tasks"
             record["cases"][title] = compare(name, case._replace(tasks=tasks), arguments)
             print_case(title, record["cases"][title])
-    record |= {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "matrix_rate": matrix_rate()}
+    record |= {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "matrix_rate": matrix_rate("float32")}
+    record |= {"matrix_rate_bfloat16": matrix_rate("bfloat16")} if "bfloat16" in arguments.only else {}
     record |= {"python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
     arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def compile_all(arguments: Any) -> None:
+    """The programs of all rows and cases in processes side by side, into the cache."""
+    sizes = [case._replace(tasks=tasks) for case in CASES.values() for tasks in arguments.meta_batch or [case.tasks]]
+    rows = [row for row in arguments.only if not row.startswith("torch")]
+    around = surroundings(arguments.cache)
+    for process in [subprocess.Popen(words(row, case, "--compile"), env=around) for case in sizes for row in rows]:
+        process.wait()
 
 
 def compare(name: str, case: Case, arguments: Any) -> dict[str, Any]:
     """Rounds of all rows: medians of seconds, and of the ratio to the reference in the same round."""
     rows = [row for row in arguments.only if name in ONCE.get(row, (name,))]
     found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as folder:
         for _ in range(arguments.rounds):
             for row in rows:
-                found[row].append(worker(row, case, cache))
+                found[row].append(worker(row, case, arguments.cache or folder))
     result = {}
     for row in rows:
         runs = found[row]
@@ -90,7 +105,7 @@ def compare(name: str, case: Case, arguments: Any) -> dict[str, Any]:
             "seconds": statistics.median(run["seconds"] for run in runs),
             "times_reference": statistics.median(ratios),
             "compile_cold": runs[0]["compile"],
-            "compile_cached": statistics.median(run["compile"] for run in runs[1:]),
+            "compile_cached": statistics.median(run["compile"] for run in runs[1:] or runs),
             "peak_mib": statistics.median(run["peak_mib"] for run in runs),
             **{key: runs[0][key] for key in ("operations", "device") if key in runs[0]},
         }
@@ -98,16 +113,26 @@ def compare(name: str, case: Case, arguments: Any) -> dict[str, Any]:
 
 
 def worker(row: str, case: Case, cache: str) -> dict[str, Any]:
-    words = [sys.executable, __file__, "--worker", row, json.dumps(case)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout)
+    done = subprocess.run(words(row, case), check=True, capture_output=True, text=True, env=surroundings(cache))
+    return json.loads(done.stdout)
 
 
-def measure(row: str, case: Case) -> dict[str, Any]:
+def words(row: str, case: Case, *more: str) -> list[str]:
+    return [sys.executable, __file__, "--worker", row, json.dumps(case), *more]
+
+
+def surroundings(cache: str) -> dict[str, str]:
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def measure(row: str, case: Case, only_compile: bool) -> dict[str, Any]:
     """Seconds of a warm meta-step: the least of some, in a process that does nothing else."""
     case = case._replace(image=tuple(case.image))
     made = torch_step(row, case) if row.startswith("torch") else jax_step(row, case)
     step, told = made
+    if only_compile:
+        return told
+    step()
     started = time.perf_counter()
     seconds: list[float] = []
     while len(seconds) < 3 or (time.perf_counter() - started < 3 and len(seconds) < 20):
@@ -128,13 +153,14 @@ def jax_step(row: str, case: Case):
     from fewstep import Examples, Learner, MetaParams, losses, nn
     from fewstep.gradients import exact, first_order, stored
     from fewstep.maml import meta_gradient, task_loss
-    from fewstep.training.devices import task_mesh, use_cpu_cores
+    from fewstep.training.devices import task_mesh, use_cpu_cores, use_gpu_libraries
     from fewstep.training.operations import operations
-    from fewstep.training.plan import fitted
+    from fewstep.training.plan import fitted, in_half_precision
     from fewstep.types import Episode
 
     if row != "plain_jax":
         use_cpu_cores()
+        use_gpu_libraries()
     key = jax.random.key(0)
     if row == "equinox":
         theta, apply = equinox_conv4(case)
@@ -152,6 +178,7 @@ def jax_step(row: str, case: Case):
     way = {
         "stored": stored,
         "exact": exact,
+        "bfloat16": exact,
         "first-order": first_order,
         "groups": exact,
         "equinox": exact,
@@ -168,6 +195,7 @@ def jax_step(row: str, case: Case):
         mesh = task_mesh()
         one = jax.tree.map(lambda leaf: leaf[0], episodes)
         learner = fitted(learner, params, one, -(-case.tasks // mesh.size), mesh)
+        learner = in_half_precision(learner) if row == "bfloat16" else learner
         whole = lambda params, episodes, keys: meta_gradient(learner, params, episodes, keys, zero)  # noqa: E731
         told["operations"] = operations(whole, params, episodes, keys)
         share = lambda *arguments: jax.lax.pmean(whole(*arguments), "tasks")  # noqa: E731
@@ -181,9 +209,7 @@ def jax_step(row: str, case: Case):
     program = function.lower(params, episodes, keys).compile()
     told["compile"] = time.perf_counter() - started
     placed = jax.device_put((params, episodes, keys), program.input_shardings[0])
-    step = lambda: jax.block_until_ready(program(*placed))  # noqa: E731
-    step()
-    return step, told
+    return lambda: jax.block_until_ready(program(*placed)), told
 
 
 def equinox_conv4(case: Case):
@@ -229,6 +255,7 @@ def torch_step(row: str, case: Case):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as JAX and cuDNN do
     size, channels, stride = case.image[0], case.image[2], 2 if case.reduction == "stride" else 1
     weights = []
     for _ in range(4):
@@ -277,9 +304,8 @@ def torch_step(row: str, case: Case):
         synchronize()
 
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
-    step = loop if row == "torch_loop" else together
-    step()
-    return step, {"compile": 0.0, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    kind = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return loop if row == "torch_loop" else together, {"compile": 0.0, "device": kind}
 
 
 def print_case(title: str, rows: dict[str, Any]) -> None:
@@ -288,16 +314,18 @@ def print_case(title: str, rows: dict[str, Any]) -> None:
         rate = f"{found['operations'] / found['seconds'] / 1e9:8.0f}" if "operations" in found else ""
         compiled = f"{found['compile_cold']:10.1f} {found['compile_cached']:9.1f}" if found["compile_cold"] else " " * 20
         print(
-            f"{row:12} {found['seconds'] * 1e3:9.0f} {found['times_reference']:8.2f} {compiled} {found['peak_mib']:9.0f} {rate}"
+            f"{row:12} {found['seconds'] * 1e3:9.1f} {found['times_reference']:8.2f} {compiled} {found['peak_mib']:9.0f} {rate}"
         )
 
 
-def matrix_rate() -> float:
-    """Floating-point operations a second of large float32 matrix products on all cores, the machine's own ceiling."""
+def matrix_rate(kind: str) -> float:
+    """Floating-point operations a second of large matrix products, the machine's own ceiling: on all cores, or on the GPU,
+    where products of float32 are made in its shorter TF32, as those of all rows are."""
     import jax
     import jax.numpy as jnp
 
-    one = jnp.ones((2048, 2048))
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    one = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(kind))
     product = jax.jit(lambda x: x @ x)
     jax.block_until_ready(product(one))
     seconds = []
@@ -305,7 +333,7 @@ def matrix_rate() -> float:
         before = time.perf_counter()
         jax.block_until_ready(product(one))
         seconds.append(time.perf_counter() - before)
-    return 2 * 2048**3 / min(seconds)
+    return 2 * size**3 / min(seconds)
 
 
 if __name__ == "__main__":
