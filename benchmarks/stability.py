@@ -269,7 +269,7 @@ def draw(records: dict[str, Any], out: Path) -> None:
     """The share of runs that diverge or end worse than without adaptation: a heat map for each recipe and number of steps."""
     rows = [(part, name) for part in records for name in RECIPES]
     columns = max(len(record["adaptation_steps"]) for record in records.values())
-    figure, axes = axes_of(columns, len(rows), (2.6 * columns + 0.8, 2.0 * len(rows)))
+    figure, axes = axes_of(columns, len(rows), (3.4 * columns + 0.8, 2.0 * len(rows)))
     for line, (part, name) in zip(axes, rows, strict=True):
         record, found = records[part], records[part]["recipes"][name]
         shares = np.array(found["diverged_by_cell"]) + np.array(found["worse_by_cell"])
