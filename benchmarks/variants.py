@@ -44,14 +44,14 @@ SEEDS = (1, 2, 3)
 SINE = Sine(meta_steps=5_000)
 OMNIGLOT = Omniglot(
     joint_steps=0, variation="none", head="shared", train_ways=0, ways=20, filters=32, queries=1, test_queries=5,
-    adaptation_steps=5, inner_rate=0.1, meta_batch_size=8, meta_steps=1_500, validation_tasks=100, average=0.0,
+    adaptation_steps=5, inner_rate=0.1, meta_batch_size=8, meta_steps=400, validation_tasks=100, average=0.0,
 )  # fmt: skip
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "sine": {"cavia": {"inner_rate": 1.0}, "imaml": {"proximal": 5.0}},
-    "omniglot": {"joint-first": {"joint_steps": 1_000}, "boil": {"head": "prototype"}},
+    "omniglot": {"joint-first": {"joint_steps": 1_000}, "boil": {"head": "prototype"}, "evolution": {"meta_steps": 40}},
 }
 """settings that a variant needs beside its own: a context of small numbers takes large steps, iMAML reaches its minimum under a
-stronger pull"""
+stronger pull, and a meta-step of an evolution strategy takes as long as many others"""
 META_STEPS = {"sine": 200, "omniglot": 5}
 """meta-steps that are timed at once"""
 
@@ -62,14 +62,19 @@ def main() -> None:
     parser.add_argument("--omniglot", default="")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", action="store_true", help="go on with the rows that the record does not have yet")
     arguments = parser.parse_args()
     prepare_jax()
     out = arguments.json or Path(f"docs/records/variants_{arguments.part}.json")
     record = {"part": arguments.part, "date": time.strftime("%Y-%m-%d"), "rows": {}}
+    if arguments.keep and out.is_file():
+        record["rows"] = json.loads(out.read_text())["rows"]
+        arguments.only = [name for name in arguments.only if name not in record["rows"]]
     for name, row in PARTS[arguments.part](arguments):
         record["rows"][name] = row
         print(f"{name:34} {json.dumps(row)}", flush=True)
         out.write_text(json.dumps(record, indent=1) + "\n")
+        jax.clear_caches()  # programs of some rows hold gigabytes
 
 
 def published(arguments: Any) -> Iterator[tuple[str, Any]]:
@@ -166,6 +171,7 @@ def omniglot(arguments: Any) -> Iterator[tuple[str, Any]]:
         yield (
             name,
             {
+                "meta_steps": problem.meta_steps,
                 "adaptation_steps": steps,
                 "before": round(found[0]["accuracy"], 4),
                 **{key: round(value, 4) for key, value in found[steps].items()},
