@@ -70,6 +70,9 @@ class Planner(NamedTuple):
     """of drawing and improving at each step of control"""
     deviation: float = 0.6
     """of the first candidates, in parts of half an action's range"""
+    persistence: float = 0.0
+    """of a candidate's deviations from one step to the next: 0 for white noise. What moves a body pushes for longer than a step
+    (Pinneri et al. 2020, arXiv 2008.06389)"""
     improve: Improve = best
 
 
@@ -94,7 +97,7 @@ def planned(planner: Planner, imagine: Imagine, reward: Reward, observation: jax
         return jnp.sum(jax.lax.scan(step, observation, in_range(candidate, limits))[1])
 
     def round_of(plan: Plan, key: Key) -> tuple[Plan, None]:
-        noise = jax.random.normal(key, (planner.candidates - 1, *plan.mean.shape))
+        noise = lasting(jax.random.normal(key, (planner.candidates - 1, *plan.mean.shape)), planner.persistence)
         drawn = jnp.concatenate([plan.mean[None], plan.mean[None] + plan.deviation[None] * noise])  # the plan itself is one
         drawn = jnp.clip(drawn, -1.0, 1.0)
         returns = jax.vmap(worth)(drawn)
@@ -103,6 +106,17 @@ def planned(planner: Planner, imagine: Imagine, reward: Reward, observation: jax
         return planner.improve(drawn, jnp.where(finite, returns, least - 1e6), plan), None
 
     return jax.lax.scan(round_of, plan, jax.random.split(key, planner.rounds))[0]
+
+
+def lasting(noise: jax.Array, persistence: float) -> jax.Array:
+    """White noise [candidates, horizon, actions] made one whose neighbors in time correlate so much; of the same deviation."""
+
+    def step(before: jax.Array, fresh: jax.Array) -> tuple[jax.Array, jax.Array]:
+        now = persistence * before + (1 - persistence**2) ** 0.5 * fresh
+        return now, now
+
+    first, rest = noise[:, 0], jnp.moveaxis(noise[:, 1:], 1, 0)
+    return jnp.concatenate([first[None], jax.lax.scan(step, first, rest)[1]]).swapaxes(0, 1)
 
 
 def action_of(plan: Plan, limits) -> jax.Array:

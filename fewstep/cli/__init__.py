@@ -14,6 +14,7 @@ COMMANDS = {
     "adapt": "fit a run to new units from a few rows of each, or to new classes from a few photos",
     "update": "adapt again, to old and new rows together",
     "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",
+    "play": "drive a robot that a fault strikes, with and without adaptation, as a moving picture",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
     "sample-table": "write a table to try it all on",

@@ -88,6 +88,11 @@ class Follower:
         outputs = self.problem.predict(params, (flat - center[None]) / scale[None])
         return observations + (outputs * change_scale[None] + change_center[None]).reshape(observations.shape)
 
+    @property
+    def change_scale(self) -> np.ndarray:
+        """[observed]: the deviations of changes among meta-train robots."""
+        return self.standards.change_scale
+
     def warm_up(self) -> Follower:
         """Compiles what a control loop calls."""
         nothing = np.zeros(self.observed, np.float32), np.zeros(self.actions, np.float32)

@@ -132,6 +132,18 @@ class Faults:
         """[size]: the condition of the robot as its file has it."""
         return np.ones(self.size)
 
+    def told(self, condition: np.ndarray) -> list[str]:
+        """A condition in words, 'gain of bthigh x -0.42'; factors of 1 are left out."""
+        names: list[str] = []
+        for change in self.changes:
+            rows, kind = self._rows(change), ELEMENTS[change.field.split("_")[0]]
+            of = "all" if change.alike else ""
+            label = SPOKEN.get(change.field, change.field)
+            for row in rows[: 1 if change.alike else None]:
+                number = int(self.robot.model.dof_jntid[row]) if change.field.startswith("dof") else int(row)
+                names.append(f"{label} of {of or getattr(self.robot.model, kind)(number).name or f'{kind} {number + 1}'}")
+        return [f"{name} x {factor:.2f}" for name, factor in zip(names, condition, strict=True) if factor != 1.0]
+
     def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
         """[count, size] conditions."""
         drawn = []
@@ -159,4 +171,6 @@ class Faults:
         return model
 
 
+SPOKEN = {"actuator_gear": "gain", "body_mass": "mass", "geom_friction": "friction", "dof_damping": "damping"}
+"""what people call a field of the model"""
 COUNTS = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "actuator": "nu", "tendon": "ntendon"}

@@ -4,8 +4,11 @@ and experience.py. MuJoCo is the extra `[rl]`, and imported when a robot is."""
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -153,6 +156,9 @@ def imported_mujoco() -> Any:
     """The module. Raises `BadInput` with the line that installs it."""
     if find_spec("mujoco") is None or find_spec("gymnasium") is None:
         raise BadInput("Robots need MuJoCo, which is not installed. Try: pip install 'fewstep[rl]'")
+    # Read when MuJoCo is imported: without a screen it draws by EGL, where that is there.
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
     import mujoco
 
     return mujoco
