@@ -95,6 +95,10 @@ def test_robots_are_trained_drawn_and_adapted_from_a_log(command, tmp_path):
     code, _, err = command("predict", "adapted", "--inputs", "log.csv", "--out", "next.csv")
     assert code == 0, err
     assert pl.read_csv(tmp_path / "next.csv").height == 12
+    for words in (["adapt", "run", "--support", "log.csv", "--out", "other"], ["evaluate", "run"]):
+        code, _, err = command(*words, "--steps", "auto")
+        assert code == 2 and "--steps auto is for tables: of robot-faults no support rows are left out" in err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

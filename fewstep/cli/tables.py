@@ -143,7 +143,9 @@ def mean_of(summary: dict[str, Any], place: int, tasks: int) -> str:
 
 
 def with_interval(mean: float | None, half: float | None) -> str:
-    return short(mean) + (f" ± {half:.3g}" if mean is not None and half is not None else "")
+    if mean is None or half is None:
+        return short(mean)
+    return f"{short(mean)} ± {half if half > 1e-9 * abs(mean) else 0:.3g}"  # what is the same in all tasks differs by rounding
 
 
 def short(value: float | None) -> str:

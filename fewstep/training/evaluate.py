@@ -13,7 +13,7 @@ import numpy as np
 from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
-from fewstep.training.fit import Steps, at, row_errors
+from fewstep.training.fit import Steps, at, require_steps, row_errors
 from fewstep.training.mapping import over_parameters, over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Key, MetaParams
@@ -56,6 +56,7 @@ def task_errors(
         path = adaptation_path(problem.learner, params, episode.support, adapt_key, most)
         chosen = [step for step in steps if step != "auto"]
         if "auto" in steps:
+            require_steps(problem, steps)
             assert problem.leave_one_out is not None
             left_out = problem.leave_one_out(params, episode.support, adapt_key, trained)
             safe = safe_steps(row_errors(problem, left_out, episode.support), episode.support.weight)

@@ -5,11 +5,13 @@ Pure, for one task: `vmap` for many. Used by evaluation, by calibration and by `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fewstep.errors import BadInput
 from fewstep.losses import weighted_mean
 from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
@@ -42,6 +44,7 @@ def fit(problem: Problem, params: MetaParams, support: Examples, key: Key, steps
     outputs = support.targets.shape[-1]
     chosen, scale = jnp.asarray(most, jnp.int32), jnp.ones(outputs)
     needs_scale = problem.deviation is None and not problem.format.classes
+    require_steps(problem, [steps])
     if (steps == "auto" or needs_scale) and problem.leave_one_out is not None:
         left_out = problem.leave_one_out(params, support, key, most)
         if steps == "auto":
@@ -54,6 +57,12 @@ def fit(problem: Problem, params: MetaParams, support: Examples, key: Key, steps
     moved = jnp.exp(after) - jnp.exp(before) if problem.format.classes else after - before
     change = jnp.sqrt(weighted_mean(jnp.mean(jnp.square(moved), axis=-1), support.weight))
     return Fitted(adapted, chosen, scale, jnp.log(jnp.stack([*error, change]) + 1e-6))
+
+
+def require_steps(problem: Problem, steps: Sequence[Steps]) -> None:
+    """Raises `BadInput` where steps are left to the rows of a problem that does not leave rows out."""
+    if "auto" in steps and problem.leave_one_out is None:
+        raise BadInput(f"--steps auto is for tables: of {problem.name} no support rows are left out. Give a number of steps.")
 
 
 def at(path: Params, step: jax.Array | int) -> Params:
