@@ -3,6 +3,7 @@
     python benchmarks/robots.py table [--robot half-cheetah] [--family severe] [--seeds 0 1 2]
                                       # -> docs/records/robots_half-cheetah_severe.json
     python benchmarks/robots.py latency                     # -> docs/records/robots_latency.json
+    python benchmarks/robots.py speed                       # -> docs/records/robots_speed.json: simulation, by threads
 
 Every arm is a network of the same hidden layers, sees the same robots, is trained with as many operations as MAML, and predicts
 the same windows of the same unseen robots: 32 transitions, then the 48 that follow. What an arm may choose (rates, steps, how
@@ -28,12 +29,15 @@ import optax
 
 from fewstep import MetaParams, losses, nn, runs
 from fewstep.cli.arguments import prepare_jax
+from fewstep.cores import cpu_cores
 from fewstep.maml import Learner
 from fewstep.planning import Planner, first_plan, planned
 from fewstep.problem import Problem, Splits
 from fewstep.problems import RobotFaults
 from fewstep.problems.robot_faults import PRESETS, experience_of
 from fewstep.runtime import Follower
+from fewstep.tasks.experience import Simulator, beginnings, commands
+from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.tasks.windows import windows
 from fewstep.training.estimate import meta_step_operations
@@ -55,7 +59,7 @@ Arm = tuple[Problem, MetaParams, tuple[int, ...], dict[str, Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["table", "latency"])
+    parser.add_argument("part", choices=["table", "latency", "speed"])
     parser.add_argument("--robot", default="half-cheetah")
     parser.add_argument("--family", default="severe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -68,6 +72,8 @@ def main() -> None:
         settings = replace(settings, meta_steps=arguments.meta_steps)
     if arguments.part == "latency":
         record, name = latency(settings), "robots_latency.json"
+    elif arguments.part == "speed":
+        record, name = speed(settings), "robots_speed.json"
     else:
         record, name = (
             table(settings, arguments.seeds),
@@ -308,6 +314,28 @@ def latency(settings: RobotFaults) -> dict[str, Any]:
     }
     print(json.dumps(record))
     return {"robot": settings.robot, **record, "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+
+
+def speed(settings: RobotFaults) -> dict[str, Any]:
+    """Steps of control that are simulated in a second, of 64 different robots in one call, by threads in turn; medians."""
+    rounds: dict[str, dict[int, list[float]]] = {}
+    for name in ("half-cheetah", "ant"):
+        robot, random = Robot(name), np.random.default_rng(0)
+        faults = Faults(robot, read_family(settings.family))
+        models = [faults.model(condition) for condition in faults.draw(random, 64)]
+        states, actions = beginnings(robot, random, 64), commands(robot, random, 64, settings.run_steps)
+        rounds[name] = {1: [], 2: []}
+        for _ in range(9):
+            for threads, found in rounds[name].items():
+                started = time.perf_counter()
+                Simulator(robot, threads).run(models, states, actions)
+                found.append(64 * settings.run_steps / (time.perf_counter() - started))
+    record = {
+        name: {f"{threads} thread{'s' * (threads > 1)}": round(float(np.median(values))) for threads, values in found.items()}
+        for name, found in rounds.items()
+    }
+    print(json.dumps(record))
+    return {"control_steps_per_second": record, "robots": 64, "cores": cpu_cores()}
 
 
 if __name__ == "__main__":
