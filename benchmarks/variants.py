@@ -3,6 +3,7 @@
     python benchmarks/variants.py published                        # CAVIA's and Meta-SGD's own sine protocols
     python benchmarks/variants.py sine                             # all variants that apply, 10 shots
     python benchmarks/variants.py omniglot --omniglot ../shared/data/omniglot       # 20 ways, 1 shot
+    python benchmarks/variants.py anil --omniglot ../shared/data/omniglot           # ANIL beside MAML, each at its own rate
     python benchmarks/variants.py cost --omniglot ../shared/data/omniglot           # a meta-step of each beside exact MAML's
 
 Each part writes its own record, docs/records/variants_PART.json. Variants are set on MAML as published (`--variant
@@ -40,6 +41,7 @@ from fewstep.training.plan import prepared
 from fewstep.types import MetaParams
 
 RATES = (0.01, 0.03, 0.1)
+RATES_OF_IMAGES = (0.1, 0.4, 1.0)
 SEEDS = (1, 2, 3)
 SINE = Sine(meta_steps=5_000)
 OMNIGLOT = Omniglot(
@@ -180,6 +182,23 @@ def omniglot(arguments: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
+def anil(arguments: Any) -> Iterator[tuple[str, Any]]:
+    """MAML and ANIL at one budget, each at the rate of RATES_OF_IMAGES that does best on meta-validation tasks."""
+    base = replace(OMNIGLOT, data_dir=arguments.omniglot, meta_steps=1_000)
+    for name in ("maml", "anil"):
+        best: tuple[float, Any] = float("inf"), None
+        for rate in RATES_OF_IMAGES:
+            problem = replace(settings_of(base, name), inner_rate=rate).build(0)
+            params = train_in_memory(problem, 0)
+            error = float(compiled_validation(problem)(params, jax.random.key(0)))
+            best = min(best, (error, (rate, problem, params)), key=lambda each: each[0])
+            print(f"{name} at {rate:g}: error {error:.4f} on meta-validation tasks", flush=True)
+        rate, problem, params = best[1]
+        steps = problem.learner.adaptation_steps
+        found = figures(Examiner(problem, params, [steps]).ask(problem.images.test, 600, seed=0))
+        yield name, {"inner_rate": rate, "adaptation_steps": steps, **{key: round(value, 4) for key, value in found.items()}}
+
+
 def cost(arguments: Any) -> Iterator[tuple[str, Any]]:
     """Time and operations of a meta-step over those of exact MAML, the two timed in turn; medians of the ratios."""
     for base in (SINE, replace(OMNIGLOT, data_dir=arguments.omniglot)):
@@ -216,7 +235,7 @@ class Timed:
         return 1e3 * median_seconds(self.run, 1) / self.meta_steps
 
 
-PARTS = {"published": published, "sine": sine, "omniglot": omniglot, "cost": cost}
+PARTS = {"published": published, "sine": sine, "omniglot": omniglot, "anil": anil, "cost": cost}
 
 if __name__ == "__main__":
     main()
