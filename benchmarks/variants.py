@@ -49,11 +49,11 @@ OMNIGLOT = Omniglot(
     adaptation_steps=5, inner_rate=0.1, meta_batch_size=8, meta_steps=400, validation_tasks=100, average=0.0,
 )  # fmt: skip
 OWN: dict[str, dict[str, dict[str, Any]]] = {
-    "sine": {"cavia": {"inner_rate": 1.0}, "imaml": {"proximal": 5.0}},
+    "sine": {"cavia": {"inner_rate": 1.0}, "imaml": {"proximal": 5.0}, "meta-curvature": {"inner_rate": 0.003}},
     "omniglot": {"joint-first": {"joint_steps": 1_000}, "boil": {"head": "prototype"}, "evolution": {"meta_steps": 40}},
 }
 """settings that a variant needs beside its own: a context of small numbers takes large steps, iMAML reaches its minimum under a
-stronger pull, and a meta-step of an evolution strategy takes as long as many others"""
+stronger pull, learned matrices multiply what a rate begins with, and a meta-step of evolution takes as long as many others"""
 META_STEPS = {"sine": 200, "omniglot": 5}
 """meta-steps that are timed at once"""
 
