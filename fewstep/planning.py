@@ -70,10 +70,10 @@ class Planner(NamedTuple):
     """of drawing and improving at each step of control"""
     deviation: float = 0.6
     """of the first candidates, in parts of half an action's range"""
+    improve: Improve = best
     persistence: float = 0.0
     """of a candidate's deviations from one step to the next: 0 for white noise. What moves a body pushes for longer than a step
     (Pinneri et al. 2020, arXiv 2008.06389)"""
-    improve: Improve = best
 
 
 def first_plan(planner: Planner, actions: int) -> Plan:
