@@ -69,8 +69,10 @@ def main() -> None:
     prepare_jax()
     out = arguments.json or Path(f"docs/records/variants_{arguments.part}.json")
     record = {"part": arguments.part, "date": time.strftime("%Y-%m-%d"), "rows": {}}
+    arguments.kept = ()
     if arguments.keep and out.is_file():
         record["rows"] = json.loads(out.read_text())["rows"]
+        arguments.kept = record["rows"]
         arguments.only = [name for name in arguments.only if name not in record["rows"]]
     for name, row in PARTS[arguments.part](arguments):
         record["rows"][name] = row
@@ -205,9 +207,12 @@ def cost(arguments: Any) -> Iterator[tuple[str, Any]]:
         kind = "sine" if isinstance(base, Sine) else "omniglot"
         plain = Timed(with_variants(base, ["maml"]), META_STEPS[kind])
         for name in applying(base, arguments.only):
+            if f"{kind}: {name}" in arguments.kept:
+                continue
             # Of one number of steps, and past the part of a run that first order may take.
             same = replace(settings_of(base, name), adaptation_steps=base.adaptation_steps)
-            timed = Timed(replace(same, first_order_until=0.0, joint_steps=0) if kind == "omniglot" else same, META_STEPS[kind])
+            same = replace(same, first_order_until=0.0, **({"joint_steps": 0} if kind == "omniglot" else {}))
+            timed = Timed(same, META_STEPS[kind])
             pairs = [(timed.milliseconds(), plain.milliseconds()) for _ in range(7)]
             yield (
                 f"{kind}: {name}",

@@ -12,6 +12,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from fewstep.maml import Learner, TaskGradient, adapt, start_and_back
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
@@ -37,9 +38,10 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
         loss, right = jax.value_and_grad(learner.loss)(adapted, episode.query, query_key)
         # Linearized once: every product is then the linear part alone.
         curvature = jax.linearize(lambda theta: jax.grad(learner.loss)(theta, episode.support, adapt_key), adapted)[1]
-        system = lambda v: jax.tree.map(lambda one, other: one + other / strength, v, curvature(v))  # noqa: E731
-        solved = jax.scipy.sparse.linalg.cg(system, right, maxiter=iterations)[0]
-        (gradient,) = back(solved)
+        flat, restore = ravel_pytree(right)  # one vector: under `vmap` JAX's solver takes no tree whose leaves differ in axes
+        system = lambda v: v + ravel_pytree(curvature(restore(v)))[0] / strength  # noqa: E731
+        solved = jax.scipy.sparse.linalg.cg(system, flat, maxiter=iterations)[0]
+        (gradient,) = back(restore(solved))
         return loss, MetaParams(gradient, jax.tree.map(jnp.zeros_like, params.inner))
 
     return gradient
