@@ -21,7 +21,7 @@ from fewstep.training.loop import train_in_memory
 SMALL = {"meta_steps": 600, "meta_batch_size": 8, "hidden": (20, 20), "adaptation_steps": 3}
 OWN = {
     "reptile": {"meta_steps": 3_000, "outer_rate": 3e-3},
-    "imaml": {"adaptation_steps": 8, "proximal": 0.3},
+    "imaml": {"proximal": 5.0},
     "meta-curvature": {"inner_rate": 0.01},
 }
 
