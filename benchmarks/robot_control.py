@@ -28,7 +28,7 @@ from fewstep.cli.arguments import prepare_jax
 from fewstep.driving import PLANNER, Driver, Run, adapting
 from fewstep.problem import Problem
 from fewstep.problems import RobotFaults
-from fewstep.problems.robot_faults import PARTS, PRESETS
+from fewstep.problems.robot_faults import PRESETS, unmet
 from fewstep.runtime import Follower
 from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
@@ -121,7 +121,7 @@ def told_follower(settings: RobotFaults, problem: Problem, params: MetaParams) -
 def driven(settings: RobotFaults, seed: int, arm: Arm, robots: int) -> list[Run]:
     """One run of each of so many robots that no training has seen, the same for every arm."""
     faults = Faults(Robot(settings.robot), read_family(settings.family))
-    conditions, healthy = faults.draw(np.random.default_rng((seed, len(PARTS))), robots), faults.model(faults.healthy())
+    conditions, healthy = unmet(faults, seed, robots), faults.model(faults.healthy())
     runs = []
     for number, condition in enumerate(conditions):
         faulty = faults.model(condition)

@@ -83,7 +83,7 @@ class Driver:
     def __init__(self, follower: Model, robot: Robot, planner: Planner = PLANNER, reward: Reward | None = None):
         self.follower, self.robot, self.planner = follower, robot, planner
         self.reward = reward or forward(robot)
-        self._look_ahead = jax.jit(self._planned)
+        self._look_ahead, self._rewards = jax.jit(self._planned), jax.jit(jax.vmap(self.reward))
 
     def _planned(self, params: Params, observation: jax.Array, plan: Plan, key: jax.Array) -> tuple[jax.Array, jax.Array, Plan]:
         """(what to do now, what the model expects of it, the plan for the next step)."""
@@ -110,10 +110,12 @@ class Driver:
                 break
             states.append(state)
             actions.append(action)
-            rewards[step] = float(self.reward(before, action, after))  # type: ignore[arg-type]
             errors[step] = np.mean(np.square((after - expected) / follower.change_scale))
             follower.observe(before, action, after)
             afterwards(step)
+        lived, observations = len(actions), robot.observation(np.array(states))
+        if lived:
+            rewards[:lived] = self._rewards(observations[:-1], np.array(actions), observations[1:])
         return Run(np.array(states), np.array(actions), rewards, errors)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fewstep.cli.arguments import parse, prepare_jax, say
+from fewstep.cli.writing import new_file
 from fewstep.errors import BadInput
 
-ENDINGS = (".gif", ".webp")
+SUFFIXES = (".gif", ".webp")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,7 @@ class Play:
 
 def main(argv: list[str]) -> int:
     arguments = parse(Play, argv, "fewstep play")
-    out = Path(arguments.out)
-    if out.suffix.lower() not in ENDINGS:
-        raise BadInput(f"--out {out} should end in {' or '.join(ENDINGS)}.")
-    if out.exists():
-        raise BadInput(f"--out {out} already exists. Choose another name, or remove it; nothing was changed.")
+    out = new_file(arguments.out, SUFFIXES)
     if not out.parent.is_dir():
         raise BadInput(f"--out {out}: there is no folder {out.parent}.")
     if arguments.adapt_every < 1 or not 1 <= arguments.seconds <= 600:

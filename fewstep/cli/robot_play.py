@@ -10,7 +10,7 @@ import numpy as np
 from fewstep.driving import Driver, adapting
 from fewstep.errors import BadInput
 from fewstep.plots.film import Scene
-from fewstep.problems.robot_faults import PARTS, RobotFaults
+from fewstep.problems.robot_faults import RobotFaults, unmet
 from fewstep.runs import Run
 from fewstep.runtime import Follower
 from fewstep.tasks.faults import Faults, read_family
@@ -41,8 +41,7 @@ def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: C
         raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
     robot = Robot(settings.robot)
     faults = Faults(robot, read_family(family or settings.family))
-    # Of no robot of the training: those are drawn by the numbers below.
-    condition = faults.draw(np.random.default_rng((seed, len(PARTS))), 1)[0]
+    condition = unmet(faults, seed, 1)[0]
     healthy, faulty = faults.model(faults.healthy()), faults.model(condition)
     follower = Follower(trained.problem, trained.params, trained.config)
     driver, steps = Driver(follower, robot), round(seconds / robot.seconds)

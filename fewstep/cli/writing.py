@@ -1,7 +1,8 @@
-"""Tables that commands write (floor 5): into a new file, whole or not at all."""
+"""Files that commands write (floor 5): new ones, and tables whole or not at all."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,14 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 
 def new_table(out: str) -> Path:
     """The file that `--out` names. Raises `BadInput` where it exists or has no ending of a table."""
+    return new_file(out, SUFFIXES)
+
+
+def new_file(out: str, suffixes: Sequence[str]) -> Path:
+    """The file that `--out` names. Raises `BadInput` where it exists or ends in none of `suffixes`."""
     path = Path(out)
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"--out {path} should end in .csv, .tsv or .parquet.")
+    if path.suffix.lower() not in suffixes:
+        raise BadInput(f"--out {path} should end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
     if path.exists():
         raise BadInput(f"--out {path} already exists. Choose another name, or remove it; nothing was changed.")
     return path

@@ -42,13 +42,11 @@ def film(scenes: Sequence[Scene], seconds: float, out: Path) -> None:
     every = max(1, round(1 / (FRAMES_A_SECOND * seconds)))
     frames = list(pictures(scenes, seconds, every))
     partial = out.with_name(out.name + ".partial")
-    moving = {"save_all": True, "append_images": frames[1:], "duration": round(1000 * every * seconds), "loop": 0}
-    if out.suffix == ".gif":
+    if out.suffix.lower() == ".gif":
         colors = frames[len(frames) // 2].quantize(64)  # one palette, so that colors do not flicker
-        first, *rest = (frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames)
-        first.save(partial, "GIF", **{**moving, "append_images": rest})
-    else:
-        frames[0].save(partial, "WEBP", quality=70, **moving)
+        frames = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
+    kind, duration = out.suffix[1:].upper(), round(1000 * every * seconds)
+    frames[0].save(partial, kind, save_all=True, append_images=frames[1:], duration=duration, loop=0, quality=70)
     partial.replace(out)
 
 

@@ -116,6 +116,11 @@ def experience_of(
     }
 
 
+def unmet(faults: Faults, seed: int, count: int) -> np.ndarray:
+    """[count, size]: conditions of robots that are in no part of the experience by this `seed` (see `experience_of`)."""
+    return faults.draw(np.random.default_rng((seed, len(PARTS))), count)
+
+
 def said(robot: Robot, parts: dict[str, Experience]) -> list[str]:
     """What a person should know of the experience."""
     taken = sum(found.actions.shape[0] * found.actions.shape[1] * found.actions.shape[2] for found in parts.values())
