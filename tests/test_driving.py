@@ -214,6 +214,7 @@ def test_the_command_plays_a_run_and_tells_it_in_words_where_nothing_can_draw(ru
         (["--out", "film.gif", "--seconds", "0.2"], "--seconds from 1 to 600"),
         (["--out", "film.gif", "--adapt-every", "0"], "--adapt-every of at least 1"),
         (["--out", "film.gif", "--fault", "sever"], "Did you mean severe?"),
+        (["--out", "film.gif", "--seed", "-1"], "--seed should be at least 0"),
     ],
 )
 def test_what_cannot_be_played_is_said_before_anything_is_driven(run, command, words, message):

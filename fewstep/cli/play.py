@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
     if arguments.adapt_every < 1 or not 1 <= arguments.seconds <= 600:
         got = f"{arguments.adapt_every} and {arguments.seconds:g}"
         raise BadInput(f"expected --adapt-every of at least 1 and --seconds from 1 to 600, got {got}.")
+    if arguments.seed < 0:
+        raise BadInput(f"--seed should be at least 0, got {arguments.seed}.")
     prepare_jax()
     from fewstep import runs
     from fewstep.cli.robot_play import played
