@@ -179,7 +179,21 @@ def test_operations_count_products_loops_by_their_length_and_nothing_that_is_not
     assert operations(lambda x: lax.scan(lambda c, _: (c + 1, x @ x), 0.0, None, length=7)[0], square) == 0
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
     convolve = lambda x, kernel: lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=IMAGES_LAST)  # noqa: E731
-    assert operations(convolve, x, kernel) == 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    pairs = 4 * 3 - 1  # along one axis: the last window reaches over the edge
+    assert operations(convolve, x, kernel) == 2 * (2 * 5) * 3 * pairs**2
+
+
+@pytest.mark.parametrize(("stride", "padding", "groups"), [(1, "SAME", 1), (2, "SAME", 1), (2, "VALID", 1), (1, "SAME", 3)])
+def test_both_gradients_of_a_convolution_take_as_many_operations_as_it_does_itself(stride, padding, groups):
+    """Each product of it appears once in either; what padding and dilation add to their convolutions is none."""
+    x, kernel = jnp.ones((4, 9, 8, 3)), jnp.ones((3, 3, 3 // groups, 6))
+    convolve = lambda x, kernel: lax.conv_general_dilated(  # noqa: E731
+        x, kernel, (stride, stride), padding, dimension_numbers=IMAGES_LAST, feature_group_count=groups
+    )
+    forward = operations(convolve, x, kernel)
+    for number in (0, 1):
+        back = lambda cotangent, number=number: jax.vjp(convolve, x, kernel)[1](cotangent)[number]  # noqa: E731
+        assert operations(back, convolve(x, kernel)) == forward
 
 
 @pytest.mark.parametrize(("steps", "queries"), [(1, 8), (5, 8), (5, 64)])

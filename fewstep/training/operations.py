@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Jaxpr
 
 from fewstep.nn.rewriting import programs_in
@@ -41,10 +42,27 @@ def operations_of_line(eqn: Any) -> int:
         shape = eqn.invars[0].aval.shape
         return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
     if eqn.primitive.name == "conv_general_dilated":
-        kernel, spec = eqn.invars[1].aval.shape, params["dimension_numbers"].rhs_spec
-        window = math.prod(kernel[axis] for axis in spec[1:])
-        return 2 * math.prod(eqn.outvars[0].aval.shape) * window // math.prod(params["lhs_dilation"])
+        inputs, kernel, outputs = (variable.aval.shape for variable in (*eqn.invars, *eqn.outvars))
+        numbers = params["dimension_numbers"]
+        count = 2 * outputs[numbers.out_spec[0]] * outputs[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+        for place in range(2, len(kernel)):
+            sizes = inputs[numbers.lhs_spec[place]], kernel[numbers.rhs_spec[place]], outputs[numbers.out_spec[place]]
+            count *= _products_along(params, place - 2, *sizes)
+        return count
     return 0
+
+
+def _products_along(params: dict[str, Any], axis: int, inputs: int, kernel: int, outputs: int) -> int:
+    """Along one axis of a convolution, how many pairs of an output and a number of the kernel meet a number of the input, not
+    padding or one of the holes that a dilation leaves, of which a gradient's convolution mostly consists."""
+    before, _ = params["padding"][axis]
+    hole = params["lhs_dilation"][axis]
+    places = (
+        np.arange(outputs)[:, None] * params["window_strides"][axis]
+        + np.arange(kernel)[None, :] * params["rhs_dilation"][axis]
+        - before
+    )
+    return int(np.sum((places >= 0) & (places <= (inputs - 1) * hole) & (places % hole == 0)))
 
 
 def _line(eqn: Any, wants: list[bool]) -> tuple[int, list[bool]]:
