@@ -34,7 +34,7 @@ from fewstep.maml import Learner
 from fewstep.planning import Planner, first_plan, planned
 from fewstep.problem import Problem, Splits
 from fewstep.problems import RobotFaults
-from fewstep.problems.robot_faults import PRESETS, experience_of
+from fewstep.problems.robot_faults import PRESETS
 from fewstep.runtime import Follower
 from fewstep.tasks.experience import Simulator, beginnings, commands
 from fewstep.tasks.faults import Faults, read_family
@@ -251,7 +251,7 @@ def told_all(settings: RobotFaults, seed: int, budget: float, pooled: list[MetaP
     """A network that is told the hidden condition: what no adaptation can beat."""
 
     def change(problem: Problem) -> Problem:
-        parts = experience_of(Robot(settings.robot), settings.family, settings.robots, settings.runs, settings.run_steps, seed)
+        parts = settings.lived(seed)
         families = {
             part: windows(found, problem.format, settings.shot_range, settings.queries, told=True)
             for part, found in parts.items()

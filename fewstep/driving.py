@@ -19,9 +19,9 @@ from fewstep.types import Params
 
 EFFORT = 0.01
 """what an action's square costs, in meters a second"""
-TILTED = 2.0
+TILTED = 5.0
 """what lying on the side costs, in meters a second; on the back twice that"""
-PLANNER = Planner(horizon=10, candidates=200, rounds=3, improve=elites())
+PLANNER = Planner(horizon=10, candidates=200, rounds=3, deviation=1.0, improve=elites())
 Afterwards = Callable[[int], Any]
 """what is done after each step of control, whose number it is given: adapt, or not"""
 

@@ -1,18 +1,20 @@
 """A model in a control loop, against the learner itself. Place: fewstep/runtime."""
 
+import dataclasses
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fewstep import adapt
 from fewstep.errors import BadInput
 from fewstep.problems import RobotFaults
 from fewstep.runtime import Follower, open_follower
-from fewstep.runtime.follower import Memory
+from fewstep.runtime.follower import SURPRISES, Memory
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.types import Examples
 
@@ -106,6 +108,34 @@ def test_a_sensor_that_says_nonsense_is_passed_over_and_control_goes_on(follower
     follower.memory.targets[:] = 1e30  # finite, but the adapted parameters are not
     assert not follower.adapt() and follower.passed_over == 2
     assert all(np.array_equal(*pair) for pair in zip(before, jax.tree.leaves(follower.params), strict=True))
+
+
+def test_where_the_model_errs_again_and_again_all_that_was_before_is_forgotten(follower):
+    """A bump is not: only so many mistakes in a row."""
+    still = [0.1, 0.0], [0.0]
+    for number in range(8):
+        follower.observe(*still, follower.predict(*still) + (1e3 if number == 3 else 0.0))
+    assert follower.surprised == 0 and follower.memory.weight.sum() == 4
+    for _ in range(SURPRISES):
+        follower.observe(*still, [1e3, -1e3])
+    assert follower.surprised == 1 and follower.memory.weight.sum() == SURPRISES
+    np.testing.assert_array_equal(follower.memory.weight[-SURPRISES:], 1)
+    follower.surprising = np.inf
+    for _ in range(SURPRISES):
+        follower.observe(*still, [-1e3, 1e3])
+    assert follower.surprised == 1 and follower.memory.weight.sum() == 4
+
+
+def test_of_the_points_that_adaptation_passes_the_one_that_fits_best_is_taken(follower):
+    """Steps a thousand times too long make it worse at once: then it stays at θ."""
+    lived_through(follower, 4)
+    learner = follower.problem.learner
+    wild = dataclasses.replace(learner, inner_optimizer=optax.sgd(1e3))
+    follower.problem = dataclasses.replace(follower.problem, learner=wild)
+    found, sound = follower.adapted(follower.meta_params, follower.memory.examples())
+    assert sound
+    for leaf, theta in zip(jax.tree.leaves(found), jax.tree.leaves(follower.meta_params.theta), strict=True):
+        np.testing.assert_array_equal(leaf, theta)
 
 
 def test_an_observation_of_the_wrong_size_is_said(follower):

@@ -15,6 +15,7 @@ COMMANDS = {
     "update": "adapt again, to old and new rows together",
     "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",
     "play": "drive a robot that a fault strikes, with and without adaptation, as a moving picture",
+    "gather": "drive a run's robots by its model, and keep what they live through to train on",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
     "sample-table": "write a table to try it all on",

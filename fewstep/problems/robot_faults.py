@@ -15,12 +15,11 @@ from fewstep.problems.settings import PLAIN_MAML, LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.experience import Experience, gathered
+from fewstep.tasks.experience_file import PARTS, read_experience
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.tasks.windows import format_of, windows
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +31,8 @@ class RobotFaults(LearningSettings):
     family: str = "severe"
     """what differs from robot to robot: severe (motors weak, dead or reversed, another load), mild (one faulty motor), payload,
     friction, or a YAML file of changes"""
+    data: str = ""
+    """a file of what robots lived through (from fewstep gather, or a log), instead of robots, runs and run-steps"""
     robots: tuple[int, int, int] = (300, 60, 60)
     """robots for meta-training, -validation and -testing"""
     runs: int = 3
@@ -69,13 +70,13 @@ class RobotFaults(LearningSettings):
             return supervised(self, format, **shared)
         if min(self.robots) < 1 or self.runs < 1:
             raise BadInput(f"--robots and --runs should be at least 1, got {self.robots} and {self.runs}.")
-        if self.run_steps < self.shot_range.most + self.queries:
+        robot, parts = Robot(self.robot), self.lived(seed)
+        steps, least = parts["train"].actions.shape[2], self.shot_range.most + self.queries
+        if steps < least:
             raise BadInput(
-                f"--run-steps {self.run_steps} is too few for {self.shot_range.most} support and {self.queries} query "
-                f"transitions. Try at least {self.shot_range.most + self.queries}."
+                f"--run-steps {steps} is too few for {self.shot_range.most} support and {self.queries} query transitions. Try "
+                f"at least {least}."
             )
-        robot = Robot(self.robot)
-        parts = experience_of(robot, self.family, self.robots, self.runs, self.run_steps, seed)
         format = format_of(robot, parts["train"])
         families = {part: windows(found, format, self.shot_range, self.queries) for part, found in parts.items()}
         return supervised(
@@ -84,9 +85,16 @@ class RobotFaults(LearningSettings):
             **shared,
             splits=Splits(families["train"], families["validation"], families["test"]),
             illustrate=lambda number: illustration(families["test"], format, number, self.shot_range.most, robot.seconds),
-            validation_tasks=self.robots[1] * 4,
+            validation_tasks=len(parts["validation"].actions) * 4,
             notes=(*robot.notes, *said(robot, parts)),
         )
+
+    def lived(self, seed: int) -> dict[str, Experience]:
+        """What robots lived through, by part: read from the file, or simulated."""
+        robot = Robot(self.robot)
+        if self.data:
+            return read_experience(self.data, robot)
+        return experience_of(robot, self.family, self.robots, self.runs, self.run_steps, seed)
 
 
 def illustration(family: TaskFamily, format: TableFormat, number: int, shots: int, seconds: float) -> Illustration:

@@ -22,6 +22,9 @@ from fewstep.problems.saved import settings_of
 from fewstep.types import Examples, MetaParams, Params
 
 FILE, PARAMETERS = "follower.json", "parameters.npz"
+SURPRISING, SURPRISES = 0.3, 3
+"""So many transitions in a row that the model mistakes by more than this (mean square, in deviations of the changes) say that
+the machine is another one now: a single one may be a bump."""
 
 
 class Standards(NamedTuple):
@@ -45,6 +48,10 @@ class Memory:
     @staticmethod
     def empty(size: int, features: int, outputs: int) -> Memory:
         return Memory(np.zeros((size, features), np.float32), np.zeros((size, outputs), np.float32), np.zeros(size, np.float32))
+
+    def keep(self, last: int) -> None:
+        """Forgets all but the last transitions."""
+        self.weight[:-last] = 0.0
 
     def add(self, inputs: np.ndarray, targets: np.ndarray) -> None:
         """The newest comes in at the end, the oldest goes."""
@@ -73,12 +80,26 @@ class Follower:
         self.memory = Memory.empty(problem.settings.shot_range.most, len(format.inputs), len(format.targets))
         self.passed_over = 0
         """transitions that held numbers that are not finite, and adaptations that ended in such"""
-        self._adapt = jax.jit(self._adapted)
-        self.params: Params = self._adapt(params, self.memory.examples())  # of no transition: θ
-        self._next = jax.jit(self.after)
+        self.surprising = SURPRISING
+        """see there; `math.inf` for a memory that never forgets"""
+        self.surprised = 0
+        """so often the machine became another one, and what was before was forgotten"""
+        self._surprises = 0
+        self._adapt, self._mistaken, self._next = jax.jit(self.adapted), jax.jit(self._error), jax.jit(self.after)
+        self.params: Params = self._adapt(params, self.memory.examples())[0]  # of no transition: θ
 
-    def _adapted(self, params: MetaParams, support: Examples) -> Params:
-        return maml.adapt(self.problem.learner, params, support, jax.random.key(0), self.steps)
+    def adapted(self, params: MetaParams, support: Examples) -> tuple[Params, jax.Array]:
+        """(θ′ of these transitions, standardized; whether it is sound): of the points that adaptation passes the one that fits
+        them best. On transitions unlike all of training, steps may lead far away. Pure."""
+        learner, key = self.problem.learner, jax.random.key(0)
+        path = maml.adaptation_path(learner, params, support, key, self.steps)
+        losses = jax.vmap(lambda theta: learner.loss(theta, support, key))(path)
+        best = jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))
+        return jax.tree.map(lambda leaf: leaf[best], path), jnp.isfinite(losses[best])
+
+    def _error(self, params: Params, inputs: jax.Array, changes: jax.Array) -> jax.Array:
+        """Mean square of what θ′ mistakes of one transition, standardized."""
+        return jnp.mean(jnp.square(self.problem.predict(params, inputs[None])[0] - changes))
 
     def after(self, params: Params, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """[..., observed]: the next observations, by the model θ′. Pure: for planners."""
@@ -97,11 +118,15 @@ class Follower:
         """Compiles what a control loop calls."""
         nothing = np.zeros(self.observed, np.float32), np.zeros(self.actions, np.float32)
         self.predict(*nothing)
+        self._mistaken(self.params, *self.standardized(*nothing, nothing[0]))
         return self
 
     def observe(self, observation: Any, action: Any, after: Any) -> bool:
         """Remembers a transition. False where it holds numbers that are not finite: then it is passed over and counted.
-        Raises `BadInput` for other sizes than the machine's."""
+
+        Where the model mistakes one after the other (`SURPRISES`), the machine has changed: what was before them is forgotten.
+        Raises `BadInput` for other sizes than the machine's.
+        """
         observation, action, after = (np.asarray(each, np.float32) for each in (observation, action, after))
         for name, found, size in (
             ("observation", observation, self.observed),
@@ -113,25 +138,34 @@ class Follower:
         if not all(np.isfinite(each).all() for each in (observation, action, after)):
             self.passed_over += 1
             return False
-        known = self.standards
-        inputs = (np.concatenate([observation, action]) - known.input_center) / known.input_scale
-        self.memory.add(inputs, (after - observation - known.change_center) / known.change_scale)
+        inputs, changes = self.standardized(observation, action, after)
+        self.memory.add(inputs, changes)
+        self._surprises = self._surprises + 1 if self._mistaken(self.params, inputs, changes) > self.surprising else 0
+        if self._surprises == SURPRISES:
+            self._surprises, self.surprised = 0, self.surprised + 1
+            self.memory.keep(SURPRISES)
         return True
 
+    def standardized(self, observations: np.ndarray, actions: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Transitions [..., numbers] as (inputs, changes) that the model is fitted to."""
+        known = self.standards
+        inputs = (np.concatenate([observations, actions], -1) - known.input_center) / known.input_scale
+        return inputs, (after - observations - known.change_center) / known.change_scale
+
     def adapt(self) -> bool:
-        """Adapts to the transitions that are remembered, from θ on. False where that does not stay finite: the last good θ′
-        is kept."""
-        found = self._adapt(self.meta_params, self.memory.examples())
-        fine = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(found)))
-        if fine:
+        """Adapts to the transitions that are remembered, from θ on. False where no number of it is finite: the last good θ′ is
+        kept."""
+        found, sound = self._adapt(self.meta_params, self.memory.examples())
+        if sound:
             self.params = found
         else:
             self.passed_over += 1
-        return fine
+        return bool(sound)
 
     def forget(self) -> None:
         """Back to before the first transition."""
         self.memory = Memory.empty(*self.memory.inputs.shape, self.memory.targets.shape[1])
+        self._surprises = 0
         self.adapt()
 
     def predict(self, observation: Any, action: Any) -> np.ndarray:
