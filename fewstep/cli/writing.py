@@ -23,7 +23,7 @@ def new_file(out: str, suffixes: Sequence[str]) -> Path:
     """The file that `--out` names. Raises `BadInput` where it exists or ends in none of `suffixes`."""
     path = Path(out)
     if path.suffix.lower() not in suffixes:
-        raise BadInput(f"--out {path} should end in {', '.join(suffixes[:-1])} or {suffixes[-1]}.")
+        raise BadInput(f"--out {path} should end in {' or '.join(filter(None, (', '.join(suffixes[:-1]), suffixes[-1])))}.")
     if path.exists():
         raise BadInput(f"--out {path} already exists. Choose another name, or remove it; nothing was changed.")
     return path

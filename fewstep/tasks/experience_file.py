@@ -8,6 +8,7 @@ factors], what is hidden from the model.
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -37,9 +38,9 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
     if not Path(path).is_file():
         raise BadInput(f"--data {path}: expected a file that fewstep gather wrote, or a log as in docs/robots.md; found none.")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise BadInput(f"--data {path}: expected arrays of NumPy (.npz), but it is damaged or none ({error}).") from error
     return {part: _part(path, robot, part, found) for part in PARTS}
 
