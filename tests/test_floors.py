@@ -14,7 +14,7 @@ ROOT = Path(fewstep.__file__).parent
 FLOORS = {
     0: ("cache", "cores", "errors", "version", "types", "sound"),
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
-    2: ("variants", "problem", "driving"),
+    2: ("variants", "problem", "driving", "rl"),
     3: ("training", "problems", "check"),
     4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
     5: ("cli",),

@@ -1,0 +1,131 @@
+"""One meta-step of reinforcement learning, in one compiled program (floor 2): Algorithm 3 of Finn et al. 2017.
+
+    sample tasks                                      line 3
+    collect support trajectories with θ, adapt        lines 5-7
+    collect query trajectories with θ′                line 8
+    one outer step: `TrustRegion` or `ProximalPolicy` line 10
+
+What a meta-step draws depends on (key, its number, the number of the task) alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.maml import InnerOptimizer, Learner, MetaState
+from fewstep.nn.policies import Policy
+from fewstep.rl.adaptation import collected_path, policy_learner, slower_after_first
+from fewstep.rl.advantages import scored
+from fewstep.rl.proximal_policy import ProximalPolicy, proximal_policy_step
+from fewstep.rl.rollouts import collect
+from fewstep.rl.surrogates import INNER
+from fewstep.rl.trajectories import Scored, returns, steps_taken
+from fewstep.rl.trust_region import StepTaken, TrustRegion, trust_region_step
+from fewstep.tasks.environments import Environment, Task
+from fewstep.types import Key, MetaParams, Params
+
+
+@dataclass(frozen=True)
+class PolicySearch:
+    """Settings of meta-learning a policy."""
+
+    tasks: int = 20
+    """in a meta-batch"""
+    rollouts: int = 20
+    """trajectories of a task for each adaptation step, and as many queries"""
+    adaptation_steps: int = 1
+    """K"""
+    inner_rate: float = 0.1
+    """α; of no use where there is an `inner_optimizer`"""
+    inner_optimizer: InnerOptimizer | None = None
+    """plain gradient descent unless another one is given; it may use what was learned in `MetaParams.inner`"""
+    estimator: str = "likelihood_ratio"
+    """the inner loss: a name in `surrogates.INNER`"""
+    discount: float = 0.99
+    """γ"""
+    trace: float = 1.0
+    """λ of generalized advantage estimation"""
+    bootstrap: bool = False
+    """whether trajectories that are cut off at the horizon are worth more than was seen of them"""
+    outer: TrustRegion | ProximalPolicy = field(default_factory=TrustRegion)
+    """the outer step"""
+
+    def learner(self, policy: Policy, later_rate: float = 1.0) -> Learner:
+        """The inner loop; `later_rate` shortens the updates after the first."""
+        optimizer = optax.sgd(self.inner_rate) if self.inner_optimizer is None else self.inner_optimizer
+        learner = policy_learner(policy, INNER[self.estimator], optimizer, self.adaptation_steps)
+        return learner if later_rate == 1 else slower_after_first(learner, later_rate)
+
+
+class MetaStepInfo(NamedTuple):
+    """What a meta-step saw and did."""
+
+    returns: jax.Array
+    """[adaptation steps + 1]: mean return of θ, of θ′, …, each on the trajectories it drew itself"""
+    environment_steps: jax.Array
+    """int32 scalar: steps taken in all"""
+    outer: StepTaken
+    """how the outer step went"""
+
+
+def gathered(
+    search: PolicySearch, environment: Environment, policy: Policy, params: Params, task: Task, key: Key, rollouts: int
+) -> Scored:
+    """Fresh trajectories of one task, scored."""
+    trajectories = collect(environment, policy, params, task, key, rollouts)
+    return scored(trajectories, search.discount, search.trace, bootstrap=search.bootstrap)
+
+
+def support_and_query(
+    search: PolicySearch, environment: Environment, policy: Policy, params: MetaParams, key: Key
+) -> tuple[Scored, Scored]:
+    """(supports [steps, rollouts, ...], query [rollouts, ...]) of one task, drawn by `key`."""
+    task_key, adapt_key, query_key = jax.random.split(key, 3)
+    task = environment.sample_task(task_key)
+
+    def gather(params: Params, key: Key) -> Scored:
+        return gathered(search, environment, policy, params, task, key, search.rollouts)
+
+    path = collected_path(search.learner(policy), params, gather, adapt_key)
+    return path.supports, gather(path.adapted, query_key)
+
+
+def policy_meta_step(
+    search: PolicySearch, environment: Environment, policy: Policy, state: MetaState, key: Key
+) -> tuple[MetaState, MetaStepInfo]:
+    """One meta-step; `key` is that of the whole run. Pure: `jax.jit` it with the first three arguments fixed."""
+    step_key = jax.random.fold_in(key, state.step)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(search.tasks))
+    supports, queries = jax.vmap(lambda key: support_and_query(search, environment, policy, state.params, key))(keys)
+    outer_step: Any = trust_region_step if isinstance(search.outer, TrustRegion) else proximal_policy_step
+    state, taken = outer_step(search.outer, search.learner(policy), policy, state, supports, queries)
+    by_step = jnp.concatenate([jnp.mean(returns(supports.trajectories), (0, 2)), jnp.mean(returns(queries.trajectories))[None]])
+    number = steps_taken(supports.trajectories) + steps_taken(queries.trajectories)
+    return state, MetaStepInfo(by_step, number.astype(jnp.int32), taken)
+
+
+def evaluate_policy(
+    search: PolicySearch,
+    environment: Environment,
+    policy: Policy,
+    params: MetaParams,
+    task: Task,
+    key: Key,
+    steps: int = 3,
+    rollouts: int = 40,
+    later_rate: float = 0.5,
+) -> jax.Array:
+    """[steps + 1]: one task's mean return after 0, 1, … adaptation steps, each of them on fresh trajectories."""
+
+    def gather(params: Params, key: Key) -> Scored:
+        return gathered(search, environment, policy, params, task, key, rollouts)
+
+    path_key, last_key = jax.random.split(key)
+    path = collected_path(search.learner(policy, later_rate), params, gather, path_key, steps)
+    last = gather(path.adapted, last_key)
+    return jnp.concatenate([jnp.mean(returns(path.supports.trajectories), 1), jnp.mean(returns(last.trajectories))[None]])
