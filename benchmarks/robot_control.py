@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from robots import meta_learned, pooled_network, summarized, told_all
 
-from fewstep import MetaParams, runs
+from fewstep import MetaParams, losses, runs
 from fewstep.cli.arguments import prepare_jax
 from fewstep.driving import PLANNER, Driver, Run, adapting
 from fewstep.problem import Problem
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--robots", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--data", help="what so many rounds have gathered already, of one seed")
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
     arguments = parser.parse_args()
     prepare_jax()
@@ -62,7 +63,8 @@ def main() -> None:
     found: dict[str, dict[str, list[np.ndarray]]] = {}
     for seed in arguments.seeds:
         started = time.monotonic()
-        arms = trained_arms(aggregated(settings, seed, arguments.rounds), seed)
+        aggregate = replace(settings, data=arguments.data) if arguments.data else aggregated(settings, seed, arguments.rounds)
+        arms = trained_arms(replace(aggregate, meta_steps=META_STEPS), seed)
         print(f"seed {seed}: trained in {time.monotonic() - started:.0f} s", flush=True)
         for name, arm in arms.items():
             told = figures(settings, driven(settings, seed, arm, arguments.robots))
@@ -90,7 +92,7 @@ def main() -> None:
 
 
 def aggregated(settings: RobotFaults, seed: int, rounds: int) -> RobotFaults:
-    """The settings of the last training, with the experience of so many rounds of training and driving."""
+    """The settings, with the experience of so many rounds of training and driving."""
     folder = Path(tempfile.mkdtemp())
     for number in range(rounds):
         run = runs.train(settings, folder / f"run{number}", seed=seed, quiet=True)
@@ -99,7 +101,7 @@ def aggregated(settings: RobotFaults, seed: int, rounds: int) -> RobotFaults:
         write_experience(folder / f"{number}.npz", more.parts)
         settings = replace(settings, data=str(folder / f"{number}.npz"))
         print(f"seed {seed}  round {number + 1}: error while driving {more.error:.3f}, left out {more.left_out}", flush=True)
-    return replace(settings, meta_steps=META_STEPS)
+    return settings
 
 
 def figures(settings: RobotFaults, runs: list[Run]) -> dict[str, np.ndarray]:
@@ -150,7 +152,8 @@ def told_follower(settings: RobotFaults, problem: Problem, params: MetaParams) -
 
     healthy = Faults(Robot(settings.robot), read_family(settings.family)).healthy()
     theta = {"theta": params.theta, "condition": jnp.asarray(healthy, jnp.float32)}
-    return Follower(replace(problem, predict=predict), MetaParams(theta, params.inner), {}, steps=0)
+    learner = replace(problem.learner, loss=losses.mean_squared_error(predict))
+    return Follower(replace(problem, predict=predict, learner=learner), MetaParams(theta, params.inner), {}, steps=0)
 
 
 def driven(settings: RobotFaults, seed: int, arm: Arm, robots: int) -> list[Run]:

@@ -41,8 +41,11 @@ def main(argv: list[str]) -> int:
 def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     prepare_jax()
     from fewstep import runs
+    from fewstep.problems.policy_settings import PolicySettings
 
     settings = arguments.settings
+    if (arguments.find_rate or arguments.dry_run) and issubclass(type(settings), PolicySettings):
+        raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:

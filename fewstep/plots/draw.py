@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import BadInput
+from fewstep.plots import policies
 from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.images import accuracy, by_steps, episodes, reliability
 from fewstep.plots.units import unseen_tasks, worst_tasks
@@ -52,7 +53,8 @@ def draw(directory: str | Path) -> list[Path]:
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     pictures = []
-    for name, paint in PICTURES.items():
+    policy = any("validation_returns" in record for record in contents["records"])
+    for name, paint in (policies.PICTURES if policy else PICTURES).items():
         path = folder / f"{name}.png"
         figure = paint(contents)
         if figure is None:

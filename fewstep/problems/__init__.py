@@ -2,6 +2,8 @@
 
 from fewstep.problems.images import PRESETS as IMAGES_PRESETS
 from fewstep.problems.images import Images
+from fewstep.problems.nav2d import PRESETS as NAV2D_PRESETS
+from fewstep.problems.nav2d import Nav2d
 from fewstep.problems.omniglot import PRESETS as OMNIGLOT_PRESETS
 from fewstep.problems.omniglot import Omniglot
 from fewstep.problems.robot_faults import PRESETS as ROBOT_FAULTS_PRESETS
@@ -13,7 +15,14 @@ from fewstep.problems.table import Table
 from fewstep.problems.variants import VARIANTS as VARIANTS
 from fewstep.problems.variants import with_variants as with_variants
 
-PROBLEMS = {"sine": Sine, "table": Table, "images": Images, "omniglot": Omniglot, "robot-faults": RobotFaults}
+PROBLEMS = {
+    "sine": Sine,
+    "table": Table,
+    "images": Images,
+    "omniglot": Omniglot,
+    "robot-faults": RobotFaults,
+    "nav2d": Nav2d,
+}
 """name -> settings dataclass with `.build(seed) -> Problem`"""
 
 PRESETS = {
@@ -22,5 +31,6 @@ PRESETS = {
     "images": IMAGES_PRESETS,
     "omniglot": OMNIGLOT_PRESETS,
     "robot-faults": ROBOT_FAULTS_PRESETS,
+    "nav2d": NAV2D_PRESETS,
 }
 """name -> {preset: (settings, one line on what it is for)}"""

@@ -152,6 +152,8 @@ def with_variants(settings: Settings, names: Sequence[str]) -> Settings:
     Raises `BadInput` for a name that is none, one that is for other problems, and two that set one setting differently.
     """
     taken: dict[str, tuple[str, Any]] = {}
+    if names and not isinstance(settings, LearningSettings):
+        raise BadInput("--variant is for models that predict, not for policies; see --help for their settings.")
     for name in names:
         if name not in VARIANTS:
             raise BadInput(f"there is no variant {name!r}; expected one of {', '.join(VARIANTS)}.")

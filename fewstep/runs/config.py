@@ -17,19 +17,27 @@ from fewstep.version import __version__
 
 def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
     """`config.json`: all that is needed to build the Problem again, and what made the run."""
+    classes = {"classes": problem.images.parts} if problem.images else {}
+    about = {"format": problem.format.to_json(), "tasks": names_of_tasks(problem), **classes}
+    write_settings(settings, problem.name, directory, seed, preset, about)
+
+
+def write_settings(
+    settings: Any, name: str, directory: Path, seed: int, preset: str, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes `config.json`, with what else there is to say `about` the problem, and returns what it holds."""
     config = {
-        "problem": problem.name,
+        "problem": name,
         "preset": preset,
         "settings": asdict(absolute_data(settings)),
         "seed": seed,
-        "format": problem.format.to_json(),
-        "tasks": names_of_tasks(problem),
-        **({"classes": problem.images.parts} if problem.images else {}),
+        **(about or {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     write_json(directory / "config.json", config)
+    return config
 
 
 def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:

@@ -16,9 +16,11 @@ import jax
 from fewstep import maml
 from fewstep.errors import BadInput, RunFailed
 from fewstep.problem import Problem
+from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import candidates, measure
 from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
+from fewstep.runs.policy_run import PolicyRun, train_policy_run
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint, read_arrays, write_arrays
 from fewstep.training.complete import complete
@@ -159,12 +161,14 @@ def train(
     seed: int = 0,
     preset: str = "default",
     quiet: bool = False,
-    announce: Callable[[Problem], None] | None = None,
-) -> Run:
-    """Meta-trains what `settings` describe into the new folder `directory`.
+    announce: Callable[[Any], None] | None = None,
+) -> Any:
+    """Meta-trains what `settings` describe into the new folder `directory`. A `Run`, or of a policy a `PolicyRun`.
 
     Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
     """
+    if isinstance(settings, PolicySettings):
+        return train_policy_run(settings, directory, seed=seed, preset=preset, quiet=quiet, announce=announce)
     problem, several = settings.build(seed), several_candidates(settings)
     directory = new_directory(directory)
     if announce:
@@ -233,8 +237,10 @@ def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, pr
     loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet)
 
 
-def open_run(directory: str | Path) -> Run:
-    """Opens a run directory. Raises `BadInput` where it is none, or was written by settings that this version lacks."""
+def open_run(directory: str | Path) -> Any:
+    """Opens a run directory: a `Run`, or a `PolicyRun`.
+
+    Raises `BadInput` where it is none, or was written by settings that this version lacks."""
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
@@ -246,7 +252,8 @@ def open_run(directory: str | Path) -> Run:
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
-    run = Run(directory, config, settings_of(config, path))
+    settings = settings_of(config, path)
+    run = (PolicyRun if isinstance(settings, PolicySettings) else Run)(directory, config, settings)
     try:
         run.problem(with_data=False)
     except (KeyError, TypeError, AttributeError, BadInput) as error:

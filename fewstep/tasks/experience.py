@@ -87,8 +87,9 @@ def commands(robot: Robot, random: np.random.Generator, runs: int, steps: int) -
 def joined(first: Experience, more: Experience) -> Experience:
     """Further runs of the same robots, of as many steps; those that `more` has left out are left out."""
     kept = np.setdiff1d(np.arange(len(first.conditions)), [number for number, _ in more.dropped])
-    runs = (np.concatenate([before[kept], after], 1) for before, after in zip(first[:2], more[:2], strict=True))
-    return Experience(*runs, first.conditions[kept], (*first.dropped, *more.dropped))
+    observations = np.concatenate([first.observations[kept], more.observations], 1)
+    actions = np.concatenate([first.actions[kept], more.actions], 1)
+    return Experience(observations, actions, first.conditions[kept], (*first.dropped, *more.dropped))
 
 
 def gathered(faults: Faults, seed: int | tuple[int, ...], robots: int, runs: int, steps: int, threads: int = 0) -> Experience:

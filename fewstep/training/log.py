@@ -133,6 +133,15 @@ class Progress:
             self._line(done, *parts)
         self._watch(done, record["meta_loss"])
 
+    def returns(self, record: dict[str, Any]) -> None:
+        """Shows one record of the log of a policy."""
+        found = ", ".join(f"{value:.3g}" for value in record["validation_returns"])
+        parts = [f"returns after 0, 1, … updates: {found}", f"{record['environment_steps'] / 1e6:.3g} M environment steps"]
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=record["meta_step"], description="  ".join(parts))
+        elif not self.quiet:
+            self._line(record["meta_step"], *parts)
+
     def _line(self, done: int, *parts: str) -> None:
         since, start = self._first or (time.monotonic(), done)
         left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)

@@ -1,0 +1,131 @@
+"""A policy as a run: trained, watched, stopped, resumed, judged and drawn by the command. Place: fewstep/problems/nav2d.py,
+fewstep/training/policy_loop.py, fewstep/training/policy_report.py, fewstep/runs/policy_run.py, fewstep/plots/policies.py."""
+
+import json
+from typing import get_args, get_type_hints
+
+import jax
+import numpy as np
+import pytest
+
+from fewstep import cli, runs
+from fewstep.errors import BadInput
+from fewstep.problems import PRESETS, Nav2d
+from fewstep.problems.policy_settings import FASTER, learned_rates
+from fewstep.rl.surrogates import INNER
+from fewstep.training import policy_loop
+from fewstep.training.log import read_metrics
+from fewstep.training.loop import Interrupted
+
+SMALL = ["--meta-batch-size", "6", "--rollouts", "6", "--hidden", "16", "--meta-steps", "6", "--log-every", "2"]
+SETTINGS = Nav2d(meta_batch_size=6, rollouts=6, hidden=(16,), meta_steps=6, log_every=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return runs.train(SETTINGS, tmp_path_factory.mktemp("nav2d") / "run", quiet=True)
+
+
+def leaves(run, which):
+    return jax.tree.leaves(run.params(which))
+
+
+def test_the_command_trains_judges_and_draws(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert cli.main(["train", "nav2d", "--out", str(folder), "--json", *SMALL]) == 0
+    told = json.loads(capsys.readouterr().out)["evaluation"]
+    assert told["metric"] == "return" and told["steps"] == [0, 1, 2, 3] and told["tasks"] == 40
+    assert all(value < 0 for value in told["mean"]) and told["protocol"]["reward"] == "minus the distance"
+    assert told == json.loads((folder / "evaluation.json").read_text())
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == ["returns.png", "updates.png", "ways.png"]
+    assert cli.main(["evaluate", str(folder), "--steps", "0,1", "--tasks", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == [0, 1]
+    assert cli.main(["plot", str(folder)]) == 0
+
+
+def test_the_log_counts_the_steps_of_the_environment_and_the_best_checkpoint_is_that_of_the_best_returns(run):
+    records = read_metrics(run.directory / "metrics.jsonl")
+    assert [record["meta_step"] for record in records] == [2, 4, 6]
+    most = 6 * 6 * 100 * 2  # tasks, rollouts, steps, support and query
+    taken = np.diff([0, *(record["environment_steps"] for record in records)])
+    assert np.all((taken > 0.5 * 2 * most) & (taken <= 2 * most))
+    for record in records:
+        assert record["validation"] == pytest.approx(-np.mean(record["validation_returns"][1:]), abs=1e-3)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
+    """The request to stop comes after three meta-steps, between two checkpoints."""
+    calls = iter(range(100))
+
+    class Stopped(policy_loop.StopSignals):
+        @property
+        def requested(self):
+            return next(calls) >= 2
+
+        @requested.setter
+        def requested(self, value):
+            pass
+
+    monkeypatch.setattr(policy_loop, "StopSignals", Stopped)
+    with pytest.raises(Interrupted):
+        runs.train(SETTINGS, tmp_path / "stopped", quiet=True)
+    monkeypatch.undo()
+    again = runs.open_run(tmp_path / "stopped").resume(quiet=True)
+    for one, other in zip(leaves(run, "last"), leaves(again, "last"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    told = [read_metrics(each.directory / "metrics.jsonl") for each in (run, again)]
+    for one, other in zip(*told, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_returns_on_the_same_tasks_are_the_same_whenever_they_are_measured(run):
+    first, second = run.evaluate([0, 1], tasks=4), run.evaluate([0, 1], tasks=4)
+    assert first["mean"] == second["mean"]
+
+
+def test_learned_rates_start_at_the_inner_rate_and_the_outer_loop_leaves_the_deviations_alone(run):
+    problem = SETTINGS.build()
+    params = problem.init(jax.random.key(0))
+    optimizer = learned_rates(params.inner)
+    ones = jax.tree.map(np.ones_like, params.theta)
+    updates, _ = optimizer.update(ones, optimizer.init(params.theta), params.theta)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, -SETTINGS.inner_rate, rtol=1e-5)
+    trained = run.params("last")
+    np.testing.assert_array_equal(trained.theta["log_deviation"], params.theta["log_deviation"])
+    rates = jax.tree.leaves(trained.inner["mean"])
+    assert FASTER > 1 and not np.allclose([float(np.ravel(rate)[0]) for rate in rates], np.log(0.5) / FASTER)
+
+
+def test_what_is_offered_is_what_there_is():
+    assert set(get_args(get_type_hints(Nav2d)["estimator"])) <= set(INNER)
+    for name, (settings, _) in PRESETS["nav2d"].items():
+        assert settings.build().meta_steps == settings.meta_steps, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--rollouts", "0"], "--rollouts should be at least 1, got 0"),
+        (["--discount", "1.5"], "--discount should be between 0 and 1"),
+        (["--inner-rate", "-1"], "--inner-rate should be a positive number"),
+        (["--hidden", "0"], "positive numbers of units"),
+        (["--seed", "-1"], "--seed should lie between"),
+        (["--variant", "anil"], "not for policies"),
+        (["--find-rate"], "nav2d trains a policy"),
+    ],
+)
+def test_bad_settings_are_said(tmp_path, capsys, arguments, complaint):
+    assert cli.main(["train", "nav2d", "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    for command in (["adapt", str(run.directory), "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "adapted")],
+                    ["play", str(run.directory), "--out", str(tmp_path / "film.gif")]):  # fmt: skip
+        assert cli.main(command) == 2
+        assert "got a policy (nav2d)" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="numbers of updates"):
+        run.evaluate(["auto"])
