@@ -21,6 +21,7 @@ from fewstep.variants import (
     alfa,
     alfa_start,
     bootstrapped,
+    bounded,
     curvature,
     layer_step_rates,
     log_rates,
@@ -59,7 +60,9 @@ def inner_optimizer(settings: LearningSettings) -> InnerOptimizer:
     if settings.meta_gradient == "implicit":
         descent = proximal(descent, settings.proximal)
     known = {"sgd": descent, "meta-sgd": meta_sgd, "lslr": lslr, "meta-curvature": meta_curvature, "alfa": alfa}
-    optimizer = known[settings.inner_optimizer]
+    optimizer: InnerOptimizer = known[settings.inner_optimizer]
+    if settings.inner_clip:
+        optimizer = bounded(optimizer, settings.inner_clip)
     return per_step(optimizer, settings.per_step) if settings.per_step else optimizer
 
 

@@ -145,6 +145,10 @@ def said(robot: Robot, parts: dict[str, Experience]) -> list[str]:
 
 PRESETS: dict[str, tuple[RobotFaults, str]] = {
     "default": (RobotFaults(), "the recipe on 300 robots with severe faults: five steps with learned rates, under a minute"),
+    "control": (
+        replace(RobotFaults(), meta_steps=8_000, inner_clip=8.0),
+        "for driving robots on --data that fewstep gather wrote: longer, with inner steps that cannot run away",
+    ),
     "maml": (
         replace(RobotFaults(), inner_rate=0.01, **PLAIN_MAML),
         "MAML as published, at a fixed rate",

@@ -80,6 +80,8 @@ class LearningSettings:
     """validate and keep a moving average of the parameters with this decay; 0 for the parameters themselves"""
     clip: float = 1.0
     """largest norm of one task's meta-gradient; 0 for no limit"""
+    inner_clip: float = 0.0
+    """largest norm of a gradient in the inner loop; 0 for no limit"""
     bootstrap: int = 0
     """judge adaptation by its distance to where so many further steps lead, and one on the query set; 0 by the query loss"""
     meta_gradient: Literal["auto", "exact", "stored", "first-order", "reptile", "implicit", "evolution"] = "auto"
@@ -144,7 +146,8 @@ class LearningSettings:
         _require(self, "warm_up", 0 <= self.warm_up < 1, "between 0 and 1, a part of the run, and less than 1")
         _require(self, "rollbacks", self.rollbacks >= 0, "at least 0")
         _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
-        _require(self, "clip", self.clip >= 0, "at least 0 (0 for no limit)")
+        for name in ("clip", "inner_clip"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
         for name in ("lora", "context", "bootstrap"):
             _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for none)")
@@ -163,6 +166,7 @@ class LearningSettings:
             "--context": self.context,
             "--per-step": " ".join(self.per_step),
             "--bootstrap": self.bootstrap,
+            "--inner-clip": self.inner_clip,
             "--meta-gradient": self.meta_gradient in ("reptile", "implicit", "evolution") and self.meta_gradient,
             "--inner-optimizer": self.inner_optimizer == "alfa" and "alfa",
         }

@@ -130,6 +130,11 @@ VARIANTS = {
         "Chen et al. 2021 (Meta-Baseline), arXiv 2003.04390",
         of_images=True,
     ),
+    "bounded": Variant(
+        {"inner_clip": 8.0},
+        "inner gradients are shortened to a norm of at most 8",
+        "Pascanu et al. 2013, arXiv 1211.5063",
+    ),
     "averaging": Variant(
         {"average": 0.995},
         "what is kept is a moving average of the parameters",

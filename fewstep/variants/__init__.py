@@ -15,6 +15,7 @@ from fewstep.variants.bayes_head import remember_prior as remember_prior
 from fewstep.variants.bayes_prior import empirical_prior as empirical_prior
 from fewstep.variants.bayes_prior import shrunk as shrunk
 from fewstep.variants.bootstrapped import bootstrapped as bootstrapped
+from fewstep.variants.bounded import bounded as bounded
 from fewstep.variants.cavia import fresh_context as fresh_context
 from fewstep.variants.cavia import with_context as with_context
 from fewstep.variants.leave_one_out import bayes_leave_one_out as bayes_leave_one_out
