@@ -42,8 +42,6 @@ from fewstep.training.estimate import meta_step_operations
 
 STEPS = 300
 """of control in a run; the fault strikes in the middle"""
-META_STEPS = 8_000
-"""of the last training. A planner finds the mistakes of a model: what is good enough to predict is not to act"""
 Arm = Callable[[np.ndarray], tuple[Driver, Callable[[int], Any]]]
 """condition of a robot after the fault -> (who drives it, what is done after each step)"""
 
@@ -59,12 +57,13 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
     arguments = parser.parse_args()
     prepare_jax()
-    settings = replace(PRESETS["default"][0], robot=arguments.robot, family=arguments.family)
+    # A planner finds the mistakes of a model: what is good enough to predict is not to act, nor to gather by.
+    settings = replace(PRESETS["control"][0], robot=arguments.robot, family=arguments.family)
     found: dict[str, dict[str, list[np.ndarray]]] = {}
     for seed in arguments.seeds:
         started = time.monotonic()
         aggregate = replace(settings, data=arguments.data) if arguments.data else aggregated(settings, seed, arguments.rounds)
-        arms = trained_arms(replace(aggregate, meta_steps=META_STEPS), seed)
+        arms = trained_arms(aggregate, seed)
         print(f"seed {seed}: trained in {time.monotonic() - started:.0f} s", flush=True)
         for name, arm in arms.items():
             told = figures(settings, driven(settings, seed, arm, arguments.robots))
@@ -74,7 +73,7 @@ def main() -> None:
     record = {
         "protocol": {
             "robot": settings.robot, "family": settings.family, "robots": arguments.robots, "seeds": arguments.seeds,
-            "rounds": arguments.rounds, "meta_steps": META_STEPS,
+            "rounds": arguments.rounds, "meta_steps": settings.meta_steps,
             "seconds_after_fault": STEPS // 2 * seconds(settings), "planner": str(PLANNER._replace(improve=None)),  # type: ignore[arg-type]
         },
         "arms": {
