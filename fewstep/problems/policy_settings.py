@@ -64,7 +64,7 @@ class PolicySettings:
     """units of the policy's hidden layers"""
     meta_batch_size: int = 20
     """tasks per meta-step"""
-    meta_steps: int = 120
+    meta_steps: int = 180
     """meta-steps of the whole run"""
     log_every: int = 5
     """meta-steps between two lines of the log, each with a look at validation tasks"""
