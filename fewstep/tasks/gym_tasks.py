@@ -1,0 +1,204 @@
+"""A user's own Gymnasium environment as a family of tasks (floor 1).
+
+Any `gymnasium.Env` that can draw tasks and be told one:
+
+    def sample_tasks(self, rng: numpy.random.Generator, n: int) -> list: ...   # n tasks, of whatever kind
+    def set_task(self, task) -> None: ...            # or: a `reset` that takes options={"task": task}
+    def sample_unseen_tasks(self, rng, n) -> list: ...     # optional: tasks that are held out for testing
+
+It is named as `module:factory`, a function without arguments that makes one; several are made, and step side by side. An
+environment that raises, or returns what is not a number, breaks its own trajectory and no other; it is made anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
+
+AT_ONCE = 512
+"""environments that are made, at most"""
+LOOKED_AT = 8
+"""tasks that are drawn to see whether they differ"""
+PROTOCOL = "A family of tasks needs sample_tasks(rng, n), and set_task(task) or reset(options={'task': task})."
+
+
+def factory_of(name: str) -> Callable[[], Any]:
+    """The function that `module:factory` names, in the folder one is in or installed. Raises `BadInput` where there is none."""
+    module, colon, factory = name.partition(":")
+    if not (module and colon and factory):
+        raise BadInput(f"--env expected module:factory, such as my_tasks:make, got {name!r}.")
+    if find_spec("gymnasium") is None:
+        raise BadInput("Environments need gymnasium, which is not installed. Try: pip install 'fewstep[rl]'")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), factory, None)
+    except Exception as error:  # whatever a user's module raises while it is loaded
+        raise BadInput(f"--env {name}: the module {module} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        what = "none" if found is None else repr(found)
+        raise BadInput(f"--env {name}: expected a function {factory} in {module}, found {what}.")
+    return found
+
+
+def gym_tasks(make: Callable[[], Any], horizon: int = 100, action_scale: float = 1.0, at_once: int = AT_ONCE) -> Simulation:
+    """The Simulation of the environments that `make` makes.
+
+    Observations are flattened as gymnasium does it. An action of 1 is `action_scale` of the way from the middle of a bounded
+    range to its ends; where there are no bounds, it is itself. Raises `BadInput` where the protocol is not met.
+    """
+    from gymnasium import spaces
+
+    if not action_scale > 0:
+        raise BadInput(f"--action-scale should be a positive number, got {action_scale}.")
+    first = _made(make)
+    seen, acts = first.observation_space, first.action_space
+    if not isinstance(acts, spaces.Box | spaces.Discrete):
+        raise BadInput(f"the environment's action_space: expected a Box or a Discrete, got {acts}. Wrap it into one of these.")
+    try:
+        observed = spaces.flatdim(seen)
+    except (NotImplementedError, ValueError) as error:
+        raise BadInput(f"the environment's observation_space: expected one of a fixed size, got {seen}.") from error
+    discrete = isinstance(acts, spaces.Discrete)
+    bounded = not discrete and bool(acts.is_bounded("both"))
+    runs = _Runs(make, seen, acts, action_scale if bounded else 1.0, bounded, [first])
+    return Simulation(
+        sample_tasks=lambda random, count: _drawn(first, "sample_tasks", random, count),
+        sample_unseen=(lambda random, count: _drawn(first, "sample_unseen_tasks", random, count))
+        if first.has_wrapper_attr("sample_unseen_tasks")
+        else None,
+        begin=runs.begin,
+        step=runs.step,
+        observed=observed,
+        actions=int(acts.n) if isinstance(acts, spaces.Discrete) else int(np.prod(acts.shape)),
+        horizon=horizon,
+        discrete=discrete,
+        action_limit=1 / action_scale if bounded else np.inf,
+        at_once=at_once,
+        notes=_told(_drawn(first, "sample_tasks", np.random.default_rng(0), LOOKED_AT)),
+    )
+
+
+@dataclass
+class _Runs:
+    """Environments side by side, each with the trajectory it is in."""
+
+    make: Callable[[], Any]
+    seen: Any
+    acts: Any
+    scale: float
+    bounded: bool
+    environments: list[Any]
+    observations: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def begin(self, tasks: Tasks, seeds: Sequence[int]) -> Begun:
+        self.environments += [_made(self.make) for _ in range(len(tasks) - len(self.environments))]
+        self.observations = np.full((len(tasks), self._observed), np.nan, np.float32)
+        said: dict[int, str] = {}
+        for row, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+            try:
+                self.observations[row] = self._flat(_reset(self.environments[row], task, int(seed)))
+            except Exception as error:  # whatever a user's environment raises
+                self._broke(row, error, said)
+        return Begun(self.observations.copy(), said)
+
+    def step(self, actions: np.ndarray, alive: np.ndarray) -> Outcome:
+        rows = len(alive)
+        rewards, terminated, truncated = np.zeros(rows), np.zeros(rows, bool), np.zeros(rows, bool)
+        said: dict[int, str] = {}
+        for row in np.flatnonzero(alive):
+            try:
+                found = self.environments[row].step(self._command(actions[row]))
+                self.observations[row] = self._flat(found[0])
+                rewards[row], terminated[row], truncated[row] = float(found[1]), bool(found[2]), bool(found[3])
+            except Exception as error:  # whatever a user's environment raises
+                rewards[row] = np.nan
+                self._broke(int(row), error, said)
+        return Outcome(self.observations.copy(), rewards, terminated, truncated, said)
+
+    @property
+    def _observed(self) -> int:
+        from gymnasium import spaces
+
+        return spaces.flatdim(self.seen)
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        from gymnasium import spaces
+
+        return np.asarray(spaces.flatten(self.seen, observation), np.float32)
+
+    def _command(self, action: np.ndarray) -> Any:
+        if not hasattr(self.acts, "low"):
+            return self.acts.start + int(action)
+        action = np.asarray(action, np.float64).reshape(self.acts.shape)
+        if self.bounded:
+            least, most = self.acts.low.astype(np.float64), self.acts.high.astype(np.float64)
+            action = np.clip((least + most) / 2 + (most - least) / 2 * self.scale * action, least, most)
+        return action.astype(self.acts.dtype)
+
+    def _broke(self, row: int, error: Exception, said: dict[int, str]) -> None:
+        self.observations[row] = np.nan
+        said[row] = f"{type(error).__name__}: {error}"
+        self.environments[row] = _made(self.make)  # what raised may be in any state
+
+
+def _made(make: Callable[[], Any]) -> Any:
+    """One more environment. Raises `BadInput` for the first part of the protocol that it lacks."""
+    import gymnasium
+
+    try:
+        environment = make()
+    except Exception as error:  # whatever a user's function raises
+        raise BadInput(f"--env: making an environment failed: {type(error).__name__}: {error}") from error
+    if not isinstance(environment, gymnasium.Env):
+        raise BadInput(f"--env: expected a function that makes a gymnasium.Env, got {type(environment).__name__} from it.")
+    kind = type(environment.unwrapped).__name__
+    if not environment.has_wrapper_attr("sample_tasks"):
+        raise BadInput(f"{kind} has no method sample_tasks(rng, n). {PROTOCOL}")
+    takes = inspect.signature(environment.unwrapped.reset).parameters
+    if not environment.has_wrapper_attr("set_task") and "options" not in takes:
+        raise BadInput(f"{kind} has no method set_task(task), and its reset takes no options. {PROTOCOL}")
+    return environment
+
+
+def _reset(environment: Any, task: Any, seed: int) -> Any:
+    if environment.has_wrapper_attr("set_task"):
+        environment.get_wrapper_attr("set_task")(task)
+        return environment.reset(seed=seed)[0]
+    return environment.reset(seed=seed, options={"task": task})[0]
+
+
+def _drawn(environment: Any, method: str, random: np.random.Generator, count: int) -> Tasks:
+    tasks = environment.get_wrapper_attr(method)(random, count)
+    found = len(tasks) if hasattr(tasks, "__len__") else None
+    if found != count:
+        raise BadInput(
+            f"{type(environment.unwrapped).__name__}.{method}(rng, {count}) should return {count} tasks, returned "
+            f"{type(tasks).__name__ if found is None else found}."
+        )
+    return tasks
+
+
+def _told(tasks: Tasks) -> tuple[str, ...]:
+    """What a person should know of such tasks."""
+    import jax
+
+    def same(one: Any, other: Any) -> bool:
+        ours, theirs = jax.tree.flatten(one), jax.tree.flatten(other)
+        return ours[1] == theirs[1] and all(np.array_equal(a, b) for a, b in zip(ours[0], theirs[0], strict=True))
+
+    if all(same(tasks[0], task) for task in tasks):
+        return (f"{len(tasks)} tasks that were drawn are all the same ({tasks[0]!r}): there is nothing to adapt to.",)
+    return ()
