@@ -78,7 +78,7 @@ def gaussian(
     network = _network(observed, actions, hidden, activation)
 
     def init(key: Key) -> Params:
-        return {"mean": network.init(key), "log_deviation": jnp.full(actions, math.log(deviation))}
+        return {"mean": network.init(key), "log_deviation": jnp.full(actions, math.log(deviation), float)}
 
     def distribution(params: Params, observations: jax.Array) -> Gaussian:
         mean = network.apply(params["mean"], observations)
