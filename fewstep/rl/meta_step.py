@@ -71,6 +71,8 @@ class MetaStepInfo(NamedTuple):
     """int32 scalar: steps taken in all"""
     outer: StepTaken
     """how the outer step went"""
+    dropped: tuple[str, ...] = ()
+    """of a simulator: which trajectories broke, where and why"""
 
 
 def gathered(
@@ -102,11 +104,18 @@ def policy_meta_step(
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(search.tasks))
     supports, queries = jax.vmap(lambda key: support_and_query(search, environment, policy, state.params, key))(keys)
-    outer_step: Any = trust_region_step if isinstance(search.outer, TrustRegion) else proximal_policy_step
-    state, taken = outer_step(search.outer, search.learner(policy), policy, state, supports, queries)
+    state, taken = outer_step(search, policy, state, supports, queries)
     by_step = jnp.concatenate([jnp.mean(returns(supports.trajectories), (0, 2)), jnp.mean(returns(queries.trajectories))[None]])
     number = steps_taken(supports.trajectories) + steps_taken(queries.trajectories)
     return state, MetaStepInfo(by_step, number.astype(jnp.int32), taken)
+
+
+def outer_step(
+    search: PolicySearch, policy: Policy, state: MetaState, supports: Scored, queries: Scored
+) -> tuple[MetaState, StepTaken]:
+    """One outer step. Leaves of `supports` are [tasks, steps, rollouts, ...], of `queries` [tasks, rollouts, ...]. Pure."""
+    step: Any = trust_region_step if isinstance(search.outer, TrustRegion) else proximal_policy_step
+    return step(search.outer, search.learner(policy), policy, state, supports, queries)
 
 
 def evaluate_policy(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ import numpy as np
 
 from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
-from fewstep.rl.meta_step import evaluate_policy, policy_meta_step
-from fewstep.rl.problem import PolicyProblem
+from fewstep.rl.problem import PolicyProblem, meta_step_of, returns_of
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.log import MetricsFile, Progress
 from fewstep.training.loop import Interrupted
@@ -37,21 +35,21 @@ def train_policy(
     """
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = problem.search.outer.init(problem.init(init_key))
-    step_once = jax.jit(partial(policy_meta_step, problem.search, problem.environment, problem.policy))
+    step_once = meta_step_of(problem)
     judge = judged(problem, validation_key)
     with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
-        past: dict[str, Any] = {"log_position": None, "seconds": 0.0, "environment_steps": 0}
+        past: dict[str, Any] = {"log_position": None, "seconds": 0.0, "environment_steps": 0, "dropped": 0}
         if resume:
             state, past = checkpoints.restore(state, "last")
             state = jax.tree.map(jnp.asarray, state)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
         progress = Progress(problem.meta_steps, int(state.step), quiet=quiet, metric="return")
-        started, taken = time.monotonic() - past["seconds"], past["environment_steps"]
+        started, taken, dropped = time.monotonic() - past["seconds"], past["environment_steps"], past.get("dropped", 0)
 
         def save(validation: float) -> None:
             seconds = time.monotonic() - started
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "environment_steps": taken}
-            checkpoints.save(state, record)
+            checkpoints.save(state, {**record, "dropped": dropped})
 
         try:
             while (step := int(state.step)) < problem.meta_steps:
@@ -63,6 +61,9 @@ def train_policy(
                         "--inner-rate or --outer-rate."
                     )
                 taken += int(info.environment_steps)
+                if info.dropped and not dropped:
+                    progress.say(f"a trajectory broke in {info.dropped[0]}. It counts for nothing from there on.")
+                dropped += len(info.dropped)
                 progress.advance(step)
                 if step % problem.log_every == 0 or step == problem.meta_steps:
                     found = judge(state.params)
@@ -76,6 +77,8 @@ def train_policy(
                         "accepted": bool(info.outer.accepted),
                         "seconds": time.monotonic() - started,
                     }
+                    if dropped:
+                        record["dropped_trajectories"] = dropped
                     log.write(record)
                     progress.returns(record)
                     save(record["validation"])
@@ -92,24 +95,6 @@ def judged(problem: PolicyProblem, key: Key) -> Callable[[MetaParams], np.ndarra
     """`params -> mean returns [updates + 1]` on validation tasks, the same ones at every call."""
     program = returns_of(problem, problem.judged_tasks, problem.updates, key)
     return lambda params: np.asarray(jax.device_get(program(params)[0]), float).mean(0)
-
-
-def returns_of(
-    problem: PolicyProblem, tasks: int, updates: int, key: Key, rollouts: int = 40
-) -> Callable[[MetaParams], tuple[jax.Array, Any]]:
-    """A program `params -> (returns [tasks, updates + 1], the tasks)`, on fresh trajectories for every update and at last."""
-    task_keys, roll_keys = (jax.random.split(each, tasks) for each in jax.random.split(key))
-    evaluate = partial(
-        evaluate_policy, problem.search, problem.environment, problem.policy,
-        steps=updates, rollouts=rollouts, later_rate=problem.later_rate,
-    )  # fmt: skip
-
-    @jax.jit
-    def program(params: MetaParams) -> tuple[jax.Array, Any]:
-        drawn = jax.vmap(problem.environment.sample_task)(task_keys)
-        return jax.vmap(evaluate, (None, 0, 0))(params, drawn, roll_keys), drawn
-
-    return program
 
 
 def rounded(values: Any) -> list[float]:

@@ -11,10 +11,10 @@ import numpy as np
 
 from fewstep.rl.adaptation import collected_path
 from fewstep.rl.meta_step import gathered
-from fewstep.rl.problem import PolicyProblem
+from fewstep.rl.problem import PolicyProblem, returns_of
 from fewstep.rl.trajectories import Scored, returns
+from fewstep.tasks.simulation import Simulation
 from fewstep.training.evaluate import summarize
-from fewstep.training.policy_loop import returns_of
 from fewstep.types import Key, MetaParams, Params
 
 TEST = 1_000_000
@@ -24,14 +24,15 @@ SHOWN, WAYS = 4, 3
 
 
 def evaluate_policies(
-    problem: PolicyProblem, params: MetaParams, updates: int, tasks: int, rollouts: int = 40
+    problem: PolicyProblem, params: MetaParams, updates: int, tasks: int, rollouts: int | None = None
 ) -> dict[str, Any]:
     """What `evaluation.json` holds: mean returns of sampled actions over test tasks, the same for every run."""
     started = time.monotonic()
-    found, drawn = returns_of(problem, tasks, updates, jax.random.key(TEST), rollouts)(params)
+    rollouts = rollouts or problem.judged_rollouts
+    found, drawn = returns_of(problem, tasks, updates, jax.random.key(TEST), rollouts, unseen=True)(params)
     by_name = {"return": np.asarray(found, np.float64)}
     if problem.normalized is not None:
-        by_name["normalized_return"] = np.asarray(jax.vmap(problem.normalized)(found, drawn), np.float64)
+        by_name["normalized_return"] = np.asarray(jax.vmap(problem.normalized)(jnp.asarray(found), drawn), np.float64)
     summaries = {name: summarize(values) for name, values in by_name.items()}
     first, *others = summaries
     return {
@@ -49,17 +50,17 @@ def evaluate_policies(
 
 def ways_shown(problem: PolicyProblem, params: MetaParams, updates: int) -> dict[str, Any]:
     """What `illustrations.json` holds: of a few test tasks, where trajectories led before and after each update."""
-    if problem.places is None or problem.goal is None:
+    places, goal, environment = problem.places, problem.goal, problem.environment
+    if places is None or goal is None or isinstance(environment, Simulation):
         return {}
-    places, goal = problem.places, problem.goal
 
     @jax.jit
     def ways(params: MetaParams, key: Key) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         task_key, path_key, last_key = jax.random.split(key, 3)
-        task = problem.environment.sample_task(task_key)
+        task = environment.sample_task(task_key)
 
         def gather(theta: Params, key: Key) -> Scored:
-            return gathered(problem.search, problem.environment, problem.policy, theta, task, key, 40)
+            return gathered(problem.search, environment, problem.policy, theta, task, key, 40)
 
         path = collected_path(problem.search.learner(problem.policy, problem.later_rate), params, gather, path_key, updates)
         last = gather(path.adapted, last_key)
