@@ -1,4 +1,5 @@
-"""Settings that all families of tasks for policies share (floor 3). Used by problems/nav2d.py."""
+"""Settings that all families of tasks for policies share (floor 3). Used by problems/nav2d.py and
+simulated_settings.py."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from fewstep.rl.problem import PolicyProblem
 from fewstep.rl.proximal_policy import ProximalPolicy
 from fewstep.rl.trust_region import TrustRegion
 from fewstep.tasks.environments import Environment
+from fewstep.tasks.simulation import Simulation
 from fewstep.types import Key, MetaParams, Params
 from fewstep.variants.lslr import layer_step_rates, lslr
 
@@ -95,11 +97,11 @@ class PolicySettings:
             if not fine:
                 raise BadInput(f"--{name.replace('_', '-')} should be {what}, got {getattr(self, name)}.")
 
-    def problem(self, name: str, environment: Environment, protocol: dict[str, Any], **parts: Any) -> PolicyProblem:
+    def problem(
+        self, name: str, environment: Environment | Simulation, protocol: dict[str, Any], **parts: Any
+    ) -> PolicyProblem:
         """The PolicyProblem of these settings in an environment; `parts` are further fields of it."""
-        policy = policy_for(
-            environment.observed, environment.actions, environment.discrete, self.hidden, **self._spread(environment)
-        )
+        policy = self.policy(environment)
         return PolicyProblem(
             name=name,
             settings=self,
@@ -121,8 +123,10 @@ class PolicySettings:
             **parts,
         )
 
-    def _spread(self, environment: Environment) -> dict[str, float]:
-        return {} if environment.discrete else {"deviation": self.deviation}
+    def policy(self, environment: Environment | Simulation) -> Policy:
+        """The policy that fits the environment's actions."""
+        spread = {} if environment.discrete else {"deviation": self.deviation}
+        return policy_for(environment.observed, environment.actions, environment.discrete, self.hidden, **spread)
 
     def search(self) -> PolicySearch:
         """How it is learned."""

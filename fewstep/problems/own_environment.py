@@ -1,0 +1,32 @@
+"""A user's own Gymnasium environment as a problem for policies (floor 3): see tasks/gym_tasks.py for what it has to bring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fewstep.problems.simulated_settings import SimulatedSettings
+from fewstep.rl.problem import PolicyProblem
+from fewstep.tasks.gym_tasks import factory_of, gym_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnEnvironment(SimulatedSettings):
+    """Your own Gymnasium environment: --env module:factory, with sample_tasks(rng, n) and set_task(task) (the extra [rl])."""
+
+    env: str = ""
+    """module:factory, a function without arguments that makes one environment"""
+    action_scale: float = 1.0
+    """an action of 1 is so much of the way from the middle of the actions' range to its ends"""
+
+    def build(self, seed: int = 0, format: Any = None) -> PolicyProblem:
+        """The PolicyProblem; one environment is made. Raises `BadInput` where it does not meet the protocol."""
+        self.check(seed)
+        simulation = gym_tasks(factory_of(self.env), self.horizon, self.action_scale)
+        return self.in_simulator("rl", simulation, {"env": self.env})
+
+
+PRESETS: dict[str, tuple[OwnEnvironment, str]] = {
+    "default": (OwnEnvironment(), "MAML with TRPO as published, on 20 tasks a meta-step"),
+    "promp": (replace(OwnEnvironment(), outer="ppo", outer_rate=1e-3), "the outer step of ProMP, at its authors' rate"),
+}

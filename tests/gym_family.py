@@ -1,0 +1,99 @@
+"""Gymnasium environments as a user may write them, good and bad: what test_rl_simulated.py names as `module:factory`."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Point(gymnasium.Env):
+    """2D navigation (fewstep/tasks/navigation.py), written by hand."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-0.1, 0.1, (2,), np.float32)
+    goal = np.zeros(2)
+
+    def sample_tasks(self, rng, n):
+        return list(rng.uniform(-0.5, 0.5, (n, 2)))
+
+    def set_task(self, task):
+        self.goal = np.asarray(task)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = np.zeros(2)
+        return self.place.astype(np.float32), {}
+
+    def step(self, action):
+        self.place = self.place + action
+        error = self.place - self.goal
+        return self.place.astype(np.float32), -np.linalg.norm(error), bool(np.all(np.abs(error) < 0.01)), False, {}
+
+
+class Buttons(gymnasium.Env):
+    """One button of three pays, by the task; it is told with the reset, and a trajectory is a single press."""
+
+    observation_space = spaces.Discrete(2)
+    action_space = spaces.Discrete(3, start=1)
+
+    def sample_tasks(self, rng, n):
+        return [{"pays": int(button)} for button in rng.integers(1, 4, n)]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.pays = (options or {}).get("task", {"pays": 1})["pays"]
+        return 0, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return 1, float(action == self.pays), True, False, {}
+
+
+class Breaking(Point):
+    """Goals on the right break it at the third step: upper ones raise, lower ones pay no number."""
+
+    def reset(self, *, seed=None, options=None):
+        self.taken = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.taken += 1
+        seen, reward, *rest = super().step(action)
+        if self.taken == 3 and self.goal[0] > 0:
+            if self.goal[1] > 0:
+                raise ValueError("the motor is gone")
+            reward = float("nan")
+        return (seen, reward, *rest)
+
+
+class AlwaysBreaking(Point):
+    def step(self, action):
+        raise ValueError("no motor at all")
+
+
+class AlwaysTheSame(Point):
+    def sample_tasks(self, rng, n):
+        return [np.ones(2)] * n
+
+
+class WithoutTasks(gymnasium.Env):
+    observation_space, action_space = Point.observation_space, Point.action_space
+
+
+class WithoutTelling(WithoutTasks):
+    def sample_tasks(self, rng, n):
+        return list(range(n))
+
+    def reset(self, *, seed=None):
+        return np.zeros(2, np.float32), {}
+
+
+class ManySwitches(Point):
+    action_space = spaces.MultiBinary(3)
+
+
+def not_an_environment():
+    return 3
+
+
+def failing():
+    raise OSError("no such simulator")
