@@ -70,6 +70,22 @@ class AlwaysBreaking(Point):
         raise ValueError("no motor at all")
 
 
+class OldStyle(Point):
+    def step(self, action):
+        seen, reward, ended, _, info = super().step(action)
+        return seen, reward, ended, info
+
+
+class TooFew(Point):
+    def sample_tasks(self, rng, n):
+        return [np.ones(2)]
+
+
+class NoneToday(Point):
+    def sample_tasks(self, rng, n):
+        raise KeyError("goals")
+
+
 class AlwaysTheSame(Point):
     def sample_tasks(self, rng, n):
         return [np.ones(2)] * n

@@ -245,6 +245,16 @@ def test_a_trajectory_that_breaks_counts_for_nothing_from_there_on_and_is_told_o
 def test_where_all_trajectories_break_it_ends_and_says_where():
     with pytest.raises(RunFailed, match=r"All 6 trajectories broke, the first in task 1 .* at step 1: ValueError: no motor"):
         collected(gym_tasks(gym_family.AlwaysBreaking), [np.zeros(2)] * 2)
+    with pytest.raises(RunFailed, match=r"ValueError: not enough values to unpack \(expected 5, got 4\)"):
+        collected(gym_tasks(gym_family.OldStyle), [np.zeros(2)] * 2)
+
+
+def test_a_simulation_that_runs_away_breaks_its_own_trajectory_alone(monkeypatch):
+    simulation = locomotion("cheetah-vel", horizon=3)
+    monkeypatch.setattr("fewstep.tasks.locomotion.AWAY", 2.0)  # some joint is faster before long
+    found = collected(simulation, [0.0, 1.0], rollouts=8)
+    assert found.broken.any() and "the simulation ran away" in found.said[0]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.trajectories))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +267,8 @@ def test_where_all_trajectories_break_it_ends_and_says_where():
         ("gym_family:failing", "failed: OSError: no such simulator"),
         ("gym_family:WithoutTasks", r"WithoutTasks has no method sample_tasks\(rng, n\)"),
         ("gym_family:WithoutTelling", r"no method set_task\(task\), and its reset takes no options"),
+        ("gym_family:TooFew", r"TooFew.sample_tasks\(rng, 8\) should return 8 tasks, returned 1"),
+        ("gym_family:NoneToday", "should return 8 tasks, raised KeyError: 'goals'"),
         ("gym_family:ManySwitches", "expected a Box or a Discrete, got MultiBinary"),
     ],
 )

@@ -69,4 +69,6 @@ def presets(settings: Locomotion, minutes: str) -> dict[str, tuple[Locomotion, s
 
 
 LOCOMOTION = {kind.family: kind for kind in (CheetahVel, CheetahDir, AntVel, AntDir)}
-PRESETS = {name: presets(kind(), "MINUTES" if "cheetah" in name else "hours") for name, kind in LOCOMOTION.items()}
+PRESETS = {
+    name: presets(kind(), "half an hour" if "cheetah" in name else "one to two hours") for name, kind in LOCOMOTION.items()
+}

@@ -120,9 +120,9 @@ class _Runs:
         said: dict[int, str] = {}
         for row in np.flatnonzero(alive):
             try:
-                found = self.environments[row].step(self._command(actions[row]))
-                self.observations[row] = self._flat(found[0])
-                rewards[row], terminated[row], truncated[row] = float(found[1]), bool(found[2]), bool(found[3])
+                seen, reward, ended, cut, _ = self.environments[row].step(self._command(actions[row]))
+                self.observations[row] = self._flat(seen)
+                rewards[row], terminated[row], truncated[row] = float(reward), bool(ended), bool(cut)
             except Exception as error:  # whatever a user's environment raises
                 rewards[row] = np.nan
                 self._broke(int(row), error, said)
@@ -181,13 +181,15 @@ def _reset(environment: Any, task: Any, seed: int) -> Any:
 
 
 def _drawn(environment: Any, method: str, random: np.random.Generator, count: int) -> Tasks:
-    tasks = environment.get_wrapper_attr(method)(random, count)
+    call = f"{type(environment.unwrapped).__name__}.{method}(rng, {count})"
+    try:
+        tasks = environment.get_wrapper_attr(method)(random, count)
+    except Exception as error:  # whatever a user's environment raises
+        raise BadInput(f"{call} should return {count} tasks, raised {type(error).__name__}: {error}") from error
     found = len(tasks) if hasattr(tasks, "__len__") else None
     if found != count:
-        raise BadInput(
-            f"{type(environment.unwrapped).__name__}.{method}(rng, {count}) should return {count} tasks, returned "
-            f"{type(tasks).__name__ if found is None else found}."
-        )
+        what = type(tasks).__name__ if found is None else found
+        raise BadInput(f"{call} should return {count} tasks, returned {what}.")
     return tasks
 
 

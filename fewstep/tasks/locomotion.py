@@ -26,7 +26,7 @@ import numpy as np
 
 from fewstep.cores import cpu_cores
 from fewstep.errors import BadInput
-from fewstep.tasks.experience import beginnings
+from fewstep.tasks.experience import AWAY, beginnings
 from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
 from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
 
@@ -136,7 +136,10 @@ class _Runs:
                 height = self.states[:, 3]
                 terminated = (height < family.heights[0]) | (height > family.heights[1])
             observations = self.robot.observation(self.states)
-        return Outcome(observations, rewards, terminated, np.zeros(len(task), bool), {})
+            gone = ~np.all(np.abs(observations) < AWAY, axis=-1)  # not a number, too
+        observations[gone] = np.nan
+        said = {int(row): "the simulation ran away" for row in np.flatnonzero(gone & alive)}
+        return Outcome(observations, rewards, terminated, np.zeros(len(task), bool), said)
 
     def _simulated(self, states: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """float64 [rows, state] after one step of control under commands [rows, actions], −1 to 1 in parts of the range."""

@@ -92,9 +92,12 @@ def train_policy(
 
 
 def judged(problem: PolicyProblem, key: Key) -> Callable[[MetaParams], np.ndarray]:
-    """`params -> mean returns [updates + 1]` on validation tasks, the same ones at every call."""
+    """`params -> mean returns [updates + 1]` on validation tasks, the same ones at every call.
+
+    A task in which all trajectories broke, whose return is no number, is left out.
+    """
     program = returns_of(problem, problem.judged_tasks, problem.updates, key)
-    return lambda params: np.asarray(jax.device_get(program(params)[0]), float).mean(0)
+    return lambda params: np.nanmean(np.asarray(jax.device_get(program(params)[0]), float), 0)
 
 
 def rounded(values: Any) -> list[float]:
