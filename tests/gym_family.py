@@ -1,8 +1,14 @@
-"""Gymnasium environments as a user may write them, good and bad: what test_rl_simulated.py names as `module:factory`."""
+"""Gymnasium environments as a user may write them, good and bad, and how the tests of simulators roll policies out."""
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+
+from fewstep.nn.policies import policy_for
+from fewstep.rl.simulated import collect_outside
+from fewstep.types import MetaParams
 
 
 class Point(gymnasium.Env):
@@ -113,3 +119,37 @@ def not_an_environment():
 
 def failing():
     raise OSError("no such simulator")
+
+
+KEY = jax.random.key(0)
+SMALL = [
+    "--meta-batch-size",
+    "2",
+    "--rollouts",
+    "2",
+    "--hidden",
+    "8",
+    "--meta-steps",
+    "2",
+    "--log-every",
+    "1",
+    "--horizon",
+    "5",
+]
+
+
+def policy_of(simulation, hidden=(8,)):
+    return policy_for(simulation.observed, simulation.actions, simulation.discrete, hidden)
+
+
+def thetas_of(policy, tasks, key=KEY):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (tasks, *leaf.shape)), policy.init(key))
+
+
+def params_of(policy):
+    return MetaParams(policy.init(KEY))
+
+
+def collected(simulation, tasks, rollouts=3, key=KEY):
+    policy = policy_of(simulation)
+    return collect_outside(simulation, policy, thetas_of(policy, len(tasks)), tasks, rollouts, key)

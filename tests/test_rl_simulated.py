@@ -1,7 +1,7 @@
-"""Policies whose environment is a simulator outside JAX. Place: fewstep/tasks/simulation.py, locomotion.py, gym_tasks.py and
-as_gymnasium.py, fewstep/rl/simulated.py, fewstep/nn/normalized.py, fewstep/problems/locomotion.py and own_environment.py.
+"""Policies whose environment is a simulator outside JAX. Place: fewstep/tasks/simulation.py, locomotion.py and as_gymnasium.py,
+fewstep/rl/simulated.py, fewstep/nn/normalized.py, fewstep/problems/locomotion.py. Users' environments: test_gym_tasks.py.
 
-Oracles: gymnasium's own half-cheetah, stepped by hand; 2D navigation as a pure function; moments by NumPy.
+Oracles: gymnasium's own half-cheetah, stepped by hand; moments by NumPy.
 """
 
 import json
@@ -18,56 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gym_family import KEY, SMALL, collected, policy_of, thetas_of
 from gymnasium.utils.env_checker import check_env
 
 from fewstep import cli, runs
-from fewstep.errors import BadInput, RunFailed
 from fewstep.nn.normalized import SEEN, having_seen, normalizing
 from fewstep.nn.policies import policy_for
-from fewstep.problems import PRESETS, CheetahDir, OwnEnvironment
-from fewstep.rl.meta_step import PolicySearch
-from fewstep.rl.simulated import collect_outside, evaluate_outside, simulated_meta_step
-from fewstep.rl.trust_region import TrustRegion
+from fewstep.problems import PRESETS, CheetahDir
+from fewstep.rl.simulated import collect_outside
 from fewstep.tasks.as_gymnasium import as_gymnasium
-from fewstep.tasks.gym_tasks import factory_of, gym_tasks
+from fewstep.tasks.gym_tasks import gym_tasks
 from fewstep.tasks.locomotion import FAMILIES, directions, locomotion, velocities_of
-from fewstep.tasks.navigation import navigation
 from fewstep.tasks.robots import imported_mujoco, warnings_of
-from fewstep.types import MetaParams
 
-SMALL = [
-    "--meta-batch-size",
-    "2",
-    "--rollouts",
-    "2",
-    "--hidden",
-    "8",
-    "--meta-steps",
-    "2",
-    "--log-every",
-    "1",
-    "--horizon",
-    "5",
-]
-KEY = jax.random.key(0)
 ALL = np.ones
-
-
-def policy_of(simulation, hidden=(8,)):
-    return policy_for(simulation.observed, simulation.actions, simulation.discrete, hidden)
-
-
-def thetas_of(policy, tasks, key=KEY):
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (tasks, *leaf.shape)), policy.init(key))
-
-
-def params_of(policy):
-    return MetaParams(policy.init(KEY))
-
-
-def collected(simulation, tasks, rollouts=3, key=KEY):
-    policy = policy_of(simulation)
-    return collect_outside(simulation, policy, thetas_of(policy, len(tasks)), tasks, rollouts, key)
 
 
 def same_bits(one, other):
@@ -141,38 +105,11 @@ def test_velocities_that_are_held_out_are_all_that_is_tested_and_nothing_that_is
     assert sorted(directions(np.random.default_rng(0), 4)) == [-1, -1, 1, 1]
 
 
-def test_navigation_as_a_gymnasium_environment_goes_the_ways_of_the_pure_function():
-    tasks = list(np.random.default_rng(0).uniform(-0.2, 0.2, (3, 2)))
-    found = collected(gym_tasks(gym_family.Point, horizon=30), tasks, rollouts=4).trajectories
-    pure = navigation()
-    for number, task in enumerate(tasks):
-        for rollout in range(4):
-            state, over = pure.reset(jnp.asarray(task, jnp.float32), KEY), False
-            for step in range(30):
-                weight = float(found.weight[number, rollout, step])
-                assert weight == (not over)
-                if over:
-                    break
-                np.testing.assert_allclose(found.observations[number, rollout, step], state, atol=1e-5)
-                after = pure.step(state, found.actions[number, rollout, step], jnp.asarray(task, jnp.float32), KEY)
-                np.testing.assert_allclose(found.rewards[number, rollout, step], after.reward, atol=1e-5)
-                state, over = after.state, bool(after.terminated)
-                assert bool(found.terminated[number, rollout, step]) == over
-    assert np.asarray(found.terminated).any() or np.asarray(found.weight).all()
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gymnasium_finds_nothing_wrong_with_the_environments(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unbounded observations, a range of actions other than 1
         check_env(as_gymnasium(locomotion(name)), skip_render_check=True)
-
-
-@pytest.mark.parametrize("make", [gym_family.Point, gym_family.Buttons])
-def test_gymnasium_finds_nothing_wrong_with_the_environments_of_these_tests(make):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        check_env(make(), skip_render_check=True)
 
 
 def test_what_is_offered_to_gymnasium_comes_back_as_the_same_simulation():
@@ -206,80 +143,12 @@ def test_log_probabilities_are_those_of_the_actions_under_each_tasks_own_paramet
         np.testing.assert_allclose(found.log_probability[number], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_discrete_actions_get_a_categorical_policy_and_a_horizon_of_one_is_learned_in():
-    simulation = gym_tasks(gym_family.Buttons, horizon=1)
-    assert simulation.discrete and simulation.actions == 3 and simulation.observed == 2
-    policy = policy_of(simulation)
-    search = PolicySearch(tasks=12, rollouts=30, inner_rate=2.0, outer=TrustRegion(kl_limit=0.1))
-    state = search.outer.init(params_of(policy))
-    state, info = simulated_meta_step(search, simulation, policy, state, KEY)
-    assert int(info.environment_steps) == 12 * 30 * 2 and bool(info.outer.finite) and not info.dropped
-    tasks = simulation.sample_tasks(np.random.default_rng(0), 20)
-    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=2, rollouts=40, later_rate=1.0)
-    assert returns.shape == (20, 3)
-    by_update = returns.mean(0)
-    assert by_update[0] == pytest.approx(1 / 3, abs=0.1) and by_update[2] > by_update[0] + 0.2
-
-
-def test_a_trajectory_that_breaks_counts_for_nothing_from_there_on_and_is_told_of():
-    simulation = gym_tasks(gym_family.Breaking, horizon=6)
-    tasks = [np.array(goal) for goal in ([0.4, 0.4], [0.4, -0.4], [-0.4, 0.4])]
-    found = collected(simulation, tasks, rollouts=2)
-    np.testing.assert_array_equal(found.broken, [[True] * 2, [True] * 2, [False] * 2])
-    weight = np.asarray(found.trajectories.weight)
-    np.testing.assert_array_equal(weight.sum(-1), [[2, 2], [2, 2], [6, 6]])
-    assert len(found.said) == 4
-    raised, unnumbered = found.said[0], found.said[2]
-    assert raised.startswith("task 1 (") and "at step 3: ValueError: the motor is gone" in raised
-    assert unnumbered.startswith("task 2 (") and "at step 3: what came back is not a number" in unnumbered
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.trajectories))
-    policy = policy_of(simulation)
-    search = PolicySearch(tasks=4, rollouts=3)
-    state, info = simulated_meta_step(search, simulation, policy, search.outer.init(params_of(policy)), KEY)
-    assert bool(info.outer.finite) and info.dropped
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=1, rollouts=2)
-    assert np.isnan(returns[:2]).all() and np.isfinite(returns[2]).all()
-
-
-def test_where_all_trajectories_break_it_ends_and_says_where():
-    with pytest.raises(RunFailed, match=r"All 6 trajectories broke, the first in task 1 .* at step 1: ValueError: no motor"):
-        collected(gym_tasks(gym_family.AlwaysBreaking), [np.zeros(2)] * 2)
-    with pytest.raises(RunFailed, match=r"ValueError: not enough values to unpack \(expected 5, got 4\)"):
-        collected(gym_tasks(gym_family.OldStyle), [np.zeros(2)] * 2)
-
-
 def test_a_simulation_that_runs_away_breaks_its_own_trajectory_alone(monkeypatch):
     simulation = locomotion("cheetah-vel", horizon=3)
     monkeypatch.setattr("fewstep.tasks.locomotion.AWAY", 2.0)  # some joint is faster before long
     found = collected(simulation, [0.0, 1.0], rollouts=8)
     assert found.broken.any() and "the simulation ran away" in found.said[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.trajectories))
-
-
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [
-        ("gym_family", "expected module:factory"),
-        ("no_such_module:make", "cannot be imported: ModuleNotFoundError"),
-        ("gym_family:no_such", "expected a function no_such in gym_family, found none"),
-        ("gym_family:not_an_environment", "a gymnasium.Env, got int"),
-        ("gym_family:failing", "failed: OSError: no such simulator"),
-        ("gym_family:WithoutTasks", r"WithoutTasks has no method sample_tasks\(rng, n\)"),
-        ("gym_family:WithoutTelling", r"no method set_task\(task\), and its reset takes no options"),
-        ("gym_family:TooFew", r"TooFew.sample_tasks\(rng, 8\) should return 8 tasks, returned 1"),
-        ("gym_family:NoneToday", "should return 8 tasks, raised KeyError: 'goals'"),
-        ("gym_family:ManySwitches", "expected a Box or a Discrete, got MultiBinary"),
-    ],
-)
-def test_an_environment_without_the_protocol_is_told_what_it_lacks(name, complaint):
-    with pytest.raises(BadInput, match=complaint):
-        OwnEnvironment(env=name).build()
-
-
-def test_tasks_that_are_all_the_same_are_noted():
-    assert "all the same" in gym_tasks(factory_of("gym_family:AlwaysTheSame")).notes[0]
-    assert gym_tasks(gym_family.Point).notes == ()
 
 
 def test_normalized_observations_are_counted_over_the_steps_that_were_taken_and_no_gradient_reaches_them():
@@ -312,16 +181,6 @@ def test_the_command_trains_a_cheetah_and_the_same_seed_gives_the_same_run(tmp_p
     same_bits(one.params("last"), other.params("last"))
     assert float(one.params("last").theta[SEEN]["count"]) == 2 * 2 * 2 * 2 * 5  # steps, tasks, rollouts, support and query
     assert told["mean"] == other.evaluate()["mean"]
-
-
-def test_the_command_trains_in_a_users_own_environment(tmp_path, capsys):
-    words = ["train", "rl", "--env", "gym_family:Buttons", "--outer", "ppo", "--inner-optimizer", "lslr", *SMALL]
-    assert cli.main([*words, "--out", str(tmp_path / "run"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["evaluation"]["protocol"]["env"] == "gym_family:Buttons"
-    assert cli.main(["train", "rl", "--out", str(tmp_path / "none")]) == 2
-    assert "expected module:factory" in capsys.readouterr().err
-    assert cli.main(["train", "cheetah-vel", "--action-scale", "2", "--out", str(tmp_path / "none")]) == 2
-    assert "--action-scale should lie above 0" in capsys.readouterr().err
 
 
 def test_every_preset_builds():
