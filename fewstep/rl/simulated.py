@@ -4,7 +4,7 @@ One compiled call of the policy and one of the simulator for each step of contro
 adaptation and the outer step are compiled as on the other path. What is drawn depends on (key, number of the meta-step, number
 of the task) alone, so the same keys give the same bits.
 
-A trajectory that breaks (its environment raises, or returns what is not a number) counts for nothing from there on.
+A trajectory that breaks (its environment raises, or returns what is not a number) counts for nothing.
 """
 
 from __future__ import annotations
@@ -152,6 +152,8 @@ def _rolled_out(simulation: Simulation, policy: Policy, thetas: Params, tasks: T
         terminated[alive, step] = outcome.terminated[alive]
         last = np.where(alive[:, None], outcome.observations, last)  # one that has ended stands still
         alive = alive & ~outcome.terminated & ~outcome.truncated
+    # Dropped as a whole: were it cut where it broke, breaking would pay wherever rewards are negative.
+    rewards[broken], weight[broken], terminated[broken] = 0, 0, 0
     parts = seen, acted, rewards, weight, terminated, last
     by_task = (jnp.asarray(part.reshape(*shape, *part.shape[1:])) for part in parts)
     return Collected(_completed(policy, thetas, *by_task), broken.reshape(shape), tuple(said))

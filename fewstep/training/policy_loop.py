@@ -62,7 +62,7 @@ def train_policy(
                     )
                 taken += int(info.environment_steps)
                 if info.dropped and not dropped:
-                    progress.say(f"a trajectory broke in {info.dropped[0]}. It counts for nothing from there on.")
+                    progress.say(f"a trajectory broke in {info.dropped[0]}. It is left out.")
                 dropped += len(info.dropped)
                 progress.advance(step)
                 if step % problem.log_every == 0 or step == problem.meta_steps:
