@@ -16,7 +16,6 @@ import json
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,11 @@ import numpy as np
 from fewstep import runs
 from fewstep.cli.arguments import prepare_jax
 from fewstep.problems import PRESETS, Nav2d
-from fewstep.rl.meta_step import policy_meta_step
-from fewstep.rl.problem import PolicyProblem
+from fewstep.rl.problem import PolicyProblem, meta_step_of, returns_of
 from fewstep.rl.rollouts import collect
 from fewstep.tasks.navigation import navigation, straight_there
 from fewstep.training.evaluate import summarize
 from fewstep.training.log import read_metrics
-from fewstep.training.policy_loop import returns_of
 from fewstep.training.policy_report import TEST
 from fewstep.types import MetaParams
 
@@ -121,7 +118,7 @@ def returns(settings: Nav2d, seeds: list[int], rivals: list[int]) -> dict[str, A
 def trained(problem: PolicyProblem, seed: int) -> MetaParams:
     """A policy at the end of its meta-steps."""
     state = problem.search.outer.init(problem.init(jax.random.key(seed)))
-    step = jax.jit(partial(policy_meta_step, problem.search, problem.environment, problem.policy))
+    step = meta_step_of(problem)
     for _ in range(problem.meta_steps):
         state, _ = step(state, jax.random.key(seed))
     return state.params
@@ -145,7 +142,7 @@ def speed(settings: Nav2d) -> dict[str, Any]:
     sample = jax.jit(jax.vmap(one))
     taken = float(jax.block_until_ready(sample(thetas, tasks, keys)).weight.sum())
     state = problem.search.outer.init(params)
-    step = jax.jit(partial(policy_meta_step, problem.search, problem.environment, problem.policy))
+    step = meta_step_of(problem)
     jax.block_until_ready(step(state, keys[0]))
     times: dict[str, list[float]] = {"sampling": [], "meta_step": []}
     for _ in range(15):

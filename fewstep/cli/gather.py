@@ -37,18 +37,12 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"--seed should be at least 0, got {arguments.seed}.")
     prepare_jax()
     from fewstep import runs
-    from fewstep.problems.robot_faults import RobotFaults
-    from fewstep.runtime import Follower
+    from fewstep.cli.robot_play import follower_of
     from fewstep.runtime.fleet import with_more
     from fewstep.tasks.experience_file import write_experience
-    from fewstep.trained import Trained
 
     run = runs.open_run(arguments.run)
-    trained = Trained.of(run)
-    settings = trained.problem.settings
-    if not isinstance(settings, RobotFaults):
-        raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
-    follower = Follower(trained.problem, trained.params, trained.config)
+    follower, settings = follower_of(run)
     found = with_more(follower, settings, run.config["seed"], arguments.seed)
     write_experience(out, found.parts)
     told = {

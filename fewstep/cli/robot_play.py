@@ -35,15 +35,11 @@ class Shown(NamedTuple):
 
 def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: Callable[[str], None]) -> Shown:
     """Drives the run's robot three times for so many `seconds`, from the same beginning. Raises `BadInput` for another run."""
-    trained = Trained.of(run)
-    settings = trained.problem.settings
-    if not isinstance(settings, RobotFaults):
-        raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
+    follower, settings = follower_of(run)
     robot = Robot(settings.robot)
     faults = Faults(robot, read_family(family or settings.family))
     condition = unmet(faults, seed, 1)[0]
     healthy, faulty = faults.model(faults.healthy()), faults.model(condition)
-    follower = Follower(trained.problem, trained.params, trained.config)
     driver, steps = Driver(follower, robot), round(seconds / robot.seconds)
     strikes = steps // 2
     struck = lambda step: healthy if step < strikes else faulty  # noqa: E731
@@ -58,6 +54,15 @@ def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: C
         found = driver.drive(models, steps, adapting(follower, every, until), seed)
         scenes.append(Scene(title, models, found.states, np.cumsum(found.rewards), found.errors, line))
     return Shown(faults.told(condition), strikes, robot.seconds, scenes)
+
+
+def follower_of(run: Run) -> tuple[Follower, RobotFaults]:
+    """The model of a run of robot-faults, which follows a robot, and its settings. Raises `BadInput` for another run."""
+    trained = Trained.of(run)
+    settings = trained.problem.settings
+    if not isinstance(settings, RobotFaults):
+        raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
+    return Follower(trained.problem, trained.params, trained.config), settings
 
 
 def figures(scene: Scene, strikes: int, step_seconds: float) -> dict[str, float | None]:

@@ -3,7 +3,7 @@ simulated_settings.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -74,14 +74,6 @@ class PolicySettings:
     def build(self, seed: int = 0, format: Any = None) -> PolicyProblem:
         """The PolicyProblem."""
         raise NotImplementedError
-
-    @staticmethod
-    def read_format(saved: Any) -> None:
-        """Policies read no tables."""
-        return None
-
-    def candidates(self) -> Mapping[str, PolicySettings]:
-        return {"policy": self}
 
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""

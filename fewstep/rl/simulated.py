@@ -66,10 +66,9 @@ def simulated_meta_step(
     search: PolicySearch, simulation: Simulation, policy: Policy, state: MetaState, key: Key
 ) -> tuple[MetaState, MetaStepInfo]:
     """One meta-step, as `policy_meta_step`; `key` is that of the whole run. Not for `jax.jit`: it is made of compiled parts."""
-    task_key, path_key, query_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    task_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
     tasks = simulation.drawn(_generator(task_key), search.tasks)
-    adapted, found = _path(search, simulation, policy, state.params, tasks, path_key, search.adaptation_steps, search.rollouts)
-    found.append(collect_outside(simulation, policy, adapted, tasks, search.rollouts, query_key))
+    found = _path(search, simulation, policy, state.params, tasks, keys, search.adaptation_steps, search.rollouts)
     *supports, query = (each.trajectories for each in found)
     state, taken = _outer(search, policy, state, supports, query)
     returned = jnp.asarray([np.mean(_whole_returns(each)[~each.broken]) for each in found], jnp.float32)
@@ -93,9 +92,7 @@ def evaluate_outside(
 
     Trajectories that broke are left out; where all of a task's did, it is NaN.
     """
-    path_key, last_key = jax.random.split(key)
-    adapted, found = _path(search, simulation, policy, params, tasks, path_key, steps, rollouts, later_rate)
-    found.append(collect_outside(simulation, policy, adapted, tasks, rollouts, last_key))
+    found = _path(search, simulation, policy, params, tasks, jax.random.split(key), steps, rollouts, later_rate)
     sums = np.stack([np.sum(np.where(each.broken, 0, _whole_returns(each)), 1) for each in found], 1)
     counts = np.stack([np.sum(~each.broken, 1) for each in found], 1)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
@@ -107,17 +104,18 @@ def _path(
     policy: Policy,
     params: MetaParams,
     tasks: Tasks,
-    key: Key,
+    keys: Sequence[Key] | Key,
     steps: int,
     rollouts: int,
     later_rate: float = 1.0,
-) -> tuple[Params, list[Collected]]:
-    """(θ′ by task, what was collected for each of its `steps` adaptation steps)."""
+) -> list[Collected]:
+    """What was collected for each of `steps` adaptation steps, and at last with θ′; `keys` are (of the path, of the last)."""
     state, found = _start(search, policy, later_rate, len(tasks), params), []
-    for step_key in jax.random.split(key, steps):
+    path_key, last_key = keys
+    for step_key in jax.random.split(path_key, steps):
         found.append(collect_outside(simulation, policy, state[0], tasks, rollouts, step_key))
         state = _adapt(search, policy, later_rate, params, state, found[-1].trajectories)
-    return state[0], found
+    return [*found, collect_outside(simulation, policy, state[0], tasks, rollouts, last_key)]
 
 
 def _rolled_out(simulation: Simulation, policy: Policy, thetas: Params, tasks: Tasks, rollouts: int, keys: Key) -> Collected:
