@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fewstep.problems.simulated_settings import SimulatedSettings
+from fewstep.problems.simulated_settings import SimulatedSettings, as_published
 from fewstep.rl.problem import PolicyProblem
 from fewstep.tasks.locomotion import FAMILIES, locomotion
 
@@ -60,15 +60,10 @@ class AntDir(Locomotion):
 def presets(settings: Locomotion, minutes: str) -> dict[str, tuple[Locomotion, str]]:
     """What `fewstep list` shows of a family."""
     return {
-        "default": (settings, f"MAML with TRPO as published, on 20 tasks a meta-step: {minutes} on two cores"),
-        "promp": (
-            replace(settings, outer="ppo", outer_rate=1e-3),
-            "the outer step of ProMP, at its authors' rate",
-        ),
+        "default": (settings, f"ProMP with learned inner rates, on 20 tasks a meta-step: {minutes} on two cores"),
+        "maml": (as_published(settings), "MAML with TRPO as published, 500 meta-steps at a fixed inner rate"),
     }
 
 
 LOCOMOTION = {kind.family: kind for kind in (CheetahVel, CheetahDir, AntVel, AntDir)}
-PRESETS = {
-    name: presets(kind(), "half an hour" if "cheetah" in name else "one to two hours") for name, kind in LOCOMOTION.items()
-}
+PRESETS = {name: presets(kind(), "ten minutes" if "cheetah" in name else "half an hour") for name, kind in LOCOMOTION.items()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from fewstep.problems.simulated_settings import SimulatedSettings
+from fewstep.problems.simulated_settings import SimulatedSettings, as_published
 from fewstep.rl.problem import PolicyProblem
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks
 
@@ -27,6 +27,6 @@ class OwnEnvironment(SimulatedSettings):
 
 
 PRESETS: dict[str, tuple[OwnEnvironment, str]] = {
-    "default": (OwnEnvironment(), "MAML with TRPO as published, on 20 tasks a meta-step"),
-    "promp": (replace(OwnEnvironment(), outer="ppo", outer_rate=1e-3), "the outer step of ProMP, at its authors' rate"),
+    "default": (OwnEnvironment(), "ProMP with learned inner rates, on 20 tasks a meta-step"),
+    "maml": (as_published(OwnEnvironment()), "MAML with TRPO as published, 500 meta-steps at a fixed inner rate"),
 }

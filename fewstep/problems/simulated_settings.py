@@ -1,11 +1,11 @@
-"""Settings of policies whose environment is a simulator (floor 3): those of all policies, with the defaults of the codes for
-locomotion (Finn et al. 2017; ProMP) but twenty tasks a meta-step, not forty. Used by locomotion.py and own_environment.py."""
+"""Settings of policies whose environment is a simulator (floor 3): those of all policies, with the defaults of ProMP's code for
+locomotion but twenty tasks a meta-step, not forty, and learned inner rates. Used by locomotion.py and own_environment.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
@@ -25,10 +25,6 @@ class SimulatedSettings(PolicySettings):
 
     inner_rate: float = 0.1
     """inner rate alpha; where it is learned, where it starts"""
-    inner_optimizer: Literal["sgd", "lslr"] = "sgd"
-    """plain gradient steps at a fixed rate (sgd), or at a learned one for each layer and step (lslr)"""
-    outer: Literal["ppo", "trpo"] = "trpo"
-    """the outer step: a clipped loss for a few epochs (ProMP), or a trust region (as Finn et al. 2017)"""
     outer_rate: float = 1e-3
     """with ppo: outer rate beta of Adam"""
     deviation: float = 1.0
@@ -37,7 +33,7 @@ class SimulatedSettings(PolicySettings):
     """let the outer loop change it; with trpo it always does"""
     trace: float = 1.0
     """lambda of generalized advantage estimation"""
-    meta_steps: int = 300
+    meta_steps: int = 120
     """meta-steps of the whole run"""
     log_every: int = 10
     """meta-steps between two lines of the log, each with a look at validation tasks"""
@@ -70,6 +66,11 @@ class SimulatedSettings(PolicySettings):
             judged_tasks=JUDGED,
             judged_rollouts=self.rollouts,
         )
+
+
+def as_published(settings: Any) -> Any:
+    """The settings with the inner and outer steps of Finn et al. 2017."""
+    return replace(settings, inner_optimizer="sgd", outer="trpo", meta_steps=500)
 
 
 @lru_cache(maxsize=16)  # programs are compiled for a policy: those of a training serve its evaluation too

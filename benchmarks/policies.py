@@ -1,0 +1,213 @@
+"""Policies that adapt, on tasks never seen, against their rivals at as many environment steps. See docs/policies.md.
+
+    python benchmarks/policies.py nav2d                                    # -> docs/records/nav2d.json
+    python benchmarks/policies.py cheetah-dir --seeds 0 1 2 --rivals 0     # -> docs/records/cheetah-dir.json
+    (likewise cheetah-vel, ant-dir, ant-vel; --runs DIR keeps the trainings there, to go on from after a stop)
+
+Every seed is trained as `fewstep train PROBLEM` does it, and judged on 40 test tasks, the same for all, with fresh trajectories
+for every update; actions are sampled. The rivals: a policy trained on all tasks at once without adapting, then fine-tuned by
+the same policy-gradient steps at a rate chosen on validation tasks; one that is told the task; a recurrent one (RL²,
+recurrent_policy.py), whose columns are its first, second, third and fourth trajectory in a task; and one never trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import recurrent_policy as recurrent
+
+from fewstep.cli.arguments import prepare_jax
+from fewstep.problems import PRESETS
+from fewstep.problems.policy_settings import PolicySettings
+from fewstep.rl.problem import PolicyProblem, returns_of
+from fewstep.tasks.navigation import navigation, straight_there
+from fewstep.tasks.simulation import Begun, Outcome, Simulation
+from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.evaluate import summarize
+from fewstep.training.log import read_metrics
+from fewstep.training.policy_loop import train_policy
+from fewstep.training.policy_report import TEST
+from fewstep.types import MetaParams
+
+TASKS, UPDATES = 40, 3
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""tried for fine-tuning, on validation tasks"""
+NO_RATE = 1e-12
+"""what trains without adapting"""
+RECURRENT_RATES = (3e-4, 1e-3)
+VALIDATION = 2_000_000
+TRIALS = 5
+"""of the recurrent policy in each test task"""
+PUBLISHED = {"nav2d": [-40.41, -11.68, -3.33, -3.23]}
+"""Finn et al. 2017, table 4"""
+
+Found = tuple[list[float], dict[str, Any]]
+"""(mean return after 0, 1, … updates, about the training)"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problem", choices=["nav2d", "cheetah-dir", "cheetah-vel", "ant-dir", "ant-vel"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
+    parser.add_argument("--rivals", type=int, nargs="*", default=[0, 1, 2], help="seeds of the rivals")
+    parser.add_argument("--meta-steps", type=int)
+    parser.add_argument("--runs", type=Path, help="where trainings are kept")
+    parser.add_argument("--records", type=Path, default=Path("docs/records"))
+    arguments = parser.parse_args()
+    prepare_jax()
+    settings = PRESETS[arguments.problem]["default"][0]
+    if arguments.meta_steps:
+        settings = replace(settings, meta_steps=arguments.meta_steps)
+    with tempfile.TemporaryDirectory() as folder:
+        record = table(settings, arguments.problem, arguments.seeds, arguments.rivals, arguments.runs or Path(folder))
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    (arguments.records / f"{arguments.problem}.json").write_text(
+        json.dumps({**record, "device": device, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n"
+    )
+
+
+def table(settings: PolicySettings, name: str, seeds: list[int], rivals: list[int], runs: Path) -> dict[str, Any]:
+    """Returns by arm: mean over seeds, and its 95 % interval over them."""
+    arms: dict[str, tuple[list[int], Callable[[PolicySettings, int, Path], Found]]] = {
+        "MAML": (seeds, meta_learned),
+        "untrained": (rivals, untrained),
+        "pretrained, then fine-tuned": (rivals, fine_tuned),
+        "told the task": (rivals, told_the_task),
+        "RL²": (rivals, with_memory),
+    }
+    found: dict[str, Any] = {}
+    for arm, (of_seeds, measure) in arms.items():
+        by_seed, about = [], []
+        for seed in of_seeds:
+            returns, told = measure(settings, seed, runs / f"{arm.split(',')[0].replace(' ', '-')}-{seed}")
+            by_seed.append(returns)
+            about.append({"seed": seed, **told})
+            print(f"seed {seed}  {arm:28}", *(f"{value:8.2f}" for value in returns), told, flush=True)
+        if by_seed:
+            found[arm] = {**summarize(np.array(by_seed)), "by_seed": np.round(by_seed, 3).tolist(), "runs": about}
+    problem = settings.build(0)
+    record: dict[str, Any] = {
+        "protocol": {**problem.protocol, "tasks": settings.meta_batch_size, "meta_steps": settings.meta_steps,
+                     "test_tasks": TASKS, "test_rollouts": problem.judged_rollouts,
+                     "checkpoint": "best mean return after 1 to 3 updates on validation tasks"},
+        "arms": found,
+    }  # fmt: skip
+    if name in PUBLISHED:
+        goals = jax.vmap(navigation().sample_task)(jax.random.split(jax.random.split(jax.random.key(TEST))[0], TASKS))
+        record |= {"straight_there": float(np.mean(jax.vmap(straight_there)(goals))), "published": PUBLISHED[name]}
+    return record
+
+
+def meta_learned(settings: PolicySettings, seed: int, folder: Path) -> Found:
+    problem = settings.build(seed)
+    params, about = trained(problem, seed, folder)
+    values = by_task(problem, params, TEST, UPDATES)
+    told: dict[str, Any] = {}
+    if isinstance(problem.environment, Simulation) and "distinct_tasks" in problem.protocol:
+        drawn = returns_of(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(params)[1]
+        told["by_direction"] = {str(int(way)): values[drawn == way].mean(0).round(2).tolist() for way in (1, -1)}
+    return values.mean(0).tolist(), {**about, **told}
+
+
+def untrained(settings: PolicySettings, seed: int, folder: Path) -> Found:
+    problem = replace(settings, inner_optimizer="sgd", inner_rate=NO_RATE).build(seed)
+    params = problem.init(jax.random.key(seed))
+    return by_task(problem, params, TEST, 0).mean(0).tolist(), {}
+
+
+def fine_tuned(settings: PolicySettings, seed: int, folder: Path) -> Found:
+    without = replace(settings, inner_optimizer="sgd", inner_rate=NO_RATE)
+    params, about = trained(without.build(seed), seed, folder)
+    tuned = {rate: replace(without, inner_rate=rate).build(seed) for rate in RATES}
+    rate = max(RATES, key=lambda rate: np.mean(by_task(tuned[rate], params, VALIDATION, UPDATES, unseen=False)[:, 1:]))
+    return by_task(tuned[rate], params, TEST, UPDATES).mean(0).tolist(), {**about, "rate": rate}
+
+
+def told_the_task(settings: PolicySettings, seed: int, folder: Path) -> Found:
+    without = replace(settings, inner_optimizer="sgd", inner_rate=NO_RATE)
+    plain = without.build(seed)
+    environment = plain.environment
+    told = telling(environment) if isinstance(environment, Simulation) else navigation(told=True)
+    policy = without.policy(told)
+    problem = replace(plain, environment=told, policy=policy, init=lambda key: without.init(policy, key))
+    params, about = trained(problem, seed, folder)
+    return by_task(problem, params, TEST, 0).mean(0).tolist(), about
+
+
+def with_memory(settings: PolicySettings, seed: int, folder: Path) -> Found:
+    """Trained at each of a few rates; the one is kept that did best on the last tenth of its training tasks."""
+    problem = settings.build(seed)
+    environment, tried = problem.environment, {}
+    trials = settings.meta_batch_size * settings.rollouts * (1 + settings.adaptation_steps) // (1 + UPDATES)
+    started = time.monotonic()
+    for rate in RECURRENT_RATES if seed == 0 else RECURRENT_RATES[-1:]:
+        how = recurrent.Recurrent(trials=trials, trajectories=1 + UPDATES, rate=rate, deviation=settings.deviation)
+        lately: list[float] = []
+
+        def watch(number: int, theta: Any, returns: np.ndarray, lately: list[float] = lately) -> None:
+            lately.append(float(returns.mean()))
+            if number % 50 == 0:
+                print(f"  RL² {number}/{settings.meta_steps}", np.round(returns, 2), flush=True)
+
+        theta = recurrent.trained(how, environment, settings.meta_steps, seed, watch)
+        tried[rate] = np.mean(lately[-max(1, len(lately) // 10) :]), how, theta
+    rate = max(tried, key=lambda rate: tried[rate][0])
+    _, how, theta = tried[rate]
+    drawn = returns_of(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(problem.init(jax.random.key(0)))[1]
+    values = recurrent.tested(how, environment, theta, drawn, TRIALS, jax.random.key(TEST))
+    return values.mean(0).tolist(), {"rate": rate, "seconds": round(time.monotonic() - started)}
+
+
+def telling(simulation: Simulation) -> Simulation:
+    """The simulation, whose observations end with the task, a number."""
+    now: dict[str, np.ndarray] = {}
+
+    def told(observations: np.ndarray) -> np.ndarray:
+        return np.concatenate([observations, now["tasks"]], axis=1)
+
+    def begin(tasks: Any, seeds: Any) -> Begun:
+        now["tasks"] = np.asarray(tasks, np.float32)[:, None]
+        begun = simulation.begin(tasks, seeds)
+        return begun._replace(observations=told(begun.observations))
+
+    def step(actions: np.ndarray, alive: np.ndarray) -> Outcome:
+        outcome = simulation.step(actions, alive)
+        return outcome._replace(observations=told(outcome.observations))
+
+    return replace(simulation, begin=begin, step=step, observed=simulation.observed + 1)
+
+
+def trained(problem: PolicyProblem, seed: int, folder: Path) -> tuple[MetaParams, dict[str, Any]]:
+    """The best checkpoint on validation tasks, of a training in `folder`, which goes on where one was stopped there."""
+    begun = (folder / "metrics.jsonl").exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    train_policy(problem, folder, seed=seed, resume=begun, quiet=True)
+    like = jax.eval_shape(lambda: problem.search.outer.init(problem.init(jax.random.key(0))))
+    with Checkpoints(folder / "checkpoints", "read") as checkpoints:
+        state, _ = checkpoints.restore(like, "best")
+    records = read_metrics(folder / "metrics.jsonl")
+    about = {
+        "seconds": round(records[-1]["seconds"]),
+        "kept": min(records, key=lambda record: record["validation"])["meta_step"],
+        "environment_steps": records[-1]["environment_steps"],
+    }
+    return jax.tree.map(jax.numpy.asarray, state.params), about
+
+
+def by_task(problem: PolicyProblem, params: MetaParams, tasks: int, updates: int, unseen: bool = True) -> np.ndarray:
+    """float64 [TASKS, updates + 1]: mean returns after 0 to so many updates; `tasks` is the key that they are drawn by."""
+    values, _ = returns_of(problem, TASKS, max(updates, 1), jax.random.key(tasks), unseen=unseen)(params)
+    return np.asarray(values, float)[:, : updates + 1]
+
+
+if __name__ == "__main__":
+    main()
