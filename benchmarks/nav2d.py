@@ -1,6 +1,6 @@
 """2D navigation (Finn et al. 2017, section 5.3): how fast it is sampled inside the compiled program. See docs/policies.md.
 
-    taskset -c 0 python benchmarks/nav2d.py    # -> docs/records/nav2d_speed.json
+taskset -c 0 python benchmarks/nav2d.py    # -> docs/records/nav2d_speed.json
 """
 
 from __future__ import annotations
