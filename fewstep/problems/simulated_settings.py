@@ -33,7 +33,7 @@ class SimulatedSettings(PolicySettings):
     """let the outer loop change it; with trpo it always does"""
     trace: float = 1.0
     """lambda of generalized advantage estimation"""
-    meta_steps: int = 120
+    meta_steps: int = 100
     """meta-steps of the whole run"""
     log_every: int = 10
     """meta-steps between two lines of the log, each with a look at validation tasks"""
