@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.runs.files import write_json
+from fewstep.training.copies import EVENTS, TABLE
 
 FOLDER = "candidates"
-MOVED = ("metrics.jsonl", "checkpoints", "parameters.npz")
+MOVED = ("metrics.jsonl", TABLE, f"{EVENTS}*", "checkpoints", "parameters.npz")
 
 
 def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
@@ -21,11 +22,11 @@ def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
     """
     best = min(errors, key=lambda name: (not math.isfinite(errors[name]), errors[name]))
     source = directory / FOLDER / best
-    for name in MOVED:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, directory / name, dirs_exist_ok=True)
-        elif (source / name).exists():
-            shutil.copy2(source / name, directory / name)
+    for path in (path for name in MOVED for path in source.glob(name)):
+        if path.is_dir():
+            shutil.copytree(path, directory / path.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(path, directory / path.name)
     config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     chosen_from = {name: error if math.isfinite(error) else None for name, error in errors.items()}
     write_json(directory / "config.json", {**config, "preset": preset, "chosen_from": chosen_from})

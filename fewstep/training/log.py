@@ -1,4 +1,5 @@
-"""The log of a run (floor 3): one JSON line per record in `metrics.jsonl`, one line or one bar for people."""
+"""The log of a run (floor 3): one JSON line per record in `metrics.jsonl`, with its copies for other programs; one line or one
+bar for people."""
 
 from __future__ import annotations
 
@@ -10,13 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from fewstep.training.copies import Copies
+
 SECONDS_A_LINE = 20.0
 """Where there is no terminal, so long passes between two lines that only say how far it is."""
 Part = TypeVar("Part")
 
 
 class MetricsFile:
-    """`metrics.jsonl`, appended to record by record; `position` is its length in bytes, which a checkpoint remembers."""
+    """`metrics.jsonl`, appended to record by record; `position` is its length in bytes, which a checkpoint remembers.
+
+    Beside it stand `metrics.csv` and TensorBoard's event file, which follow it (`copies.py`).
+    """
 
     def __init__(self, path: Path, position: int | None = None):
         self.path = path
@@ -24,22 +30,27 @@ class MetricsFile:
             with path.open("r+b") as file:  # what was logged after the checkpoint will be logged again
                 file.truncate(min(position, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
+        self._copies = Copies(path.parent, read_metrics(path))
 
     @property
     def position(self) -> int:
         return self._file.tell()
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({key: _plain(value) for key, value in record.items()}) + "\n")
+        plain = {key: _plain(value) for key, value in record.items()}
+        self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
+        self._copies.add(plain)
 
     def back(self, position: int) -> None:
         """Forgets what was written after `position`: the run goes back to where it was then."""
         self._file.truncate(position)
         self._file.seek(position)
+        self._copies.rewrite(read_metrics(self.path))
 
     def close(self) -> None:
         self._file.close()
+        self._copies.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
