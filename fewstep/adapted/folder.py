@@ -10,10 +10,10 @@ import jax
 import polars as pl
 
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
+from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
 from fewstep.runs import settings_of
 from fewstep.trained import Trained
-from fewstep.training.checkpoint import read_arrays
 
 
 def open_adapted(directory: str | Path) -> Adapted:

@@ -18,6 +18,7 @@ import numpy as np
 from fewstep.adapted.certainty import span
 from fewstep.adapted.folder import trained_of
 from fewstep.adapted.units import FILE, PARAMETERS
+from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.problem import Problem
@@ -25,7 +26,6 @@ from fewstep.problems.image_model import features_of
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.trained import KEY_SEED, Trained
-from fewstep.training.checkpoint import write_arrays
 from fewstep.training.image_certainty import probabilities
 from fewstep.training.image_examiner import similarity
 from fewstep.training.mapping import one_task, shared_out

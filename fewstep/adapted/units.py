@@ -12,6 +12,7 @@ import polars as pl
 
 from fewstep.adapted.certainty import Certainty, significant
 from fewstep.adapted.rows import alike, support_columns, write_support
+from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
@@ -20,7 +21,6 @@ from fewstep.tasks.kinds import ColumnKind, read_values
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
-from fewstep.training.checkpoint import write_arrays
 from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
 

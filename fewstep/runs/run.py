@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from fewstep import maml
+from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput, RunFailed
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
@@ -22,7 +23,7 @@ from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
 from fewstep.runs.policy_run import PolicyRun, train_policy_run
 from fewstep.training import loop
-from fewstep.training.checkpoint import Checkpoints, has_checkpoint, read_arrays, write_arrays
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams

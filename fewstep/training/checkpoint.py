@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from fewstep.arrays import named_leaves
 from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 
@@ -104,36 +104,6 @@ def has_checkpoint(run: Path) -> bool:
     """Whether a whole checkpoint is in this run directory: orbax names unfinished ones by more than a number."""
     found = run / "checkpoints"
     return found.is_dir() and any(path.name.isdigit() for path in found.iterdir())
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree under their paths: plain names on disk, whatever the types of the containers."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def write_arrays(path: Path, tree: Any) -> None:
-    """Writes the leaves of a pytree into one .npz file: whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
-        np.savez(file, **arrays)
-    partial.replace(path)
-
-
-def read_arrays(path: Path, like: Any) -> Any:
-    """A pytree of the structure of `like` from a file of `write_arrays`.
-
-    Leaves may be longer than those of `like` along their first axis (an empirical prior has many centers), and differ in
-    nothing else. Raises many kinds of errors where the file is damaged or of another model.
-    """
-    expected = named_leaves(like)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        leaves = [jnp.asarray(stored[name]) for name in expected]
-    for (name, known), leaf in zip(expected.items(), leaves, strict=True):
-        if known.shape[1:] != leaf.shape[1:] or known.ndim != leaf.ndim:
-            raise ValueError(f"{name} has shape {leaf.shape}, expected {known.shape}")
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _score(metrics: Any) -> float:
