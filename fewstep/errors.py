@@ -1,8 +1,16 @@
-"""The two ways in which fewstep refuses (floor 0). The command turns each into its exit code and never shows a traceback."""
+"""How fewstep refuses (floor 0). The command turns each into its exit code and never shows a traceback."""
 
 
 class BadInput(ValueError):
     """What the user gave cannot be used. The message says what was expected, what came, and what to do. Exit code 2."""
+
+
+class NotTrusted(BadInput):
+    """What was asked for would run code that is not fewstep's, and that the user has not named. `option` is what names it."""
+
+    def __init__(self, message: str, option: str):
+        super().__init__(message)
+        self.option = option
 
 
 class RunFailed(RuntimeError):

@@ -35,6 +35,23 @@ class Point(gymnasium.Env):
         return self.place.astype(np.float32), -np.linalg.norm(error), bool(np.all(np.abs(error) < 0.01)), False, {}
 
 
+class Drawn(Point):
+    """It draws itself: as red as it lies to the right, as green as it lies up. Made by `drawn`, which takes a render mode."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        color = np.clip(128 + 500 * np.array([*self.place, 0.0]), 0, 255).astype(np.uint8)
+        return np.broadcast_to(color, (40, 60, 3)).copy()
+
+
+def drawn(render_mode=None):
+    return Drawn(render_mode)
+
+
 class Buttons(gymnasium.Env):
     """One button of three pays, by the task; it is told with the reset, and a trajectory is a single press."""
 

@@ -3,6 +3,8 @@ what fewstep/rl/simulated.py does where a trajectory breaks. Oracle: 2D navigati
 """
 
 import json
+import shlex
+import sys
 import warnings
 
 import gym_family
@@ -13,8 +15,8 @@ import pytest
 from gym_family import KEY, SMALL, collected, params_of, policy_of
 from gymnasium.utils.env_checker import check_env
 
-from fewstep import cli
-from fewstep.errors import BadInput, RunFailed
+from fewstep import cli, runs
+from fewstep.errors import BadInput, NotTrusted, RunFailed
 from fewstep.problems import OwnEnvironment
 from fewstep.rl.meta_step import PolicySearch
 from fewstep.rl.simulated import evaluate_outside, simulated_meta_step
@@ -59,7 +61,9 @@ def test_discrete_actions_get_a_categorical_policy_and_a_horizon_of_one_is_learn
     state, info = simulated_meta_step(search, simulation, policy, state, KEY)
     assert int(info.environment_steps) == 12 * 30 * 2 and bool(info.outer.finite) and not info.dropped
     tasks = simulation.sample_tasks(np.random.default_rng(0), 20)
-    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=2, rollouts=40, later_rate=1.0)
+    returns = evaluate_outside(
+        search, simulation, policy, state.params, tasks, KEY, steps=2, rollouts=40, later_rate=1.0
+    ).returns
     assert returns.shape == (20, 3)
     by_update = returns.mean(0)
     assert by_update[0] == pytest.approx(1 / 3, abs=0.1) and by_update[2] > by_update[0] + 0.2
@@ -82,7 +86,7 @@ def test_a_trajectory_that_breaks_counts_for_nothing_and_is_told_of():
     state, info = simulated_meta_step(search, simulation, policy, search.outer.init(params_of(policy)), KEY)
     assert bool(info.outer.finite) and info.dropped
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=1, rollouts=2)
+    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=1, rollouts=2).returns
     assert np.isnan(returns[:2]).all() and np.isfinite(returns[2]).all()
 
 
@@ -126,3 +130,62 @@ def test_the_command_trains_in_a_users_own_environment(tmp_path, capsys):
     assert "expected module:factory" in capsys.readouterr().err
     assert cli.main(["train", "cheetah-vel", "--action-scale", "2", "--out", str(tmp_path / "none")]) == 2
     assert "--action-scale should lie above 0" in capsys.readouterr().err
+
+
+WITNESS = """
+import pathlib
+from gym_family import Buttons, Point
+pathlib.Path(__file__).with_name("imported").touch()
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_elsewhere(tmp_path_factory):
+    """A folder with a module that leaves a file behind wherever it is imported, and a run in its environment."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "witness_tasks.py").write_text(WITNESS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        assert cli.main(["train", "rl", "--env", "witness_tasks:Buttons", "--outer", "ppo", *SMALL, "--out", "run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def own_run(trained_elsewhere, monkeypatch, capsys):
+    """That run, as one finds it who has not imported the module."""
+    monkeypatch.chdir(trained_elsewhere)
+    monkeypatch.syspath_prepend(trained_elsewhere)
+    sys.modules.pop("witness_tasks", None)
+    (trained_elsewhere / "imported").unlink(missing_ok=True)
+    capsys.readouterr()
+    return trained_elsewhere / "run"
+
+
+def test_the_code_that_a_run_names_is_not_run_until_it_is_named_again(own_run, capsys):
+    for words in (["evaluate", "run"], ["resume", "run"], ["adapt", "run", "--out", "it"], ["play", "run", "--out", "it.gif"]):
+        assert "If you trust it" in _told(words, capsys)
+    assert "got a policy" in _told(["adapt", "run", "--support", "rows.csv", "--out", "it"], capsys)
+    assert f"  fewstep {shlex.join(['evaluate', 'run'])} --env witness_tasks:Buttons\n" in _told(["evaluate", "run"], capsys)
+    assert cli.main(["results", "run"]) == 0 and cli.main(["plot", "run"]) == 0
+    assert not (own_run.parent / "imported").exists()
+    with pytest.raises(NotTrusted, match="witness_tasks:Buttons"):
+        runs.open_run(own_run).problem()
+    told = _told(["evaluate", "run"], capsys).splitlines()[-1]
+    assert cli.main(shlex.split(told)[1:]) == 0  # the command that was shown
+    assert (own_run.parent / "imported").exists()
+
+
+def test_a_run_is_judged_in_another_environment_of_its_sizes_and_goes_on_in_its_own_alone(own_run, capsys):
+    saved = (own_run / "evaluation.json").read_bytes()
+    assert cli.main(["evaluate", "run", "--env", "gym_family:Buttons", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["protocol"]["env"] == "gym_family:Buttons"
+    assert (own_run / "evaluation.json").read_bytes() == saved  # which is of the run's own environment
+    assert "goes on in the environment that it began in" in _told(["resume", "run", "--env", "gym_family:Buttons"], capsys)
+    assert "actions 2, expected 3" in _told(["evaluate", "run", "--env", "gym_family:Point"], capsys)
+    assert cli.main(["resume", "run", "--env", "witness_tasks:Buttons"]) == 0
+
+
+def _told(words, capsys):
+    assert cli.main(words) == 2
+    return capsys.readouterr().err

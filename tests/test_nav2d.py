@@ -37,9 +37,16 @@ def test_the_command_trains_judges_and_draws(tmp_path, capsys):
     assert told["metric"] == "return" and told["steps"] == [0, 1, 2, 3] and told["tasks"] == 40
     assert all(value < 0 for value in told["mean"]) and told["protocol"]["reward"] == "minus the distance"
     assert told == json.loads((folder / "evaluation.json").read_text())
+    records = read_metrics(folder / "metrics.jsonl")
+    kept = min(records, key=lambda record: record["validation"])
+    counted = told["environment_steps"]
+    assert counted["training"] == kept["environment_steps"] and counted["by_update"][0] == pytest.approx(40 * 100, rel=0.2)
+    assert len(counted["by_update"]) == 4 and list(folder.glob("events.out.tfevents.*")) and (folder / "metrics.csv").is_file()
     assert sorted(path.name for path in (folder / "plots").iterdir()) == ["returns.png", "updates.png", "ways.png"]
     assert cli.main(["evaluate", str(folder), "--steps", "0,1", "--tasks", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == [0, 1]
+    assert cli.main(["evaluate", str(folder), "--steps", "0,1", "--tasks", "5"]) == 0
+    assert f"environment steps: {counted['training']:,} to train it" in capsys.readouterr().out
     assert cli.main(["plot", str(folder)]) == 0
 
 
@@ -76,6 +83,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
     told = [read_metrics(each.directory / "metrics.jsonl") for each in (run, again)]
     for one, other in zip(*told, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_run_builds_its_problem_once(run, monkeypatch):
+    """It may be a simulator, or the code of another."""
+    built, build = [], Nav2d.build
+    monkeypatch.setattr(Nav2d, "build", lambda self, *given: built.append(given) or build(self, *given))
+    opened = runs.open_run(run.directory)
+    opened.write_evaluation([0, 1])
+    opened.params("last"), opened.adapt(updates=1)
+    assert len(built) == 1
 
 
 def test_returns_on_the_same_tasks_are_the_same_whenever_they_are_measured(run):
@@ -124,7 +141,7 @@ def test_bad_settings_are_said(tmp_path, capsys, arguments, complaint):
 def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     for command in (["adapt", str(run.directory), "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "adapted")],
-                    ["play", str(run.directory), "--out", str(tmp_path / "film.gif")]):  # fmt: skip
+                    ["gather", str(run.directory), "--out", str(tmp_path / "lived.npz")]):  # fmt: skip
         assert cli.main(command) == 2
         assert "got a policy (nav2d)" in capsys.readouterr().err
     with pytest.raises(BadInput, match="numbers of updates"):

@@ -333,7 +333,7 @@ def test_navigation_is_learned_to_be_learned_in_half_a_minute():
         state, _ = meta_step(state, jax.random.key(0))
     goals = jax.vmap(environment.sample_task)(jax.random.split(jax.random.key(99), 20))  # never seen in training
     evaluate = jax.jit(jax.vmap(partial(evaluate_policy, search, environment, policy, steps=1), (None, 0, 0)))
-    found = np.asarray(evaluate(state.params, goals, jax.random.split(jax.random.key(5), 20))).mean(0)
+    found = np.asarray(evaluate(state.params, goals, jax.random.split(jax.random.key(5), 20)).returns).mean(0)
     print("return before and after one update:", found)
     assert found[1] > found[0] + 15
     assert found[1] > np.asarray(jax.vmap(standing_still)(goals)).mean() + 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 
 COMMANDS = {
@@ -11,10 +12,10 @@ COMMANDS = {
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
     "results": "figures of several runs side by side, where they may be compared",
-    "adapt": "fit a run to new units from a few rows of each, or to new classes from a few photos",
+    "adapt": "fit a run to new units from a few rows of each, to new classes from photos, a policy to a task by acting",
     "update": "adapt again, to old and new rows together",
     "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",
-    "play": "drive a robot that a fault strikes, with and without adaptation, as a moving picture",
+    "play": "a robot that a fault strikes, or a policy in a task, before and after adaptation, as a moving picture",
     "gather": "drive a run's robots by its model, and keep what they live through to train on",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
@@ -48,11 +49,15 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"fewstep: there is no command {argv[0]!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    from fewstep.errors import BadInput, RunFailed
+    from fewstep.errors import BadInput, NotTrusted, RunFailed
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
         return importlib.import_module(f"fewstep.cli.{argv[0].replace('-', '_')}").main(argv[1:])
+    except NotTrusted as error:
+        again = shlex.join([os.environ.get("FEWSTEP_COMMAND", "fewstep"), *argv])
+        print(f"fewstep {argv[0]}: {error}\n  {again} {error.option}", file=sys.stderr)
+        return 2
     except BadInput as error:
         print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
         return 2

@@ -16,17 +16,27 @@ from fewstep.errors import BadInput
 @dataclass(frozen=True)
 class Adapt:
     """Fit a trained run to new units from the rows of a file with the training columns (the task column tells units apart), or
-    to new classes from a few photos of each."""
+    to new classes from a few photos of each, or a policy to a task by acting in it."""
 
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
-    support: str
-    """a CSV, TSV or Parquet file, or a pattern of them: the few rows of the new units, with inputs and target; of images, a
-    folder or zip with a folder of photos for each new class"""
     out: str
     """folder for the adapted model"""
+    support: str = ""
+    """a CSV, TSV or Parquet file, or a pattern of them: the few rows of the new units, with inputs and target; of images, a
+    folder or zip with a folder of photos for each new class"""
     steps: str | None = None
     """adaptation steps, by default as trained; auto chooses them for each unit by leaving its rows out in turn"""
+    task: str = ""
+    """policies: the task, as its family understands it (a velocity, 1 or -1, a goal x,y, JSON); by default an unseen one"""
+    updates: int = 3
+    """policies: how often to adapt, each time on fresh trajectories"""
+    rollouts: int | None = None
+    """policies: trajectories for each update; by default as trained"""
+    env: str = ""
+    """policies: the environment to act in, module:factory; one of rl has to be named again, other runs bring theirs"""
+    seed: int = 0
+    """policies: decides everything random"""
     json: bool = False
     """print one JSON object on stdout"""
 
@@ -41,7 +51,15 @@ def main(argv: list[str]) -> int:
     from fewstep.problems.image_learning import ImageLearning
     from fewstep.tasks.reading import FILE, read_table
 
-    run = runs.open_run(arguments.run)
+    run = runs.open_run(arguments.run, arguments.env)
+    if isinstance(run, runs.PolicyRun):
+        from fewstep.cli import policies
+
+        return policies.adapt(run, arguments)
+    if not arguments.support:
+        raise BadInput("--support is needed: the few rows of the new units, or a folder with photos of the new classes.")
+    if unused := [name for name in ("task", "updates", "rollouts", "seed") if getattr(arguments, name) != getattr(Adapt, name)]:
+        raise BadInput(f"--{unused[0]} is for policies; {arguments.run} was trained on {run.config['problem']}.")
     if isinstance(run.settings, ImageLearning):
         from fewstep.cli import photos
 

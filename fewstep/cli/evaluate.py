@@ -21,8 +21,8 @@ class Evaluate:
     """the run's folder"""
     steps: str | None = None
     """numbers of adaptation steps to measure after, such as 0,1,5,auto; by default as after training"""
-    tasks: int = 1000
-    """how many distinct tasks at most"""
+    tasks: int | None = None
+    """how many distinct tasks at most; by default 1000, of a policy 40"""
     shots: int | None = None
     """support examples; by default as trained"""
     ways: int | None = None
@@ -33,6 +33,8 @@ class Evaluate:
     """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
     checkpoint: Literal["best", "last"] = "best"
     """which checkpoint: best on validation, or last"""
+    env: str = ""
+    """of a run of rl: names its environment again, module:factory, whose code is not run otherwise"""
     json: bool = False
     """print one JSON object on stdout"""
 
@@ -47,15 +49,16 @@ def main(argv: list[str]) -> int:
     prepare_jax()
     from fewstep import runs
 
-    run = runs.open_run(arguments.run)
-    if arguments != Evaluate(arguments.run, json=arguments.json):
+    run = runs.open_run(arguments.run, arguments.env)
+    if arguments != Evaluate(arguments.run, env=arguments.env, json=arguments.json) or getattr(run, "elsewhere", False):
         asked = {"shots": arguments.shots, "ways": arguments.ways, "test_queries": arguments.queries}
         changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         if unknown := [name for name in changes if not hasattr(run.settings, name)]:
             raise BadInput(
                 f"--{unknown[0].removeprefix('test_')} is for images; {arguments.run} was trained on {run.config['problem']}."
             )
-        result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **changes)
+        changes |= {} if arguments.tasks is None else {"tasks": arguments.tasks}
+        result = run.evaluate(steps, draws=arguments.draws, which=arguments.checkpoint, **changes)
     else:
         result = run.write_evaluation()
     if arguments.json:

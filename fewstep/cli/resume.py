@@ -17,6 +17,8 @@ class Resume:
 
     run: Annotated[str, tyro.conf.Positional]
     """the run's folder"""
+    env: str = ""
+    """of a run of rl: names its environment again, module:factory, whose code is not run otherwise"""
     json: bool = False
     """print one JSON object on stdout"""
 
@@ -26,5 +28,5 @@ def main(argv: list[str]) -> int:
     prepare_jax()
     from fewstep import runs
 
-    run = runs.open_run(arguments.run)
+    run = runs.open_run(arguments.run, arguments.env)
     return complete(run.resume, arguments.run, arguments.json)

@@ -29,6 +29,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     lines = extremes(result) if "by_task" in result else of_images(result) if "by_class" in result else []
     if chosen := result.get("chosen_from"):
         lines += choice(chosen)
+    if taken := result.get("environment_steps"):
+        lines.append(steps_taken(taken))
     lines += wrapped("protocol: ", (f"{name.replace('_', ' ')} {value}" for name, value in result["protocol"].items()))
     print("\n".join(lines))
 
@@ -122,6 +124,13 @@ def of_images(result: dict[str, Any]) -> list[str]:
     for level, found in result.get("sets", {}).items():
         lines.append(f"sets at {level} %: {found['coverage']:.1%} hold the right class, of {found['classes']:.2f} classes each")
     return lines
+
+
+def steps_taken(counts: dict[str, Any]) -> str:
+    """How many environment steps the policy was trained for, and what an update takes."""
+    least, most = min(counts["by_update"]), max(counts["by_update"])
+    each = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"environment steps: {counts['training']:,} to train it, {each} of a task for each update"
 
 
 def choice(errors: dict[str, float]) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from fewstep.problems.simulated_settings import SimulatedSettings, as_published
 from fewstep.rl.problem import PolicyProblem
-from fewstep.tasks.locomotion import FAMILIES, locomotion
+from fewstep.tasks.locomotion import FAMILIES, locomotion, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class Locomotion(SimulatedSettings):
         else:
             protocol["velocities"] = [0.0, family.most]
             protocol["held_out_velocities"] = [list(ends) for ends in family.held_out]
-        return self.in_simulator(self.family, locomotion(self.family, self.horizon, self.action_scale), protocol)
+        simulation = locomotion(self.family, self.horizon, self.action_scale)
+        return replace(self.in_simulator(self.family, simulation, protocol), read_task=partial(read_task, self.family))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem
-from fewstep.tasks.navigation import navigation, normalized
+from fewstep.tasks.navigation import navigation, normalized, read_goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,7 @@ class Nav2d(PolicySettings):
             normalized=partial(normalized, squared=self.squared),
             places=lambda observations: observations[..., :2],
             goal=lambda task: task,
+            read_task=read_goal,
         )
 
 

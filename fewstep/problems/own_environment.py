@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from fewstep.problems.simulated_settings import SimulatedSettings, as_published
 from fewstep.rl.problem import PolicyProblem
-from fewstep.tasks.gym_tasks import factory_of, gym_tasks
+from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class OwnEnvironment(SimulatedSettings):
         """The PolicyProblem; one environment is made. Raises `BadInput` where it does not meet the protocol."""
         self.check(seed)
         simulation = gym_tasks(factory_of(self.env), self.horizon, self.action_scale)
-        return self.in_simulator("rl", simulation, {"env": self.env})
+        problem = self.in_simulator("rl", simulation, {"env": self.env})
+        return replace(problem, read_task=partial(read_task, simulation))
 
 
 PRESETS: dict[str, tuple[OwnEnvironment, str]] = {

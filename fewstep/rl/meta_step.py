@@ -24,7 +24,7 @@ from fewstep.rl.advantages import scored
 from fewstep.rl.proximal_policy import ProximalPolicy, proximal_policy_step
 from fewstep.rl.rollouts import collect
 from fewstep.rl.surrogates import INNER
-from fewstep.rl.trajectories import Scored, returns, steps_taken
+from fewstep.rl.trajectories import Judged, Scored, returns, steps_taken
 from fewstep.rl.trust_region import StepTaken, TrustRegion, trust_region_step
 from fewstep.tasks.environments import Environment, Task
 from fewstep.types import Key, MetaParams, Params
@@ -128,13 +128,15 @@ def evaluate_policy(
     steps: int = 3,
     rollouts: int = 40,
     later_rate: float = 0.5,
-) -> jax.Array:
-    """[steps + 1]: one task's mean return after 0, 1, … adaptation steps, each of them on fresh trajectories."""
+) -> Judged:
+    """What policies bring in one task after 0, 1, … adaptation steps, each on fresh trajectories: leaves [steps + 1]."""
 
     def gather(params: Params, key: Key) -> Scored:
         return gathered(search, environment, policy, params, task, key, rollouts)
 
     path_key, last_key = jax.random.split(key)
     path = collected_path(search.learner(policy, later_rate), params, gather, path_key, steps)
-    last = gather(path.adapted, last_key)
-    return jnp.concatenate([jnp.mean(returns(path.supports.trajectories), 1), jnp.mean(returns(last.trajectories))[None]])
+    last = gather(path.adapted, last_key).trajectories
+    before = path.supports.trajectories
+    returned = jnp.concatenate([jnp.mean(returns(before), 1), jnp.mean(returns(last))[None]])
+    return Judged(returned, jnp.concatenate([jax.vmap(steps_taken)(before), steps_taken(last)[None]]))

@@ -1,25 +1,28 @@
 """What learning to adapt a policy consists of, as a value (floor 2): what a Problem is to models that predict.
 
-Whether its environment is made of pure functions or is a simulator is asked here alone: `meta_step_of`, `returns_of`.
+Whether its environment is made of pure functions or is a simulator is asked here alone: `meta_step_of`, `returns_of`,
+`adapted_to`, `unseen_task`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from fewstep.maml import MetaState
 from fewstep.nn.policies import Policy
-from fewstep.rl.meta_step import MetaStepInfo, PolicySearch, evaluate_policy, policy_meta_step
-from fewstep.rl.simulated import evaluate_outside, simulated_meta_step
+from fewstep.rl.adaptation import collected_path, path_on
+from fewstep.rl.meta_step import MetaStepInfo, PolicySearch, evaluate_policy, gathered, policy_meta_step
+from fewstep.rl.simulated import evaluate_outside, generator_of, judged_outside, path_outside, simulated_meta_step
+from fewstep.rl.trajectories import Judged, returns, steps_taken
 from fewstep.tasks.environments import Environment, Task
-from fewstep.tasks.simulation import Simulation
-from fewstep.types import Key, MetaParams
+from fewstep.tasks.simulation import Simulation, literal
+from fewstep.types import Key, MetaParams, Params
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class PolicyProblem:
     """`places(observations [..., observed]) -> [..., 2]`: where that is, for a picture of the ways taken"""
     goal: Callable[[Task], jax.Array] | None = None
     """`goal(task) -> [2]`: where a task's goal is in that picture"""
+    read_task: Callable[[str], Task] = literal
+    """a task from words, as a person gives it; raises `BadInput` for what is none"""
     protocol: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -66,8 +71,8 @@ def meta_step_of(problem: PolicyProblem) -> Callable[[MetaState, Key], tuple[Met
 
 def returns_of(
     problem: PolicyProblem, tasks: int, updates: int, key: Key, rollouts: int | None = None, unseen: bool = False
-) -> Callable[[MetaParams], tuple[jax.Array | np.ndarray, Any]]:
-    """A program `params -> (returns [tasks, updates + 1], the tasks)`, on fresh trajectories for every update and at last.
+) -> Callable[[MetaParams], tuple[Judged, Any]]:
+    """A program `params -> (Judged [tasks, updates + 1], the tasks)`, on fresh trajectories for every update and at last.
 
     `unseen` takes tasks that are held out from training, where the environment has such; else all are drawn alike.
     """
@@ -75,14 +80,77 @@ def returns_of(
     settings = {"steps": updates, "rollouts": rollouts or problem.judged_rollouts, "later_rate": problem.later_rate}
     if isinstance(environment, Simulation):
         task_key, roll_key = jax.random.split(key)
-        drawn = environment.drawn(np.random.default_rng(np.asarray(jax.random.key_data(task_key))), tasks, unseen)
+        drawn = environment.drawn(generator_of(task_key), tasks, unseen)
         return lambda params: (evaluate_outside(search, environment, policy, params, drawn, roll_key, **settings), drawn)
     task_keys, roll_keys = (jax.random.split(each, tasks) for each in jax.random.split(key))
     evaluate = partial(evaluate_policy, search, environment, policy, **settings)
 
     @jax.jit
-    def program(params: MetaParams) -> tuple[jax.Array, Any]:
+    def program(params: MetaParams) -> tuple[Judged, Any]:
         drawn = jax.vmap(environment.sample_task)(task_keys)
         return jax.vmap(evaluate, (None, 0, 0))(params, drawn, roll_keys), drawn
 
     return program
+
+
+class AdaptedTo(NamedTuple):
+    """Policies adapted to one task, step by step."""
+
+    task: Task
+    path: list[Params]
+    """[θ, θ′, …]: before, and after each update"""
+    judged: Judged
+    """numpy, leaves [updates + 1]"""
+    said: tuple[str, ...]
+    """of a simulator: which trajectories broke, where and why"""
+
+
+def adapted_to(
+    problem: PolicyProblem,
+    params: MetaParams,
+    task: Task,
+    updates: int,
+    rollouts: int,
+    key: Key,
+    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> AdaptedTo:
+    """Acts in one task and adapts by turns: `rollouts` fresh trajectories for each update, and as many with what came of it.
+
+    `watch` is told of a simulator's collections: it passes on their numbers, one by one. Raises `RunFailed` where all
+    trajectories break.
+    """
+    search, environment, policy = problem.search, problem.environment, problem.policy
+    path_key, last_key = jax.random.split(key)
+    if isinstance(environment, Simulation):
+        keys, settings = (path_key, last_key), (updates, rollouts, problem.later_rate)
+        found, path = path_outside(search, environment, policy, params, [task], keys, *settings, watch)
+        judged = jax.tree.map(lambda leaf: leaf[0], judged_outside(found))
+        said = tuple(line for each in found for line in each.said)
+        return AdaptedTo(task, [jax.tree.map(lambda leaf: leaf[0], theta) for theta in path], judged, said)
+    learner = search.learner(policy, problem.later_rate)
+
+    @jax.jit
+    def program(params: MetaParams, task: Task) -> tuple[list[Params], Judged]:
+        def gather(theta: Params, key: Key) -> Any:
+            return gathered(search, environment, policy, theta, task, key, rollouts)
+
+        supports = collected_path(learner, params, gather, path_key, updates).supports
+        path = path_on(learner, params, supports)
+        last = gather(path[-1], last_key).trajectories
+        seen = [jax.tree.map(lambda leaf, number=number: leaf[number], supports.trajectories) for number in range(updates)]
+        return path, Judged(*(jnp.stack([of(each) for each in (*seen, last)]) for of in (_mean_return, steps_taken)))
+
+    path, judged = jax.device_get(program(params, task))
+    return AdaptedTo(task, path, judged, ())
+
+
+def unseen_task(problem: PolicyProblem, key: Key) -> Task:
+    """A task that is held out from training, where the family has such; else one more that is drawn."""
+    environment = problem.environment
+    if isinstance(environment, Simulation):
+        return environment.drawn(generator_of(key), 1, unseen=True)[0]
+    return environment.sample_task(key)
+
+
+def _mean_return(trajectories: Any) -> jax.Array:
+    return jnp.mean(returns(trajectories))

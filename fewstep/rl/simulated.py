@@ -9,7 +9,7 @@ A trajectory that breaks (its environment raises, or returns what is not a numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from fewstep.nn.normalized import having_seen
 from fewstep.nn.policies import Policy
 from fewstep.rl.advantages import scored
 from fewstep.rl.meta_step import MetaStepInfo, PolicySearch, outer_step
-from fewstep.rl.trajectories import Scored, Trajectories
+from fewstep.rl.trajectories import Judged, Scored, Trajectories
 from fewstep.tasks.simulation import Simulation, Tasks
 from fewstep.types import Key, MetaParams, Params
 
@@ -67,8 +67,8 @@ def simulated_meta_step(
 ) -> tuple[MetaState, MetaStepInfo]:
     """One meta-step, as `policy_meta_step`; `key` is that of the whole run. Not for `jax.jit`: it is made of compiled parts."""
     task_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-    tasks = simulation.drawn(_generator(task_key), search.tasks)
-    found = _path(search, simulation, policy, state.params, tasks, keys, search.adaptation_steps, search.rollouts)
+    tasks = simulation.drawn(generator_of(task_key), search.tasks)
+    found, _ = path_outside(search, simulation, policy, state.params, tasks, keys, search.adaptation_steps, search.rollouts)
     *supports, query = (each.trajectories for each in found)
     state, taken = _outer(search, policy, state, supports, query)
     returned = jnp.asarray([np.mean(_whole_returns(each)[~each.broken]) for each in found], jnp.float32)
@@ -87,18 +87,24 @@ def evaluate_outside(
     steps: int = 3,
     rollouts: int = 40,
     later_rate: float = 0.5,
-) -> np.ndarray:
-    """float64 [tasks, steps + 1]: mean returns after 0, 1, … adaptation steps, each of them on fresh trajectories.
+) -> Judged:
+    """What policies bring in tasks after 0, 1, … adaptation steps, each of them on fresh trajectories: [tasks, steps + 1].
 
-    Trajectories that broke are left out; where all of a task's did, it is NaN.
+    Trajectories that broke are left out; where all of a task's did, its return is NaN.
     """
-    found = _path(search, simulation, policy, params, tasks, jax.random.split(key), steps, rollouts, later_rate)
+    keys = jax.random.split(key)
+    return judged_outside(path_outside(search, simulation, policy, params, tasks, keys, steps, rollouts, later_rate)[0])
+
+
+def judged_outside(found: Sequence[Collected]) -> Judged:
+    """What was collected by update, as returns and counts of steps: float64 and int64 [tasks, updates + 1]."""
     sums = np.stack([np.sum(np.where(each.broken, 0, _whole_returns(each)), 1) for each in found], 1)
     counts = np.stack([np.sum(~each.broken, 1) for each in found], 1)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    steps = np.stack([np.sum(np.asarray(each.trajectories.weight), (1, 2)).astype(int) for each in found], 1)
+    return Judged(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), steps)
 
 
-def _path(
+def path_outside(
     search: PolicySearch,
     simulation: Simulation,
     policy: Policy,
@@ -108,14 +114,22 @@ def _path(
     steps: int,
     rollouts: int,
     later_rate: float = 1.0,
-) -> list[Collected]:
-    """What was collected for each of `steps` adaptation steps, and at last with θ′; `keys` are (of the path, of the last)."""
+    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> tuple[list[Collected], list[Params]]:
+    """What was collected for each of `steps` adaptation steps and at last with θ′, and by which: [θ, θ′, …] of all tasks.
+
+    `keys` are (of the path, of the last). `watch` is told of the collections: it passes on their numbers, one by one.
+    """
     state, found = _start(search, policy, later_rate, len(tasks), params), []
+    path = [state[0]]
     path_key, last_key = keys
-    for step_key in jax.random.split(path_key, steps):
-        found.append(collect_outside(simulation, policy, state[0], tasks, rollouts, step_key))
-        state = _adapt(search, policy, later_rate, params, state, found[-1].trajectories)
-    return [*found, collect_outside(simulation, policy, state[0], tasks, rollouts, last_key)]
+    step_keys = [*jax.random.split(path_key, steps), last_key]
+    for number in watch(range(steps + 1)):
+        found.append(collect_outside(simulation, policy, state[0], tasks, rollouts, step_keys[number]))
+        if number < steps:
+            state = _adapt(search, policy, later_rate, params, state, found[-1].trajectories)
+            path.append(state[0])
+    return found, path
 
 
 def _rolled_out(simulation: Simulation, policy: Policy, thetas: Params, tasks: Tasks, rollouts: int, keys: Key) -> Collected:
@@ -162,7 +176,8 @@ def _told(tasks: Tasks, number: int, step: int, why: str | None) -> str:
     return f"task {number + 1} ({tasks[number]!r}) {where}: {why or 'what came back is not a number'}"
 
 
-def _generator(key: Key) -> np.random.Generator:
+def generator_of(key: Key) -> np.random.Generator:
+    """NumPy's random numbers, decided by a key."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 

@@ -37,6 +37,15 @@ class Scored(NamedTuple):
     """[rollouts, steps]"""
 
 
+class Judged(NamedTuple):
+    """What policies brought in tasks, by updates: after 0, 1, …, each on fresh trajectories."""
+
+    returns: Any
+    """[..., updates + 1]: a task's mean return"""
+    steps: Any
+    """[..., updates + 1]: environment steps that its trajectories took, all together"""
+
+
 def returns(trajectories: Trajectories) -> jax.Array:
     """[rollouts]: the sum of a trajectory's rewards, not discounted: what policies are compared by."""
     return jnp.sum(trajectories.rewards * trajectories.weight, axis=-1)

@@ -21,7 +21,7 @@ from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import candidates, measure
 from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
-from fewstep.runs.policy_run import PolicyRun, train_policy_run
+from fewstep.runs.policy_run import open_policy_run, train_policy_run
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
@@ -238,10 +238,11 @@ def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, pr
     loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet)
 
 
-def open_run(directory: str | Path) -> Any:
+def open_run(directory: str | Path, env: str = "") -> Any:
     """Opens a run directory: a `Run`, or a `PolicyRun`.
 
-    Raises `BadInput` where it is none, or was written by settings that this version lacks."""
+    `env`, module:factory, puts a policy into that environment. One of `rl` needs it: the code that its folder names is not run
+    otherwise. Raises `BadInput` where the folder is no run, or was written by settings that this version lacks."""
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
@@ -254,7 +255,11 @@ def open_run(directory: str | Path) -> Any:
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
     settings = settings_of(config, path)
-    run = (PolicyRun if isinstance(settings, PolicySettings) else Run)(directory, config, settings)
+    if isinstance(settings, PolicySettings):
+        return open_policy_run(directory, config, settings, env)
+    if env:
+        raise BadInput(f"--env is for policies; {directory} was trained on {config['problem']}.")
+    run = Run(directory, config, settings)
     try:
         run.problem(with_data=False)
     except (KeyError, TypeError, AttributeError, BadInput) as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.errors import BadInput
-from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
+from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks, literal
 
 AT_ONCE = 512
 """environments that are made, at most"""
@@ -53,6 +54,12 @@ def factory_of(name: str) -> Callable[[], Any]:
     return found
 
 
+def drawing(make: Callable[..., Any]) -> Callable[[], Any]:
+    """The same factory, told to make environments that draw, where it takes a `render_mode`."""
+    takes = "render_mode" in inspect.signature(make).parameters
+    return (lambda: make(render_mode="rgb_array")) if takes else make
+
+
 def gym_tasks(make: Callable[[], Any], horizon: int = 100, action_scale: float = 1.0, at_once: int = AT_ONCE) -> Simulation:
     """The Simulation of the environments that `make` makes.
 
@@ -74,6 +81,7 @@ def gym_tasks(make: Callable[[], Any], horizon: int = 100, action_scale: float =
     discrete = isinstance(acts, spaces.Discrete)
     bounded = not discrete and bool(acts.is_bounded("both"))
     runs = _Runs(make, seen, acts, action_scale if bounded else 1.0, bounded, [first])
+    ends: Any = (acts.start, acts.start + acts.n - 1) if isinstance(acts, spaces.Discrete) else (acts.low, acts.high)
     return Simulation(
         sample_tasks=lambda random, count: _drawn(first, "sample_tasks", random, count),
         sample_unseen=(lambda random, count: _drawn(first, "sample_unseen_tasks", random, count))
@@ -86,9 +94,25 @@ def gym_tasks(make: Callable[[], Any], horizon: int = 100, action_scale: float =
         horizon=horizon,
         discrete=discrete,
         action_limit=1 / action_scale if bounded else np.inf,
+        action_range=(np.ravel(ends[0]), np.ravel(ends[1])) if discrete or bounded else None,
         at_once=at_once,
+        snapshot=(lambda: np.asarray(runs.environments[0].render())) if first.render_mode == "rgb_array" else None,
         notes=_told(_drawn(first, "sample_tasks", np.random.default_rng(0), LOOKED_AT)),
     )
+
+
+def read_task(simulation: Simulation, text: str) -> Any:
+    """A task from JSON, an array where the environment draws arrays. Raises `BadInput` where it is not of their shape."""
+    task, known = literal(text), simulation.sample_tasks(np.random.default_rng(0), 1)[0]
+    if not isinstance(known, np.ndarray | np.generic):
+        return task
+    try:
+        found = np.asarray(task, known.dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.shape != known.shape:
+        raise BadInput(f"--task: expected one such as the environment draws, {json.dumps(known.tolist())}, got {text!r}.")
+    return found
 
 
 @dataclass

@@ -80,8 +80,23 @@ def locomotion(name: str, horizon: int = HORIZON, action_scale: float = ACTION_S
         actions=robot.actions,
         horizon=horizon,
         action_limit=1 / action_scale,
+        action_range=robot.limits,
+        snapshot=lambda: runs.states[0].copy(),
         notes=robot.notes,
     )
+
+
+def read_task(name: str, text: str) -> float:
+    """A task of a family in words: a velocity in meters a second, or 1 and -1. Raises `BadInput` for another."""
+    directions = FAMILIES[name].most is None
+    try:
+        task = float(text)
+    except ValueError:
+        task = float("nan")
+    if not np.isfinite(task) or (directions and task not in (1, -1)):
+        expected = "1 (forwards) or -1 (backwards)" if directions else "a velocity in meters a second, such as 1.2"
+        raise BadInput(f"--task of {name}: expected {expected}, got {text!r}.")
+    return task
 
 
 def velocities_of(family: Family, random: np.random.Generator, count: int, unseen: bool = False) -> np.ndarray:

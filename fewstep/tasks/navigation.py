@@ -9,9 +9,12 @@ starts at 1 then explores the range, and not ten times the range.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from fewstep.errors import BadInput
 from fewstep.tasks.environments import Environment, Transition
 from fewstep.types import Key
 
@@ -45,6 +48,17 @@ def navigation(squared: bool = False, told: bool = False, horizon: int = HORIZON
         return Transition(state, -distance if squared else -jnp.sqrt(distance), jnp.all(jnp.abs(error) < NEAR))
 
     return Environment(sample_task, reset, observe, step, observed=4 if told else 2, actions=2, horizon=horizon)
+
+
+def read_goal(text: str) -> jax.Array:
+    """A goal in words, "x,y" or "[x, y]": [2]. Raises `BadInput` for anything else."""
+    try:
+        goal = [float(part) for part in text.strip("[] ").split(",")]
+    except ValueError:
+        goal = []
+    if len(goal) != 2 or not all(map(math.isfinite, goal)):
+        raise BadInput(f"--task of nav2d: expected a goal x,y such as 0.3,-0.2 (trained on: within ±{REACH}), got {text!r}.")
+    return jnp.asarray(goal)
 
 
 def standing_still(task: jax.Array, squared: bool = False, horizon: int = HORIZON) -> jax.Array:

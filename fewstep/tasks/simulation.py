@@ -6,6 +6,7 @@ builds it on MuJoCo, `gym_tasks` on any Gymnasium environment. Used by fewstep/r
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,8 +72,13 @@ class Simulation:
     """tasks to be judged on at last, where these are held out; else they are drawn as those of training are"""
     action_limit: float = math.inf
     """actions beyond ± this are cut to it"""
+    action_range: tuple[np.ndarray, np.ndarray] | None = None
+    """what actions of ∓ `action_limit` are to the machine itself, [actions] each; None where an action is itself to it. Of
+    discrete ones its first and last number"""
     at_once: int = EVERY_ROW
     """trajectories side by side, at most"""
+    snapshot: Callable[[], Any] | None = None
+    """how the first trajectory stands now, for a picture: a state of MuJoCo [state], or an image [height, width, 3] of bytes"""
     notes: tuple[str, ...] = field(default=())
     """what a person should know"""
 
@@ -84,3 +90,11 @@ class Simulation:
     def drawn(self, random: np.random.Generator, count: int, unseen: bool = False) -> Tasks:
         """`count` tasks to train on, or unseen ones."""
         return (self.sample_unseen or self.sample_tasks)(random, count) if unseen else self.sample_tasks(random, count)
+
+
+def literal(text: str) -> Any:
+    """A task in JSON (a number, a list, an object), or the words themselves."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

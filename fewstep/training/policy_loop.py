@@ -97,7 +97,7 @@ def judged(problem: PolicyProblem, key: Key) -> Callable[[MetaParams], np.ndarra
     A task in which all trajectories broke, whose return is no number, is left out.
     """
     program = returns_of(problem, problem.judged_tasks, problem.updates, key)
-    return lambda params: np.nanmean(np.asarray(jax.device_get(program(params)[0]), float), 0)
+    return lambda params: np.nanmean(np.asarray(jax.device_get(program(params)[0].returns), float), 0)
 
 
 def rounded(values: Any) -> list[float]:

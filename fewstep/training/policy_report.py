@@ -30,9 +30,9 @@ def evaluate_policies(
     started = time.monotonic()
     rollouts = rollouts or problem.judged_rollouts
     found, drawn = returns_of(problem, tasks, updates, jax.random.key(TEST), rollouts, unseen=True)(params)
-    by_name = {"return": np.asarray(found, np.float64)}
+    by_name = {"return": np.asarray(found.returns, np.float64)}
     if problem.normalized is not None:
-        by_name["normalized_return"] = np.asarray(jax.vmap(problem.normalized)(jnp.asarray(found), drawn), np.float64)
+        by_name["normalized_return"] = np.asarray(jax.vmap(problem.normalized)(jnp.asarray(found.returns), drawn), np.float64)
     summaries = {name: summarize(values) for name, values in by_name.items()}
     first, *others = summaries
     return {
@@ -43,6 +43,7 @@ def evaluate_policies(
         "metric": first,
         **summaries[first],
         "metrics": {name: summaries[name] for name in others},
+        "environment_steps": {"by_update": np.mean(np.asarray(found.steps), 0).round().astype(int).tolist()},
         "protocol": {**problem.protocol, "test_rollouts": rollouts},
         "seconds": round(time.monotonic() - started, 2),
     }

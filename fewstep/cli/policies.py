@@ -1,0 +1,70 @@
+"""A policy that is adapted to a task by acting in it (floor 5). Used by `fewstep adapt`; `fewstep play`: policy_play.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fewstep.cli.arguments import command_name, say
+from fewstep.errors import BadInput
+
+if TYPE_CHECKING:
+    from fewstep.runs import PolicyRun
+
+BROKEN_SHOWN = 3
+
+
+def adapt(run: PolicyRun, arguments: Any) -> int:
+    """Adapts a policy to a task, tells how it went, writes the folder `--out`; `arguments` are those of `fewstep adapt`."""
+    from fewstep.rl.acting import free_folder
+
+    if arguments.support:
+        run.calibration()  # says that it is a policy
+    if arguments.steps is not None:
+        raise BadInput("--steps is for models that predict; of a policy say --updates.")
+    out = free_folder(arguments.out)
+    task = run.problem().read_task(arguments.task) if arguments.task else None
+    policy, found = run.adapt(task, arguments.updates, arguments.rollouts, arguments.seed, watch=watched_updates)
+    policy.save(out)
+    about, notes = policy.about, broken(found.said)
+    for note in notes:
+        say(f"note: {note}", json=True)
+    if arguments.json:
+        print(json.dumps({"adapted": str(out), **about, "notes": notes}))
+        return 0
+    say(f"task {in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
+    say(table(about["returns"], about["environment_steps"]))
+    *before, last = about["environment_steps"]
+    say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
+    say(f"watch it: {command_name()} play {out} --out film.gif")
+    return 0
+
+
+def watched_updates(numbers: Sequence[int]) -> Iterable[int]:
+    """Tells how far a simulator's collections are, where that takes long."""
+    from fewstep.training.log import watched
+
+    return watched(numbers, "collecting trajectories, adapting", 1)
+
+
+def in_words(task: Any) -> str:
+    """A task as people read it, numbers with four digits."""
+    if isinstance(task, float):
+        return f"{task:.4g}"
+    if isinstance(task, list):
+        return "(" + ", ".join(map(in_words, task)) + ")"
+    return "as drawn" if task is None else str(task)
+
+
+def table(returns: Sequence[float], steps: Sequence[int]) -> str:
+    """A line for each number of updates."""
+    lines = [f"{'updates':>9}{'mean return':>14}{'environment steps':>20}"]
+    lines += [f"{number:9}{value:14.2f}{count:20,}" for number, (value, count) in enumerate(zip(returns, steps, strict=True))]
+    return "\n".join(lines)
+
+
+def broken(said: Sequence[str]) -> list[str]:
+    """What to say of trajectories that broke."""
+    told = [f"a trajectory broke in {line}. It is left out." for line in said[:BROKEN_SHOWN]]
+    return [*told, *[f"... and {len(said) - BROKEN_SHOWN} more"] * (len(said) > BROKEN_SHOWN)]
