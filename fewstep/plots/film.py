@@ -40,13 +40,19 @@ class Scene(NamedTuple):
 def film(scenes: Sequence[Scene], seconds: float, out: Path) -> None:
     """Writes the scenes side by side to `out` (.gif or .webp); a step takes so many `seconds`. Raises `NoRenderer`."""
     every = max(1, round(1 / (FRAMES_A_SECOND * seconds)))
-    frames = list(pictures(scenes, seconds, every))
+    write_frames(list(pictures(scenes, seconds, every)), round(1000 * every * seconds), out)
+
+
+def write_frames(frames: Sequence[Image.Image], duration: int, out: Path, last: int = 0) -> None:
+    """Writes a moving picture whole or not at all: each frame for so many milliseconds, and the last one for `last` more."""
     partial = out.with_name(out.name + ".partial")
     if out.suffix.lower() == ".gif":
-        colors = frames[len(frames) // 2].quantize(64)  # one palette, so that colors do not flicker
+        colors = frames[len(frames) // 2].quantize(256)  # one palette, so that colors do not flicker
         frames = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
-    kind, duration = out.suffix[1:].upper(), round(1000 * every * seconds)
-    frames[0].save(partial, kind, save_all=True, append_images=frames[1:], duration=duration, loop=0, quality=70)
+    lasting = [duration] * (len(frames) - 1) + [duration + last]
+    frames[0].save(
+        partial, out.suffix[1:].upper(), save_all=True, append_images=frames[1:], duration=lasting, loop=0, quality=70
+    )
     partial.replace(out)
 
 
@@ -99,6 +105,8 @@ class Painter:
             self.renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:  # of many kinds, by what is missing
             raise NoRenderer(" ".join(str(error).split()) or type(error).__name__) from error
+        # Without shadows: those of software renderers fall as black sheets over the ground where there is no body.
+        self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self.data, self.camera = mujoco.MjData(model), mujoco.MjvCamera()
         self.camera.type, self.camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, min(1, model.nbody - 1)
         mujoco.mj_forward(model, self.data)
