@@ -26,6 +26,7 @@ import numpy as np
 import recurrent_policy as recurrent
 
 from fewstep.cli.arguments import prepare_jax
+from fewstep.plots.every_run import Panel, every_run
 from fewstep.problems import PRESETS
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem, returns_of
@@ -34,6 +35,7 @@ from fewstep.tasks.simulation import Begun, Outcome, Simulation
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.evaluate import summarize
 from fewstep.training.log import read_metrics
+from fewstep.training.over_seeds import SEEDS, over_seeds
 from fewstep.training.policy_loop import train_policy
 from fewstep.training.policy_report import TEST
 from fewstep.types import MetaParams
@@ -62,7 +64,12 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int)
     parser.add_argument("--runs", type=Path, help="where trainings are kept")
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
+    parser.add_argument("--images", type=Path, default=Path("docs/images"))
+    parser.add_argument("--draw", action="store_true", help="train nothing: draw every seed of the record")
     arguments = parser.parse_args()
+    path = arguments.records / f"{arguments.problem}.json"
+    if arguments.draw:
+        return draw(json.loads(path.read_text()), arguments.images / f"{arguments.problem}_seeds.png")
     prepare_jax()
     settings = PRESETS[arguments.problem]["default"][0]
     if arguments.meta_steps:
@@ -70,9 +77,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         record = table(settings, arguments.problem, arguments.seeds, arguments.rivals, arguments.runs or Path(folder))
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    (arguments.records / f"{arguments.problem}.json").write_text(
-        json.dumps({**record, "device": device, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n"
-    )
+    path.write_text(json.dumps({**record, "device": device, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+    draw(record, arguments.images / f"{arguments.problem}_seeds.png")
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Every seed of what adapts, after each update."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    arms = {name: arm["by_seed"] for name, arm in record["arms"].items() if len(arm["by_seed"][0]) > 1}
+    figure = every_run([Panel("mean return on 40 unseen tasks", list(range(UPDATES + 1)), arms)], "updates")
+    figure.savefig(path, dpi=130)
 
 
 def table(settings: PolicySettings, name: str, seeds: list[int], rivals: list[int], runs: Path) -> dict[str, Any]:
@@ -93,7 +109,8 @@ def table(settings: PolicySettings, name: str, seeds: list[int], rivals: list[in
             about.append({"seed": seed, **told})
             print(f"seed {seed}  {arm:28}", *(f"{value:8.2f}" for value in returns), told, flush=True)
         if by_seed:
-            found[arm] = {**summarize(np.array(by_seed)), "by_seed": np.round(by_seed, 3).tolist(), "runs": about}
+            found[arm] = {**summarize(np.array(by_seed)), **quartiles(by_seed), "by_seed": np.round(by_seed, 3).tolist()}
+            found[arm]["runs"] = about
     problem = settings.build(0)
     record: dict[str, Any] = {
         "protocol": {**problem.protocol, "tasks": settings.meta_batch_size, "meta_steps": settings.meta_steps,
@@ -105,6 +122,12 @@ def table(settings: PolicySettings, name: str, seeds: list[int], rivals: list[in
         goals = jax.vmap(navigation().sample_task)(jax.random.split(jax.random.split(jax.random.key(TEST))[0], TASKS))
         record |= {"straight_there": float(np.mean(jax.vmap(straight_there)(goals))), "published": PUBLISHED[name]}
     return record
+
+
+def quartiles(by_seed: list[list[float]]) -> dict[str, Any]:
+    """By update, the interquartile mean over seeds with its 95 % interval, where there are enough seeds for one."""
+    found = [over_seeds(scores) for scores in np.array(by_seed).T]
+    return {"iqm": [np.round(each, 3).tolist() for each in found if each is not None]} if len(by_seed) >= SEEDS else {}
 
 
 def meta_learned(settings: PolicySettings, seed: int, folder: Path) -> Found:
@@ -206,7 +229,7 @@ def trained(problem: PolicyProblem, seed: int, folder: Path) -> tuple[MetaParams
 def by_task(problem: PolicyProblem, params: MetaParams, tasks: int, updates: int, unseen: bool = True) -> np.ndarray:
     """float64 [TASKS, updates + 1]: mean returns after 0 to so many updates; `tasks` is the key that they are drawn by."""
     values, _ = returns_of(problem, TASKS, max(updates, 1), jax.random.key(tasks), unseen=unseen)(params)
-    return np.asarray(values, float)[:, : updates + 1]
+    return np.asarray(values.returns, float)[:, : updates + 1]
 
 
 if __name__ == "__main__":

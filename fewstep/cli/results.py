@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from fewstep.cli.arguments import parse
 from fewstep.cli.tables import WIDTH, short, titled, wrapped
+from fewstep.cli.writing import new_file
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Results:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """the runs' folders"""
+    plot: str | None = None
+    """a picture to draw: every run after each adaptation step, and what those of one preset come to together (.png)"""
     markdown: bool = False
     """as a Markdown table"""
     json: bool = False
@@ -31,9 +35,12 @@ def main(argv: list[str]) -> int:
 
     if not arguments.runs:
         raise BadInput("expected the folders of one or more runs, as in: fewstep results runs/*")
+    picture = None if arguments.plot is None else new_file(arguments.plot, (".png",))
     results = [read_result(run) for run in arguments.runs]
     columns = columns_of(results)
     apart = differences(columns)
+    if picture is not None:
+        draw(columns, picture)
     if arguments.json:
         listed = [{"conditions": each.conditions, "results": [one._asdict() for one in each.results]} for each in columns]
         print(json.dumps({"columns": listed, "differences": apart}))
@@ -48,8 +55,51 @@ def main(argv: list[str]) -> int:
         print_rows(heads, rows)
     if any(one.over_classes for one in results):
         print("in brackets: half the width of the 95 % interval over classes")
-    print("\n".join(explained(columns, apart)))
+    print("\n".join([*in_the_middle(columns), *explained(columns, apart)]))
     return 0
+
+
+def methods_of(column: Any) -> dict[str, list[Any]]:
+    """Preset -> of each of its runs the figures after each adaptation step; runs measured after other steps are left out."""
+    steps, found = column.results[0].by_steps[0], {}
+    for result in column.results:
+        if result.by_steps[0] == steps:
+            found.setdefault(result.method, []).append(result.by_steps[1])
+    return found
+
+
+def draw(columns: Any, path: Path) -> None:
+    """Draws a panel for each column."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from fewstep.plots.every_run import Panel, every_run
+
+    panels = []
+    for number, column in enumerate(columns):
+        metric, tasks = column.conditions["metric"].replace("_", " "), column.conditions["unseen_tasks"]
+        figure = f"{letter(number)}: {metric} on {tasks} unseen tasks of {column.conditions['problem']}"
+        panels.append(Panel(figure, column.results[0].by_steps[0], methods_of(column)))
+    every_run(panels).savefig(path, dpi=130)
+
+
+def in_the_middle(columns: Any) -> list[str]:
+    """Of ten and more runs of a preset, their interquartile mean after each adaptation step."""
+    import numpy as np
+
+    from fewstep.training.over_seeds import SEEDS, over_seeds
+
+    lines = []
+    for number, column in enumerate(columns):
+        for method, runs in methods_of(column).items():
+            table = np.array(runs, float)  # None, of a run that diverged, is NaN
+            found = [over_seeds(values) for values in table.T if len(table) >= SEEDS and np.isfinite(table).all()]
+            if found:
+                start = f"{letter(number)}, {method}: interquartile mean of {len(runs)} runs [95 % interval by bootstrap]: "
+                ends = (f"{each.mean:.4g} [{each.low:.4g}, {each.high:.4g}]" for each in found if each is not None)
+                said = (f"after {step} {text}" for step, text in zip(column.results[0].by_steps[0], ends, strict=True))
+                lines += wrapped(start, said)
+    return lines
 
 
 def cell(result: Any) -> str:

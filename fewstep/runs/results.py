@@ -27,6 +27,10 @@ class Result(NamedTuple):
     """half the width of that over classes, where tasks have some"""
     conditions: dict[str, Any]
     """all that must agree before two results may be compared"""
+    method: str = ""
+    """the preset: runs of one preset in one column are seeds of one method"""
+    by_steps: tuple[Sequence[int | str], Sequence[float | None]] = ((), ())
+    """(numbers of adaptation steps, the figure after each)"""
 
 
 class Column(NamedTuple):
@@ -56,6 +60,8 @@ def read_result(directory: str | Path) -> Result:
             found["ci95"][place],
             over_classes[place] if over_classes else None,
             {**conditions, "adaptation_steps": steps[place]},
+            found["preset"],
+            (steps, found["mean"]),
         )
     except FileNotFoundError as error:
         raise BadInput(f"{path}: expected the figures of a run; `fewstep evaluate {directory}` writes them.") from error
