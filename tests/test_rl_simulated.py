@@ -5,11 +5,8 @@ Oracles: gymnasium's own half-cheetah, stepped by hand; moments by NumPy.
 """
 
 import json
-import sys
 import warnings
 from dataclasses import replace
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import gym_family
@@ -30,6 +27,9 @@ from fewstep.tasks.as_gymnasium import as_gymnasium
 from fewstep.tasks.gym_tasks import gym_tasks
 from fewstep.tasks.locomotion import FAMILIES, directions, locomotion, velocities_of
 from fewstep.tasks.robots import imported_mujoco, warnings_of
+from fewstep.training import policy_loop
+from fewstep.training.log import read_metrics
+from fewstep.training.loop import Interrupted
 
 ALL = np.ones
 
@@ -40,9 +40,7 @@ def same_bits(one, other):
 
 
 @pytest.mark.parametrize(("name", "reward"), [("cheetah-vel", lambda v: -abs(v - 1.2)), ("cheetah-dir", lambda v: 1.2 * v)])
-def test_observations_and_rewards_are_those_of_gymnasiums_half_cheetah(name, reward, monkeypatch):
-    if find_spec("imageio") is None:  # which gymnasium draws with, and nothing is drawn here
-        monkeypatch.setitem(sys.modules, "imageio", ModuleType("imageio"))
+def test_observations_and_rewards_are_those_of_gymnasiums_half_cheetah(name, reward):
     simulation = locomotion(name)
     seen = simulation.begin([1.2], [7]).observations
     with warnings_of(imported_mujoco()):  # gymnasium's file is written in an older way, which would be logged
@@ -181,6 +179,27 @@ def test_the_command_trains_a_cheetah_and_the_same_seed_gives_the_same_run(tmp_p
     same_bits(one.params("last"), other.params("last"))
     assert float(one.params("last").theta[SEEN]["count"]) == 2 * 2 * 2 * 2 * 5  # steps, tasks, rollouts, support and query
     assert told["mean"] == other.evaluate()["mean"]
+
+
+def test_a_stopped_run_in_a_simulator_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    settings = CheetahDir(meta_batch_size=2, rollouts=2, hidden=(8,), meta_steps=4, log_every=2, horizon=5)
+    whole = runs.train(settings, tmp_path / "whole", quiet=True)
+    asked = iter([False, False, True])  # to stop after three meta-steps, between two lines of the log
+
+    class Stopped(policy_loop.StopSignals):
+        requested = property(lambda self: next(asked), lambda self, value: None)
+
+    monkeypatch.setattr(policy_loop, "StopSignals", Stopped)
+    with pytest.raises(Interrupted):
+        runs.train(settings, tmp_path / "parted", quiet=True)
+    monkeypatch.undo()
+    parted = runs.open_run(tmp_path / "parted").resume(quiet=True)
+    same_bits(parted.params("last"), whole.params("last"))
+    logs = [read_metrics(run.directory / "metrics.jsonl") for run in (whole, parted)]
+    assert [{**record, "seconds": 0} for record in logs[0]] == [{**record, "seconds": 0} for record in logs[1]]
+    assert [record["environment_steps"] for record in logs[1]] == [2 * 2 * 2 * 2 * 5, 4 * 2 * 2 * 2 * 5]
+    tables = [(run.directory / "metrics.csv").read_text().splitlines() for run in (whole, parted)]
+    assert [line.rpartition(",")[0] for line in tables[0]] == [line.rpartition(",")[0] for line in tables[1]]  # but seconds
 
 
 def test_every_preset_builds():
