@@ -1,14 +1,15 @@
-"""Seconds of a meta-step of MAML with TRPO: fewstep beside PyTorch, on the same environments at the same sizes. See docs/policies.md.
+"""Seconds of a meta-step of MAML with TRPO: fewstep beside PyTorch, in the same environments at the same sizes.
 
     python benchmarks/policy_speed.py [--rounds 5] [--problems nav2d cheetah-vel]     # -> docs/records/policy_speed.json
 
-20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh: Finn et al. 2017 as `fewstep train` has it
-(`nav2d --preset maml`; `cheetah-vel --no-normalize`, since public codes do not normalize observations). Before anything is timed,
+20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh, as `fewstep train` has it: `nav2d
+--preset maml`, and `cheetah-vel --no-normalize`, since public codes do not normalize observations. Before anything is timed,
 PyTorch must give the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64, and
 environments that are written twice must be the same.
 
 Every program runs in a process of its own, on one core and on two, and makes a meta-step in turn, round by round. Figures are
-medians over rounds, ratios medians of the ratios within a round.
+medians over rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the processor,
+all threads together: on one core they are about what the wall would show on an idle machine. See docs/policies.md.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,14 @@ LABELS = {
 """program -> what the table calls it; the others are compared with the first"""
 TOLERANCE = 1e-6
 """largest deviation from fewstep in float64, relative to the largest entry"""
-Step = Callable[[], dict[str, float]]
-"""makes a meta-step: seconds of all of it, seconds of collecting, lengths tried by the line search"""
+
+PROTOCOL = {
+    "tasks": 20, "rollouts": 20, "horizon": 100, "adaptation_steps": 1, "hidden": [64, 64], "precision": "float32",
+    "outer": "TRPO, 10 products with the Hessian",
+    "seconds": "of the wall, median over rounds", "ratio": "to fewstep on as many cores, median over rounds",
+    "cpu": "seconds of the processor, all threads together",
+    "collecting": "of fewstep timed by itself, right after each meta-step",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -48,18 +53,11 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
     arguments = parser.parse_args()
-    found = {problem: compared(problem, arguments.rounds) for problem in arguments.problems}
-    record = {
-        "protocol": {
-            "tasks": 20, "rollouts": 20, "horizon": 100, "adaptation_steps": 1, "hidden": [64, 64], "precision": "float32",
-            "outer": "TRPO, 10 products with the Hessian", "rounds": arguments.rounds,
-            "seconds": "median over rounds", "ratio": "median of the ratios to fewstep within a round",
-        },
-        **found,
-        "versions": {name: version(name) for name in ("jax", "torch", "mujoco", "gymnasium")},
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    (arguments.records / "policy_speed.json").write_text(json.dumps(record, indent=1) + "\n")
+    file = arguments.records / "policy_speed.json"
+    for problem in arguments.problems:
+        found = compared(problem, arguments.rounds)
+        kept = json.loads(file.read_text()) if file.exists() else {}  # what was measured of the other problem
+        file.write_text(json.dumps(kept | {"protocol": PROTOCOL, problem: found}, indent=1) + "\n")
 
 
 def compared(problem: str, rounds: int) -> dict[str, Any]:
@@ -78,6 +76,7 @@ def compared(problem: str, rounds: int) -> dict[str, Any]:
     try:
         for worker in workers:
             worker.asked()  # the first meta-step compiles
+            print(f"ready: {LABELS[worker.program]}, {worker.cores} core(s)", flush=True)
         started = time.monotonic()
         for number in range(rounds):
             first = number * len(workers) // rounds
@@ -90,35 +89,38 @@ def compared(problem: str, rounds: int) -> dict[str, Any]:
             worker.stop()
     by_cores = {worker.cores: worker for worker in workers if worker.program == "fewstep"}
     rows = [row(worker, by_cores[worker.cores]) for worker in workers]
+    print(" " * 72, *(f"{name:>14}" for name in SHOWN))
     for each in rows:
-        print(f"{each['cores']} core(s)  {each['program']:64}", *(f"{each[name]:8.3f}" for name in SHOWN), flush=True)
-    print(" " * 74, *(f"{name:>8}" for name in SHOWN))
-    return {"largest_deviation": max(deviations.values()), "rows": rows}
+        print(f"{each['cores']} core(s) {each['program']:62}", *(f"{each[name]:14.3f}" for name in SHOWN), flush=True)
+    versions = {name: version(name) for name in ("jax", "torch", "mujoco")}
+    about = {"rounds": rounds, "load": round(os.getloadavg()[1], 1), "date": time.strftime("%Y-%m-%d"), "versions": versions}
+    return {**about, "largest_deviation": max(deviations.values()), "rows": rows}
 
 
-SHOWN = ("seconds", "ratio", "collecting", "learning")
+SHOWN = ("seconds", "ratio", "cpu_seconds", "cpu_ratio", "cpu_collecting", "cpu_learning")
 
 
 def row(worker: Worker, reference: Worker) -> dict[str, Any]:
     """What was measured of one program."""
-    seconds, collecting, tries = (
-        [each[name] for each in worker.measured] for name in ("seconds", "collecting", "tries")
-    )
-    learning = [whole - part for whole, part in zip(seconds, collecting, strict=True)]
-    ratios = [own / other["seconds"] for own, other in zip(seconds, reference.measured, strict=True)]
-    found = {
-        "program": LABELS[worker.program],
-        "cores": worker.cores,
-        "seconds": median(seconds),
-        "ratio": median(ratios),
-        "collecting": median(collecting),
-        "learning": median(learning),
-        "share_of_learning": median(part / whole for part, whole in zip(learning, seconds, strict=True)),
-        "environment_steps_per_second": median(each["steps"] / each["collecting"] for each in worker.measured),
-        "lengths_tried": sum(tries) / len(tries),
-        "seconds_by_round": seconds,
-    }
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+    whole, collecting = (np.array([each[name] for each in worker.measured]) for name in ("whole", "collecting"))
+    baseline = np.array([each["whole"] for each in reference.measured])
+    steps = worker.measured[0]["steps"]
+    middle = partial(np.median, axis=0)
+    learning, ratios, rates = middle(whole - collecting), middle(whole / baseline), middle(steps / collecting)
+    shares = middle(1 - collecting / whole)
+    found: dict[str, Any] = {"program": LABELS[worker.program], "cores": worker.cores}
+    for number, clock in enumerate(("", "cpu_")):
+        found |= {
+            f"{clock}seconds": middle(whole)[number],
+            f"{clock}ratio": ratios[number],
+            f"{clock}collecting": middle(collecting)[number],
+            f"{clock}learning": learning[number],
+            f"{clock}share_of_learning": shares[number],
+        }
+    found["environment_steps_per_second"], found["environment_steps_per_cpu_second"] = (round(rate) for rate in rates)
+    found["lengths_tried"] = np.mean([each["tries"] for each in worker.measured])
+    found["seconds_by_round"], found["cpu_seconds_by_round"] = np.round(whole.T, 3).tolist()
+    return {name: round(float(value), 3) if isinstance(value, float) else value for name, value in found.items()}
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Worker:
     program: str
     problem: str
     cores: int
-    measured: list[dict[str, float]] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -137,7 +139,7 @@ class Worker:
         self.process.start()
         other.close()
 
-    def asked(self) -> dict[str, float]:
+    def asked(self) -> dict[str, Any]:
         """One meta-step's figures. Raises `SystemExit` where the process ended."""
         try:
             self.pipe.send("go on")
@@ -153,7 +155,7 @@ class Worker:
         self.process.join(10)
         self.process.kill()
 
-    def finished(self) -> dict[str, float]:
+    def finished(self) -> dict[str, Any]:
         try:
             return self.asked()
         finally:
@@ -164,8 +166,10 @@ def serve(program: str, problem: str, cores: int, pipe: Any) -> None:
     """The process: answers each message with what a meta-step took."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before any framework looks
     os.environ |= {name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")} | {"JAX_PLATFORMS": "cpu"}
-    makers: dict[str, Callable[[str], Step]] = {
-        "check": lambda problem: partial(deviations_of, problem),
+    from peers.policy_programs import fewstep_program, torch_program
+
+    makers: dict[str, Any] = {
+        "check": agreement,
         "fewstep": fewstep_program,
         "shipped": partial(fewstep_program, shipped=True),
         "in_batches": partial(torch_program, cores=cores),
@@ -180,183 +184,11 @@ def serve(program: str, problem: str, cores: int, pipe: Any) -> None:
         pipe.send(step())
 
 
-def problem_of(name: str, shipped: bool = False) -> Any:
-    """fewstep's PolicyProblem."""
-    from fewstep.problems import PRESETS
+def agreement(problem: str) -> Any:
+    """What answers with the deviations of PyTorch from fewstep."""
+    from peers.policy_agreement import deviations_of
 
-    settings: Any = PRESETS[name]["maml" if name == "nav2d" else "default"][0]
-    return (settings if shipped or name == "nav2d" else replace(settings, normalize=False)).build(0)
-
-
-def fewstep_program(name: str, shipped: bool = False) -> Step:
-    """Meta-steps as `fewstep train` makes them. Collecting is timed by itself, right after each of them."""
-    import jax
-
-    from fewstep.cli.arguments import prepare_jax
-    from fewstep.rl.problem import meta_step_of
-    from fewstep.rl.rollouts import collect
-    from fewstep.rl.simulated import collect_outside
-    from fewstep.tasks.simulation import Simulation
-
-    prepare_jax()
-    problem = problem_of(name, shipped)
-    search, environment, policy = problem.search, problem.environment, problem.policy
-    state, key, meta_step = search.outer.init(problem.init(jax.random.key(0))), jax.random.key(1), meta_step_of(problem)
-
-    @jax.jit
-    def inside(thetas: Any, keys: Any) -> Any:
-        def one(theta: Any, key: Any) -> Any:
-            task_key, key = jax.random.split(key)
-            return collect(environment, policy, theta, environment.sample_task(task_key), key, search.rollouts)
-
-        return jax.vmap(one)(thetas, keys)
-
-    def collected(thetas: Any) -> Any:
-        if not isinstance(environment, Simulation):
-            return inside(thetas, jax.random.split(key, search.tasks))
-        tasks = environment.drawn(np.random.default_rng(0), search.tasks)
-        return collect_outside(environment, policy, thetas, tasks, search.rollouts, key).trajectories
-
-    def step() -> dict[str, float]:
-        nonlocal state
-        started = time.perf_counter()
-        state, info = jax.block_until_ready(meta_step(state, key))
-        seconds = time.perf_counter() - started
-        assert info.outer.finite
-        thetas = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], search.tasks, 0), state.params.theta)
-        jax.block_until_ready(collected(thetas))  # once for what only a first call takes
-        started = time.perf_counter()
-        jax.block_until_ready(collected(thetas))
-        times = search.adaptation_steps + 1
-        collecting = times * (time.perf_counter() - started)
-        steps = times * search.tasks * search.rollouts * environment.horizon
-        return {"seconds": seconds, "collecting": collecting, "tries": int(info.outer.tries), "steps": steps}
-
-    return step
-
-
-def torch_program(name: str, cores: int, one_by_one: bool = False) -> Step:
-    """Meta-steps of PyTorch, from the weights that fewstep begins with."""
-    import torch
-
-    from peers import torch_maml_trpo as peer
-
-    torch.set_num_threads(cores)
-    torch.manual_seed(0)
-    problem = problem_of(name)
-    settings, simulation, theta = settings_of(problem), simulation_of(name), weights_of(problem)
-    random = np.random.default_rng(0)
-    if one_by_one:
-        environments = [environment_of(name) for _ in range(settings.rollouts)]
-        meta_step = partial(peer.one_by_one, environments, simulation.sample_tasks, simulation.horizon)
-    else:
-        meta_step = partial(peer.in_batches, simulation)
-    steps = (settings.adaptation_steps + 1) * settings.tasks * settings.rollouts * simulation.horizon
-
-    def step() -> dict[str, float]:
-        nonlocal theta
-        started = time.perf_counter()
-        theta, collecting, tries = meta_step(settings, theta, random)
-        return {"seconds": time.perf_counter() - started, "collecting": collecting, "tries": tries, "steps": steps}
-
-    return step
-
-
-def settings_of(problem: Any) -> Any:
-    """Those of fewstep's problem, for PyTorch."""
-    from peers.torch_maml_trpo import Settings
-
-    search, outer = problem.search, problem.search.outer
-    assert search.estimator == "likelihood_ratio" and search.inner_optimizer is None and not search.bootstrap
-    values = {name: getattr(search if hasattr(search, name) else outer, name) for name in Settings._fields}
-    return Settings(**values)
-
-
-def simulation_of(name: str) -> Any:
-    """The simulator that PyTorch steps: for half-cheetah fewstep's own."""
-    from fewstep.tasks.locomotion import locomotion
-    from peers.task_environments import navigation_in_numpy
-
-    return navigation_in_numpy() if name == "nav2d" else locomotion(name)
-
-
-def environment_of(name: str) -> Any:
-    """One Gymnasium environment of the problem."""
-    from peers.task_environments import HalfCheetahVelocity, Navigation
-
-    return Navigation() if name == "nav2d" else HalfCheetahVelocity()
-
-
-def weights_of(problem: Any) -> list[Any]:
-    """fewstep's initial weights as PyTorch's tensors."""
-    import jax
-    import torch
-
-    return [torch.from_numpy(np.array(leaf)) for leaf in in_order(problem.init(jax.random.key(0)).theta)]
-
-
-def in_order(theta: Any) -> list[Any]:
-    """The leaves of fewstep's θ in the order of PyTorch's weights."""
-    layers = theta["mean"]["layers"]
-    return [*(layers[number][part] for number in sorted(layers) for part in ("kernel", "bias")), theta["log_deviation"]]
-
-
-def deviations_of(name: str) -> dict[str, float]:
-    """Largest deviations of PyTorch's numbers from fewstep's on the same trajectories, in float64, and of environments."""
-    import jax
-    import torch
-
-    from fewstep.cli.arguments import prepare_jax
-    from peers import torch_maml_trpo as peer
-    from peers.fewstep_policy_step import outer_step_of
-
-    prepare_jax()
-    jax.config.update("jax_enable_x64", True)
-    problem, simulation, random = problem_of(name), simulation_of(name), np.random.default_rng(1)
-    settings = settings_of(problem)._replace(tasks=4, rollouts=6)
-    # Away from the first weights: there the last layer hardly does anything.
-    torch.manual_seed(1)
-    theta = [leaf.double() + 0.1 * torch.randn_like(leaf.double()) for leaf in weights_of(problem)]
-    tasks = simulation.sample_tasks(random, settings.tasks)
-    support = peer.collected(simulation, theta, tasks, settings.rollouts, random)
-    scored = peer.scored(support, settings.discount, settings.trace)
-    adapted = peer.detached(peer.adapted(theta, [scored], settings.inner_rate, False))
-    query = peer.collected(simulation, adapted, tasks, settings.rollouts, random)
-    vector = torch.randn(sum(leaf.numel() for leaf in theta), dtype=theta[0].dtype)
-    ours = outer_step_of(problem, [leaf.numpy() for leaf in theta], support, query, vector.numpy())
-    found = {}
-    for by_task in (False, True):
-        way = "one by one" if by_task else "in batches"
-        batches = [scored], peer.scored(query, settings.discount, settings.trace)
-        _, gradient, product = peer.meta_gradient(theta, *batches, settings, by_task)
-        after, tries = peer.outer_step(theta, *batches, settings, by_task)
-        theirs = {
-            "advantages": batches[1].advantages, "meta-gradient": gradient, "product with the Hessian": product(vector),
-            "outer step": peer.raveled(after) - peer.raveled(theta), "lengths tried": torch.tensor(tries),
-        }  # fmt: skip
-        found |= {f"{part}, {way}": relative(theirs[part].numpy(), ours[part]) for part in theirs}
-    return found | {"environments": environments_differ(name, tasks[0], random)}
-
-
-def environments_differ(name: str, task: Any, random: np.random.Generator) -> float:
-    """Between the batched environment and one of Gymnasium's, under the same actions, over the trajectory that these make."""
-    batched, single = simulation_of(name), environment_of(name)
-    single.set_task(task)
-    seen = [(batched.begin([task], [3]).observations[0], single.reset(seed=3)[0], 0.0, 0.0)]
-    for _ in range(10):  # a robot that falls is chaotic: float32 observations, over half a second
-        action = random.standard_normal((1, batched.actions)).astype(np.float32)
-        one = batched.step(action, np.ones(1, bool))
-        observation, reward, *_ = single.step(action[0])
-        seen.append((one.observations[0], observation, one.rewards[0], reward))
-    first, second, paid, paid_too = (np.stack(part) for part in zip(*seen, strict=True))
-    return max(relative(first, second), relative(paid, paid_too))
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference over the largest expected entry; infinite where the shapes differ."""
-    if found.shape != expected.shape:
-        return float("inf")
-    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+    return partial(deviations_of, problem)
 
 
 if __name__ == "__main__":

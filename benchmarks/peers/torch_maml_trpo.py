@@ -12,7 +12,6 @@ How trajectories are collected and what their actions were worth stands in `torc
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fewstep.tasks.simulation import Simulation
+from peers.clocks import clocks
 from peers.torch_trajectories import (
     Scored,
     Weights,
@@ -53,8 +53,8 @@ class Done(NamedTuple):
     """What a meta-step led to."""
 
     theta: Weights
-    collecting: float
-    """seconds"""
+    collecting: np.ndarray
+    """[2] seconds of it, by `clocks`"""
     tries: int
     """of the line search"""
 
@@ -62,11 +62,11 @@ class Done(NamedTuple):
 def in_batches(simulation: Simulation, settings: Settings, theta: Weights, random: np.random.Generator) -> Done:
     """One meta-step, everything side by side."""
     tasks = simulation.sample_tasks(random, settings.tasks)
-    collecting, batches, weights = 0.0, [], theta
+    collecting, batches, weights = np.zeros(2), [], theta
     for number in range(settings.adaptation_steps + 1):
-        started = time.perf_counter()
+        started = clocks()
         seen = collected(simulation, weights, tasks, settings.rollouts, random)
-        collecting += time.perf_counter() - started
+        collecting += clocks() - started
         batches.append(scored(seen, settings.discount, settings.trace))
         if number < settings.adaptation_steps:
             weights = detached(adapted(theta if number == 0 else weights, batches[-1:], settings.inner_rate, False))
@@ -78,13 +78,13 @@ def one_by_one(
     environments: Sequence[Any], sample_tasks: Callable, horizon: int, settings: Settings, theta: Weights, random: Any
 ) -> Done:
     """One meta-step, task by task and environment by environment; `environments` are Gymnasium's, one for each rollout."""
-    collecting, by_task = 0.0, []
+    collecting, by_task = np.zeros(2), []
     for task in sample_tasks(random, settings.tasks):
         batches, weights = [], theta
         for number in range(settings.adaptation_steps + 1):
-            started = time.perf_counter()
+            started = clocks()
             seen = collected_one_by_one(environments, weights, task, horizon, random)
-            collecting += time.perf_counter() - started
+            collecting += clocks() - started
             batches.append(scored(seen, settings.discount, settings.trace))
             if number < settings.adaptation_steps:
                 weights = detached(adapted(weights, batches[-1:], settings.inner_rate, False))
@@ -166,7 +166,6 @@ def outer_step(
 
     direction = conjugate_gradients(damped, gradient, settings.iterations)
     step = direction * torch.sqrt(2 * settings.kl_limit / (direction @ damped(direction)).clamp(min=1e-12))
-    del product  # and with it the graph
     start = raveled(theta)
     for tries in range(settings.tries):
         candidate = as_weights(start - settings.shrink**tries * step, theta)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.tasks.simulation import Simulation, Tasks
 
 Weights = list[Tensor]
-"""kernel [inputs, outputs] and bias [outputs] of each layer, then the log-deviation [actions]; adapted ones begin with [tasks]"""
+"""kernel [inputs, outputs] and bias [outputs] of each layer, then log-deviation [actions]; adapted ones begin with [tasks]"""
 RIDGE, GROWTH, TRIES, UNSOLVED = 1e-5, 10.0, 8, 0.1
 """of the baseline, as in fewstep/rl/advantages.py"""
 LEAST_LOG_DEVIATION = math.log(1e-6)
@@ -52,10 +52,8 @@ def policy(weights: Weights, observations: Tensor) -> tuple[Tensor, Tensor]:
     x = observations
     for number in range(0, len(layers), 2):
         kernel, bias = layers[number], layers[number + 1]
-        if kernel.ndim == 2:
-            x = torch.nn.functional.linear(x, kernel.T, bias)
-        else:
-            x = torch.baddbmm(bias[:, None], x, kernel)
+        shared = kernel.ndim == 2
+        x = torch.nn.functional.linear(x, kernel.T, bias) if shared else torch.baddbmm(bias[:, None], x, kernel)
         if number + 2 < len(layers):
             x = torch.tanh(x)
     return x, log_deviation.clamp(min=LEAST_LOG_DEVIATION).unsqueeze(-2)
