@@ -1,15 +1,18 @@
 """Seconds of a meta-step of MAML with TRPO: fewstep beside PyTorch, in the same environments at the same sizes.
 
-    python benchmarks/policy_speed.py [--rounds 5] [--problems nav2d cheetah-vel]     # -> docs/records/policy_speed.json
+    python benchmarks/policy_speed.py [--rounds 5] [--problems nav2d cheetah-vel] [--cores 1]
+                                      # -> docs/records/policy_speed.json
 
 20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh, as `fewstep train` has it: `nav2d
 --preset maml`, and `cheetah-vel --no-normalize`, since public codes do not normalize observations. Before anything is timed,
 PyTorch must give the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64, and
 environments that are written twice must be the same.
 
-Every program runs in a process of its own, on one core and on two, and makes a meta-step in turn, round by round. Figures are
-medians over rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the processor,
-all threads together: on one core they are about what the wall would show on an idle machine. See docs/policies.md.
+Every program runs in a process of its own, on one core, and makes a meta-step in turn, round by round. Figures are medians over
+rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the processor, all threads
+together: on one core they are about what the wall would show on an idle machine. Ask for more cores (`--cores 1 2`) only where
+nothing else runs: PyTorch's threads wait for each other, and become many times slower where one of them is kept waiting. See
+docs/policies.md.
 """
 
 from __future__ import annotations
@@ -51,16 +54,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=PROBLEMS)
+    parser.add_argument("--cores", type=int, nargs="+", default=[1], help="every program on so many")
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
     arguments = parser.parse_args()
     file = arguments.records / "policy_speed.json"
     for problem in arguments.problems:
-        found = compared(problem, arguments.rounds)
+        found = compared(problem, arguments.cores, arguments.rounds)
         kept = json.loads(file.read_text()) if file.exists() else {}  # what was measured of the other problem
         file.write_text(json.dumps(kept | {"protocol": PROTOCOL, problem: found}, indent=1) + "\n")
 
 
-def compared(problem: str, rounds: int) -> dict[str, Any]:
+def compared(problem: str, cores: list[int], rounds: int) -> dict[str, Any]:
     """The check, then the rounds."""
     print(f"{problem}: deviations from fewstep, float64", flush=True)
     deviations = Worker("check", problem, 1).finished()
@@ -68,11 +72,8 @@ def compared(problem: str, rounds: int) -> dict[str, Any]:
         print(f"  {name:40}{deviation:9.1e}", flush=True)
         if not deviation <= TOLERANCE:
             raise SystemExit(f"PyTorch computes something else: {name} deviates by {deviation:.1e}, at most {TOLERANCE:.0e}.")
-    entries = [(program, cores) for cores in (1, 2) for program in LABELS if program != "shipped"]
-    if problem != "nav2d":
-        entries.append(("shipped", 1))
-    entries = [entry for entry in entries if entry[1] <= len(os.sched_getaffinity(0))]
-    workers = [Worker(program, problem, cores) for program, cores in entries]
+    programs = [program for program in LABELS if program != "shipped" or problem != "nav2d"]
+    workers = [Worker(program, problem, count) for count in cores for program in programs]
     try:
         for worker in workers:
             worker.asked()  # the first meta-step compiles
