@@ -3,10 +3,10 @@
     python benchmarks/policy_speed.py [--rounds 5] [--problems nav2d cheetah-vel] [--cores 1]
                                       # -> docs/records/policy_speed.json
 
-20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh, as `fewstep train` has it: `nav2d
---preset maml`, and `cheetah-vel --no-normalize`, since public codes do not normalize observations. Before anything is timed,
-PyTorch must give the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64, and
-environments that are written twice must be the same.
+20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh: `fewstep train` with `--preset maml`, and
+on half-cheetah `--no-normalize`, since public codes do not normalize observations. Before anything is timed, PyTorch must give
+the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64, and environments that are
+written twice must be the same.
 
 Every program runs in a process of its own, on one core, and makes a meta-step in turn, round by round. Figures are medians over
 rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the processor, all threads
@@ -35,7 +35,7 @@ LABELS = {
     "fewstep": "fewstep",
     "in_batches": "PyTorch, all tasks and rollouts in one batch",
     "one_by_one": "PyTorch, a loop over tasks and environments, as in public codes",
-    "shipped": "fewstep as shipped, with normalized observations",
+    "normalized": "fewstep, observations normalized",
 }
 """program -> what the table calls it; the others are compared with the first"""
 TOLERANCE = 1e-6
@@ -72,7 +72,7 @@ def compared(problem: str, cores: list[int], rounds: int) -> dict[str, Any]:
         print(f"  {name:40}{deviation:9.1e}", flush=True)
         if not deviation <= TOLERANCE:
             raise SystemExit(f"PyTorch computes something else: {name} deviates by {deviation:.1e}, at most {TOLERANCE:.0e}.")
-    programs = [program for program in LABELS if program != "shipped" or problem != "nav2d"]
+    programs = [program for program in LABELS if program != "normalized" or problem != "nav2d"]
     workers = [Worker(program, problem, count) for count in cores for program in programs]
     try:
         for worker in workers:
@@ -172,7 +172,7 @@ def serve(program: str, problem: str, cores: int, pipe: Any) -> None:
     makers: dict[str, Any] = {
         "check": agreement,
         "fewstep": fewstep_program,
-        "shipped": partial(fewstep_program, shipped=True),
+        "normalized": partial(fewstep_program, normalize=True),
         "in_batches": partial(torch_program, cores=cores),
         "one_by_one": partial(torch_program, cores=cores, one_by_one=True),
     }

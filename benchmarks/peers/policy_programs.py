@@ -15,15 +15,15 @@ Step = Callable[[], dict[str, Any]]
 """makes a meta-step: by `clocks` seconds of all of it and of collecting, lengths tried by the line search, environment steps"""
 
 
-def problem_of(name: str, shipped: bool = False) -> Any:
-    """fewstep's PolicyProblem."""
+def problem_of(name: str, normalize: bool = False) -> Any:
+    """fewstep's PolicyProblem: the preset `maml`, with observations as they are unless they are to be normalized."""
     from fewstep.problems import PRESETS
 
-    settings: Any = PRESETS[name]["maml" if name == "nav2d" else "default"][0]
-    return (settings if shipped or name == "nav2d" else replace(settings, normalize=False)).build(0)
+    settings: Any = PRESETS[name]["maml"][0]
+    return (settings if normalize or name == "nav2d" else replace(settings, normalize=False)).build(0)
 
 
-def fewstep_program(name: str, shipped: bool = False) -> Step:
+def fewstep_program(name: str, normalize: bool = False) -> Step:
     """Meta-steps as `fewstep train` makes them. Collecting is timed by itself, right after each of them."""
     import jax
 
@@ -34,7 +34,7 @@ def fewstep_program(name: str, shipped: bool = False) -> Step:
     from fewstep.tasks.simulation import Simulation
 
     prepare_jax()
-    problem = problem_of(name, shipped)
+    problem = problem_of(name, normalize)
     search, environment, policy = problem.search, problem.environment, problem.policy
     state, key, meta_step = search.outer.init(problem.init(jax.random.key(0))), jax.random.key(1), meta_step_of(problem)
 
