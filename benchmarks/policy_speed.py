@@ -40,6 +40,9 @@ LABELS = {
 """program -> what the table calls it; the others are compared with the first"""
 TOLERANCE = 1e-6
 """largest deviation from fewstep in float64, relative to the largest entry"""
+TOLERANCE_OF_STEP = 1e-4
+"""the same of the outer step: on navigation ten conjugate gradients make 1e-5 of roundings of 2e-14 in gradient and products,
+within PyTorch alone too"""
 
 PROTOCOL = {
     "tasks": 20, "rollouts": 20, "horizon": 100, "adaptation_steps": 1, "hidden": [64, 64], "precision": "float32",
@@ -70,8 +73,9 @@ def compared(problem: str, cores: list[int], rounds: int) -> dict[str, Any]:
     deviations = Worker("check", problem, 1).finished()
     for name, deviation in deviations.items():
         print(f"  {name:40}{deviation:9.1e}", flush=True)
-        if not deviation <= TOLERANCE:
-            raise SystemExit(f"PyTorch computes something else: {name} deviates by {deviation:.1e}, at most {TOLERANCE:.0e}.")
+        most = TOLERANCE_OF_STEP if name.startswith("outer step") else TOLERANCE
+        if not deviation <= most:
+            raise SystemExit(f"PyTorch computes something else: {name} deviates by {deviation:.1e}, at most {most:.0e}.")
     programs = [program for program in LABELS if program != "normalized" or problem != "nav2d"]
     workers = [Worker(program, problem, count) for count in cores for program in programs]
     try:
@@ -95,7 +99,7 @@ def compared(problem: str, cores: list[int], rounds: int) -> dict[str, Any]:
         print(f"{each['cores']} core(s) {each['program']:62}", *(f"{each[name]:14.3f}" for name in SHOWN), flush=True)
     versions = {name: version(name) for name in ("jax", "torch", "mujoco")}
     about = {"rounds": rounds, "load": round(os.getloadavg()[1], 1), "date": time.strftime("%Y-%m-%d"), "versions": versions}
-    return {**about, "largest_deviation": max(deviations.values()), "rows": rows}
+    return {**about, "deviations": deviations, "rows": rows}
 
 
 SHOWN = ("seconds", "ratio", "cpu_seconds", "cpu_ratio", "cpu_collecting", "cpu_learning")
