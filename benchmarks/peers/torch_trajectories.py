@@ -112,7 +112,7 @@ def collected_one_by_one(environments: Sequence[Any], weights: Weights, task: An
         weight.append(alive.astype(np.float32))
         commands, paid, ended = action[0].numpy(), np.zeros(rows, np.float32), np.zeros(rows, bool)
         last = last.copy()
-        for row in np.flatnonzero(alive):
+        for row in np.flatnonzero(alive).tolist():
             last[row], paid[row], ended[row], _, _ = environments[row].step(commands[row])
         rewards.append(paid)
         terminated.append(ended.astype(np.float32))
@@ -127,7 +127,8 @@ def collected_one_by_one(environments: Sequence[Any], weights: Weights, task: An
         numbers = [torch.nn.functional.pad(part, (0, short)) for part in numbers]
     observations, actions, mean = (part[None] for part in parts)
     log_deviation = weights[-1].clamp(min=LEAST_LOG_DEVIATION)
-    return Seen(observations, actions, *(part[None] for part in numbers), mean, log_deviation)
+    paid, taken, ended = (part[None] for part in numbers)
+    return Seen(observations, actions, paid, taken, ended, mean, log_deviation)
 
 
 @torch.no_grad()
