@@ -25,6 +25,8 @@ class SimulatedSettings(PolicySettings):
 
     inner_rate: float = 0.1
     """inner rate alpha; where it is learned, where it starts"""
+    later_rate: float = 0.3
+    """when tested, updates after the first are so many times as large"""
     outer_rate: float = 1e-3
     """with ppo: outer rate beta of Adam"""
     deviation: float = 1.0
