@@ -4,6 +4,8 @@
     python benchmarks/policies.py cheetah-dir --seeds 0 1 2 --rivals 0     # -> docs/records/cheetah-dir.json
     (likewise cheetah-vel, ant-dir, ant-vel; --runs DIR keeps the trainings there, to go on from after a stop)
 
+What the record already has of the same protocol stays in it, seed by seed: more seeds can be added.
+
 Every seed is trained as `fewstep train PROBLEM` does it, and judged on 40 test tasks, the same for all, with fresh trajectories
 for every update; actions are sampled. The rivals: a policy trained on all tasks at once without adapting, then fine-tuned by
 the same policy-gradient steps at a rate chosen on validation tasks; one that is told the task; a recurrent one (RL²,
@@ -16,7 +18,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,12 @@ def main() -> None:
     settings = PRESETS[arguments.problem]["default"][0]
     if arguments.meta_steps:
         settings = replace(settings, meta_steps=arguments.meta_steps)
+    about = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "date": time.strftime("%Y-%m-%d")}
+    record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        record = table(settings, arguments.problem, arguments.seeds, arguments.rivals, arguments.runs or Path(folder))
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    path.write_text(json.dumps({**record, "device": device, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+        of_seeds = arguments.seeds, arguments.rivals
+        for record in tables(settings, arguments.problem, path, *of_seeds, arguments.runs or Path(folder)):
+            path.write_text(json.dumps({**record, **about}, indent=1) + "\n")
     draw(record, arguments.images / f"{arguments.problem}_seeds.png")
 
 
@@ -91,40 +95,40 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def table(settings: PolicySettings, name: str, seeds: list[int], rivals: list[int], runs: Path) -> dict[str, Any]:
-    """Returns by arm: mean over seeds, and its 95 % interval over them."""
-    arms: dict[str, tuple[list[int], Callable[[PolicySettings, int, Path], Found]]] = {
-        "MAML": (seeds, meta_learned),
-        "untrained": (rivals, untrained),
-        "pretrained, then fine-tuned": (rivals, fine_tuned),
-        "told the task": (rivals, told_the_task),
-        "RL²": (rivals, with_memory),
-    }
-    found: dict[str, Any] = {}
-    for arm, (of_seeds, measure) in arms.items():
-        by_seed, about = [], []
-        for seed in of_seeds:
-            returns, told = measure(settings, seed, runs / f"{arm.split(',')[0].replace(' ', '-')}-{seed}")
-            by_seed.append(returns)
-            about.append({"seed": seed, **told})
-            print(f"seed {seed}  {arm:28}", *(f"{value:8.2f}" for value in returns), told, flush=True)
-        if by_seed:
-            found[arm] = {**summarize(np.array(by_seed)), **quartiles(by_seed), "by_seed": np.round(by_seed, 3).tolist()}
-            found[arm]["runs"] = about
+def tables(
+    settings: PolicySettings, name: str, path: Path, seeds: list[int], rivals: list[int], runs: Path
+) -> Iterator[dict[str, Any]]:
+    """The record after each seed of each arm: returns, their mean over seeds, and its 95 % interval over them."""
     problem = settings.build(0)
     record: dict[str, Any] = {
         "protocol": {**problem.protocol, "tasks": settings.meta_batch_size, "meta_steps": settings.meta_steps,
                      "test_tasks": TASKS, "test_rollouts": problem.judged_rollouts,
                      "checkpoint": "best mean return after 1 to 3 updates on validation tasks"},
-        "arms": found,
     }  # fmt: skip
     if name in PUBLISHED:
         goals = jax.vmap(navigation().sample_task)(jax.random.split(jax.random.split(jax.random.key(TEST))[0], TASKS))
         record |= {"straight_there": float(np.mean(jax.vmap(straight_there)(goals))), "published": PUBLISHED[name]}
-    return record
+    before = json.loads(path.read_text()) if path.exists() else {}
+    same = before.get("protocol") == json.loads(json.dumps(record["protocol"]))
+    record["arms"] = before["arms"] if same else {}
+    yield record
+    for arm, measure in ARMS.items():
+        for seed in seeds if arm == "MAML" else rivals:
+            returns, told = measure(settings, seed, runs / f"{arm.split(',')[0].replace(' ', '-')}-{seed}")
+            print(f"seed {seed}  {arm:28}", *(f"{value:8.2f}" for value in returns), told, flush=True)
+            record["arms"][arm] = with_seed(record["arms"].get(arm, {"by_seed": [], "runs": []}), seed, returns, told)
+            yield record
 
 
-def quartiles(by_seed: list[list[float]]) -> dict[str, Any]:
+def with_seed(arm: dict[str, Any], seed: int, returns: list[float], told: dict[str, Any]) -> dict[str, Any]:
+    """An arm's part of the record, with one more seed, or with this one anew."""
+    found = {run["seed"]: (values, run) for values, run in zip(arm["by_seed"], arm["runs"], strict=True)}
+    found[seed] = np.round(returns, 3).tolist(), {"seed": seed, **told}
+    by_seed, about = zip(*(found[seed] for seed in sorted(found)), strict=True)
+    return {**summarize(np.array(by_seed)), **quartiles(by_seed), "by_seed": by_seed, "runs": about}
+
+
+def quartiles(by_seed: Sequence[list[float]]) -> dict[str, Any]:
     """By update, the interquartile mean over seeds with its 95 % interval, where there are enough seeds for one."""
     found = [over_seeds(scores) for scores in np.array(by_seed).T]
     return {"iqm": [np.round(each, 3).tolist() for each in found if each is not None]} if len(by_seed) >= SEEDS else {}
@@ -133,10 +137,12 @@ def quartiles(by_seed: list[list[float]]) -> dict[str, Any]:
 def meta_learned(settings: PolicySettings, seed: int, folder: Path) -> Found:
     problem = settings.build(seed)
     params, about = trained(problem, seed, folder)
-    values = by_task(problem, params, TEST, UPDATES)
-    told: dict[str, Any] = {}
-    if isinstance(problem.environment, Simulation) and "distinct_tasks" in problem.protocol:
-        drawn = returns_of(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(params)[1]
+    values, drawn = returns_of(problem, TASKS, UPDATES, jax.random.key(TEST), unseen=True)(params)
+    values, told = np.asarray(values, float), {}
+    if problem.normalized is not None:
+        normalized = jax.vmap(problem.normalized)(jax.numpy.asarray(values), drawn)
+        told["normalized"] = np.asarray(normalized, float).mean(0).round(4).tolist()
+    if "distinct_tasks" in problem.protocol:
         told["by_direction"] = {str(int(way)): values[drawn == way].mean(0).round(2).tolist() for way in (1, -1)}
     return values.mean(0).tolist(), {**about, **told}
 
@@ -230,6 +236,15 @@ def by_task(problem: PolicyProblem, params: MetaParams, tasks: int, updates: int
     """float64 [TASKS, updates + 1]: mean returns after 0 to so many updates; `tasks` is the key that they are drawn by."""
     values, _ = returns_of(problem, TASKS, max(updates, 1), jax.random.key(tasks), unseen=unseen)(params)
     return np.asarray(values.returns, float)[:, : updates + 1]
+
+
+ARMS: dict[str, Callable[[PolicySettings, int, Path], Found]] = {
+    "MAML": meta_learned,
+    "untrained": untrained,
+    "pretrained, then fine-tuned": fine_tuned,
+    "told the task": told_the_task,
+    "RL²": with_memory,
+}
 
 
 if __name__ == "__main__":
