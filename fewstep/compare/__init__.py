@@ -1,0 +1,1 @@
+"""Is meta-learning worth it on these tasks? Arms trained on the same tasks, compared, and a verdict (floor 5)."""

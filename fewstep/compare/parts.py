@@ -1,0 +1,238 @@
+"""Parts of the page of a comparison: arms as the page wants them, cells, small tables (floor 5). Used by page.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewstep.compare import charts
+from fewstep.compare.markup import Child, Markup, counted, datum, duration, element, interval, joined, known, number, short
+
+MOST_POINTS = 2000
+"""of a scatter plot: a page is for people"""
+WORST = 8
+"""so many of the worst tasks are listed"""
+FAMILIES = {
+    "none": "no learning",
+    "classical": "classical",
+    "joint": "joint training",
+    "meta": "meta-learning",
+    "in-context": "in context",
+}
+OUTCOMES = {"better": "▼ better", "worse": "▲ worse", "equivalent": "≈ equivalent", "cannot tell": "? cannot tell"}
+
+
+class Arms:
+    """The arms of a comparison, the best first, and what is asked of them again and again."""
+
+    def __init__(self, compare: Mapping[str, Any]):
+        metric, verdict = compare.get("metric") or {}, compare.get("verdict") or {}
+        self.metric: str = metric.get("title") or metric.get("name") or "error"
+        self.lower_is_better: bool = metric.get("lower_is_better", True)
+        self.margin = compare.get("margin")
+        self.recommended, self.runner_up = verdict.get("arm"), verdict.get("runner_up")
+        sign = 1 if self.lower_is_better else -1
+        error = lambda arm: sign * arm["error"]["mean"] if has_error(arm) else float("inf")  # noqa: E731
+        self.all: list[Mapping[str, Any]] = sorted(compare.get("arms") or (), key=error)
+        self._by_name = {arm.get("name"): arm for arm in self.all}
+        self.by_task: Mapping[str, Sequence[float]] = compare.get("by_task") or {}
+        longest = max(map(len, self.by_task.values()), default=0)
+        names = list(compare.get("tasks") or ())
+        self.tasks = [*names, *(f"task {place}" for place in range(len(names), longest))]
+
+    def title(self, name: Any) -> str:
+        return self._by_name.get(name, {}).get("title") or str(name or "none of the arms")
+
+    def look(self, name: Any) -> str:
+        """The class of an arm's marks, by its family."""
+        family = self._by_name.get(name, {}).get("family")
+        return f"f-{family}" if family in FAMILIES else "f-other"
+
+    def level(self) -> tuple[str, float] | None:
+        """(title, error) of what no learning reaches."""
+        found = next((arm for arm in self.all if arm.get("family") == "none" and has_error(arm)), None)
+        return (found.get("title") or "no learning", found["error"]["mean"]) if found else None
+
+    def scale(self) -> charts.Scale | None:
+        """Of the whiskers; None where no arm has an error yet."""
+        values = [arm["error"][end] for arm in self.all if has_error(arm) for end in ENDS if known(arm["error"].get(end))]
+        return charts.scale_of(values, 4.0, charts.WHISKER - 4) if values else None
+
+    def band(self) -> tuple[float, float] | None:
+        """What differs from the recommended arm by less than the margin."""
+        chosen = self._by_name.get(self.recommended, {})
+        if not has_error(chosen) or not known(self.margin):
+            return None
+        middle = chosen["error"]["mean"]
+        least = min(arm["error"]["mean"] for arm in self.all if has_error(arm))
+        return max(middle - self.margin, min(least, middle) / 2), middle + self.margin
+
+    def pair(self) -> tuple[str, str] | None:
+        """(MAML, or the recommended arm where it is not there; the runner-up, or who else is the best)."""
+        wanted = ["maml", self.recommended, self.runner_up, *(arm.get("name") for arm in self.all)]
+        there = [name for name in dict.fromkeys(wanted) if name in self.by_task]
+        if len(there) < 2:
+            return None
+        others = [name for name in (self.runner_up, self.recommended, *there) if name in there and name != there[0]]
+        return there[0], others[0]
+
+    def importance(self, arm: Mapping[str, Any]) -> int:
+        """The order in which arms get a label in a crowded picture."""
+        first = [self.recommended, "maml", self.runner_up, "prior"]
+        return first.index(arm.get("name")) if arm.get("name") in first else len(first)
+
+
+ENDS = ("mean", "low", "high")
+
+
+def has_error(arm: Mapping[str, Any]) -> bool:
+    return known((arm.get("error") or {}).get("mean"))
+
+
+def facts(compare: Mapping[str, Any]) -> list[tuple[str, Child]]:
+    """What the verdict rests on, in a few words."""
+    given = compare.get("protocol") or {}
+    found: list[tuple[str, Child]] = [("question", compare["question"])] if compare.get("question") else []
+    for field, name in (("train_tasks", "meta-train tasks"), ("test_tasks", "held-out tasks"), ("shots", "shots")):
+        if given.get(field) is not None:
+            found.append((name, short(given[field]) if known(given[field]) else str(given[field])))
+    if given.get("seeds"):
+        found.append(("seeds", str(len(given["seeds"]))))
+    if known(given.get("spent_s")):
+        budget = f" of {duration(given['budget_s'])}" if known(given.get("budget_s")) else ""
+        found.append(("time", duration(given["spent_s"]) + budget))
+    return found
+
+
+def described(arms: Arms, arm: Mapping[str, Any]) -> Markup:
+    """Its name, its family by a mark of that color and in words, and a sentence for who does not know it."""
+    name = arm.get("name")
+    recommended = element("span", "recommended", class_="badge") if name == arms.recommended else None
+    family = FAMILIES.get(arm.get("family", ""))
+    swatch = element("span", family, class_=f"family {arms.look(name)}") if family else None
+    what = element("span", arm["what"], class_="what") if arm.get("what") else None
+    note = element("span", arm["note"], class_="what caution") if arm.get("note") else None
+    return joined(element("span", arms.title(name), class_="arm"), " ", swatch, recommended, what, note)
+
+
+def error(arms: Arms, arm: Mapping[str, Any], scale: charts.Scale | None, band: tuple[float, float] | None) -> Markup:
+    if not has_error(arm) or scale is None:
+        return element("span", "diverged" if arm.get("diverged") else "not measured", class_="caution")
+    given = arm["error"]
+    low, middle, high = (given[end] if known(given.get(end)) else given["mean"] for end in ("low", "mean", "high"))
+    drawn = charts.whisker(low, middle, high, scale, band, arms.look(arm.get("name")))
+    diverged = element("span", " diverged on some seeds", class_="caution") if arm.get("diverged") else None
+    return joined(drawn, element("span", interval(given), diverged, class_="figure"))
+
+
+def cell(arms: Arms, arm: Mapping[str, Any], column: str) -> Markup | None:
+    """What a column says of an arm; None where it says nothing."""
+    if column == "Beside the recommended":
+        if arm.get("name") == arms.recommended:
+            return element("span", "the recommended arm", class_="what")
+        given = arm.get("difference") or {}
+        outcome = given.get("outcome")
+        told = element("span", OUTCOMES.get(outcome, outcome), class_=f"outcome o-{outcome.split()[0]}") if outcome else None
+        shown = interval(given, signed=True)
+        return joined(shown, " ", told) if shown is not None or told is not None else None
+    if column == "At equal compute":
+        return interval(arm.get("equal_compute"))
+    if column == "To train":
+        found = [duration(arm["train_seconds"])] if known(arm.get("train_seconds")) else []
+        found += [f"{number(arm['train_operations'])} operations"] if known(arm.get("train_operations")) else []
+        found += [counted(arm["meta_steps"], "meta-step")] if arm.get("meta_steps") else []
+    else:
+        found = [duration(arm["adapt_milliseconds"] / 1000)] if known(arm.get("adapt_milliseconds")) else []
+        found += [counted(arm["parameters"], "parameter")] if arm.get("parameters") else []
+    return joined(found[0], [element("span", each, class_="what") for each in found[1:]]) if found else None
+
+
+def figure(title: str, above: Child, drawn: Markup) -> Markup:
+    return element("figure", element("figcaption", element("h3", title), above), drawn)
+
+
+def legend(looks: Mapping[str, str]) -> Markup:
+    """Which line is whose: the marks of `charts.lines`, in their order."""
+    entries = []
+    for order, (name, look) in enumerate(looks.items()):
+        sample = joined(
+            charts.rule(0, 6, 24, 6, f"line {look}"),
+            charts.mark(charts.MARKS[order % len(charts.MARKS)], 12, 6, f"dot {look}"),
+        )
+        drawn = element("svg", sample, viewBox="0 0 24 12", class_="swatch", aria_hidden="true")
+        entries.append(element("li", drawn, name))
+    return element("ul", entries, class_="legend")
+
+
+def families(arms: Arms) -> Markup:
+    """Which color is which family."""
+    there = [family for family in FAMILIES if any(arm.get("family") == family for arm in arms.all)]
+    entries = [element("li", element("span", FAMILIES[family], class_=f"family f-{family}")) for family in there]
+    return element("ul", entries, class_="legend")
+
+
+def in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines for who does not see them: where each begins and ends."""
+    told = []
+    for name, line in series.items():
+        ends = [f"{number(height)} at {short(at)}" for at, height in (line[0], line[-1])]
+        told.append(f"{name} from {ends[0]} to {ends[1]}" if len(line) > 1 else f"{name} {ends[0]}")
+    return "; ".join(told)
+
+
+def worst_tasks(arms: Arms) -> Markup | None:
+    """The tasks of the largest error of the recommended arm, and what others reach there."""
+    errors = arms.by_task
+    first = arms.recommended if arms.recommended in errors else next(iter(errors), None)
+    if first is None:
+        return None
+    sign = 1 if arms.lower_is_better else -1
+    order = sorted(
+        (place for place, value in enumerate(errors[first]) if known(value)), key=lambda place: -sign * errors[first][place]
+    )
+    columns = [name for name in dict.fromkeys((first, arms.runner_up, "prior")) if name in errors]
+    if not order:
+        return None
+    head = element("tr", element("th", "task", scope="col"), [element("th", arms.title(name), scope="col") for name in columns])
+    rows = []
+    for place in order[:WORST]:
+        cells = [element("td", datum(errors[name][place] if place < len(errors[name]) else None)) for name in columns]
+        rows.append(element("tr", element("th", arms.tasks[place], scope="row"), cells))
+    body = element("table", element("thead", head), element("tbody", rows), class_="plain")
+    return figure("Where it goes worst", element("p", f"The largest errors of {arms.title(first)}.", class_="note"), body)
+
+
+def plain(name: str, value: Any) -> str:
+    """A value of the protocol in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if known(value):
+        return duration(value) if name.endswith("_s") else short(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(name, each) for each in value)
+    return str(value)
+
+
+def settings(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {plain(name, value)}" for name, value in given.items()) or "none"
+
+
+def searches(arms: Arms) -> Markup | None:
+    """Each arm's settings, and all that were tried, with the error on meta-validation tasks."""
+    rows = []
+    for arm in arms.all:
+        tried = arm.get("searched") or ()
+        if not tried and not arm.get("settings"):
+            continue
+        others = [element("li", settings(each.get("settings") or {}), ": ", datum(each.get("validation"))) for each in tried]
+        cells = [settings(arm.get("settings") or {}), element("ul", others, class_="tried") if others else "–"]
+        rows.append(
+            element("tr", element("th", arms.title(arm.get("name")), scope="row"), [element("td", each) for each in cells])
+        )
+    if not rows:
+        return None
+    head = element(
+        "tr", [element("th", name, scope="col") for name in ("arm", "settings", "tried: error on meta-validation tasks")]
+    )
+    body = element("table", element("thead", head), element("tbody", rows), class_="plain")
+    return element("details", element("summary", "Settings that were tried"), element("div", body, class_="inside"))
