@@ -70,6 +70,12 @@ def text(x: float, y: float, words: str, class_: str | None = None, anchor: str 
     return element("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
+def cut(words: str) -> str:
+    """As much of a title as a chart is wide."""
+    most = int((WIDTH - LEFT) / CHARACTER)
+    return words if len(words) <= most else words[: most - 1] + "…"
+
+
 def rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
@@ -101,7 +107,7 @@ def frame(y: Scale, ticks: Sequence[tuple[float, float]], x_title: str, y_title:
             parts += [rule(place, TOP, place, floor, "grid")] * upright
             parts.append(text(place, floor + 16, short(value), "tick", "middle"))
             last = place + half
-    titles = text(2, 12, y_title, "axis-title"), text(right, floor + BOTTOM - 4, x_title, "axis-title", "end")
+    titles = text(2, 12, cut(y_title), "axis-title"), text(right, floor + BOTTOM - 4, cut(x_title), "axis-title", "end")
     return joined(titles, parts, rule(LEFT, floor, right, floor, "axis"))
 
 
@@ -126,13 +132,14 @@ def lines(
     parts = [frame(y, [(value, x(value)) for value in places], x_title, y_title)]
     if level:
         parts.append(rule(LEFT, y(level[1]), WIDTH - RIGHT, y(level[1]), "level"))
-        parts.append(text(WIDTH - RIGHT, y(level[1]) - 4, level[0], "note", "end"))
+        parts.append(text(WIDTH - RIGHT, y(level[1]) + (12 if y(level[1]) < TOP + 12 else -4), cut(level[0]), "note", "end"))
     for order, (name, line) in enumerate(series.items()):
+        look = looks[name]
         way = " ".join(f"{x(at):.2f},{y(height):.2f}" for at, height in line)
-        parts.append(element("polyline", points=way, class_=f"line {looks[name]}"))
+        parts.append(element("polyline", points=way, class_=f"line {look}"))
         for at, height in line:
             title = f"{name}, {short(at)}: {number(height)}"
-            parts.append(mark(MARKS[order % len(MARKS)], x(at), y(height), f"dot {looks[name]}", title))
+            parts.append(mark(MARKS[order % len(MARKS)], x(at), y(height), f"dot {look}", title))
     return svg(WIDTH, HEIGHT, label, parts)
 
 
@@ -166,7 +173,7 @@ def costs(arms: Sequence[Cost], x_title: str, y_title: str, label: str) -> Marku
     paid, free = [arm.cost for arm in arms if arm.cost > 0] or [1.0], any(arm.cost <= 0 for arm in arms)
     across = Scale(min(paid), max(max(paid), 10 * min(paid)), LEFT + (40 if free else 12), WIDTH - RIGHT - 16, log=True)
     x = lambda cost: across(cost) if cost > 0 else LEFT + 12  # noqa: E731
-    y = scale_of([value for arm in arms for value in (arm.error, arm.low, arm.high)], floor, TOP)
+    y = scale_of([value for arm in arms for value in (arm.error, arm.low, arm.high)], floor, TOP, zero=False)
     ticks = [(0.0, x(0.0))] * free + [(value, across(value)) for value in across.ticks(3)]
     parts, named = [frame(y, ticks, x_title, y_title)], []
     taken = [(x(arm.cost) - 5, y(arm.error) - 5, x(arm.cost) + 5, y(arm.error) + 5) for arm in arms]
@@ -190,7 +197,7 @@ def room_for(
 ) -> tuple[str, tuple[float, float], Box] | None:
     """(anchor, place, box) of a label beside a mark where no other box is and no edge cuts it off; None where there is none."""
     width = len(name) * CHARACTER
-    for dx, dy in ((8, 4), (-8, 4), (6, -8), (6, 15), (-6, -8), (-6, 15)):
+    for dx, dy in ((8, 4), (-8, 4), (6, -7), (6, 14), (-6, -7), (-6, 14)):
         x, y = place[0] + dx, place[1] + dy
         left = x if dx > 0 else x - width
         box = (left, y - 9, left + width, y + 2)
@@ -207,7 +214,10 @@ WHISKER = 150.0
 def whisker(low: float, middle: float, high: float, scale: Scale, band: tuple[float, float] | None, look: str) -> Markup:
     """One arm's error with its interval, and the band of what differs from the recommended arm by less than the margin."""
     inside = lambda value: min(max(scale(value), 1.0), WHISKER - 1)  # noqa: E731
-    parts = [rule(inside(low), 10, inside(high), 10, f"whisker {look}"), mark("circle", inside(middle), 10, f"dot {look}")]
+    parts = [
+        rule(inside(low), 10, inside(high), 10, f"whisker {look}"),
+        mark("circle", inside(middle), 10, f"dot {look}", size=3.4),
+    ]
     if band is not None:
         left, right = map(inside, band)
         parts.insert(0, element("rect", x=left, y=0, width=right - left, height=20, class_="band"))

@@ -50,17 +50,21 @@ MINUS = "−"
 RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def number(value: float, signed: bool = False) -> str:
-    """Three significant digits; of very large and very small numbers two, and a power of ten."""
-    sign = MINUS if value < 0 else "+" if signed and value > 0 else ""
+def number(value: float) -> str:
+    """Three significant digits at most; of very large and very small numbers two, and a power of ten."""
     if value == 0:
         return "0"
-    digits, power = f"{abs(value):.2e}".split("e")
-    size = int(power)
-    if not -4 <= size < 6:
-        digits, power = f"{abs(value):.1e}".split("e")
-        return f"{sign}{digits} × 10{str(int(power)).translate(RAISED)}"
-    return f"{sign}{float(digits) * 10.0**size:,.{max(2 - size, 0)}f}"
+    rounded = float(f"{value:.2e}")
+    if 1e-4 <= abs(rounded) < 1e6:
+        return fixed(rounded, max(2 - math.floor(math.log10(abs(rounded))), 0), trimmed=True)
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.replace('-', MINUS)} × 10{str(int(power)).translate(RAISED)}"
+
+
+def fixed(value: float, decimals: int, signed: bool = False, trimmed: bool = False) -> str:
+    """So many decimals, by choice with a plus, and without zeros at the end."""
+    text = f"{value:{'+' if signed and value else ''},.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if trimmed and "." in text else text).replace("-", MINUS)
 
 
 def short(value: float) -> str:
@@ -72,31 +76,37 @@ def short(value: float) -> str:
     return f"{times}10{str(int(power)).translate(RAISED)}"
 
 
-def datum(value: Any, signed: bool = False) -> Markup:
+def datum(value: Any, decimals: int | None = None, signed: bool = False) -> Markup:
     """A number for people, with all its digits for machines; a dash where there is none."""
     if not known(value):
         return element("span", "–", class_="none")
-    return element("data", number(value, signed), value=repr(value))
+    return element("data", number(value) if decimals is None else fixed(value, decimals, signed), value=repr(value))
+
+
+def decimals_of(size: float) -> int:
+    """So many decimals show two digits of what is of this size."""
+    return min(max(1 - math.floor(math.log10(size)), 0), 8) if size > 0 else 3
 
 
 def interval(estimate: Mapping[str, Any] | None, signed: bool = False) -> Markup | None:
-    """`{"mean", "low", "high"}` as a number with its interval; None where there is none."""
+    """`{"mean", "low", "high"}` as a number with its interval, to two digits of its width; None where there is no number."""
     if not estimate or not known(estimate.get("mean")):
         return None
-    low, high = estimate.get("low"), estimate.get("high")
-    shown = datum(estimate["mean"], signed)
+    mean, low, high = (estimate.get(part) for part in ("mean", "low", "high"))
     if not (known(low) and known(high)):
-        return shown
-    between = element("span", datum(low, signed), " to ", datum(high, signed), class_="between")
-    return joined(shown, " ", between)
+        return datum(mean)
+    assert low is not None and high is not None
+    decimals = decimals_of(high - low)
+    between = datum(low, decimals, signed), " to ", datum(high, decimals, signed)
+    return joined(datum(mean, decimals, signed), " ", element("span", between, class_="between"))
 
 
 def duration(seconds: float) -> str:
     """0.4 ms, 20 s, 4 min 51 s, 2 h 5 min."""
     if seconds < 1:
-        return f"{number(seconds * 1000)} ms" if seconds else "0 s"
+        return f"{fixed(1000 * seconds, 2 if seconds < 0.01 else 0, trimmed=True)} ms" if seconds else "0 s"
     if seconds < 60:
-        return f"{number(round(seconds, 1) if seconds < 10 else round(seconds))} s"
+        return f"{fixed(seconds, 1 if seconds < 10 else 0, trimmed=True)} s"
     if seconds < 3600:
         whole, rest = divmod(round(seconds), 60)
         return f"{whole} min" + f" {rest} s" * (rest > 0)

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from fewstep.compare import charts, parts
-from fewstep.compare.markup import Markup, counted, datum, element, interval, joined, known, number
+from fewstep.compare.markup import Markup, counted, datum, element, interval, known, number
 
 Compare = Mapping[str, Any]
 """what compare.json holds"""
@@ -27,8 +27,8 @@ def page(compare: Compare) -> str:
         verdict(compare, arms, title),
         table(compare, arms),
         curves(compare, arms),
-        by_task(compare, arms),
-        compute(compare, arms),
+        by_task(arms),
+        compute(arms),
         probes(compare),
         protocol(compare, arms),
     ]
@@ -73,7 +73,7 @@ def verdict(compare: Compare, arms: parts.Arms, title: str) -> Markup:
     )
 
 
-COLUMNS = ("Arm", "Error", "Beside the recommended", "At equal compute", "To train", "To adapt")
+COLUMNS = ("Arm", "Error", "Difference", "At equal compute", "To train", "To adapt")
 
 
 def table(compare: Compare, arms: parts.Arms) -> Markup | None:
@@ -95,15 +95,16 @@ def table(compare: Compare, arms: parts.Arms) -> Markup | None:
         cells.append(element("td", parts.error(arms, arm, scale, band), role="cell", data_label="Error"))
         for name in used[2:]:
             shown = parts.cell(arms, arm, name)
-            cells.append(element("td", "–" if shown is None else shown, role="cell", data_label=name))
+            empty = "empty" if shown is None else None
+            cells.append(element("td", shown or "–", role="cell", data_label=name, class_=empty))
         chosen = arm.get("name") == arms.recommended
         rows.append(element("tr", cells, role="row", class_="recommended" if chosen else None))
     body = [element("thead", element("tr", heads, role="row"), role="rowgroup"), element("tbody", rows, role="rowgroup")]
     notes = [f"Error: {arms.metric}, {'lower' if arms.lower_is_better else 'higher'} is better; in brackets 95 % intervals."]
     if band is not None:
         notes.append(f"Shaded: less than the margin of {number(compare['margin'])} from the recommended arm.")
-    if "Beside the recommended" in used:
-        notes.append("Beside the recommended: the difference on the same tasks, positive where the arm's error is larger.")
+    if "Difference" in used:
+        notes.append("Difference: the error less the recommended arm's, on the same tasks.")
     return section("arms", "The arms", element("p", " ".join(notes), class_="note"), element("table", body, role="table"))
 
 
@@ -126,7 +127,7 @@ def curves(compare: Compare, arms: parts.Arms) -> Markup | None:
         }
         series = {name: line for name, line in series.items() if line}
         if series:
-            looks = {arms.title(name): arms.look(name) for name in series}
+            looks = parts.looks(arms, series)
             named = {arms.title(name): line for name, line in series.items()}
             drawn = charts.lines(named, looks, axis, arms.metric, f"{title}: {parts.in_words(named)}", arms.level())
             figures.append(parts.figure(title, parts.legend(looks), drawn))
@@ -135,7 +136,7 @@ def curves(compare: Compare, arms: parts.Arms) -> Markup | None:
     return section("curves", "What more data or more steps would do", element("div", figures, class_="figures"))
 
 
-def by_task(compare: Compare, arms: parts.Arms) -> Markup | None:
+def by_task(arms: parts.Arms) -> Markup | None:
     """One arm against another, task by task, and the tasks that go worst."""
     pair, errors = arms.pair(), arms.by_task
     figures = []
@@ -161,26 +162,25 @@ def by_task(compare: Compare, arms: parts.Arms) -> Markup | None:
     return section("by-task", "Task by task", element("div", figures, class_="figures")) if figures else None
 
 
-def compute(compare: Compare, arms: parts.Arms) -> Markup | None:
-    """Errors against what it costs to train each arm."""
-    field, axis = "train_operations", "operations to train"
-    if sum(known(arm.get(field)) for arm in arms.all) < 2:
-        field, axis = "train_seconds", "seconds to train"
-    drawn = []
-    for arm in sorted(arms.all, key=arms.importance):
-        error = arm.get("error") or {}
-        if known(arm.get(field)) and known(error.get("mean")):
-            low, high = (error[end] if known(error.get(end)) else error["mean"] for end in ("low", "high"))
-            name, cost = arms.title(arm.get("name")), arm[field]
-            told = f"{name}: error {number(error['mean'])}, {number(cost)} {axis}"
-            drawn.append(charts.Cost(name, cost, error["mean"], low, high, arms.look(arm.get("name")), told))
-    if len(drawn) < 2:
+COSTS = (
+    ("train_operations", "operations to train", "Error against training"),
+    ("train_seconds", "seconds to train", "Error against training"),
+    ("adapt_milliseconds", "milliseconds to adapt to a task", "Error against adapting"),
+)
+
+
+def compute(arms: parts.Arms) -> Markup | None:
+    """Errors against what it costs to train each arm, and to adapt it: operations where they are known, else seconds."""
+    figures = {}
+    for field, axis, title in COSTS:
+        drawn = parts.costs(arms, field, axis)
+        if len(drawn) > 1 and title not in figures:
+            picture = charts.costs(drawn, axis, arms.metric, f"{title}, by {axis}")
+            figures[title] = parts.figure(title, parts.families(arms), picture)
+    if not figures:
         return None
-    picture = charts.costs(drawn, axis, arms.metric, f"Error against {axis}")
     note = element("p", "Further down is better, further left is cheaper; bars are 95 % intervals.", class_="note")
-    return section(
-        "compute", "What it costs", parts.figure(f"Error against {axis}", joined(note, parts.families(arms)), picture)
-    )
+    return section("compute", "What it costs", note, element("div", list(figures.values()), class_="figures"))
 
 
 def probes(compare: Compare) -> Markup | None:

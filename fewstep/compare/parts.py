@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewstep.compare import charts
-from fewstep.compare.markup import Child, Markup, counted, datum, duration, element, interval, joined, known, number, short
+from fewstep.compare.markup import (
+    Child,
+    Markup,
+    counted,
+    datum,
+    decimals_of,
+    duration,
+    element,
+    interval,
+    joined,
+    known,
+    number,
+    short,
+)
 
 MOST_POINTS = 2000
 """of a scatter plot: a page is for people"""
@@ -30,7 +43,8 @@ class Arms:
         self.metric: str = metric.get("title") or metric.get("name") or "error"
         self.lower_is_better: bool = metric.get("lower_is_better", True)
         self.margin = compare.get("margin")
-        self.recommended, self.runner_up = verdict.get("arm"), verdict.get("runner_up")
+        self.recommended: str | None = verdict.get("arm")
+        self.runner_up: str | None = verdict.get("runner_up")
         sign = 1 if self.lower_is_better else -1
         error = lambda arm: sign * arm["error"]["mean"] if has_error(arm) else float("inf")  # noqa: E731
         self.all: list[Mapping[str, Any]] = sorted(compare.get("arms") or (), key=error)
@@ -50,8 +64,8 @@ class Arms:
 
     def level(self) -> tuple[str, float] | None:
         """(title, error) of what no learning reaches."""
-        found = next((arm for arm in self.all if arm.get("family") == "none" and has_error(arm)), None)
-        return (found.get("title") or "no learning", found["error"]["mean"]) if found else None
+        found = self._by_name.get("prior", {})
+        return (self.title("prior"), found["error"]["mean"]) if has_error(found) else None
 
     def scale(self) -> charts.Scale | None:
         """Of the whiskers; None where no arm has an error yet."""
@@ -70,11 +84,11 @@ class Arms:
     def pair(self) -> tuple[str, str] | None:
         """(MAML, or the recommended arm where it is not there; the runner-up, or who else is the best)."""
         wanted = ["maml", self.recommended, self.runner_up, *(arm.get("name") for arm in self.all)]
-        there = [name for name in dict.fromkeys(wanted) if name in self.by_task]
+        there = [name for name in dict.fromkeys(wanted) if name is not None and name in self.by_task]
         if len(there) < 2:
             return None
-        others = [name for name in (self.runner_up, self.recommended, *there) if name in there and name != there[0]]
-        return there[0], others[0]
+        rivals = [name for name in there if name != there[0]]
+        return there[0], self.runner_up if self.runner_up in rivals else rivals[0]
 
     def importance(self, arm: Mapping[str, Any]) -> int:
         """The order in which arms get a label in a crowded picture."""
@@ -127,9 +141,7 @@ def error(arms: Arms, arm: Mapping[str, Any], scale: charts.Scale | None, band: 
 
 def cell(arms: Arms, arm: Mapping[str, Any], column: str) -> Markup | None:
     """What a column says of an arm; None where it says nothing."""
-    if column == "Beside the recommended":
-        if arm.get("name") == arms.recommended:
-            return element("span", "the recommended arm", class_="what")
+    if column == "Difference":
         given = arm.get("difference") or {}
         outcome = given.get("outcome")
         told = element("span", OUTCOMES.get(outcome, outcome), class_=f"outcome o-{outcome.split()[0]}") if outcome else None
@@ -139,12 +151,31 @@ def cell(arms: Arms, arm: Mapping[str, Any], column: str) -> Markup | None:
         return interval(arm.get("equal_compute"))
     if column == "To train":
         found = [duration(arm["train_seconds"])] if known(arm.get("train_seconds")) else []
-        found += [f"{number(arm['train_operations'])} operations"] if known(arm.get("train_operations")) else []
-        found += [counted(arm["meta_steps"], "meta-step")] if arm.get("meta_steps") else []
+        found += [f"{number(arm['train_operations'])} operations"] if arm.get("train_operations") else []
     else:
         found = [duration(arm["adapt_milliseconds"] / 1000)] if known(arm.get("adapt_milliseconds")) else []
-        found += [counted(arm["parameters"], "parameter")] if arm.get("parameters") else []
     return joined(found[0], [element("span", each, class_="what") for each in found[1:]]) if found else None
+
+
+def costs(arms: Arms, field: str, axis: str) -> list[charts.Cost]:
+    """The arms that have an error and this cost, those first whose names matter most."""
+    found = []
+    for arm in sorted(arms.all, key=arms.importance):
+        if known(arm.get(field)) and has_error(arm):
+            error, cost, name = arm["error"], arm[field], arm.get("name")
+            low, high = (error[end] if known(error.get(end)) else error["mean"] for end in ("low", "high"))
+            told = f"{arms.title(name)}: error {number(error['mean'])}, {number(cost)} {axis}"
+            found.append(charts.Cost(str(name), cost, error["mean"], low, high, arms.look(name), told))
+    return found
+
+
+def looks(arms: Arms, names: Iterable[str]) -> dict[str, str]:
+    """The classes of lines, by the arms' titles: of one family only the first is drawn through and filled."""
+    found: dict[str, str] = {}
+    for name in names:
+        look = arms.look(name)
+        found[arms.title(name)] = look + " second" * (look in found.values())
+    return found
 
 
 def figure(title: str, above: Child, drawn: Markup) -> Markup:
@@ -183,20 +214,21 @@ def in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 def worst_tasks(arms: Arms) -> Markup | None:
     """The tasks of the largest error of the recommended arm, and what others reach there."""
     errors = arms.by_task
-    first = arms.recommended if arms.recommended in errors else next(iter(errors), None)
+    first = next((name for name in (arms.recommended, *errors) if name is not None and name in errors), None)
     if first is None:
         return None
     sign = 1 if arms.lower_is_better else -1
     order = sorted(
         (place for place, value in enumerate(errors[first]) if known(value)), key=lambda place: -sign * errors[first][place]
     )
-    columns = [name for name in dict.fromkeys((first, arms.runner_up, "prior")) if name in errors]
+    columns = [name for name in dict.fromkeys((first, arms.runner_up, "prior")) if name is not None and name in errors]
     if not order:
         return None
     head = element("tr", element("th", "task", scope="col"), [element("th", arms.title(name), scope="col") for name in columns])
-    rows = []
+    decimals, rows = decimals_of(max(errors[first][order[0]] / 10, 1e-9)), []
     for place in order[:WORST]:
-        cells = [element("td", datum(errors[name][place] if place < len(errors[name]) else None)) for name in columns]
+        values = [errors[name][place] if place < len(errors[name]) else None for name in columns]
+        cells = [element("td", datum(value, decimals)) for value in values]
         rows.append(element("tr", element("th", arms.tasks[place], scope="row"), cells))
     body = element("table", element("thead", head), element("tbody", rows), class_="plain")
     return figure("Where it goes worst", element("p", f"The largest errors of {arms.title(first)}.", class_="note"), body)
@@ -206,6 +238,8 @@ def plain(name: str, value: Any) -> str:
     """A value of the protocol in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None or (isinstance(value, float) and not known(value)):
+        return "–"
     if known(value):
         return duration(value) if name.endswith("_s") else short(value)
     if isinstance(value, list | tuple):
@@ -225,7 +259,10 @@ def searches(arms: Arms) -> Markup | None:
         if not tried and not arm.get("settings"):
             continue
         others = [element("li", settings(each.get("settings") or {}), ": ", datum(each.get("validation"))) for each in tried]
-        cells = [settings(arm.get("settings") or {}), element("ul", others, class_="tried") if others else "–"]
+        sizes = ("meta_steps", "meta-step"), ("parameters", "parameter")
+        counts = [counted(arm[field], one) for field, one in sizes if arm.get(field)]
+        kept = joined(settings(arm.get("settings") or {}), [element("span", each, class_="what") for each in counts])
+        cells = [kept, element("ul", others, class_="tried") if others else "–"]
         rows.append(
             element("tr", element("th", arms.title(arm.get("name")), scope="row"), [element("td", each) for each in cells])
         )
