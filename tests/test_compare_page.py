@@ -1,4 +1,4 @@
-"""The page of a comparison: whole, safe, readable, and the numbers of compare.json. Place: fewstep/compare/page.py."""
+"""The page of a comparison: whole, safe, readable, and the numbers of compare.json. Place: fewstep/compare/page/."""
 
 import importlib.util
 import itertools
@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from compared import comparison, without
 
-from fewstep.compare import charts
-from fewstep.compare.markup import VOID, duration, element, interval, number, short
-from fewstep.compare.page import page
+from fewstep.compare.page import charts, page
+from fewstep.compare.page.markup import VOID, duration, element, interval, number, short
 
 HOSTILE = """</style></title><script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
 
@@ -241,7 +240,7 @@ def test_a_scale_is_linear_in_the_value_or_its_logarithm_and_its_ticks_lie_withi
 
 def test_words_and_marks_stand_out_from_what_is_behind_them():
     """Contrast by the formula of WCAG 2.2 (1.4.3 and 1.4.11): 4.5 for words, in light and in dark."""
-    style = resources.files("fewstep.compare").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("fewstep.compare.page").joinpath("page.css").read_text(encoding="utf-8")
     light, dark = (
         dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
     )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fewstep.compare.markup import Markup, element, joined, number, short
+from fewstep.compare.page.markup import Markup, element, joined, number, short
 
 WIDTH, HEIGHT = 340.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 22.0, 38.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 VOID = {"meta", "link", "br", "hr"}
 """elements that have no end"""
@@ -41,7 +41,7 @@ def written(value: Any) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def known(value: Any) -> bool:
+def known(value: Any) -> TypeGuard[float]:
     """Whether it is a number that can be shown: not None, not NaN, not infinite."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -95,7 +95,6 @@ def interval(estimate: Mapping[str, Any] | None, signed: bool = False) -> Markup
     mean, low, high = (estimate.get(part) for part in ("mean", "low", "high"))
     if not (known(low) and known(high)):
         return datum(mean)
-    assert low is not None and high is not None
     decimals = decimals_of(high - low)
     between = datum(low, decimals, signed), " to ", datum(high, decimals, signed)
     return joined(datum(mean, decimals, signed), " ", element("span", between, class_="between"))

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from fewstep.compare import charts, parts
-from fewstep.compare.markup import Markup, counted, datum, element, interval, known, number
+from fewstep.compare.page import charts, parts
+from fewstep.compare.page.markup import Markup, counted, datum, element, interval, known, number
+from fewstep.compare.page.shown import Arms
 
 Compare = Mapping[str, Any]
 """what compare.json holds"""
@@ -22,7 +23,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def page(compare: Compare) -> str:
     """The whole page of `compare`, the content of compare.json (run.py says what it holds)."""
     title = f"Is meta-learning worth it on “{compare.get('problem', 'these tasks')}”?"
-    arms = parts.Arms(compare)
+    arms = Arms(compare)
     sections = [
         verdict(compare, arms, title),
         table(compare, arms),
@@ -40,7 +41,7 @@ def page(compare: Compare) -> str:
         element("meta", name="color-scheme", content="light dark"),
         element("title", f"{title} fewstep"),
         element("link", rel="icon", href="data:,"),
-        element("style", Markup(resources.files("fewstep.compare").joinpath("page.css").read_text(encoding="utf-8"))),
+        element("style", Markup(resources.files("fewstep.compare.page").joinpath("page.css").read_text(encoding="utf-8"))),
     )
     version = f"fewstep {compare['fewstep']}" if compare.get("fewstep") else "fewstep"
     foot = element("footer", f"Written by {version}. All numbers, with all digits: compare.json beside this page.")
@@ -52,14 +53,14 @@ def section(name: str, title: str, *children: Any) -> Markup:
     return element("section", heading, *children, id=name, aria_labelledby=f"{name}-title")
 
 
-def verdict(compare: Compare, arms: parts.Arms, title: str) -> Markup:
+def verdict(compare: Compare, arms: Arms, title: str) -> Markup:
     """What to do, in a line; then the sentences; then what they rest on."""
     found = compare.get("verdict") or {}
     arm, more = arms.title(found.get("arm")), found.get("more_tasks")
     told = {
         "arm": f"Take {arm}.",
         "equivalent": f"Equivalent: take the cheaper, {arm}.",
-        "cannot_tell": "Cannot tell yet" + (f": about {counted(more, 'more task')} would." if known(more) else "."),
+        "cannot_tell": "Cannot tell yet" + (f": about {counted(int(more), 'more task')} would." if known(more) else "."),
     }.get(found.get("outcome", ""), "Still being compared.")
     facts = parts.facts(compare)
     return element(
@@ -76,7 +77,7 @@ def verdict(compare: Compare, arms: parts.Arms, title: str) -> Markup:
 COLUMNS = ("Arm", "Error", "Difference", "At equal compute", "To train", "To adapt")
 
 
-def table(compare: Compare, arms: parts.Arms) -> Markup | None:
+def table(compare: Compare, arms: Arms) -> Markup | None:
     """All arms, the best first: rows on a wide screen, cards on a narrow one. Roles are written out, since the cards' layout
     takes from a table what it means to a screen reader."""
     if not arms.all:
@@ -115,7 +116,7 @@ CURVES = (
 )
 
 
-def curves(compare: Compare, arms: parts.Arms) -> Markup | None:
+def curves(compare: Compare, arms: Arms) -> Markup | None:
     """Would more rows a task help, more steps, or more tasks?"""
     figures = []
     for field, along, title, axis in CURVES:
@@ -136,7 +137,7 @@ def curves(compare: Compare, arms: parts.Arms) -> Markup | None:
     return section("curves", "What more data or more steps would do", element("div", figures, class_="figures"))
 
 
-def by_task(arms: parts.Arms) -> Markup | None:
+def by_task(arms: Arms) -> Markup | None:
     """One arm against another, task by task, and the tasks that go worst."""
     pair, errors = arms.pair(), arms.by_task
     figures = []
@@ -169,7 +170,7 @@ COSTS = (
 )
 
 
-def compute(arms: parts.Arms) -> Markup | None:
+def compute(arms: Arms) -> Markup | None:
     """Errors against what it costs to train each arm, and to adapt it: operations where they are known, else seconds."""
     figures = {}
     for field, axis, title in COSTS:
@@ -203,7 +204,7 @@ def probes(compare: Compare) -> Markup | None:
     return section("probes", "What these tasks are like", element("div", cards, class_="cards")) if cards else None
 
 
-def protocol(compare: Compare, arms: parts.Arms) -> Markup | None:
+def protocol(compare: Compare, arms: Arms) -> Markup | None:
     """How all of this was measured, and what each arm's search tried."""
     given = dict(compare.get("protocol") or {})
     rows = [("question", compare["question"])] if compare.get("question") else []
