@@ -17,6 +17,8 @@ LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 22.0, 38.0
 """margins of a chart with axes"""
 CHARACTER = 5.9
 """about the width of one, of a label"""
+MOST_LETTERS = int((WIDTH - LEFT) / CHARACTER)
+"""of a title that is as long as a chart is wide"""
 MARKS = ("circle", "square", "triangle", "diamond")
 """of lines, by their order: not by color alone"""
 
@@ -72,8 +74,7 @@ def text(x: float, y: float, words: str, class_: str | None = None, anchor: str 
 
 def cut(words: str) -> str:
     """As much of a title as a chart is wide."""
-    most = int((WIDTH - LEFT) / CHARACTER)
-    return words if len(words) <= most else words[: most - 1] + "…"
+    return words if len(words) <= MOST_LETTERS else words[: MOST_LETTERS - 1] + "…"
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:

@@ -26,7 +26,13 @@ MOST_POINTS = 2000
 """of a scatter plot: a page is for people"""
 WORST = 8
 """so many of the worst tasks are listed"""
-OUTCOMES = {"better": "▼ better", "worse": "▲ worse", "equivalent": "≈ equivalent", "cannot tell": "? cannot tell"}
+OUTCOMES = {
+    "better": "▼ better",
+    "worse": "▲ worse",
+    "equivalent": "≈ equivalent",
+    "cannot tell": "? cannot tell",
+    "diverged": "diverged",
+}
 
 
 def facts(compare: Mapping[str, Any]) -> list[tuple[str, Child]]:
@@ -57,7 +63,8 @@ def described(arms: Arms, arm: Mapping[str, Any]) -> Markup:
 
 def error(arms: Arms, arm: Mapping[str, Any], scale: charts.Scale | None, band: tuple[float, float] | None) -> Markup:
     if not has_error(arm) or scale is None:
-        return element("span", "diverged" if arm.get("diverged") else "not measured", class_="caution")
+        why = "diverged" if arm.get("diverged") else "left out" if arm.get("left_out") else "not measured yet"
+        return element("span", why, class_="caution")
     given = arm["error"]
     low, middle, high = (given[end] if known(given.get(end)) else given["mean"] for end in ("low", "mean", "high"))
     drawn = charts.whisker(low, middle, high, scale, band, arms.look(arm.get("name")))

@@ -25,6 +25,7 @@ class Arms:
     def __init__(self, compare: Mapping[str, Any]):
         metric, verdict = compare.get("metric") or {}, compare.get("verdict") or {}
         self.metric: str = metric.get("title") or metric.get("name") or "error"
+        self.axis = self.metric if len(self.metric) <= charts.MOST_LETTERS else metric.get("name") or "error"
         self.lower_is_better: bool = metric.get("lower_is_better", True)
         self.margin = compare.get("margin")
         self.recommended: str | None = verdict.get("arm")

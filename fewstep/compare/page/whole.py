@@ -130,7 +130,7 @@ def curves(compare: Compare, arms: Arms) -> Markup | None:
         if series:
             looks = parts.looks(arms, series)
             named = {arms.title(name): line for name, line in series.items()}
-            drawn = charts.lines(named, looks, axis, arms.metric, f"{title}: {parts.in_words(named)}", arms.level())
+            drawn = charts.lines(named, looks, axis, arms.axis, f"{title}: {parts.in_words(named)}", arms.level())
             figures.append(parts.figure(title, parts.legend(looks), drawn))
     if not figures:
         return None
@@ -176,7 +176,7 @@ def compute(arms: Arms) -> Markup | None:
     for field, axis, title in COSTS:
         drawn = parts.costs(arms, field, axis)
         if len(drawn) > 1 and title not in figures:
-            picture = charts.costs(drawn, axis, arms.metric, f"{title}, by {axis}")
+            picture = charts.costs(drawn, axis, arms.axis, f"{title}, by {axis}")
             figures[title] = parts.figure(title, parts.families(arms), picture)
     if not figures:
         return None
@@ -210,7 +210,8 @@ def protocol(compare: Compare, arms: Arms) -> Markup | None:
     rows = [("question", compare["question"])] if compare.get("question") else []
     rows += [("error", arms.metric)] if compare.get("metric") else []
     rows += [("margin", number(compare["margin"]))] if known(compare.get("margin")) else []
-    rows += [(name.removesuffix("_s").replace("_", " "), parts.plain(name, value)) for name, value in given.items()]
+    told = {name: value for name, value in given.items() if value not in (None, "", [])}
+    rows += [(name.removesuffix("_s").replace("_", " "), parts.plain(name, value)) for name, value in told.items()]
     searches = parts.searches(arms)
     if not rows and not compare.get("command") and searches is None:
         return None

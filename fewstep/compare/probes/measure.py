@@ -82,5 +82,5 @@ def halves(episode: Episode, function: Callable[[Batch], Params]) -> list[jax.Ar
 
 
 def percent(share: float) -> str:
-    """To whole per cent; between 99 and 100 to a tenth."""
-    return f"{100 * share:.{int(0.99 < share < 0.9995)}f} %"
+    """To whole per cent; near 0 and 100 to a tenth."""
+    return f"{100 * share:.{int(0.0005 <= abs(share) < 0.01 or 0.99 < share < 0.9995)}f} %"
