@@ -239,11 +239,10 @@ def test_a_scale_is_linear_in_the_value_or_its_logarithm_and_its_ticks_lie_withi
 
 
 def test_words_and_marks_stand_out_from_what_is_behind_them():
-    """Contrast by the formula of WCAG 2.2 (1.4.3 and 1.4.11): 4.5 for words, in light and in dark."""
+    """Contrast by the formula of WCAG 2.2 (1.4.3 and 1.4.11): 4.5 for words, in light, in dark and on paper."""
     style = resources.files("fewstep.compare.page").joinpath("page.css").read_text(encoding="utf-8")
-    light, dark = (
-        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
-    )
+    blocks = re.findall(r":root \{(.*?)\}", style, re.S)
+    light, dark, paper = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in blocks)
     assert set(light) == set(dark)
 
     def luminance(color):
@@ -251,7 +250,7 @@ def test_words_and_marks_stand_out_from_what_is_behind_them():
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    for scheme in (light, dark):
+    for scheme in (light, dark, light | paper):
         for name in set(scheme) - {"paper", "card", "rule", "band"}:
             for behind in ("paper", "card"):
                 bright, dim = sorted((luminance(scheme[name]), luminance(scheme[behind])), reverse=True)
