@@ -1,0 +1,83 @@
+"""The values that pass between the parts of a comparison (floor 5): scores in, differences and a verdict out."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Question = Literal["seeds", "models"]
+"""what an interval is about: the method, trained again with other seeds, or these very models; on other tasks either way"""
+Outcome = Literal["better", "worse", "equivalent", "cannot tell", "diverged"]
+"""of an arm beside the chosen one; 'equivalent': they differ by less than the margin, for sure"""
+
+
+class Scores(NamedTuple):
+    """One arm's errors on held-out tasks; all arms' are of the same tasks, and of the same episodes of each."""
+
+    name: str
+    errors: np.ndarray
+    """[seeds, tasks] float64: the mean error of a task over its episodes' query rows; NaN where the arm diverged. What does
+    not depend on a seed has one row"""
+    cost: float
+    """by which 'take the cheaper' is decided: operations, or seconds, to train and to adapt a thousand times"""
+
+
+class About(NamedTuple):
+    """What a person should know of an arm beside its errors."""
+
+    title: str
+    """in words, such as 'MAML, exact'"""
+    train_seconds: float
+    adapt_milliseconds: float
+
+
+class Interval(NamedTuple):
+    mean: float
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """An arm's error less the chosen arm's, on the same tasks: positive where the arm is worse."""
+
+    mean: float
+    low: float
+    high: float
+    outcome: Outcome
+    behind: float
+    """at most so much worse than this arm is the chosen one, at the stated confidence (one-sided)"""
+    more_tasks: int | None
+    """about so many more held-out tasks would tell; 0 where it is told, None where more tasks alone would not"""
+
+
+class Comparison(NamedTuple):
+    """All arms beside the chosen one."""
+
+    chosen: str
+    margin: float
+    confidence: float
+    question: Question
+    seeds: int
+    tasks: int
+    errors: dict[str, Interval]
+    """of each arm; NaN where it diverged"""
+    differences: dict[str, Difference]
+    """of each arm but the chosen one"""
+    regret: float
+    """at most so much is lost by the chosen arm beside the best of all, at the stated confidence"""
+    diverged: dict[str, int]
+    """arm -> on how many of its seeds some task has no finite error; arms without are left out"""
+
+
+class Verdict(NamedTuple):
+    outcome: Literal["arm", "equivalent", "cannot_tell"]
+    arm: str
+    """the recommended one, chosen on meta-validation tasks"""
+    runner_up: str | None
+    """the best of the others on the same meta-validation tasks"""
+    more_tasks: int | None
+    """where it cannot be told: about so many more held-out tasks would tell; None where tasks alone would not"""
+    sentences: tuple[str, ...]
+    comparison: Comparison
+    """on meta-test tasks"""
