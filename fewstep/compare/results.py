@@ -66,6 +66,9 @@ class Comparison(NamedTuple):
     """of each arm but the chosen one"""
     regret: float
     """at most so much is lost by the chosen arm beside the best of all, at the stated confidence"""
+    more_tasks: int | None
+    """about so many more held-out tasks would tell whether that is more than the margin; 0 where it is told, None where seeds
+    differ too much for any number of tasks"""
     diverged: dict[str, int]
     """arm -> on how many of its seeds some task has no finite error; arms without are left out"""
 

@@ -1,0 +1,237 @@
+"""Errors of arms on the same tasks, over the same seeds: intervals of differences, and what they say of each arm (floor 5).
+
+An arm's errors are a table, seeds × tasks, both of them drawn from many. Rows differ (another seed, another training), columns
+differ (tasks are hard or easy), so the mean of the table is as sure as its rows and its columns are many, not its cells. With
+three seeds neither a percentile bootstrap nor Satterthwaite's t covers what it says; what does, as
+`benchmarks/compare_coverage.py` measures, is Satterthwaite's t with two corrections, both in closed form:
+
+* The variance of so few seeds is more often too small than too large, so it is divided by the median, not by the mean, of what
+  χ² makes of it.
+* Errors of tasks are skewed; the quantile is moved by Hall's cubic transformation (Hall 1992, Journal of the Royal Statistical
+  Society B 54, 221-228), which is monotone.
+
+Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k arms
+are still open. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly, one has to be
+wrong about the best arm, which is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple, get_args
+
+import numpy as np
+from scipy import stats
+
+from fewstep.compare.results import Comparison, Difference, Interval, Outcome, Question, Scores
+from fewstep.errors import BadInput
+
+NAN = float("nan")
+POWER = 0.8
+"""so likely are 'about M more tasks' to tell"""
+FURTHEST = 1e4
+"""times the tasks that there are: nobody has more"""
+
+
+@cache
+def median_share(freedom: int) -> float:
+    """An estimated variance of so many degrees of freedom is as likely below as above this part of the true one."""
+    return float(stats.chi2.median(freedom)) / freedom
+
+
+class Layout(NamedTuple):
+    """The mean of a table [seeds, tasks], and mean squares of the two-way layout as parts of the mean's variance."""
+
+    mean: float
+    between_seeds: float
+    """what rows differ by: from seed to seed, and by chance"""
+    between_tasks: float
+    """what columns differ by: from task to task, and by chance"""
+    within: float
+    """chance alone: of a seed on a task"""
+    third: float
+    """the third cumulant of the mean, from task to task"""
+    seeds: int
+    tasks: int
+
+    @property
+    def seed_variance(self) -> float:
+        """From seed to seed alone, as likely too large as too small; 0 where there is one row."""
+        if self.seeds == 1:
+            return 0.0
+        return max(self.between_seeds / median_share(self.seeds - 1) - self.within, 0.0)
+
+    @property
+    def variance(self) -> float:
+        return self.seed_variance + self.between_tasks
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's degrees of freedom."""
+        parts = self.seed_variance**2 / max(self.seeds - 1, 1) + self.between_tasks**2 / (self.tasks - 1)
+        return self.variance**2 / parts if parts else self.tasks - 1.0
+
+    def quantile(self, t: float) -> float:
+        """Where the true mean lies at `t` of Student's distribution."""
+        deviation = self.variance**0.5
+        skew = self.third / deviation**3 if deviation else 0.0
+        if abs(skew) > 1e-6:  # Hall's transformation, inverted
+            t = -3 / skew * (float(np.cbrt(1 - skew * (t + skew / 6))) - 1)
+        return self.mean + deviation * t
+
+    def reversed(self) -> Layout:
+        """Of the negative errors."""
+        return self._replace(mean=-self.mean, third=-self.third)
+
+    def over(self, tasks: float) -> Layout:
+        """As it would be over so many tasks of the same kind: seeds go on differing, all else averages out."""
+        share = self.tasks / tasks
+        lasting, passing = max(self.between_seeds - self.within, 0.0), min(self.between_seeds, self.within)
+        squares = lasting + passing * share, self.between_tasks * share, self.within * share
+        return Layout(self.mean, *squares, self.third * share**2, self.seeds, int(tasks))
+
+
+def layout(errors: np.ndarray) -> Layout:
+    """The layout of `errors` [seeds, tasks], all of them finite; at least 2 tasks."""
+    seeds, tasks = errors.shape
+    mean, by_seed, by_task = float(errors.mean()), errors.mean(1), errors.mean(0)
+    left = errors - by_seed[:, None] - by_task + mean
+    third = tasks * np.sum((by_task - mean) ** 3) / ((tasks - 1) * (tasks - 2)) if tasks > 2 else 0.0
+    return Layout(
+        mean,
+        float(np.sum((by_seed - mean) ** 2) / max(seeds - 1, 1) / seeds),
+        float(np.sum((by_task - mean) ** 2) / (tasks - 1) / tasks),
+        float(np.sum(left**2) / max(seeds - 1, 1) / (tasks - 1) / errors.size),
+        float(third / tasks**2),
+        seeds,
+        tasks,
+    )
+
+
+def upper(found: Layout, miss: float) -> float:
+    """An upper bound of the true mean, missed with probability `miss`."""
+    return found.quantile(float(stats.t.isf(miss, found.freedom)))
+
+
+def interval(found: Layout, miss: float) -> Interval:
+    """An interval of the true mean, missed with probability `miss`, half of it on either side."""
+    t = float(stats.t.isf(miss / 2, found.freedom))
+    return Interval(found.mean, found.quantile(-t), found.quantile(t))
+
+
+def more_tasks(found: Layout, target: float, miss: float) -> int | None:
+    """About so many more tasks bring a bound that is missed with probability `miss` within `target` of the mean, four times in
+    five; None where seeds differ too much for any number of tasks."""
+    counts = found.tasks * np.geomspace(1.01, FURTHEST, 200)
+    layouts = [found.over(count) for count in counts]
+    power = stats.norm.ppf(POWER)
+    reach = stats.t.isf(miss, np.array([one.freedom for one in layouts])) + power
+    near = reach * np.sqrt([one.variance for one in layouts]) <= target
+    return max(1, int(np.ceil(counts[near.argmax()])) - found.tasks) if near.any() else None
+
+
+def compared(
+    scores: Sequence[Scores], chosen: str, margin: float, confidence: float = 0.95, question: Question = "seeds"
+) -> Comparison:
+    """Every arm beside the `chosen` one on the same tasks; arms that differ by less than `margin` are equivalent.
+
+    Raises `BadInput` where arms have not the same tasks, there are fewer than 2, or `chosen` is none of them or diverged.
+    """
+    _check(scores, chosen, margin, confidence, question)
+    failed = {arm.name: int(np.sum(~np.isfinite(arm.errors).all(1))) for arm in scores}
+    known = {arm.name: arm.errors for arm in scores if not failed[arm.name]}
+    rows = (lambda errors: errors.mean(0, keepdims=True)) if question == "models" else (lambda errors: errors)
+    layouts = {name: layout(rows(difference_of(errors, known[chosen]))) for name, errors in known.items() if name != chosen}
+    miss = 1 - confidence
+    spoken = _step_by_step(layouts, margin, miss)
+    differences = {}
+    for arm in scores:
+        if arm.name in layouts:
+            found, (shown, level) = layouts[arm.name], spoken[arm.name]
+            outcome = outcome_of(shown, margin)
+            behind = upper(found.reversed(), miss)
+            more = more_tasks(found, needed(found.mean, margin), level / 2) if outcome == "cannot tell" else 0
+            differences[arm.name] = Difference(shown.mean, shown.low, shown.high, outcome, behind, more)
+        elif arm.name != chosen:
+            differences[arm.name] = Difference(NAN, NAN, NAN, "diverged", NAN, None)
+    own = {name: _positive(interval(layout(rows(errors)), miss), errors) for name, errors in known.items()}
+    return Comparison(
+        chosen,
+        margin,
+        confidence,
+        question,
+        max(len(arm.errors) for arm in scores),
+        scores[0].errors.shape[1],
+        {arm.name: own.get(arm.name, Interval(NAN, NAN, NAN)) for arm in scores},
+        differences,
+        max([0.0, *(differences[name].behind for name in layouts)]),
+        _more_for_regret(layouts, margin, miss),
+        {name: count for name, count in failed.items() if count},
+    )
+
+
+def difference_of(errors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[seeds, tasks]: what one arm errs more than another; what has one row has the same one for all seeds."""
+    seeds = max(len(errors), len(others)) if 1 in (len(errors), len(others)) else min(len(errors), len(others))
+    return errors[:seeds] - others[:seeds]
+
+
+def outcome_of(shown: Interval, margin: float) -> Outcome:
+    """What an interval of a difference says."""
+    if -margin < shown.low and shown.high < margin:
+        return "equivalent"
+    return "worse" if shown.low > 0 else "better" if shown.high < 0 else "cannot tell"
+
+
+def needed(difference: float, margin: float) -> float:
+    """As near as this a bound has to come so that two arms are told apart, or told to be equivalent."""
+    return max(abs(difference), margin - abs(difference))
+
+
+def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dict[str, tuple[Interval, float]]:
+    """Holm's procedure: each arm's interval, and the probability of missing it at which the arm was spoken of."""
+    spoken: dict[str, tuple[Interval, float]] = {}
+    while open_arms := [name for name in layouts if name not in spoken]:
+        level = miss / len(open_arms)
+        tried = {name: interval(layouts[name], level) for name in open_arms}
+        told = [name for name in open_arms if outcome_of(tried[name], margin) != "cannot tell"] or open_arms
+        spoken |= {name: (tried[name], level) for name in told}
+    return spoken
+
+
+def _more_for_regret(layouts: dict[str, Layout], margin: float, miss: float) -> int | None:
+    """About so many more tasks would tell whether the chosen arm is behind any other by more than the margin."""
+    wanted = [
+        more_tasks(found, max(margin + found.mean, -found.mean), miss)
+        for found in layouts.values()
+        if upper(found.reversed(), miss) > margin
+    ]
+    return None if None in wanted else max([0, *(count for count in wanted if count is not None)])
+
+
+def _positive(shown: Interval, errors: np.ndarray) -> Interval:
+    """No interval of what is never negative begins below 0."""
+    return shown._replace(low=max(shown.low, 0.0)) if errors.min() >= 0 else shown
+
+
+def _check(scores: Sequence[Scores], chosen: str, margin: float, confidence: float, question: str) -> None:
+    names = [arm.name for arm in scores]
+    if len(set(names)) < len(names):
+        raise BadInput(f"Arms should have different names, got {', '.join(names)}.")
+    for arm in scores:
+        if arm.errors.ndim != 2 or 0 in arm.errors.shape:
+            raise BadInput(f"Errors of arm {arm.name} should be an array [seeds, tasks], got shape {arm.errors.shape}.")
+        if arm.errors.shape[1] != scores[0].errors.shape[1]:
+            counts = f"{scores[0].errors.shape[1]} of {scores[0].name}, {arm.errors.shape[1]} of {arm.name}"
+            raise BadInput(f"All arms should be measured on the same tasks, got {counts}.")
+    if not scores or scores[0].errors.shape[1] < 2:
+        raise BadInput("A comparison should have at least 2 held-out tasks; give more tasks, or hold out a larger part.")
+    if chosen not in names or not np.isfinite(scores[names.index(chosen)].errors).all():
+        raise BadInput(f"The chosen arm should be one of those that did not diverge, got {chosen}.")
+    if not 0 < margin < float("inf"):
+        raise BadInput(f"--margin should be a positive number, got {margin}.")
+    if not 0.5 <= confidence < 1:
+        raise BadInput(f"Confidence should lie between 0.5 and 1, such as 0.95, got {confidence}.")
+    if question not in get_args(Question):
+        raise BadInput(f"The question should be one of {', '.join(get_args(Question))}, got {question}.")

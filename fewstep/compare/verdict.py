@@ -1,0 +1,220 @@
+"""The verdict in plain sentences: an arm chosen on meta-validation tasks, what meta-test tasks say of it (floor 5).
+
+The arm is the cheapest of those that are, for sure, not behind the best by more than the margin; where no cheaper one is sure
+enough, it is the best. Meta-test tasks change nothing of that: they say how good it is, and how far one may rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import log10
+
+import numpy as np
+
+from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
+from fewstep.compare.statistics import compared, difference_of, layout, upper
+from fewstep.errors import BadInput, RunFailed
+
+FEW_TASKS = 20
+"""Fewer held-out tasks than this are said to be few."""
+NO_LEARNING = "prior"
+"""the arm that learns nothing from a task"""
+
+
+def verdict(
+    validation: Sequence[Scores],
+    test: Sequence[Scores],
+    margin: float,
+    confidence: float = 0.95,
+    question: Question = "seeds",
+    about: Mapping[str, About] | None = None,
+    metric: str = "error",
+) -> Verdict:
+    """Chooses on `validation`, reports on `test`. `about` has titles and costs for people; `metric` says what the errors are.
+
+    Raises `BadInput` as `compared` does, and where the arms are not the same ones; `RunFailed` where all arms diverged.
+    """
+    if {arm.name for arm in validation} != {arm.name for arm in test}:
+        raise BadInput("The same arms should be measured on meta-validation and on meta-test tasks.")
+    finite = {arm.name for arm in test if np.isfinite(arm.errors).all()}
+    ranked = ranking(validation, margin, confidence)
+    kept = [name for name in ranked if name in finite]
+    if not kept:
+        raise RunFailed("Every arm diverged. Look at the data for extreme values, or lower the inner and outer rates.")
+    comparison = compared(test, kept[0], margin, confidence, question)
+    same = [name for name, found in comparison.differences.items() if found.outcome == "equivalent"]
+    told = comparison.regret <= margin
+    outcome = ("equivalent" if same else "arm") if told else "cannot_tell"
+    words = _Words(comparison, {arm.name: arm.cost for arm in test}, about or {}, metric, ranked[0])
+    return Verdict(
+        outcome,
+        comparison.chosen,
+        kept[1] if len(kept) > 1 else None,
+        None if told else comparison.more_tasks,
+        tuple(words.sentences(told, same)),
+        comparison,
+    )
+
+
+def ranking(validation: Sequence[Scores], margin: float, confidence: float = 0.95) -> list[str]:
+    """The arms that did not diverge: the chosen one, then the others from the best on."""
+    known = {arm.name: arm for arm in validation if np.isfinite(arm.errors).all()}
+    order = sorted(known, key=lambda name: (known[name].errors.mean(), known[name].cost))
+    if not order:
+        return []
+    best = known[order[0]].errors
+    fine = [name for name in order if upper(layout(difference_of(known[name].errors, best)), 1 - confidence) <= margin]
+    chosen = min(fine, key=lambda name: known[name].cost)
+    return [chosen, *(name for name in order if name != chosen)]
+
+
+class _Words:
+    """A comparison in words."""
+
+    def __init__(
+        self, comparison: Comparison, costs: dict[str, float], about: Mapping[str, About], metric: str, first: str
+    ) -> None:
+        self.comparison, self.costs, self.about, self.metric, self.first = comparison, costs, about, metric, first
+        self.arm = comparison.chosen
+
+    def title(self, name: str) -> str:
+        return self.about[name].title if name in self.about else name
+
+    def listed(self, names: Sequence[str]) -> str:
+        titles = [self.title(name) for name in names]
+        return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
+
+    def number(self, value: float) -> str:
+        """As many digits as the margin is worth."""
+        return f"{value:.{max(0, 1 - int(np.floor(log10(self.comparison.margin))))}f}"
+
+    def sentences(self, told: bool, same: list[str]) -> Iterator[str]:
+        found, level = self.comparison, f"{100 * self.comparison.confidence:g} %"
+        error = found.errors[self.arm]
+        if told:
+            yield f"Take {self.title(self.arm)}."
+        else:
+            yield f"These tasks cannot tell which arm is best; {self.title(self.arm)} is the choice so far."
+        yield (
+            f"On a new task its {self.metric} is about {self.number(error.mean)} "
+            f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
+        )
+        yield from self._without_learning()
+        if told:
+            yield from self._equivalent(same)
+        yield self._how_sure(told, level)
+        yield from self._cost()
+        yield from self._what_would_change_it(told)
+        yield from self._diverged()
+        yield from self._few()
+
+    def _without_learning(self) -> Iterator[str]:
+        if self.arm == NO_LEARNING:
+            yield "No arm that learns is worth its cost here: what it takes from a task's support rows does not carry over."
+        elif (found := self.comparison.differences.get(NO_LEARNING)) and found.outcome != "diverged":
+            share = found.mean / self.comparison.errors[NO_LEARNING].mean
+            beside = f"{self.title(NO_LEARNING)} has {self.number(self.comparison.errors[NO_LEARNING].mean)}"
+            if found.outcome == "worse":
+                yield f"{beside}, so it takes {100 * share:.0f} % of that error away."
+            else:
+                yield f"{beside}; that learning helps at all is not shown."
+
+    def _equivalent(self, same: list[str]) -> Iterator[str]:
+        margin = self.number(self.comparison.margin)
+        dearer = [name for name in same if self.costs[name] >= self.costs[self.arm]]
+        cheaper = sorted(set(same) - set(dearer), key=self.costs.__getitem__)
+        if dearer:
+            verb = "does" if len(dearer) == 1 else "do"
+            yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and cost{'s' * (verb == 'does')} more."
+        if cheaper:
+            times = self.costs[self.arm] / max(self.costs[cheaper[0]], 1e-30)
+            how_much = f"{times:.0f} times " * (1.5 < times < 1e6)
+            yield (
+                f"{self.title(cheaper[0])} is as good within the margin of {margin} on the test tasks and {how_much}cheaper, "
+                "which the validation tasks were too few to show: where its cost matters, take it instead."
+            )
+
+    def _how_sure(self, told: bool, level: str) -> str:
+        found = self.comparison
+        over = f"{found.tasks} test tasks"
+        if found.question == "seeds":
+            over += f" and {found.seeds} seeds" if found.seeds > 1 else " and one seed; another seed may come out differently"
+        else:
+            over += "; it speaks of these trained models, not of the method trained again"
+        if len(found.errors) == 1:
+            return f"There is no other arm to compare it with, over {over}."
+        if told:
+            return (
+                f"How sure: with {level} confidence no other arm is better by more than {self.number(found.regret)} "
+                f"(margin {self.number(found.margin)}), over {over}."
+            )
+        rivals = self._rivals()
+        return (
+            f"{self.listed(rivals)} may be better by up to {self.number(found.regret)}, which is more than the margin of "
+            f"{self.number(found.margin)}, at {level} confidence over {over}."
+        )
+
+    def _rivals(self) -> list[str]:
+        """Arms that may be better than the chosen one by more than the margin, the likeliest first."""
+        found = self.comparison.differences
+        return sorted(
+            (name for name, one in found.items() if one.behind > self.comparison.margin), key=lambda name: -found[name].behind
+        )
+
+    def _cost(self) -> Iterator[str]:
+        if self.arm in self.about:
+            cost = self.about[self.arm]
+            adapt = seconds(cost.adapt_milliseconds / 1000)
+            yield f"It costs {seconds(cost.train_seconds)} to train and {adapt} to adapt to a task."
+
+    def _what_would_change_it(self, told: bool) -> Iterator[str]:
+        found = self.comparison
+        better = [name for name, one in found.differences.items() if one.outcome == "better"]
+        if better and not told:
+            yield (
+                f"On the test tasks {self.listed(better)} did better than the arm that the validation tasks chose: "
+                "validation tasks are too few, or unlike the test tasks."
+            )
+        if not told:
+            yield (
+                f"About {_rounded(found.more_tasks)} more test tasks would tell."
+                if found.more_tasks
+                else "More tasks alone would not tell, since results differ too much from seed to seed: give more --seeds."
+            )
+        elif nearest := [name for name, one in found.differences.items() if one.outcome == "cannot tell"]:
+            nearest.sort(key=lambda name: found.differences[name].mean)
+            yield (
+                f"What could change it: beside {self.listed(nearest[:3])} it is not shown to be better, only not to be worse "
+                "by more than the margin."
+            )
+        else:
+            yield "What could change it: tasks unlike these, another number of support rows, or a smaller margin."
+
+    def _diverged(self) -> Iterator[str]:
+        if self.first != self.arm:
+            yield f"{self.title(self.first)} was chosen on the validation tasks, but diverged on test tasks."
+        for name, count in self.comparison.diverged.items():
+            seeds = f"{count} of its seeds" if count > 1 else "a seed"
+            yield f"{self.title(name)} diverged on {seeds}: its error is not a finite number there, so it is compared with nothing."
+
+    def _few(self) -> Iterator[str]:
+        tasks = self.comparison.tasks
+        if tasks < FEW_TASKS:
+            yield (
+                f"Only {tasks} test tasks: this says little about tasks unlike them, and nothing about rare ones; "
+                "intervals rest on few tasks and may be too narrow where errors differ much between tasks. "
+                "What holds is the order of arms that differ by far."
+            )
+
+
+def seconds(value: float) -> str:
+    """A time in words."""
+    if value < 1:
+        return f"{1000 * value:.2g} ms"
+    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+def _rounded(count: int) -> int:
+    """Up, to two digits: nobody knows it better."""
+    unit = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // unit) * unit
