@@ -5,8 +5,8 @@ differ (tasks are hard or easy), so the mean of the table is as sure as its rows
 three seeds neither a percentile bootstrap nor Satterthwaite's t covers what it says; what does, as
 `benchmarks/compare_coverage.py` measures, is Satterthwaite's t with two corrections, both in closed form:
 
-* The variance of so few seeds is more often too small than too large, so it is divided by the median, not by the mean, of what
-  χ² makes of it.
+* The variance of so few seeds is mostly estimated too small, and the degrees of freedom then too many: they are counted with
+  a seed variance that the true one exceeds once in four times only.
 * Errors of tasks are skewed; the quantile is moved by Hall's cubic transformation (Hall 1992, Journal of the Royal Statistical
   Society B 54, 221-228), which is monotone.
 
@@ -35,9 +35,9 @@ FURTHEST = 1e4
 
 
 @cache
-def median_share(freedom: int) -> float:
-    """An estimated variance of so many degrees of freedom is as likely below as above this part of the true one."""
-    return float(stats.chi2.median(freedom)) / freedom
+def low_share(freedom: int) -> float:
+    """An estimated variance of so many degrees of freedom is less than this part of the true one once in four times."""
+    return float(stats.chi2.ppf(0.25, freedom)) / freedom
 
 
 class Layout(NamedTuple):
@@ -57,10 +57,8 @@ class Layout(NamedTuple):
 
     @property
     def seed_variance(self) -> float:
-        """From seed to seed alone, as likely too large as too small; 0 where there is one row."""
-        if self.seeds == 1:
-            return 0.0
-        return max(self.between_seeds / median_share(self.seeds - 1) - self.within, 0.0)
+        """From seed to seed alone; 0 where there is one row."""
+        return max(self.between_seeds - self.within, 0.0)
 
     @property
     def variance(self) -> float:
@@ -68,9 +66,12 @@ class Layout(NamedTuple):
 
     @property
     def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom."""
-        parts = self.seed_variance**2 / max(self.seeds - 1, 1) + self.between_tasks**2 / (self.tasks - 1)
-        return self.variance**2 / parts if parts else self.tasks - 1.0
+        """Satterthwaite's degrees of freedom, at a cautious seed variance."""
+        if not self.variance:
+            return self.tasks - 1.0
+        seeds = max(self.between_seeds / low_share(self.seeds - 1) - self.within, 0.0) if self.seeds > 1 else 0.0
+        parts = seeds**2 / max(self.seeds - 1, 1) + self.between_tasks**2 / (self.tasks - 1)
+        return (seeds + self.between_tasks) ** 2 / parts
 
     def quantile(self, t: float) -> float:
         """Where the true mean lies at `t` of Student's distribution."""
@@ -87,8 +88,8 @@ class Layout(NamedTuple):
     def over(self, tasks: float) -> Layout:
         """As it would be over so many tasks of the same kind: seeds go on differing, all else averages out."""
         share = self.tasks / tasks
-        lasting, passing = max(self.between_seeds - self.within, 0.0), min(self.between_seeds, self.within)
-        squares = lasting + passing * share, self.between_tasks * share, self.within * share
+        between_seeds = self.seed_variance + min(self.between_seeds, self.within) * share
+        squares = between_seeds, self.between_tasks * share, self.within * share
         return Layout(self.mean, *squares, self.third * share**2, self.seeds, int(tasks))
 
 

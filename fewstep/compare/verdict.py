@@ -195,7 +195,7 @@ class _Words:
             yield f"{self.title(self.first)} was chosen on the validation tasks, but diverged on test tasks."
         for name, count in self.comparison.diverged.items():
             seeds = f"{count} of its seeds" if count > 1 else "a seed"
-            yield f"{self.title(name)} diverged on {seeds}: its error is not a finite number there, so it is compared with nothing."
+            yield f"{self.title(name)} diverged on {seeds} (no finite error there) and is compared with nothing."
 
     def _few(self) -> Iterator[str]:
         tasks = self.comparison.tasks
