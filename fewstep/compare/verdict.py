@@ -209,9 +209,10 @@ class _Words:
 
 def seconds(value: float) -> str:
     """A time in words."""
-    if value < 1:
-        return f"{1000 * value:.2g} ms"
-    return f"{value:.2g} s" if value < 10 else f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
+    if value >= 120:
+        return f"{value / 60:.0f} min"
+    number, unit = (value, "s") if value >= 1 else (1000 * value, "ms")
+    return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
 
 
 def _rounded(count: int) -> int:
