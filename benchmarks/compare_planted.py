@@ -11,7 +11,6 @@ Finished comparisons stand in the record and are not made again.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import tempfile
 import time
@@ -73,19 +72,20 @@ def main() -> None:
 
 def made(settings: Planted, budget: float, seeds: int) -> dict[str, Any]:
     """One comparison, and what its arms do on fresh tasks."""
+    from fewstep.compare import bench, run  # not needed to ask arms that are there
+
     started = time.monotonic()
-    comparing = importlib.import_module("fewstep.compare.run")
-    fitted: dict[tuple[str, str], dict[int, Predict]] = defaultdict(dict)
-    arms, comparing.ARMS = comparing.ARMS, watched(comparing.ARMS, fitted)
+    fitted: dict[str, dict[int, Predict]] = defaultdict(dict)
+    arms, bench.ARMS = bench.ARMS, watched(bench.ARMS, fitted)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            found = comparing.compare(
+            found = run.compare(
                 settings, Path(folder) / "out", budget_seconds=budget, seeds=seeds, seed=settings.sample, quiet=True
             )
             spent = time.monotonic() - started
-            fresh = on_fresh_tasks(settings, chosen_of(found, fitted), found["verdict"]["arm"])
+            fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"])
     finally:
-        comparing.ARMS = arms
+        bench.ARMS = arms
     return judged(settings, found, fresh) | {
         "budget": budget,
         "seconds": round(spent),
@@ -93,13 +93,15 @@ def made(settings: Planted, budget: float, seeds: int) -> dict[str, Any]:
     }
 
 
-def watched(arms: Sequence[Any], fitted: dict[tuple[str, str], dict[int, Predict]]) -> tuple[Any, ...]:
-    """The same arms, which leave their predictions in `fitted`: by name and choice, then by seed."""
+def watched(arms: Sequence[Any], fitted: dict[str, dict[int, Predict]]) -> tuple[Any, ...]:
+    """The same arms, which leave in `fitted` how they predict: by name, then by seed. What is fitted elsewhere than in an arm's
+    own folder (other settings, longer trainings, fewer tasks) is not what is reported."""
 
     def watching(arm: Any) -> Any:
         def fit(work: Any) -> Any:
             made = arm.fit(work)
-            fitted[arm.name, as_key(work.choice)][work.seed] = made.predict
+            if work.folder.parts[-2:] == (arm.name, f"seed{work.seed}"):
+                fitted[arm.name].setdefault(work.seed, made.predict)
             return made
 
         return replace(arm, fit=fit)
@@ -107,14 +109,10 @@ def watched(arms: Sequence[Any], fitted: dict[tuple[str, str], dict[int, Predict
     return tuple(watching(arm) for arm in arms)
 
 
-def as_key(choice: Mapping[str, Any]) -> str:
-    return json.dumps(dict(choice), sort_keys=True, default=str)
-
-
-def chosen_of(found: dict[str, Any], fitted: dict[tuple[str, str], dict[int, Predict]]) -> dict[str, list[Predict]]:
-    """arm -> its predictions by seed, of those that a comparison reports and that did not diverge."""
-    reported = {arm["name"]: as_key(arm["settings"]) for arm in found["arms"] if arm["error"] and not arm["diverged"]}
-    return {name: list(fitted[name, choice].values()) for name, choice in reported.items() if (name, choice) in fitted}
+def reported(found: dict[str, Any], fitted: dict[str, dict[int, Predict]]) -> dict[str, list[Predict]]:
+    """arm -> how it predicts, by seed; of the arms and seeds that a comparison reports, those that diverged left out."""
+    fine = {arm["name"]: arm["seeds"] for arm in found["arms"] if arm.get("error") and not arm["diverged"]}
+    return {name: [fitted[name][seed] for seed in range(count)] for name, count in fine.items()}
 
 
 def on_fresh_tasks(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import jax
@@ -69,18 +70,17 @@ class Truth(NamedTuple):
         """The best possible prediction at `inputs` [points, inputs]: the mean of f given the support set, [points]."""
         y, weight = support.targets[:, 0], support.weight / self.noise**2
         if self.latents is not None:
-            every = jax.vmap(self.value, (None, 0))
             latents = jnp.asarray(self.latents)
-            misfit = jnp.square(every(support.inputs, latents) - y) @ weight
-            return jax.nn.softmax(-misfit / 2) @ every(inputs, latents)
-        units = jnp.eye(self.features)
-        seen, asked = (
-            jax.vmap(lambda unit, x=x: self.value(x, unit), out_axes=1)(units) - self.value(x, 0 * units[0])[:, None]
-            for x in (support.inputs, inputs)
-        )
-        precision = units + (seen.T * weight) @ seen
-        left = y - self.value(support.inputs, 0 * units[0])
-        return self.value(inputs, 0 * units[0]) + asked @ jnp.linalg.solve(precision, seen.T @ (weight * left))
+            misfit = jax.vmap(lambda z: jnp.square(self.value(support.inputs, z) - y) @ weight)(latents)
+            return jax.nn.softmax(-misfit / 2) @ jax.vmap(lambda z: self.value(inputs, z))(latents)
+        (seen, middle), (asked, start) = self._linear(support.inputs), self._linear(inputs)
+        precision = jnp.eye(self.features) + seen.T @ (weight[:, None] * seen)
+        return start + asked @ jnp.linalg.solve(precision, seen.T @ (weight * (y - middle)))
+
+    def _linear(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(what f gains by one more of each z [points, features], f at z = 0 [points]), where it is linear."""
+        start = self.value(x, jnp.zeros(self.features))
+        return jax.vmap(lambda unit: self.value(x, unit) - start, out_axes=1)(jnp.eye(self.features)), start
 
 
 NONE = np.zeros((1, 1), np.float32)
@@ -98,7 +98,7 @@ def same(x: jax.Array, z: jax.Array) -> jax.Array:
 
 def on_shared_features(x: jax.Array, z: jax.Array) -> jax.Array:
     """Four bends across the plane, the same for all tasks; a task is how much of each."""
-    return jnp.tanh(3 * (x @ BENDS.T + SHIFTS)) @ (0.6 * z + jnp.array([0.6, -0.6, 0.6, -0.6]))
+    return jnp.tanh(3 * (x @ BENDS.T + SHIFTS[None])) @ (0.6 * z + jnp.array([0.6, -0.6, 0.6, -0.6]))
 
 
 def waves_on_the_plane(x: jax.Array, z: jax.Array) -> jax.Array:
@@ -164,12 +164,10 @@ class Planted(LearningSettings):
             raise BadInput(f"The family should be one of {', '.join(PLANTED)}, got {self.family}.")
         truth = PLANTED[self.family]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(20), self.sample), 3)
-        splits = Splits(
-            *(
-                truth.tasks(key, count, self.shot_range.most, self.queries)
-                for key, count in zip(keys, truth.counts, strict=True)
-            )
+        train, validation, test = (
+            truth.tasks(key, count, self.shot_range.most, self.queries) for key, count in zip(keys, truth.counts, strict=True)
         )
+        splits = Splits(train, validation, test)
         names = ("x",) if truth.inputs == 1 else tuple(f"x{number + 1}" for number in range(truth.inputs))
         format = TableFormat(tuple(InputColumn(name, "number", span=(-1.0, 1.0)) for name in names), (TargetColumn("y"),))
         return supervised(
@@ -181,6 +179,7 @@ class Planted(LearningSettings):
         return PLANTED[self.family].tasks(jax.random.key(21), None, self.shot_range.most, self.queries)
 
 
+@cache
 def bayes_error(settings: Planted, tasks: int = 4000) -> tuple[float, float]:
     """(the least possible error, the variance of the targets), both in the square of the target's units, over fresh tasks.
 
