@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("docs/records/compare_planted.json"))
     arguments = parser.parse_args()
-    record = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
+    record: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     record["date"] = time.strftime("%Y-%m-%d")
     done = {(run["family"], run["sample"]) for run in record["runs"]}
     wanted = [(family, sample) for sample in range(arguments.samples) for family in arguments.families]

@@ -99,7 +99,7 @@ class _Words:
             f"On a new task its {self.metric} is about {self.number(error.mean)} "
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
-        yield from self._without_learning()
+        yield from self._without_learning(told)
         if told:
             yield from self._equivalent(same)
         yield self._how_sure(told, level)
@@ -108,9 +108,12 @@ class _Words:
         yield from self._diverged()
         yield from self._few()
 
-    def _without_learning(self) -> Iterator[str]:
+    def _without_learning(self, told: bool) -> Iterator[str]:
         if self.arm == NO_LEARNING:
-            yield "No arm that learns is worth its cost here: what it takes from a task's support rows does not carry over."
+            carries = "what it takes from a task's support rows does not carry over"
+            yield (
+                f"No arm that learns is worth its cost here: {carries}." if told else "That learning helps at all is not shown."
+            )
         elif (found := self.comparison.differences.get(NO_LEARNING)) and found.outcome != "diverged":
             share = found.mean / self.comparison.errors[NO_LEARNING].mean
             beside = f"{self.title(NO_LEARNING)} has {self.number(self.comparison.errors[NO_LEARNING].mean)}"
@@ -177,15 +180,16 @@ class _Words:
             )
         if not told:
             yield (
-                f"About {_rounded(found.more_tasks)} more test tasks would tell."
+                f"About {_rounded(found.more_tasks):,} more test tasks would tell."
                 if found.more_tasks
                 else "More tasks alone would not tell, since results differ too much from seed to seed: give more --seeds."
             )
-        elif nearest := [name for name, one in found.differences.items() if one.outcome == "cannot tell"]:
+        elif nearest := [name for name, one in found.differences.items() if one.outcome in ("cannot tell", "better")]:
             nearest.sort(key=lambda name: found.differences[name].mean)
+            few, smaller = self.listed(nearest[:3]), ", so a smaller margin may prefer another" * bool(better)
             yield (
-                f"What could change it: beside {self.listed(nearest[:3])} it is not shown to be better, only not to be worse "
-                "by more than the margin."
+                f"What could change it: beside {few} it is not shown to be better, only not to be worse by more than the "
+                f"margin{smaller}."
             )
         else:
             yield "What could change it: tasks unlike these, another number of support rows, or a smaller margin."
