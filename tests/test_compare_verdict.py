@@ -85,6 +85,36 @@ def test_noise_alone_is_left_unlearned():
     assert any("No arm that learns is worth its cost" in sentence for sentence in found.sentences)
 
 
+def test_that_learning_does_not_help_is_only_said_where_that_is_told():
+    close = {"prior": 1.0, "ridge": 1.0, "joint": 1.0, "maml": 1.0}
+    validation = [arm._replace(errors=arm.errors - (arm.name == "prior")) for arm in scores(0, close, own=0.3)]
+    found = verdict(validation, scores(1, close, own=0.5), 0.01)
+    assert (found.outcome, found.arm) == ("cannot_tell", "prior")
+    assert "That learning helps at all is not shown." in found.sentences
+    assert not any("worth its cost" in sentence for sentence in found.sentences)
+
+
+def test_an_arm_that_is_better_by_less_than_the_margin_is_named():
+    test = scores(1, FAR)
+    twin = test[3]._replace(name="twin", errors=test[3].errors - 0.03, cost=1e10)
+    late = twin._replace(errors=scores(0, FAR)[3].errors + 0.5)
+    found = verdict([*scores(0, FAR), late], [*test, twin], 0.02)
+    assert found.outcome == "cannot_tell"
+    found = verdict([*scores(0, FAR), late], [*test, twin], 0.04)
+    assert (found.outcome, found.arm) == ("equivalent", "maml")
+    assert any(sentence.startswith("twin does as well, within the margin of 0.040") for sentence in found.sentences)
+
+
+def test_an_arm_is_taken_exactly_where_it_is_behind_none_by_more_than_the_margin():
+    outcomes = set()
+    for seed in range(20):
+        found = verdict(scores(0, NEAR), scores(seed + 1, NEAR, own=0.12), 0.05)
+        assert (found.outcome == "cannot_tell") == (found.comparison.regret > 0.05)
+        assert found.sentences[0].startswith("These tasks cannot tell") == (found.outcome == "cannot_tell")
+        outcomes.add(found.outcome)
+    assert len(outcomes) > 1
+
+
 def test_of_few_tasks_it_is_said_what_cannot_be_concluded():
     few = verdict(scores(0, FAR, tasks=8), scores(1, FAR, tasks=8), 0.05).sentences
     many = verdict(scores(0, FAR), scores(1, FAR), 0.05).sentences
