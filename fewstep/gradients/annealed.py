@@ -4,6 +4,7 @@ part of a training, second order after it. A value for `Learner.task_gradient` (
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from fewstep.gradients.first_order import first_order
 from fewstep.maml import Learner, TaskGradient
@@ -16,6 +17,7 @@ def annealed(way: TaskGradient, until: int) -> TaskGradient:
     Early meta-steps are then cheap, and free of the large second derivatives that a θ which adapts badly may have. Both ways
     are part of one compiled program, whose memory is that of the larger one.
     """
+    length = jnp.full(1, until)  # an array is an argument of a compiled program, for which a number is a constant
 
     def gradient(
         learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array
@@ -24,6 +26,6 @@ def annealed(way: TaskGradient, until: int) -> TaskGradient:
             return lambda *arguments: way(learner, *arguments)
 
         # The meta-step is the same for all tasks, so under vmap this stays one branch, not both.
-        return jax.lax.cond(step < until, by(first_order), by(way), params, episode, key, step)
+        return jax.lax.cond(step < length[0], by(first_order), by(way), params, episode, key, step)
 
     return gradient

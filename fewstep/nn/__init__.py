@@ -6,3 +6,5 @@ from fewstep.nn.mlp import GLOROT as GLOROT
 from fewstep.nn.mlp import mlp as mlp
 from fewstep.nn.pooling import fast_pooling as fast_pooling
 from fewstep.nn.resnet12 import resnet12 as resnet12
+from fewstep.nn.set_network import read as read
+from fewstep.nn.set_network import set_network as set_network

@@ -92,12 +92,18 @@ def scale_inner(factor: float) -> optax.GradientTransformation:
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:
-    """β by meta-step."""
+    """β by meta-step: it climbs from 0, then stays, or falls to 0 by a cosine.
+
+    Its numbers are an array, which a compiled program takes as an argument: trainings that differ in their length or their
+    outer rate alone are one program.
+    """
     first = int(settings.warm_up * settings.meta_steps)
-    if settings.outer_schedule == "constant":
-        after: optax.Schedule = optax.constant_schedule(settings.outer_rate)
-    else:
-        after = optax.cosine_decay_schedule(settings.outer_rate, settings.meta_steps - first)
-    if not first:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, settings.outer_rate, first), after], [first])
+    numbers = jnp.asarray([settings.outer_rate, first, settings.meta_steps - first], jnp.float32)
+
+    def schedule(count: Any) -> jax.Array:
+        rate, climb, rest = numbers
+        after = jnp.clip((count - climb) / jnp.maximum(rest, 1.0), 0.0, 1.0)
+        falling = 0.5 * (1.0 + jnp.cos(jnp.pi * after)) if settings.outer_schedule == "cosine" else 1.0
+        return rate * jnp.where(count < climb, count / jnp.maximum(climb, 1.0), falling)
+
+    return schedule

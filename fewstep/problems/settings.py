@@ -43,10 +43,13 @@ class LearningSettings:
     """tasks per meta-step"""
     meta_steps: int = 40_000
     """meta-steps of the whole run"""
-    adapter: Literal["gradient", "bayes-head"] = "gradient"
-    """how a task is fitted: by gradient steps on all weights, or by Bayes' rule on the last layer, in closed form"""
+    adapter: Literal["gradient", "bayes-head", "ridge-head", "in-context"] = "gradient"
+    """how a task is fitted: by gradient steps on all weights, by Bayes' rule or by ridge regression on the last layer, in
+    closed form, or not at all: by a network that reads the support set with what it is asked"""
     adaptation_steps: int = 5
     """adaptation steps in training; Bayes' rule needs one, whatever is set here"""
+    ridge: float = 1.0
+    """with ridge-head: lambda, how strongly the last layer is pulled to where it starts; the outer loop learns it"""
     body_steps: int = 0
     """with bayes-head: gradient steps on the features, after Bayes' rule and before it is applied again"""
     inner_rate: float = 0.03
@@ -138,7 +141,7 @@ class LearningSettings:
         _require(self, "body_steps", 0 <= self.body_steps <= 100, "between 0 and 100")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
         _require(self, "tasks_at_once", self.tasks_at_once >= 0, "at least 0")
-        for name in ("inner_rate", "outer_rate", "inner_outer_rate"):
+        for name in ("inner_rate", "outer_rate", "inner_outer_rate", "ridge"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")
         _require(self, "multi_step", 0 <= self.multi_step <= 1, "between 0 and 1, a part of the run")
@@ -149,6 +152,8 @@ class LearningSettings:
         for name in ("clip", "inner_clip"):
             _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for no limit)")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+        if self.adapter in ("bayes-head", "in-context") and not self.hidden:
+            raise BadInput(f"--adapter {self.adapter} needs at least one layer of --hidden units, got none.")
         for name in ("lora", "context", "bootstrap"):
             _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for none)")
         _require(self, "directions", self.directions >= 1, "at least 1")
@@ -178,8 +183,8 @@ class LearningSettings:
         multi_step = self.multi_step > 0 and self.adaptation_steps > 1 and f"--multi-step {self.multi_step:g}"
         first_order = self.first_order_until > 0 and f"--first-order-until {self.first_order_until:g}"
         partial = self.adapt != ALL or self.lora or self.context or self.per_step
-        if self.adapter == "bayes-head" and self.for_gradients:
-            yield "--adapter bayes-head", self.for_gradients, "Bayes' rule takes no such step; give --adapter gradient"
+        if self.adapter != "gradient" and self.for_gradients:
+            yield f"--adapter {self.adapter}", self.for_gradients, "it takes no such step; give --adapter gradient"
         if self.meta_gradient in ("reptile", "implicit"):
             if self.inner_optimizer != "sgd":
                 yield way, f"--inner-optimizer {self.inner_optimizer}", "nothing would learn it; give --inner-optimizer sgd"

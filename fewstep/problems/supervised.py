@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from fewstep import losses, nn
 from fewstep.losses import Apply, RowError
@@ -17,13 +18,14 @@ from fewstep.problems.gradient_learner import Parts, gradient_learner, gradient_
 from fewstep.problems.learners import (
     bayes_learner,
     bayes_params,
+    clip_tasks,
     empirical_priors,
     outer_optimizer,
     outer_schedule,
 )
 from fewstep.problems.settings import LearningSettings
 from fewstep.tasks.columns import TableFormat
-from fewstep.types import Key, LeaveOneOut, Loss, MetaParams
+from fewstep.types import Key, LeaveOneOut, Loss, MetaParams, Params
 from fewstep.variants import (
     bayes_leave_one_out,
     bayes_network,
@@ -31,6 +33,8 @@ from fewstep.variants import (
     fresh_context,
     leave_one_out,
     negative_log_likelihood,
+    pulled,
+    ridge_step,
     with_context,
     with_lora,
 )
@@ -61,8 +65,7 @@ def supervised(
 ) -> Problem:
     """A Problem of predicting `format`'s targets from its inputs; `layers` are further arguments of `nn.mlp`, `parts` the other
     fields of the Problem."""
-    build = bayes_model if settings.adapter == "bayes-head" else gradient_model
-    model = build(settings, format, layers or {}, parts.get("splits"))
+    model = MODELS[settings.adapter](settings, format, layers or {}, parts.get("splits"))
     errors = row_errors(format)
     schedule = outer_schedule(settings)
     return Problem(
@@ -101,11 +104,7 @@ def gradient_model(settings: LearningSettings, format: TableFormat, layers: dict
         network = with_context(network, settings.context)
     elif settings.lora:
         network = with_lora(network, settings.lora)
-    if format.classes:
-        predict_outputs = lambda params, inputs: jax.nn.log_softmax(network.apply(params, inputs))  # noqa: E731
-        loss = losses.cross_entropy(predict_outputs)
-    else:
-        predict_outputs, loss = network.apply, losses.mean_squared_error(network.apply)
+    predict_outputs, loss = judged(network.apply, format)
     learner = gradient_learner(settings, loss, mlp_parts(settings))
     if settings.context:
         learner = replace(learner, start=fresh_context)
@@ -143,6 +142,56 @@ def bayes_model(settings: LearningSettings, format: TableFormat, layers: dict[st
     left_out = leave_one_out(learner, predict_outputs) if settings.body_steps else bayes_leave_one_out(body, outputs_of)
     init = lambda key: bayes_params(settings, network.init(key))  # noqa: E731
     return Model(init, predict_outputs, learner, left_out, how, parts)
+
+
+def ridge_model(settings: LearningSettings, format: TableFormat, layers: dict[str, Any], splits: Any) -> Model:
+    """The last layer is adapted by ridge regression; without hidden layers, that is all there is."""
+    del splits
+    hidden = settings.hidden
+    network = nn.mlp([format.features, *hidden, format.outputs], **layers)
+    activation = layers.get("activation", jax.nn.relu)
+    body = nn.mlp([format.features, *hidden], **{**layers, "last_activation": activation}) if hidden else None
+
+    def features(params: Params, inputs: jax.Array) -> jax.Array:
+        if body is None:
+            return inputs
+        return body.apply({"layers": {layer: params["layers"][layer] for layer in range(len(hidden))}}, inputs)
+
+    predict_outputs, loss = judged(network.apply, format)
+    step = ridge_step(features, layer=len(hidden))
+    learner = clip_tasks(settings, Learner(loss, pulled, 1, adaptation_step=step))
+    init = lambda key: MetaParams(network.init(key), jnp.log(jnp.asarray(settings.ridge)))  # noqa: E731
+    how = "ridge regression" + " on the last layer" * bool(hidden)
+    left_out = leave_one_out(learner, predict_outputs)
+    return Model(init, predict_outputs, learner, left_out, how, {"evaluation_steps": (0, 1, "auto")})
+
+
+def in_context_model(settings: LearningSettings, format: TableFormat, layers: dict[str, Any], splits: Any) -> Model:
+    """Nothing is adapted: the network reads the support set together with what it is asked."""
+    del layers, splits
+    network = nn.set_network(format.features, format.outputs, settings.hidden)
+    predict_outputs, loss = judged(network.apply, format)
+    learner = clip_tasks(settings, Learner(loss, optax.identity(), 0, start=nn.read))
+    left_out = leave_one_out(learner, predict_outputs)
+    how = "none: the network reads the support set"
+    return Model(lambda key: MetaParams(network.init(key)), predict_outputs, learner, left_out, how, {"evaluation_steps": (0,)})
+
+
+def judged(apply: Apply, format: TableFormat) -> tuple[Apply, Loss]:
+    """(what the network predicts: means, or log-probabilities of classes; the loss of it)."""
+    if not format.classes:
+        return apply, losses.mean_squared_error(apply)
+    predict_outputs = lambda params, inputs: jax.nn.log_softmax(apply(params, inputs))  # noqa: E731
+    return predict_outputs, losses.cross_entropy(predict_outputs)
+
+
+MODELS = {
+    "gradient": gradient_model,
+    "bayes-head": bayes_model,
+    "ridge-head": ridge_model,
+    "in-context": in_context_model,
+}
+"""by adapter"""
 
 
 def mlp_parts(settings: LearningSettings) -> Parts:

@@ -46,9 +46,10 @@ class Table(LearningSettings):
     """the column to predict, numbers or classes; or several columns of numbers"""
     kinds: tuple[str, ...] = ()
     """kinds of columns where the inferred ones are wrong, such as month=category or day=date:%m/%d/%Y"""
-    adapter: Literal["auto", "gradient", "bayes-head"] = "auto"
-    """how a task is fitted: by gradient steps on all weights, by Bayes' rule on the last layer, or whichever does better on
-    meta-validation tasks (auto, trains both)"""
+    adapter: Literal["auto", "gradient", "bayes-head", "ridge-head", "in-context"] = "auto"
+    """how a task is fitted: by gradient steps on all weights, by Bayes' rule on the last layer, or whichever of these two does
+    better on meta-validation tasks (auto, trains both); by ridge regression on the last layer; or by a network that reads the
+    support set with what it is asked (in-context)"""
     meta_steps: int = 3_000
     """meta-steps of the whole run"""
     outer_rate: float = 3e-3

@@ -35,6 +35,8 @@ from fewstep.variants.paths import paths_of as paths_of
 from fewstep.variants.per_step import per_step as per_step
 from fewstep.variants.per_step import step_values as step_values
 from fewstep.variants.proximal import proximal as proximal
+from fewstep.variants.ridge_head import pulled as pulled
+from fewstep.variants.ridge_head import ridge_step as ridge_step
 from fewstep.variants.slowed import slowdown as slowdown
 from fewstep.variants.slowed import slowed as slowed
 from fewstep.variants.slowed import slower as slower

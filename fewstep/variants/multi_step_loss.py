@@ -17,12 +17,13 @@ def multi_step_loss(until: int) -> Objective:
     meta-step `until` on. Judging the early steps steadies the first part of training; it costs K query passes: in a model with
     convolutions only as long as the early steps count.
     """
+    length = jnp.full(1, until, jnp.float32)  # an array is an argument of a compiled program, for which a number is a constant
 
     def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         adapt_key, query_key = jax.random.split(key)
         path = adaptation_path(learner, params, episode.support, adapt_key)
         steps = jax.tree.map(lambda leaf: leaf[1:], path)
-        weights = step_weights(learner.adaptation_steps, step, until)
+        weights = step_weights(learner.adaptation_steps, step, length[0])
         if not has_convolutions(learner.loss, jax.tree.map(lambda leaf: leaf[0], steps), episode.query, query_key):
             return jnp.dot(weights, jax.vmap(lambda adapted: learner.loss(adapted, episode.query, query_key))(steps))
 
@@ -37,8 +38,8 @@ def multi_step_loss(until: int) -> Objective:
     return objective
 
 
-def step_weights(adaptation_steps: int, step: jax.Array, until: int) -> jax.Array:
+def step_weights(adaptation_steps: int, step: jax.Array, until: jax.Array | float) -> jax.Array:
     """w [adaptation_steps]: from uniform at meta-step 0 to (0, …, 0, 1) at meta-step `until`. They sum to 1."""
-    remaining = jnp.clip(1.0 - step / max(until, 1), 0.0, 1.0)
+    remaining = jnp.clip(1.0 - step / jnp.maximum(until, 1), 0.0, 1.0)
     last = jnp.zeros(adaptation_steps).at[-1].set(1.0)
     return remaining / adaptation_steps + (1.0 - remaining) * last
