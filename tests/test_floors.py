@@ -17,7 +17,8 @@ FLOORS = {
     2: ("variants", "problem", "driving", "rl"),
     3: ("training", "problems", "check"),
     4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
-    5: ("cli",),
+    5: ("compare",),
+    6: ("cli",),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MODULES = {

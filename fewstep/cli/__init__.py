@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "meta-train: fewstep train sine | table --data FILE ... | images --data FOLDER | omniglot",
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
+    "compare": "is meta-learning worth it on these tasks? arms compared, and a verdict",
     "results": "figures of several runs side by side, where they may be compared",
     "adapt": "fit a run to new units from a few rows of each, to new classes from photos, a policy to a task by acting",
     "update": "adapt again, to old and new rows together",

@@ -28,11 +28,11 @@ def main(argv: list[str]) -> int:
     name, *rest = argv
     if name not in PROBLEMS:
         raise BadInput(f"there is no problem {name!r}; expected one of {', '.join(PROBLEMS)}.")
-    preset, rest = _taken("--preset", spread_ranges(rest))
+    preset, rest = taken("--preset", spread_ranges(rest))
     preset = preset or "default"
     if preset not in PRESETS[name]:
         raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(PRESETS[name])}.")
-    variants, rest = _taken("--variant", rest)
+    variants, rest = taken("--variant", rest)
     defaults = with_variants(PRESETS[name][preset][0], variants.split(",") if variants else ())
     arguments = parse(_arguments(name, defaults), rest, f"fewstep train {name}")
     return train(arguments, name, preset, variants)
@@ -51,7 +51,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     if arguments.dry_run:
         return print_estimates(settings, arguments.seed, arguments.json)
     words = [name, *[preset] * (preset != "default"), *variants.split(",")]
-    out = Path(arguments.out) if arguments.out else _free(Path("runs"), "-".join(filter(None, words)))
+    out = Path(arguments.out) if arguments.out else free_folder(Path("runs"), "-".join(filter(None, words)))
 
     def announce(problem) -> None:
         recipe = f"preset {preset}" + f", variant {variants}" * bool(variants)
@@ -104,7 +104,7 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     return 0
 
 
-def _taken(option: str, argv: list[str]) -> tuple[str, list[str]]:
+def taken(option: str, argv: list[str], needs: str = "needs a name; fewstep list shows them") -> tuple[str, list[str]]:
     """Takes an option with its value out of the words: it decides the defaults of all other settings. Of several, the last."""
     rest, value = [], ""
     words = iter(argv)
@@ -112,7 +112,7 @@ def _taken(option: str, argv: list[str]) -> tuple[str, list[str]]:
         if word == option or word.startswith(f"{option}="):
             value = word.partition("=")[2] or next(words, "")
             if not value:
-                raise BadInput(f"{option} needs a name; fewstep list shows them.")
+                raise BadInput(f"{option} {needs}.")
         else:
             rest.append(word)
     return value, rest
@@ -148,7 +148,7 @@ def _arguments(name: str, settings: Any) -> type:
     )
 
 
-def _free(folder: Path, name: str) -> Path:
+def free_folder(folder: Path, name: str) -> Path:
     """The first of folder/name, folder/name-2, ... that is free."""
     number, path = 1, folder / name
     while path.exists():

@@ -17,7 +17,7 @@ def multi_step_loss(until: int) -> Objective:
     meta-step `until` on. Judging the early steps steadies the first part of training; it costs K query passes: in a model with
     convolutions only as long as the early steps count.
     """
-    length = jnp.full(1, until, jnp.float32)  # an array is an argument of a compiled program, for which a number is a constant
+    length = jnp.full(1, until, float)  # an array is an argument of a compiled program, for which a number is a constant
 
     def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         adapt_key, query_key = jax.random.split(key)

@@ -1,0 +1,122 @@
+"""fewstep compare PROBLEM: is meta-learning worth it on these tasks? (floor 6)"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
+from fewstep.cli.compare_tables import print_comparison, print_first
+from fewstep.cli.train import free_folder, taken
+from fewstep.errors import BadInput
+
+PROBLEMS_COMPARED = ("sine", "table", "images", "omniglot", "robot-faults")
+USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seeds 3] [--margin M] [--out DIR] [settings ...]
+       fewstep compare --resume DIR
+
+Is meta-learning worth it on these tasks? Trains and judges many ways to learn them on the same tasks and the same network:
+no learning, classical models, joint training with and without fine-tuning, and the MAML family. Says which one to take, how
+sure that is, and what would change it. The arm is chosen on validation tasks; test tasks only report it.
+"""
+
+
+def main(argv: list[str]) -> int:
+    from fewstep.problems import PRESETS, PROBLEMS
+
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [USAGE, *(f"  {name:<12} {PROBLEMS[name].__doc__}" for name in PROBLEMS_COMPARED)]
+        lines += ["", "fewstep compare PROBLEM --help lists the settings."]
+        say("\n".join(lines), json=not argv)
+        return 0 if argv else 2
+    directory, rest = taken("--resume", argv, "needs the folder of a comparison")
+    if directory:
+        as_json = "--json" in rest
+        if others := [word for word in rest if word != "--json"]:
+            raise BadInput(f"--resume takes the folder alone: all settings are in it. Leave {others[0]} out.")
+        return work(lambda compare, options: compare.resume(directory, **options), directory, as_json)
+    name, *rest = argv
+    if name not in PROBLEMS_COMPARED:
+        known = ", ".join(PROBLEMS_COMPARED)
+        raise BadInput(f"there is no problem {name!r} to compare arms on; expected one of {known}, or --resume DIR.")
+    preset, rest = taken("--preset", spread_ranges(rest))
+    if (preset := preset or "default") not in PRESETS[name]:
+        raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(PRESETS[name])}.")
+    arguments = parse(_arguments(name, PRESETS[name][preset][0]), rest, f"fewstep compare {name}")
+    out = arguments.out or str(free_folder(Path("comparisons"), name))
+    options = {
+        "budget_seconds": seconds_of(arguments.budget),
+        "seeds": arguments.seeds,
+        "margin": arguments.margin,
+        "seed": arguments.seed,
+        "command": " ".join(["fewstep compare", *argv]),
+    }
+    say(f"{name}: comparing within {arguments.budget} -> {out}", json=True)
+    begin = lambda compare, more: compare.compare(arguments.settings, out, **options, **more)  # noqa: E731
+    return work(begin, out, arguments.json)
+
+
+def work(begin: Any, out: str, as_json: bool) -> int:
+    """Does the comparison and prints what it found."""
+    prepare_jax()
+    from fewstep import compare
+    from fewstep.training.loop import Interrupted
+
+    try:
+        found = begin(compare, {"partial": print_first})
+    except (Interrupted, KeyboardInterrupt):
+        say(f"Interrupted; what is done is kept. Go on with: {command_name()} compare --resume {out}", json=True)
+        return 130
+    if as_json:
+        print(json.dumps(found))
+    else:
+        print_comparison(found)
+        run = Path(out) / found["run"]["directory"]
+        say(f"all figures: {out}/compare.json" + f"   page: {out}/compare.html" * (Path(out) / "compare.html").is_file())
+        say(f"the recommended run: {run}   next: {command_name()} adapt {run} --support FILE --out ADAPTED")
+    return 0
+
+
+def seconds_of(text: str) -> float:
+    """'90s', '10m', '1.5h' or a plain number of seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
+    if not found:
+        raise BadInput(f"--budget should be a time such as 90s, 10m or 2h, got {text!r}.")
+    return float(found.group(1)) * {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}[found.group(2)]
+
+
+def _arguments(name: str, settings: Any) -> type:
+    """The dataclass of this command's words: its own, and the problem's settings without a prefix."""
+    import tyro
+
+    def option(kind: Any, help: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=help)]
+
+    own = [
+        ("budget", option(str, "time for all of it, such as 90s, 10m or 2h; kept within a tenth"), "10m"),
+        ("seeds", option(int, "how often every arm is trained"), 3),
+        (
+            "margin",
+            option(float | None, "a difference in error that does not matter; by default 5 %% of the error without learning"),
+            None,
+        ),
+        (
+            "out",
+            option(str | None, "folder for the comparison; the same command on the same folder goes on where it stopped"),
+            None,
+        ),
+        ("seed", option(int, "decides the split of tasks and all held-out episodes"), 0),
+        ("json", option(bool, "print one JSON object on stdout"), False),
+        ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
+    ]
+    about = (
+        "Is meta-learning worth it here? Compare arms, say which to take. Settings of the problem are those of fewstep train."
+    )
+    return dataclasses.make_dataclass(f"Compare{name.title()}", own, namespace={"__doc__": about})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""What an arm is (floor 5): one way to predict a task from its support set, as a value. The arms stand beside this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from fewstep.compare.ground import Ground
+from fewstep.problem import Problem
+from fewstep.problems.settings import LearningSettings
+from fewstep.types import Episode, MetaParams
+
+Family = Literal["none", "classical", "joint", "meta", "in-context"]
+Choice = Mapping[str, Any]
+"""an arm's decisive settings, by name"""
+Kind = Literal["sine", "table", "images", "robots"]
+
+
+class Work(NamedTuple):
+    """One fitting of an arm."""
+
+    ground: Ground
+    choice: Choice
+    seed: int
+    """of everything random but the split"""
+    folder: Path
+    """where its run, if it is one, is kept"""
+    meta_steps: int = 0
+    """so far it is trained"""
+    planned: int = 0
+    """so long its schedule is"""
+    beneath: MetaParams | None = None
+    """the trained parameters that it starts from, of the arm that it follows"""
+    beneath_operations: float = 0.0
+    """what these took"""
+
+
+class Saved(NamedTuple):
+    """What makes an arm an ordinary run."""
+
+    settings: LearningSettings
+    problem: Problem
+    params: MetaParams
+
+
+class Fitted(NamedTuple):
+    """An arm that can be asked."""
+
+    predict: Callable[[Episode], Any]
+    """episodes that lead with [episodes] -> outputs [episodes, queries, outputs] from their support sets and query inputs"""
+    operations: float = 0.0
+    """floating-point operations of fitting it, counted or estimated"""
+    adapt_operations: Callable[[], float] = lambda: 0.0
+    """of adapting to one task"""
+    parameters: int = 0
+    meta_steps: int = 0
+    saved: Saved | None = None
+    """None where it cannot be an ordinary run"""
+    steps: int | None = None
+    """adaptation steps of a task, where it makes some"""
+    after: Callable[[Episode, int], Any] | None = None
+    """`after(episodes, steps)`: what it predicts after other numbers of steps"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to predict."""
+
+    name: str
+    title: str
+    what: str
+    """one sentence for a reader who does not know it"""
+    family: Family
+    fit: Callable[[Work], Fitted]
+    grid: Callable[[Ground], tuple[Choice, ...]] = lambda ground: ({},)
+    """what is tried of its decisive settings; the first is usual"""
+    kinds: tuple[Kind, ...] = ("sine", "table", "images", "robots")
+    problem: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]] | None = None
+    """`problem(ground, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
+    follows: str = ""
+    """the arm whose trained parameters it starts from"""
+    needs: tuple[str, str] | None = None
+    """(module, how to install it) beyond what fewstep itself needs"""
+    seeded: bool = True
+    """whether a seed has a say in it"""
+    why_not: Callable[[Ground], str] = lambda ground: ""
+    """why it cannot be used here, in words; "" where it can"""
+
+    def absent(self, ground: Ground) -> str:
+        """Why it is left out, in words; "" where it takes part."""
+        from importlib.util import find_spec
+
+        if self.needs is not None and find_spec(self.needs[0]) is None:
+            return f"not installed: {self.needs[1]}"
+        return self.why_not(ground)

@@ -1,0 +1,387 @@
+"""Arms that are networks (floor 5): each is the settings of a Problem with other fields, trained by the training loop or taken
+from one that was. Numbers that are tried (rates, steps, λ) are arguments of their programs, so that trying compiles nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fewstep.compare.arms.arm import Arm, Choice, Fitted, Saved, Work
+from fewstep.compare.ground import Ground
+from fewstep.errors import RunFailed
+from fewstep.maml import adapt, started
+from fewstep.problem import Problem
+from fewstep.problems.settings import LearningSettings
+from fewstep.problems.variants import VARIANTS
+from fewstep.runs.config import write_config
+from fewstep.training import loop
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint, write_arrays
+from fewstep.training.complete import complete
+from fewstep.training.estimate import meta_step_operations
+from fewstep.training.mapping import over_tasks
+from fewstep.training.operations import operations
+from fewstep.training.plan import shapes_of
+from fewstep.training.programs import compiled
+from fewstep.types import Episode, MetaParams
+from fewstep.variants import evaluated
+
+TASKS_AT_ONCE = 128
+LOGGED = 5
+"""A training is validated and saved so many times."""
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""of plain gradient descent, on standardized data"""
+RIDGES = (100.0, 10.0, 1.0, 0.1, 0.01)
+SGD: dict[str, Any] = {"inner_optimizer": "sgd", "multi_step": 0.0, "first_order_until": 0.0}
+
+
+def predictor(problem: Problem) -> Callable[[MetaParams, Episode, int], jax.Array]:
+    """`(params, episodes, steps) -> outputs [episodes, queries, outputs]`: one program for any number of adaptation steps."""
+    learner = problem.learner
+
+    def one(params: MetaParams, steps: jax.Array, part: Any) -> jax.Array:
+        support, inputs = part
+        key, optimizer = jax.random.key(0), learner.optimizer(params.inner)
+        start = started(learner, params, support, key)
+
+        def step(_: Any, state: Any) -> Any:
+            return learner.adaptation_step(learner, optimizer, state, support, key)
+
+        adapted, _ = jax.lax.fori_loop(0, steps, step, (start, optimizer.init(start)))
+        return problem.predict(adapted, inputs)
+
+    def all_episodes(params: MetaParams, support: Any, inputs: Any, steps: jax.Array) -> jax.Array:
+        return over_tasks(lambda part: one(params, steps, part), (support, inputs), TASKS_AT_ONCE)
+
+    program = compiled(all_episodes)
+    return lambda params, episodes, steps: program(params, episodes.support, episodes.query.inputs, jnp.asarray(steps))
+
+
+def as_fitted(
+    problem: Problem, params: MetaParams, steps: int, settings: LearningSettings, trained: float = 0.0, meta_steps: int = 0
+) -> Fitted:
+    """What can be asked of a network with these parameters, adapted in so many steps."""
+    ask = predictor(problem)
+
+    def adapting() -> float:
+        support, key = shapes_of(problem, 1)[1].support, jax.eval_shape(lambda: jax.random.key(0))
+        return float(operations(lambda *given: adapt(problem.learner, *given, steps), params, support, key))
+
+    return Fitted(
+        predict=lambda episodes: ask(params, episodes, steps),
+        operations=trained,
+        adapt_operations=adapting,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params.theta)),
+        meta_steps=meta_steps,
+        saved=Saved(settings, problem, params),
+        steps=steps,
+        after=lambda episodes, steps: ask(params, episodes, steps),
+    )
+
+
+def save_run(saved: Saved, folder: Any, seed: int) -> None:
+    """Writes an ordinary run directory of parameters that need no training of their own; `seed` is that of the split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(saved.settings, saved.problem, folder, seed, "compare")
+    write_arrays(folder / "parameters.npz", saved.params)
+
+
+def with_length(settings: LearningSettings, meta_steps: int) -> LearningSettings:
+    """`settings` of a training of so many meta-steps, validated `LOGGED` times."""
+    return replace(settings, meta_steps=meta_steps, log_every=max(1, -(-meta_steps // LOGGED)))
+
+
+def changed(**fields: Any) -> Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]]:
+    """The Problem of the ground's recipe with other fields, and with the chosen ones."""
+
+    def problem(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
+        names = {name: value for name, value in {**fields, **choice}.items() if hasattr(ground.settings, name)}
+        if names.get("adapter", "gradient") != "gradient":
+            names["inner_clip"] = 0.0  # for gradient steps alone
+        settings = with_length(replace(ground.settings, **names), meta_steps)
+        made = model_of(ground, settings)
+        if settings.adapter != "gradient" or settings.inner_optimizer != "sgd" or not settings.adaptation_steps:
+            return settings, made
+        rate = jnp.full(1, settings.inner_rate)  # an array is an argument of the compiled program, for which a number is not
+        return settings, replace(made, learner=replace(made.learner, inner_optimizer=lambda inner: optax.sgd(rate[0])))
+
+    return problem
+
+
+def model_of(ground: Ground, settings: LearningSettings) -> Problem:
+    """The Problem of other `settings` on the tasks of this ground, whose data is not read again."""
+    if settings.adapter == "bayes-head":  # which makes its empirical prior of them
+        return settings.build(ground.seed)
+    known = ("splits", "images", "notes", "validation_tasks", "illustrate", "shot_counts")
+    return replace(
+        settings.build(ground.seed, ground.problem.format), **{name: getattr(ground.problem, name) for name in known}
+    )
+
+
+def joint_images(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
+    """A classifier of all meta-train classes at once; the settings are those of what is made of it, prototypes."""
+    settings = with_length(replace(ground.settings, **SGD, head="prototype", adaptation_steps=0, **choice), meta_steps)  # type: ignore[call-arg]
+    begun = replace(settings, joint_steps=meta_steps).build(ground.seed)  # type: ignore[call-arg]
+    assert begun.beginning is not None
+    return settings, replace(begun.beginning.problem, log_every=settings.log_every)
+
+
+def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]]) -> tuple[Saved, float]:
+    """(the arm trained to `work.meta_steps` of a schedule of `work.planned`, or further from its checkpoint; the operations of
+    it). Raises `RunFailed` where it diverges."""
+    settings, problem = arm(work.ground, work.choice, work.planned)
+    if work.beneath is not None:
+        problem = begun_from(problem, work.beneath)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    write_config(settings, model_of(work.ground, settings), work.folder, work.ground.seed, "compare")
+    resume = has_checkpoint(work.folder)
+    loop.train(problem, work.folder, seed=work.seed, meta_steps=work.meta_steps, resume=resume, quiet=True)
+    params = best_of(problem, work)
+    if problem.completions is not None:
+        params = complete(problem, params)[0]
+    write_arrays(work.folder / "parameters.npz", params)
+    return Saved(settings, problem, params), float(meta_step_operations(problem)) * work.meta_steps
+
+
+def best_of(problem: Problem, work: Work) -> MetaParams:
+    """The parameters of the best checkpoint. Raises `RunFailed` where none is finite."""
+    from fewstep import maml
+
+    like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
+    with Checkpoints(work.folder / "checkpoints", "read") as checkpoints:
+        state, record = checkpoints.restore(like, "best")
+    if not np.isfinite(record["validation"]):
+        raise RunFailed("its error on meta-validation tasks is not finite: adaptation diverges on some of them.")
+    return jax.tree.map(jnp.asarray, evaluated(state))
+
+
+def begun_from(problem: Problem, beneath: MetaParams) -> Problem:
+    """`problem` whose θ begins where `beneath` ends; of images the network up to its features."""
+
+    def init(key: jax.Array) -> MetaParams:
+        params = problem.init(key)
+        return params._replace(theta=over(params.theta, beneath.theta))
+
+    return replace(problem, init=init)
+
+
+def over(theta: Any, trained: Any) -> Any:
+    """θ with the trained one in its place; of images its body alone, whose head is for other classes."""
+    return {**theta, "body": trained["body"]} if "body" in theta else trained
+
+
+def fit_trained(arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]], work: Work) -> Fitted:
+    saved, count = train(work, arm)
+    steps = saved.problem.learner.adaptation_steps
+    return as_fitted(saved.problem, saved.params, steps, saved.settings, count + work.beneath_operations, work.meta_steps)
+
+
+def fit_reptile(work: Work) -> Fitted:
+    """Reptile adapts in more steps than it was trained with, as published: their number is chosen, too."""
+    arm, steps = changed(**VARIANTS["reptile"].settings, inner_optimizer="sgd"), work.choice["steps"]
+    saved, count = train(work, arm)
+    settings = replace(saved.settings, adaptation_steps=steps)
+    return as_fitted(model_of(work.ground, settings), saved.params, steps, settings, count, work.meta_steps)
+
+
+def fit_joint_images(work: Work) -> Fitted:
+    """Prototypes of what joint training has learned to see: `saved` is the run, `beneath` of others the classifier."""
+    saved, count = train(work, joint_images)
+    return prototypes(work, saved.params, count)
+
+
+def prototypes(work: Work, trained: MetaParams, count: float) -> Fitted:
+    settings = with_length(replace(work.ground.settings, **SGD, head="prototype", adaptation_steps=0), work.meta_steps)  # type: ignore[call-arg]
+    problem = model_of(work.ground, settings)
+    params = begun_from(problem, trained).init(jax.random.key(work.seed))
+    save_run(Saved(settings, problem, params), work.folder, work.ground.seed)
+    return as_fitted(problem, params, 0, settings, count, work.meta_steps)
+
+
+def fit_descent(head: str, work: Work) -> Fitted:
+    """Plain gradient descent on the support set, from the parameters beneath, or from untrained ones where there are none."""
+    steps, rate = work.choice["steps"], work.choice["rate"]
+    names: dict[str, Any] = {**SGD, "adaptation_steps": steps, "inner_rate": rate, "meta_gradient": "first-order"}
+    if work.ground.images:
+        names["head"] = head
+    settings = replace(work.ground.settings, **names)
+    problem = model_of(work.ground, settings)
+    params = (problem if work.beneath is None else begun_from(problem, work.beneath)).init(jax.random.key(work.seed))
+    free = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))  # the rate as an argument
+    fitted = as_fitted(free, params._replace(inner=jnp.asarray(rate)), steps, settings, work.beneath_operations)
+    return fitted._replace(saved=Saved(settings, problem, params))
+
+
+def fit_ridge(work: Work) -> Fitted:
+    """Ridge regression on the last layer of the parameters beneath, pulled to it; or of each task by itself, to the mean."""
+    ridge = work.choice["ridge"]
+    bare = {} if work.beneath is not None else {"hidden": ()}
+    settings = replace(work.ground.settings, adapter="ridge-head", ridge=ridge, inner_clip=0.0, **SGD, **bare)
+    problem = model_of(work.ground, settings)
+    params = problem.init(jax.random.key(0))
+    theta = work.beneath.theta if work.beneath is not None else at_the_mean(work.ground, params.theta)
+    params = params._replace(theta=theta)
+    steps = work.choice.get("steps", 1)
+    return as_fitted(problem, params, steps, settings, work.beneath_operations)
+
+
+def at_the_mean(ground: Ground, theta: Any) -> Any:
+    """A last layer that says the mean of all meta-train rows, or how frequent classes are, whatever it is asked."""
+    mean = jnp.asarray(np.asarray(ground.rows.targets, np.float64).mean(0), jnp.float32)
+    return {"layers": {0: {"kernel": jnp.zeros_like(theta["layers"][0]["kernel"]), "bias": mean}}}
+
+
+def each(name: str, values: tuple[Any, ...], **others: Any) -> tuple[Choice, ...]:
+    return tuple({name: value, **others} for value in values)
+
+
+def inner_rates(ground: Ground) -> tuple[Choice, ...]:
+    """The recipe's own rate first, then a third of it and three times it."""
+    usual = ground.settings.inner_rate
+    return each("inner_rate", (usual, usual / 3, 3 * usual))
+
+
+def outer_rates(ground: Ground) -> tuple[Choice, ...]:
+    usual, inner = ground.settings.outer_rate, ground.settings.inner_outer_rate
+    return tuple({"outer_rate": usual * times, "inner_outer_rate": inner * times} for times in (1.0, 1 / 3))
+
+
+def descents(counts: tuple[int, ...], at_most: int) -> Callable[[Ground], tuple[Choice, ...]]:
+    """Rates times numbers of steps; of images fewer, since each takes long."""
+
+    def grid(ground: Ground) -> tuple[Choice, ...]:
+        steps = tuple(count for count in counts if not ground.images or count <= at_most)
+        rates = RATES[1:4] if ground.images else RATES
+        return tuple({"rate": rate, "steps": count} for count in steps for rate in rates)
+
+    return grid
+
+
+def meta(name: str, title: str, what: str, **fields: Any) -> Arm:
+    """An arm that is meta-trained with these fields of the recipe."""
+    made = changed(**fields)
+    return Arm(name, title, what, "meta", partial(fit_trained, made), inner_rates, problem=made)
+
+
+VECTORS: Any = ("sine", "table", "robots")
+SCRATCH = Arm(
+    "scratch",
+    "Trained from scratch",
+    "The same network, untrained, fitted to the task's own support set alone by gradient descent.",
+    "none",
+    partial(fit_descent, "zero"),
+    descents((10, 100), at_most=10),
+)
+RIDGE = Arm(
+    "ridge",
+    "Ridge regression",
+    "Each task by itself: a linear model of the inputs, pulled to the mean of all tasks by a penalty.",
+    "classical",
+    fit_ridge,
+    lambda ground: each("ridge", RIDGES),
+    kinds=VECTORS,
+    seeded=False,
+)
+PRIOR = Arm(
+    "prior",
+    "No learning",
+    "The mean of all meta-train rows, or their most frequent class, whatever the support set says.",
+    "none",
+    lambda work: fit_ridge(work._replace(choice={"ridge": 1e12, "steps": 0})),
+    kinds=VECTORS,
+    seeded=False,
+)
+JOINT = Arm(
+    "joint",
+    "Joint training",
+    "The same network trained on the rows of all meta-train tasks at once; it predicts a new task without adapting to it.",
+    "joint",
+    partial(fit_trained, changed(**SGD, adaptation_steps=0)),
+    outer_rates,
+    kinds=VECTORS,
+    problem=changed(**SGD, adaptation_steps=0),
+)
+JOINT_FINETUNED = Arm(
+    "joint-finetuned",
+    "Joint training, fine-tuned",
+    "The jointly trained network, fitted to the support set by gradient descent of a chosen rate and number of steps.",
+    "joint",
+    partial(fit_descent, "prototype"),
+    descents((1, 5, 20), at_most=5),
+    follows="joint",
+)
+JOINT_RIDGE = Arm(
+    "joint-ridge",
+    "Ridge on joint features",
+    "The last layer of the jointly trained network is solved anew for each task by ridge regression, its features are kept.",
+    "joint",
+    fit_ridge,
+    lambda ground: each("ridge", RIDGES),
+    kinds=VECTORS,
+    follows="joint",
+)
+JOINT_PROTOTYPES = Arm(
+    "joint-ridge",
+    "Prototypes on joint features",
+    "A classifier of all meta-train classes is trained; a new image gets the class whose mean features are nearest.",
+    "joint",
+    fit_joint_images,
+    kinds=("images",),
+    problem=joint_images,
+)
+REPTILE = Arm(
+    "reptile",
+    "Reptile",
+    "The starting point moves towards what adaptation to each meta-train task leads to; nothing is differentiated twice.",
+    "meta",
+    fit_reptile,
+    lambda ground: tuple(
+        {**rate, "steps": k * ground.settings.adaptation_steps} for rate in inner_rates(ground) for k in (1, 4)
+    ),
+    problem=changed(**VARIANTS["reptile"].settings),
+)
+FOMAML = meta(
+    "fomaml",
+    "MAML, first order",
+    "MAML that leaves second derivatives out.",
+    meta_gradient="first-order",
+    first_order_until=0.0,
+)
+ANIL = meta("anil", "ANIL", "MAML in which the last layer alone adapts to a task.", adapt=("head",))
+MAML = meta(
+    "maml",
+    "MAML, exact",
+    "A starting point from which a few gradient steps on the support set lead to a good model, by exact meta-gradients.",
+)
+MAML_FROM_JOINT = replace(
+    meta("maml-from-joint", "MAML from joint training", "MAML whose meta-training begins from the jointly trained network."),
+    follows="joint",
+)
+BAYES_HEAD = replace(
+    meta(
+        "bayes-head",
+        "Bayesian last layer",
+        "Features on which Bayes' rule for the last layer, in closed form, fits a task from its support set (ALPaCA).",
+        adapter="bayes-head",
+        inner_optimizer="sgd",
+    ),
+    kinds=VECTORS,
+    grid=outer_rates,
+)
+IN_CONTEXT = Arm(
+    "in-context",
+    "In-context network",
+    "One network reads the support set together with the question and answers at once, without a gradient step.",
+    "in-context",
+    partial(fit_trained, changed(**SGD, adapter="in-context")),
+    outer_rates,
+    kinds=VECTORS,
+    problem=changed(**SGD, adapter="in-context"),
+)

@@ -1,0 +1,230 @@
+"""Where arms are tried (floor 5): each is fitted and scored once, kept on disk, and found there when the comparison goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fewstep.compare.arms import ARMS, Arm, Choice, Fitted, Work
+from fewstep.compare.arms.networks import save_run
+from fewstep.compare.ground import Ground
+from fewstep.errors import RunFailed
+from fewstep.runs import open_run, write_json
+from fewstep.types import MetaParams
+
+SEARCH_PART = 0.25
+"""of a training, after which the settings of an arm compete; the best goes on"""
+HARDLY_MORE = 1.02
+SCORES, RECORD = "scores.npz", "scores.json"
+EQUAL_COMPUTE = "equal-compute"
+FREE = ("steps",)
+"""choices that a training knows nothing of"""
+
+
+class Scored(NamedTuple):
+    """One fitting of an arm."""
+
+    validation: np.ndarray
+    """[tasks] errors, NaN where it diverged"""
+    test: np.ndarray
+    record: dict[str, Any]
+    """what it was and what it took"""
+
+    @property
+    def diverged(self) -> bool:
+        return not np.isfinite(self.validation).all()
+
+
+class Lengths(NamedTuple):
+    """How long arms are trained."""
+
+    meta_steps: dict[str, int]
+    """by the arm that is trained"""
+    search: bool
+    """whether settings compete first"""
+    equal_compute: bool = False
+
+
+@dataclass
+class Bench:
+    """The folder of a comparison, and what arms stand on. One ground for each fold of a cross-fitting."""
+
+    directory: Path
+    grounds: tuple[Ground, ...]
+    say: Callable[[str], None]
+    """tells people what is being done"""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """what each arm took, in this process"""
+
+    def arms(self) -> list[Arm]:
+        """Those for this kind of problem."""
+        return [arm for arm in ARMS if kind_of(self.grounds[0]) in arm.kinds]
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms() if arm.name == name)
+
+    def folder(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Path:
+        part = f"seed{seed}" + f"-fold{fold}" * (len(self.grounds) > 1)
+        equal = [EQUAL_COMPUTE] * lengths.equal_compute
+        return self.directory.joinpath("arms", arm.name, *equal, part)
+
+    def scored(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Scored:
+        """The arm by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first."""
+        seed = seed if arm.seeded else 0
+        folder = self.folder(arm, seed, fold, lengths)
+        if (folder / RECORD).is_file():
+            return read_scored(folder)
+        started = time.monotonic()
+        choice = self.choice(arm, fold, lengths)
+        self.say(f"{arm.title}, seed {seed + 1}" if arm.seeded else arm.title)
+        self._take_searched(arm, choice, seed, fold, folder)
+        scored = self._score(arm, self._work(arm, choice, seed, fold, lengths, folder))
+        write_scored(folder, scored)
+        self.seconds[arm.name] = self.seconds.get(arm.name, 0.0) + time.monotonic() - started
+        return scored
+
+    def choice(self, arm: Arm, fold: int, lengths: Lengths) -> Choice:
+        """The arm's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
+        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        grid = arm.grid(self.grounds[fold])
+        if len(grid) == 1 or (arm.problem is not None and not lengths.search):
+            return grid[0]
+        found = []
+        for number, choice in enumerate(grid):
+            self.say(f"{arm.title}, settings {number + 1} of {len(grid)}")
+            found.append(self._tried(arm, choice, fold, lengths))
+        best = first_of_the_best(found)
+        searched = [
+            {"settings": choice, "validation": error if math.isfinite(error) else None}
+            for choice, error in zip(grid, found, strict=True)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"chosen": grid[best], "searched": searched})
+        return grid[best]
+
+    def searched(self, arm: Arm, fold: int = 0) -> list[dict[str, Any]]:
+        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+        return json.loads(path.read_text(encoding="utf-8"))["searched"] if path.is_file() else []
+
+    def _tried(self, arm: Arm, choice: Choice, fold: int, lengths: Lengths) -> float:
+        """The mean error on meta-validation tasks with these settings; what is trained stops after the first part of it."""
+        work = self._work(arm, choice, 0, fold, lengths, self._search_folder(arm, choice, fold))
+        if arm.problem is not None:
+            work = work._replace(meta_steps=searched_steps(work.planned))
+        try:
+            return float(work.ground.errors(arm.fit(work).predict, "validation").mean())
+        except RunFailed:
+            return math.inf
+
+    def _search_folder(self, arm: Arm, choice: Choice, fold: int) -> Path:
+        trained = [f"{name}={value:g}" for name, value in choice.items() if name not in FREE and not isinstance(value, str)]
+        return self.directory / "arms" / arm.name / f"search{fold}" / "-".join(["with", *trained])
+
+    def _take_searched(self, arm: Arm, choice: Choice, seed: int, fold: int, folder: Path) -> None:
+        """What was begun with the settings that won goes on; the others make room."""
+        begun = self._search_folder(arm, choice, fold)
+        if arm.problem is None or seed or EQUAL_COMPUTE in folder.parts or not begun.is_dir():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            shutil.move(begun, folder)
+        shutil.rmtree(begun.parent)
+
+    def _work(self, arm: Arm, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
+        beneath, operations = self._beneath(arm, seed, fold, lengths)
+        steps = lengths.meta_steps.get(arm.name, 0)
+        return Work(self.grounds[fold], choice, seed, folder, steps, steps, beneath, operations)
+
+    def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float]:
+        """(the trained parameters of the arm that this one follows, the operations that they took)."""
+        followed = self.followed(arm)
+        if followed is None:
+            return None, 0.0
+        known = self.scored(followed, seed, fold, lengths)
+        if known.diverged:
+            raise RunFailed(f"{followed.title}, which it starts from, diverged.")
+        return open_run(self.folder(followed, seed, fold, lengths)).params(), known.record["operations"]
+
+    def followed(self, arm: Arm) -> Arm | None:
+        """The arm whose parameters this one starts from: of images, where joint training predicts nothing, its prototypes."""
+        if not arm.follows:
+            return None
+        names = {one.name for one in self.arms()}
+        return self.arm(arm.follows if arm.follows in names else "joint-ridge")
+
+    def _score(self, arm: Arm, work: Work) -> Scored:
+        """Fits and asks. An arm that diverges is scored as such."""
+        started = time.monotonic()
+        ground, note = work.ground, ""
+        try:
+            fitted = arm.fit(work)
+            trained = time.monotonic()
+            validation = ground.errors(fitted.predict, "validation")
+            asked = time.monotonic()
+            test = ground.errors(fitted.predict, "test")
+            milliseconds = 1e3 * (time.monotonic() - asked) / ground.test.count
+            if fitted.saved is not None and arm.problem is None:
+                save_run(fitted.saved, work.folder, ground.seed)
+        except RunFailed as error:
+            fitted, trained, milliseconds, note = Fitted(lambda episodes: None), time.monotonic(), 0.0, str(error)
+            validation, test = (np.full(len(held.names), np.nan) for held in (ground.validation, ground.test))
+        record = {
+            "choice": dict(work.choice),
+            "train_seconds": trained - started,
+            "operations": fitted.operations,
+            "adapt_operations": fitted.adapt_operations(),
+            "adapt_milliseconds": milliseconds,
+            "parameters": fitted.parameters,
+            "meta_steps": fitted.meta_steps,
+            "steps": fitted.steps,
+            "run": fitted.saved is not None,
+            "note": note,
+        }
+        return Scored(validation, test, record)
+
+    def fitted(self, arm: Arm, lengths: Lengths, fold: int = 0) -> Fitted:
+        """The arm by the first seed, to be asked more: what was trained is found where it is."""
+        folder = self.folder(arm, 0, fold, lengths)
+        choice = read_scored(folder).record["choice"]
+        return arm.fit(self._work(arm, choice, 0, fold, lengths, folder))
+
+
+def first_of_the_best(errors: Sequence[float]) -> int:
+    """The first whose error is hardly more than the least: grids go from cautious settings to bold ones."""
+    least = min((error for error in errors if math.isfinite(error)), default=math.inf)
+    return next((number for number, error in enumerate(errors) if error <= HARDLY_MORE * least), 0)
+
+
+def kind_of(ground: Ground) -> Any:
+    """What an arm has to know of a problem to say whether it can be used."""
+    if ground.images:
+        return "images"
+    return {"sine": "sine", "robot-faults": "robots"}.get(ground.problem.name, "table")
+
+
+def searched_steps(planned: int) -> int:
+    """Meta-steps after which settings compete."""
+    return max(1, int(SEARCH_PART * planned))
+
+
+def write_scored(folder: Path, scored: Scored) -> None:
+    """The record is written last: with it, the arm is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / SCORES, validation=scored.validation, test=scored.test)
+    write_json(folder / RECORD, scored.record)
+
+
+def read_scored(folder: Path) -> Scored:
+    with np.load(folder / SCORES, allow_pickle=False) as arrays:
+        validation, test = arrays["validation"], arrays["test"]
+    return Scored(validation, test, json.loads((folder / RECORD).read_text(encoding="utf-8")))

@@ -1,0 +1,197 @@
+"""`compare.json` (floor 5): what a comparison found, for people, pages and programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fewstep.compare.arms import Arm
+from fewstep.compare.bench import Bench, Scored
+from fewstep.compare.plan import Plan
+from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
+from fewstep.version import __version__
+
+ADAPTATIONS = 1_000
+"""so many adaptations are counted beside the training where arms are compared by cost"""
+MARGIN_PART, IMAGE_MARGIN = 0.05, 0.01
+"""of the error without learning; of classes at least so much"""
+
+
+class Known:
+    """All that was scored of one comparison: arm -> by seed, over all folds."""
+
+    def __init__(self, bench: Bench, seeds: dict[str, int], lengths: Any):
+        self.bench = bench
+        self.scored: dict[str, list[list[Scored]]] = {}
+        for name, count in seeds.items():
+            arm, folds = bench.arm(name), range(len(bench.grounds))
+            self.scored[name] = [[bench.scored(arm, seed, fold, lengths) for fold in folds] for seed in range(count)]
+
+    def errors(self, name: str, split: str) -> np.ndarray:
+        """[seeds, tasks], tasks of all folds."""
+        return np.stack([np.concatenate([getattr(one, split) for one in by_fold]) for by_fold in self.scored[name]])
+
+    def mean(self, name: str, what: str) -> float:
+        """A number of the records, mean over seeds, summed over folds where it is time or work of training."""
+        by_seed = [[one.record[what] for one in by_fold] for by_fold in self.scored[name]]
+        whole = what in ("train_seconds", "operations")
+        return float(np.mean([sum(each) if whole else np.mean(each) for each in by_seed]))
+
+    def cost(self, name: str) -> float:
+        return self.mean(name, "operations") + ADAPTATIONS * self.mean(name, "adapt_operations")
+
+    def scores(self, split: str) -> list[Scores]:
+        return [Scores(name, self.errors(name, split), self.cost(name)) for name in self.scored]
+
+    def about(self) -> dict[str, About]:
+        return {
+            name: About(self.bench.arm(name).title, self.mean(name, "train_seconds"), self.mean(name, "adapt_milliseconds"))
+            for name in self.scored
+        }
+
+    def first(self, name: str) -> dict[str, Any]:
+        return self.scored[name][0][0].record
+
+    def notes(self, name: str) -> str:
+        return "; ".join(
+            dict.fromkeys(one.record["note"] for by_fold in self.scored[name] for one in by_fold if one.record["note"])
+        )
+
+    def tasks(self) -> list[str]:
+        return [name for ground in self.bench.grounds for name in ground.test.names]
+
+
+def margin_of(known: Known, asked: float | None) -> float:
+    """Errors that differ by less are as good as equal."""
+    if asked is not None:
+        return asked
+    found = MARGIN_PART * float(known.errors("prior", "validation").mean())
+    return max(found, IMAGE_MARGIN) if known.bench.grounds[0].classes else found
+
+
+def question_of(seeds: int) -> tuple[Question, str]:
+    return ("seeds", f"the method, over {seeds} seeds") if seeds > 1 else ("models", "these very models, of one seed")
+
+
+def metric_of(bench: Bench) -> dict[str, Any]:
+    if bench.grounds[0].classes:
+        title = "part of the query examples that is not told right (1 − accuracy)"
+        return {"name": "error rate", "title": title, "lower_is_better": True}
+    several = "s, mean over them" if bench.grounds[0].outputs > 1 else ""
+    title = f"mean squared error in units of the target{several}' variance over meta-train tasks (1: predicting the mean)"
+    return {"name": "error", "title": title.replace("target'", "target's"), "lower_is_better": True}
+
+
+def interval(found: Any) -> dict[str, float | None]:
+    return {name: number(getattr(found, name)) for name in ("mean", "low", "high")}
+
+
+def number(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def protocol_of(bench: Bench, plan: Plan, budget: float, spent: float) -> dict[str, Any]:
+    first = bench.grounds[0]
+    splits = first.problem.splits
+    assert splits is not None
+    held = {split: sum(len(getattr(ground, split).names) for ground in bench.grounds) for split in ("validation", "test")}
+    return {
+        "train_tasks": splits.train.size,
+        "validation_tasks": held["validation"],
+        "test_tasks": held["test"],
+        "episodes_per_task": first.test.draws,
+        "shots": first.settings.shot_range.shown,
+        "seeds": list(range(plan.seeds)),
+        "meta_steps": plan.meta_steps,
+        "split_seed": first.seed,
+        "budget_s": round(budget, 1),
+        "spent_s": round(spent, 1),
+        "cross_fitted": len(bench.grounds) > 1,
+        "folds": len(bench.grounds),
+        "given_up": list(plan.notes),
+        "interval": "95 %, over seeds and tasks",
+    }
+
+
+def arm_entry(arm: Arm, known: Known, comparison: Comparison, equal: dict[str, Any]) -> dict[str, Any]:
+    """One arm of `compare.json`."""
+    name, record = arm.name, known.first(arm.name)
+    difference = comparison.differences.get(name)
+    validation = number(known.errors(name, "validation").mean())
+    return {
+        **described(arm),
+        "settings": record["choice"],
+        "searched": known.bench.searched(arm),
+        "diverged": comparison.diverged.get(name, 0) > 0,
+        "note": known.notes(name),
+        "error": interval(comparison.errors[name]),
+        "validation": validation,
+        "difference": None if difference is None else {**interval(difference), "outcome": difference.outcome},
+        "equal_compute": equal.get(name),
+        "seeds": len(known.scored[name]),
+        "meta_steps": record["meta_steps"],
+        "adaptation_steps": record["steps"],
+        "train_seconds": known.mean(name, "train_seconds"),
+        "train_operations": known.mean(name, "operations"),
+        "adapt_operations": known.mean(name, "adapt_operations"),
+        "adapt_milliseconds": known.mean(name, "adapt_milliseconds"),
+        "parameters": record["parameters"],
+    }
+
+
+def described(arm: Arm) -> dict[str, Any]:
+    return {"name": arm.name, "title": arm.title, "family": arm.family, "what": arm.what}
+
+
+def left_out_entry(arm: Arm, why: str) -> dict[str, Any]:
+    """An arm that took no part, and why."""
+    nothing = ("error", "validation", "difference", "equal_compute", "train_seconds", "train_operations", "adapt_milliseconds")
+    rest = {"settings": {}, "searched": [], "diverged": False, "note": why, "meta_steps": 0, "parameters": 0}
+    return {**described(arm), **rest, **dict.fromkeys(nothing), "left_out": True}
+
+
+def content_of(
+    bench: Bench,
+    known: Known,
+    verdict: Verdict,
+    *,
+    plan: Plan,
+    margin: float,
+    question: str,
+    command: str,
+    budget: float,
+    spent: float,
+    equal: dict[str, Any],
+    left_out: dict[str, str],
+    more_sentences: tuple[str, ...],
+) -> dict[str, Any]:
+    """The content of `compare.json`, but for its curves and probes."""
+    comparison = verdict.comparison
+    order = [verdict.arm, *sorted(set(known.scored) - {verdict.arm}, key=lambda name: rank(comparison, name))]
+    return {
+        "fewstep": __version__,
+        "problem": bench.grounds[0].problem.name,
+        "command": command,
+        "question": question,
+        "metric": metric_of(bench),
+        "margin": margin,
+        "protocol": protocol_of(bench, plan, budget, spent),
+        "verdict": {
+            "outcome": verdict.outcome,
+            "arm": verdict.arm,
+            "runner_up": verdict.runner_up,
+            "more_tasks": verdict.more_tasks,
+            "sentences": [*verdict.sentences, *more_sentences],
+        },
+        "arms": [arm_entry(bench.arm(name), known, comparison, equal) for name in order]
+        + [left_out_entry(bench.arm(name), why) for name, why in left_out.items()],
+        "tasks": known.tasks(),
+        "by_task": {name: [number(value) for value in known.errors(name, "test").mean(0)] for name in order},
+    }
+
+
+def rank(comparison: Comparison, name: str) -> tuple[bool, float]:
+    mean = comparison.errors[name].mean
+    return not math.isfinite(mean), mean

@@ -1,0 +1,114 @@
+"""Learning curves of a few arms (floor 5): by support examples, by adaptation steps and by meta-train tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.compare.arms import Fitted
+from fewstep.compare.bench import Bench, Lengths
+from fewstep.compare.ground import Ground
+from fewstep.errors import RunFailed
+from fewstep.tasks.family import TaskFamily
+
+STEPS = (0, 1, 2, 3, 5, 10, 20)
+PARTS = (0.25, 0.5)
+"""of the meta-train tasks, beside all of them"""
+LEAST_TASKS = 4
+
+
+def by_shots(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
+    """Mean errors on meta-test tasks by the number of support examples; None where episodes have no room for others."""
+    ground = bench.grounds[0]
+    counts = ground.shot_counts
+    if len(counts) < 2 or not in_time():
+        return None
+    found: dict[str, list[float | None]] = {name: [] for name in fitted}
+    for shots in counts:
+        bench.say(f"{shots} support examples")
+        held = ground.at_shots(shots)
+        for name, one in fitted.items():
+            found[name].append(finite(held.errors(one.predict, ground.unit, ground.classes)))
+    return {"shots": list(counts), "arms": found}
+
+
+def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
+    """Mean errors on meta-test tasks by the number of adaptation steps, of arms that make some."""
+    ground = bench.grounds[0]
+    moving = {name: one for name, one in fitted.items() if one.steps and one.after}
+    if not moving or not in_time():
+        return None
+    most = max(one.steps or 0 for one in moving.values())
+    steps = [count for count in STEPS if count <= max(2 * most, 10)] if most > 1 else [0, 1]
+    found: dict[str, list[float | None]] = {name: [] for name in moving}
+    for count in steps:
+        bench.say(f"{count} adaptation steps")
+        for name, one in moving.items():
+            assert one.after is not None
+            found[name].append(finite(ground.errors(lambda part, one=one, count=count: one.after(part, count), "test")))
+    return {"steps": steps, "arms": found}
+
+
+def by_tasks(
+    bench: Bench, names: Sequence[str], lengths: Lengths, known: dict[str, float | None], in_time: Callable[[str], bool]
+) -> dict[str, Any] | None:
+    """Mean errors on meta-test tasks by the number of meta-train tasks: each arm is trained again on parts of them, by the
+    first seed; `known` are its errors after all of them. Arms for which there is no time are left out."""
+    whole = bench.grounds[0]
+    size = whole.family.size
+    if size is None:
+        return None
+    counts = [count for part in PARTS if (count := int(part * size)) >= LEAST_TASKS]
+    found: dict[str, list[float | None]] = {}
+    for name in names:
+        if not counts or not in_time(name):
+            continue
+        errors = []
+        for count in counts:
+            bench.say(f"{bench.arm(name).title}, {count} meta-train tasks")
+            errors.append(on_part(bench, name, lengths, part_of(whole, count), count))
+        found[name] = [*errors, known[name]]
+    return {"tasks": [*counts, size], "arms": found} if found else None
+
+
+def on_part(bench: Bench, name: str, lengths: Lengths, ground: Ground, count: int) -> float | None:
+    """The error of an arm that saw so many meta-train tasks; kept in a folder of its own, beside the others."""
+    directory = bench.directory / "arms" / "by-tasks" / str(count)
+    part = Bench(directory, (ground,), bench.say)
+    try:
+        return finite(part.scored(part.arm(name), 0, 0, lengths._replace(search=False)).test)
+    except RunFailed:
+        return None
+
+
+def part_of(ground: Ground, count: int) -> Ground:
+    """The same ground with so many of its meta-train tasks, drawn at random."""
+    splits = ground.problem.splits
+    assert splits is not None and splits.train.size is not None
+    numbers = np.sort(np.random.default_rng(ground.seed).permutation(splits.train.size)[:count])
+    problem = replace(ground.problem, splits=replace(splits, train=subset(splits.train, numbers)))
+    return Ground(ground.settings, problem, ground.seed, ground.validation, ground.test)
+
+
+def subset(family: TaskFamily, numbers: np.ndarray) -> TaskFamily:
+    """The tasks with these numbers alone."""
+    place = jnp.asarray(numbers)
+    examples = family.examples
+    return replace(
+        family,
+        episode=lambda task, key, shots=None: family.episode(place[task], key, shots),
+        size=len(numbers),
+        examples=None if examples is None else lambda task: examples(place[task]),
+        names=None if family.names is None else tuple(family.names[number] for number in numbers),
+        lengths=None if family.lengths is None else family.lengths[numbers],
+        resized=None,
+    )
+
+
+def finite(errors: np.ndarray) -> float | None:
+    mean = float(np.mean(errors))
+    return mean if np.isfinite(mean) else None

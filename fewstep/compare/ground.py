@@ -1,0 +1,224 @@
+"""What all arms stand on (floor 5): one split of the tasks, one network, and the same held-out episodes for each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.problem import Problem
+from fewstep.problems.image_settings import ImageSettings
+from fewstep.problems.settings import LearningSettings
+from fewstep.tasks.family import TaskFamily
+from fewstep.training.programs import compiled
+from fewstep.types import Episode, Examples
+
+TASKS, IMAGE_TASKS = 200, 100
+"""So many held-out tasks where they never run out."""
+EPISODES, MOST_EPISODES = 10, 640
+"""of each held-out task, so many of all"""
+AT_ONCE_BYTES, KEPT_BYTES = 2**26, 2**28
+"""Held-out episodes are drawn in parts of so many bytes, and kept for the next arm where all of them are no more than this."""
+SHOTS = (1, 2, 5, 10, 20, 50)
+"""numbers of support examples by which arms are shown, up to twice the trained number"""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Episodes of held-out tasks. Whoever asks gets the same ones."""
+
+    family: TaskFamily
+    names: tuple[str, ...]
+    """[tasks]"""
+    draws: int
+    """episodes of each task"""
+    seed: int
+    shots: int | None = None
+    """support examples of each; None as the family draws them"""
+    _kept: list[Episode] = field(default_factory=list)
+
+    @cached_property
+    def size(self) -> int:
+        """Episodes of one part."""
+        shapes = jax.eval_shape(lambda: self.family.episode(jnp.asarray(0), jax.random.key(0)))
+        each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        most = max(1, AT_ONCE_BYTES // each)
+        return math.ceil(self.count / math.ceil(self.count / most))
+
+    @property
+    def count(self) -> int:
+        return len(self.names) * self.draws
+
+    def parts(self) -> Iterator[Episode]:
+        """Episodes that lead with [size], part after part: those of a task follow one another. The last part is filled up with
+        its last episode."""
+        if self._kept:
+            yield from self._kept
+            return
+        drawn = []
+        for first in range(0, self.count, self.size):
+            number = jnp.minimum(first + jnp.arange(self.size), self.count - 1)
+            part = self._draw(number)
+            drawn.append(part)
+            yield part
+        if sum(leaf.nbytes for leaf in jax.tree.leaves(drawn)) <= KEPT_BYTES:
+            self._kept.extend(drawn)
+
+    @cached_property
+    def _draw(self) -> Callable[[jax.Array], Episode]:
+        tasks, key = jnp.asarray(self.family.tasks(len(self.names))), jax.random.key_data(jax.random.key(self.seed))
+
+        def one(number: jax.Array) -> Episode:
+            task, draw = tasks[number // self.draws], number % self.draws
+            own = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), task), draw)
+            return self.family.episode(task, own) if self.shots is None else self.family.episode(task, own, self.shots)
+
+        return compiled(lambda numbers: jax.lax.map(one, numbers, batch_size=min(self.size, 64)))
+
+    def by_task(self, errors: np.ndarray) -> np.ndarray:
+        """[tasks] float64: means over episodes of [episodes], the filling left out; NaN where one of them is not finite."""
+        found = np.asarray(errors, np.float64)[: self.count].reshape(len(self.names), self.draws)
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = found.mean(1)
+        return np.where(np.isfinite(means), means, np.nan)
+
+    def errors(self, predict: Callable[[Episode], Any], unit: np.ndarray, classes: bool) -> np.ndarray:
+        """[tasks]: what `predict` misses, mean over the query rows of a task's episodes."""
+        found = [episode_errors(predict(part), part.query, unit, classes) for part in self.parts()]
+        return self.by_task(np.concatenate(found))
+
+
+def episode_errors(outputs: Any, query: Examples, unit: np.ndarray, classes: bool) -> np.ndarray:
+    """[episodes] of outputs [episodes, queries, outputs]: squared errors in units of `unit` [outputs], or the part that is not
+    told right; means over the query rows that count."""
+    outputs, targets, weight = (np.asarray(each, np.float64) for each in (outputs, query.targets, query.weight))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if classes:
+            rows = (outputs.argmax(-1) != targets.argmax(-1)) / 1.0
+            rows = np.where(np.isfinite(outputs).all(-1), rows, np.nan)
+        else:
+            rows = np.mean(np.square(outputs - targets) / unit, axis=-1)
+        return np.sum(np.where(weight > 0, rows, 0.0) * weight, 1) / np.maximum(weight.sum(1), 1e-12)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One split of a problem's tasks."""
+
+    settings: LearningSettings
+    """the recipe of gradient steps: what arms change fields of"""
+    problem: Problem
+    seed: int
+    """of the split; the seeds of trainings are others"""
+    validation: Held
+    test: Held
+
+    @property
+    def images(self) -> bool:
+        return self.problem.images is not None
+
+    @property
+    def classes(self) -> bool:
+        return self.images or bool(self.problem.format.classes)
+
+    @property
+    def outputs(self) -> int:
+        return int(self.rows.targets.shape[-1])
+
+    @property
+    def family(self) -> TaskFamily:
+        """of meta-train tasks"""
+        assert self.problem.splits is not None
+        return self.problem.splits.train
+
+    @cached_property
+    def rows(self) -> Episode | Any:
+        """Examples [rows, ...] of meta-train tasks, for what is counted over all of them."""
+        episodes = self.episodes(400)
+        flat = [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), part) for part in episodes]
+        both = Examples(*(np.concatenate(each) for each in zip(*flat, strict=True)))
+        return Examples(*(leaf[both.weight > 0] for leaf in both))
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        """[outputs] in what errors are counted: the variance of the targets of meta-train tasks; 1 for classes."""
+        if self.classes:
+            return np.ones(self.outputs)
+        return np.maximum(np.asarray(self.rows.targets, np.float64).var(0), 1e-12)
+
+    def episodes(self, count: int, draw: int = 0) -> Episode:
+        """About so many episodes of meta-train tasks as arrays that lead with [episodes]: each task once, then again."""
+        tasks = np.asarray(self.family.tasks(count))
+        tasks = np.resize(tasks, max(count, 1)) if tasks.size < count else tasks
+        key = jax.random.key(self.seed + 7919)
+
+        def one(task: jax.Array, number: jax.Array) -> Episode:
+            return self.family.episode(task, jax.random.fold_in(jax.random.fold_in(key, draw), number))
+
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(jnp.asarray(tasks), jnp.arange(tasks.size)))
+
+    def errors(self, predict: Callable[[Episode], Any], split: str) -> np.ndarray:
+        """[tasks] of the 'validation' or 'test' episodes."""
+        held: Held = getattr(self, split)
+        return held.errors(predict, self.unit, self.classes)
+
+    def at_shots(self, shots: int) -> Held:
+        """The test episodes with so many support examples."""
+        return replace(self.test, shots=shots, _kept=[])
+
+    @property
+    def shot_counts(self) -> tuple[int, ...]:
+        """Numbers of support examples that test episodes have room for."""
+        most = self.settings.shot_range.most
+        if self.images:
+            return ()
+        room = 2 * most if self.test.family.resized is None and self.family.resized else most
+        return tuple(shots for shots in SHOTS if shots <= room)
+
+
+def ground(settings: Any, seed: int, fold: int | None = None) -> Ground:
+    """The ground of a comparison. Raises `BadInput` for what cannot be compared, or cannot be built."""
+    if not isinstance(settings, LearningSettings):
+        raise BadInput("compare is for models that predict (sine, table, images, omniglot, robot-faults), not for policies.")
+    base = recipe_of(settings)
+    if fold is not None:
+        base = replace(base, fold=fold)  # type: ignore[call-arg]
+    problem = base.build(seed)
+    assert problem.splits is not None
+    images = isinstance(base, ImageSettings)
+
+    def held(family: TaskFamily, number: int) -> Held:
+        if family.resized is not None:
+            family = family.resized(2 * base.shot_range.most)  # room for more shots than are trained with
+        count = int(family.tasks(IMAGE_TASKS if images else TASKS).size)
+        draws = 1 if images else min(EPISODES, max(1, MOST_EPISODES // count))
+        return Held(family, names_of(problem, family, count), draws, 1000 * seed + number)
+
+    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2))
+
+
+def recipe_of(settings: LearningSettings) -> LearningSettings:
+    """The recipe of gradient steps that all networks of a comparison share, from untrained parameters on."""
+    if settings.for_gradients and not settings.for_gradients.startswith("--inner-clip"):
+        raise BadInput(f"compare chooses itself how each arm adapts; leave {settings.for_gradients} out.")
+    found = settings.candidates()
+    base = found["gradient"] if "gradient" in found else replace(settings, adapter="gradient", body_steps=0)
+    return replace(base, joint_steps=0) if isinstance(base, ImageSettings) else base
+
+
+def names_of(problem: Problem, family: TaskFamily, count: int) -> tuple[str, ...]:
+    """What people call held-out tasks."""
+    if family.names is not None:
+        numbers = np.asarray(family.tasks(count))
+        return tuple(family.names[number] for number in numbers)
+    if problem.images is not None and family.describe is not None:
+        classes = np.asarray(jax.vmap(family.describe)(family.tasks(count)))
+        return tuple(", ".join(problem.images.names[one] for one in task) for task in classes)
+    return tuple(f"{problem.name} {number + 1}" for number in range(count))

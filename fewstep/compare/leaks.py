@@ -1,0 +1,67 @@
+"""Held-out tasks that are meta-train tasks under another name (floor 5): they would make every arm look better than it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from fewstep.compare.ground import Ground
+from fewstep.errors import BadInput
+from fewstep.tasks.family import TaskFamily
+
+LEAST_ROWS = 8
+"""Tasks of fewer different rows may be alike by chance."""
+SHOWN = 3
+
+
+def refuse_leaks(ground: Ground) -> None:
+    """Raises `BadInput`, naming tasks and rows, where all rows of a held-out task are those of a meta-train task."""
+    splits = ground.problem.splits
+    assert splits is not None
+    if splits.train.examples is None or splits.train.names is None:
+        return
+    known = {content: name for name, content in contents(splits.train).items()}
+    for split in ("validation", "test"):
+        found = [
+            (name, known[content])
+            for name, content in contents(getattr(splits, split)).items()
+            if content in known and len(set(content)) >= LEAST_ROWS
+        ]
+        if found:
+            raise BadInput(
+                f"{len(found)} meta-{split} task{'s' * (len(found) > 1)} would be known from training: "
+                + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN])
+                + "; ..." * (len(found) > SHOWN)
+                + ". Remove one of each pair, or give them one name in the column of --task."
+            )
+
+
+def contents(family: TaskFamily) -> dict[str, tuple[bytes, ...]]:
+    """name of a task -> all its rows as they are encoded, in an order that does not matter."""
+    assert family.examples is not None and family.names is not None and family.size is not None
+    every = jax.jit(jax.vmap(family.examples))(np.arange(family.size))
+    inputs, targets, weight = (np.asarray(leaf) for leaf in every)
+    both = np.concatenate([inputs.reshape(*weight.shape, -1), targets.reshape(*weight.shape, -1)], -1)
+    rows = [both[task][weight[task] > 0] for task in range(len(both))]
+    return {name: tuple(sorted(row.tobytes() for row in own)) for name, own in zip(family.names, rows, strict=True)}
+
+
+def told(settings: Any, task: str, other: str) -> str:
+    """Which rows of the file these are."""
+    lines = {name: lines_of(settings, name) for name in (task, other)}
+    return f"all rows of {task!r} ({lines[task]}) are those of {other!r} ({lines[other]})"
+
+
+def lines_of(settings: Any, task: str) -> str:
+    """'rows 12 to 64', counted from 1 without the header."""
+    from fewstep.tasks.reading import FILE, read_table
+
+    table = read_table(settings.data)
+    column = settings.task or FILE
+    number = np.flatnonzero(np.array(table[column].cast(pl.String).to_list(), object) == task) + 1
+    if number.size == number[-1] - number[0] + 1:
+        return f"rows {number[0]} to {number[-1]}"
+    return "rows " + ", ".join(str(each) for each in number[:5]) + ", ..." * (number.size > 5)

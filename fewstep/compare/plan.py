@@ -1,0 +1,186 @@
+"""How a budget of seconds is spent (floor 5): a meta-step of each arm is timed, then all arms get as many as there is time for.
+
+What does not fit is given up in one order: training to equal compute, the search of settings, seeds, then arms, the least
+asked for first. What was given up is said. Arms that need no training are not planned: they are quick.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+
+from fewstep import maml
+from fewstep.compare.arms import Arm
+from fewstep.compare.bench import SEARCH_PART, Lengths
+from fewstep.compare.ground import Ground
+from fewstep.errors import BadInput
+from fewstep.training.devices import replicate, task_mesh
+from fewstep.training.estimate import meta_step_operations
+from fewstep.training.loop import compiled_chunk
+from fewstep.training.plan import prepared
+
+NEEDED = ("joint", "joint-ridge", "maml")
+"""Without these there is no comparison worth its name."""
+FIRST_TO_GO = ("in-context", "fomaml", "maml-from-joint", "reptile", "anil", "bayes-head", "joint-finetuned")
+LAST_PART = 0.12
+"""of the budget, for the verdict, curves and the run that is recommended"""
+FAIR_PART, LEAST_PART = 1 / 10, 1 / 40
+"""A training shorter than this part of its recipe's is too short for all extras, or for a comparison at all."""
+TIMED_SECONDS = 0.6
+
+
+class Pace(NamedTuple):
+    """What one arm's training takes."""
+
+    compiling: float
+    """seconds, once"""
+    meta_step: float
+    """seconds"""
+    operations: float
+    """of a meta-step"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, and for how long."""
+
+    meta_steps: int
+    """of every arm"""
+    seeds: int
+    search: bool
+    equal_compute: dict[str, int]
+    """arm -> meta-steps to the operations that exact MAML takes; of arms that take less"""
+    paces: dict[str, Pace]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """arm -> why"""
+    notes: tuple[str, ...] = ()
+
+    def lengths(self, equal_compute: bool = False) -> Lengths:
+        steps = self.equal_compute if equal_compute else dict.fromkeys(self.paces, self.meta_steps)
+        return Lengths(steps, self.search, equal_compute)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "paces": {name: list(pace) for name, pace in self.paces.items()}, "notes": list(self.notes)}
+
+    @staticmethod
+    def from_json(saved: Mapping[str, Any]) -> Plan:
+        paces = {name: Pace(*numbers) for name, numbers in saved["paces"].items()}
+        return Plan(**{**saved, "paces": paces, "notes": tuple(saved["notes"])})
+
+
+def pace_of(arm: Arm, ground: Ground) -> Pace:
+    """Times a meta-step, after its program is compiled; the same program trains the arm."""
+    assert arm.problem is not None
+    problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
+    count = float(meta_step_operations(problem))
+    mesh, key = task_mesh(), jax.random.key(0)
+    problem = prepared(problem, mesh, 0, quiet=True)
+    state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
+    run = compiled_chunk(problem, mesh)
+    started = time.monotonic()
+    state, chunk = run(state, key, 1)
+    jax.block_until_ready(chunk)
+    compiling, made, length = time.monotonic() - started, 0, 1
+    started = time.monotonic()
+    while (taken := time.monotonic() - started) < TIMED_SECONDS:
+        state, chunk = run(state, key, length)
+        jax.block_until_ready(chunk)
+        made, length = made + length, min(2 * length, 64)
+    return Pace(compiling, taken / made, count)
+
+
+class Costs(NamedTuple):
+    """What a plan is made of."""
+
+    paces: dict[str, Pace]
+    choices: dict[str, int]
+    """trained arm -> how many of its settings are tried"""
+    followers: int
+    """arms that need no training beside that of another"""
+    folds: int
+    extra: float
+    """seconds that a training takes beside its meta-steps: validation, checkpoints, scores"""
+    compiling: float
+    """seconds that an arm's programs for validating and scoring take, once"""
+
+    def seconds(self, plan: Plan) -> float:
+        total = 0.0
+        for name, pace in self.paces.items():
+            if name in plan.left_out:
+                continue
+            whole = plan.meta_steps * pace.meta_step + self.extra
+            total += self.folds * plan.seeds * whole + self.compiling
+            if plan.search:
+                tried = SEARCH_PART * plan.meta_steps * pace.meta_step + self.extra
+                total += self.folds * (self.choices[name] - 1) * tried
+            if name in plan.equal_compute:
+                total += self.folds * (plan.equal_compute[name] * pace.meta_step + self.extra)
+        return total + self.followers * (self.compiling + self.folds * plan.seeds * self.extra)
+
+
+def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[str, str]) -> dict[str, int]:
+    """Meta-steps of the cheaper arms to the operations that so many of exact MAML take."""
+    if "maml" not in paces:
+        return {}
+    target = paces["maml"].operations * meta_steps
+    found = {name: int(target / pace.operations) for name, pace in paces.items() if name not in left_out}
+    return {name: steps for name, steps in found.items() if steps > 1.1 * meta_steps}
+
+
+def planned(costs: Costs, left: float, recipe: int, seeds: int) -> Plan:
+    """The plan that makes the most of the seconds `left`. Raises `BadInput` where not even the least of it fits."""
+    fair, least = max(1, math.ceil(FAIR_PART * recipe)), max(1, math.ceil(LEAST_PART * recipe))
+    steps = 0
+    for reduced in reductions(Plan(recipe, seeds, True, {}, costs.paces), costs):
+        steps = affordable(reduced, costs, left, recipe)
+        if steps >= fair:
+            return with_steps(reduced, steps)
+    if steps < least:
+        raise TooShort(costs.seconds(with_steps(reduced, least)) - left)
+    return with_steps(reduced, steps)
+
+
+class TooShort(BadInput):
+    """The budget lacks so many seconds; whoever knows the budget says what would do."""
+
+    def __init__(self, seconds: float):
+        super().__init__(f"the budget lacks {seconds:.0f} seconds")
+        self.seconds = seconds
+
+
+def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
+    """Plans that give up more and more; `equal_compute` is filled in by `with_steps` where it is not given up."""
+    plans = [replace(plan, equal_compute={"": 0})]
+    plan = replace(plan, notes=("equal compute",))
+    plans.append(plan)
+    if any(count > 1 for count in costs.choices.values()):
+        plan = replace(plan, search=False, notes=(*plan.notes, "the search of settings of arms that are trained"))
+        plans.append(plan)
+    for fewer in range(plan.seeds - 1, 0, -1):
+        reduced = replace(plan, seeds=fewer, notes=(*plan.notes, f"{plan.seeds - fewer} of {plan.seeds} seeds"))
+        plans.append(reduced)
+    plan = plans[-1]
+    for name in FIRST_TO_GO:
+        if name in costs.paces:
+            plan = replace(plan, left_out={**plan.left_out, name: "not within the budget"})
+            plans.append(plan)
+    return plans
+
+
+def with_steps(plan: Plan, steps: int) -> Plan:
+    equal = equal_steps(plan.paces, steps, plan.left_out) if plan.equal_compute else {}
+    return replace(plan, meta_steps=steps, equal_compute=equal)
+
+
+def affordable(plan: Plan, costs: Costs, left: float, recipe: int) -> int:
+    """The most meta-steps, up to the recipe's, that `plan` has time for in so many seconds; 0 where it has for none."""
+    low, high = 0, recipe
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if costs.seconds(with_steps(plan, middle)) <= left else (low, middle - 1)
+    return low
