@@ -15,12 +15,12 @@ from fewstep.types import Examples, Key, Network, Params
 
 HEADS = 4
 UNSEEN = -1e9
-"""added to the logit of a row that does not count"""
+"""the logit of a row that does not count"""
 
 
 def set_network(features: int, outputs: int, hidden: tuple[int, ...]) -> Network:
     """θ holds the three perceptrons {"key", "value", "answer"}, whose hidden layers are `hidden`; `apply` takes a θ to which
-    `read` has added the support set."""
+    `read` has added the support set; without, it answers as if no row were known."""
     width = HEADS * max(1, hidden[-1] // HEADS)
     key_of, value_of = mlp([features, *hidden, width]), mlp([features + outputs, *hidden, width])
     answer = mlp([features + 2 * width + 1, *hidden, outputs])
@@ -30,18 +30,23 @@ def set_network(features: int, outputs: int, hidden: tuple[int, ...]) -> Network
         return {"key": key_of.init(keys[0]), "value": value_of.init(keys[1]), "answer": answer.init(keys[2])}
 
     def apply(params: Params, inputs: jax.Array) -> jax.Array:
-        support: Examples = Examples(*params["support"])
+        return answer.apply(params["answer"], jnp.concatenate([inputs, *seen(params, inputs)], axis=1))
+
+    def seen(params: Params, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the support set says to each question, [questions, width], and to all, [questions, width + 1]."""
+        if "support" not in params:
+            return jnp.zeros((inputs.shape[0], width)), jnp.zeros((inputs.shape[0], width + 1))
+        support = Examples(*params["support"])
         values = value_of.apply(params["value"], jnp.concatenate([support.inputs, support.targets], axis=1))
         rows, asked = (by_head(key_of.apply(params["key"], each)) for each in (support.inputs, inputs))
         logits = jnp.einsum("qhd,shd->hqs", asked, rows) / jnp.sqrt(1.0 * asked.shape[-1])
-        seen = jnp.where(support.weight > 0, 0.0, UNSEEN)
-        share = jax.nn.softmax(logits + seen[None, None], axis=-1) * (support.weight > 0)[None, None]  # of no rows: nothing
+        counts = (support.weight > 0)[None, None]
+        share = jax.nn.softmax(jnp.where(counts, logits, UNSEEN), axis=-1) * counts  # of no rows: nothing
         found = jnp.einsum("hqs,shd->qhd", share, by_head(values)).reshape(inputs.shape[0], width)
         count = jnp.sum(support.weight)
         mean = (support.weight @ values) / jnp.maximum(count, 1.0)
         common = jnp.concatenate([mean, jnp.log1p(count)[None]])
-        everywhere = jnp.broadcast_to(common, (inputs.shape[0], width + 1))
-        return answer.apply(params["answer"], jnp.concatenate([inputs, found, everywhere], axis=1))
+        return found, jnp.broadcast_to(common, (inputs.shape[0], width + 1))
 
     def by_head(rows: jax.Array) -> jax.Array:
         return rows.reshape(rows.shape[0], HEADS, -1)

@@ -1,0 +1,233 @@
+"""A comparison from beginning to end: what it writes, that it repeats nothing, how it keeps its budget and what it refuses.
+
+Place: fewstep/compare/run.py, bench.py, plan.py, leaks.py, recommended.py, cli/compare.py.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from known import unit_rows
+
+from fewstep import BadInput, compare, runs
+from fewstep.adapted import adapt
+from fewstep.compare import bench, plan
+from fewstep.compare.arms import ARMS
+from fewstep.compare.leaks import refuse_leaks
+from fewstep.problems import Sine, Table
+
+TINY = {"hidden": (8,), "meta_steps": 8, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
+COLUMNS = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
+TRIED = ("prior", "ridge", "scratch", "joint", "joint-ridge", "maml", "reptile")
+TIMES = ("train_seconds", "adapt_milliseconds", "spent_s")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_arms():
+    """Those that differ in how they are fitted: without training, trained, following another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.name in TRIED))
+        patch.setattr(plan, "TIMED_SECONDS", 0.01)
+        patch.setattr("fewstep.compare.ground.TASKS", 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sine(tmp_path_factory):
+    """(content, folder) of a comparison that had all the time it wanted."""
+    folder = tmp_path_factory.mktemp("compare") / "out"
+    return compare.compare(Sine(**TINY), folder, budget_seconds=3600, seeds=2, quiet=True), folder
+
+
+def without_times(content):
+    if isinstance(content, dict):
+        return {name: without_times(value) for name, value in content.items() if name not in TIMES}
+    return [without_times(value) for value in content] if isinstance(content, list) else content
+
+
+def test_a_comparison_says_what_was_found_of_every_arm(sine):
+    found, folder = sine
+    assert json.loads((folder / "compare.json").read_text()) == json.loads(json.dumps(found))
+    assert {arm["name"] for arm in found["arms"]} == set(TRIED)
+    by_name = {arm["name"]: arm for arm in found["arms"]}
+    for name, arm in by_name.items():
+        np.testing.assert_allclose(np.mean(found["by_task"][name]), arm["error"]["mean"])
+        assert arm["meta_steps"] == (8 if name in ("joint", "maml", "reptile") else 0)
+        assert len(found["by_task"][name]) == len(found["tasks"]) == found["protocol"]["test_tasks"]
+    assert by_name["prior"]["seeds"] == 1 and by_name["maml"]["seeds"] == 2
+    assert found["arms"][0]["name"] == found["verdict"]["arm"]
+    assert by_name["maml"]["train_operations"] > by_name["joint"]["train_operations"] > by_name["prior"]["train_operations"]
+    np.testing.assert_allclose(found["margin"], 0.05 * by_name["prior"]["validation"])
+    assert found["by_steps"]["steps"][0] == 0 and set(found["by_steps"]["arms"]) <= set(TRIED)
+
+
+def test_the_chosen_settings_are_the_first_that_are_hardly_worse_than_the_best(sine):
+    for arm in sine[0]["arms"]:
+        if arm["searched"]:
+            errors = [one["validation"] for one in arm["searched"]]
+            least = min(error for error in errors if error is not None)
+            first = next(n for n, error in enumerate(errors) if error is not None and error <= bench.HARDLY_MORE * least)
+            assert arm["settings"] == arm["searched"][first]["settings"]
+
+
+def test_the_arm_is_chosen_on_validation_tasks(sine):
+    found = sine[0]
+    chosen = next(arm for arm in found["arms"] if arm["name"] == found["verdict"]["arm"])
+    assert chosen["validation"] <= min(arm["validation"] for arm in found["arms"]) + found["margin"]
+
+
+def test_the_recommended_run_adapts_and_predicts(sine):
+    found, folder = sine
+    run = runs.open_run(folder / "run")
+    x = np.linspace(-4, 4, 6)
+    adapted = adapt(run, pl.DataFrame({"x": x, "y": np.sin(x)}), "rows")
+    assert np.all(np.isfinite(adapted.predict(pl.DataFrame({"x": x}), "rows")))
+    kept = folder / "arms" / found["run"]["arm"] / f"seed{found['run']['seed']}" / "parameters.npz"
+    with np.load(kept) as left, np.load(folder / "run" / "parameters.npz") as right:
+        assert all(np.array_equal(left[name], right[name]) for name in left.files)
+
+
+def test_going_on_repeats_no_fitting(sine, monkeypatch):
+    found, folder = sine
+    fitted = []
+
+    def watched(arm):
+        def fit(work):
+            fitted.append((arm.name, work.folder))
+            return arm.fit(work)
+
+        return replace(arm, fit=fit)
+
+    monkeypatch.setattr(bench, "ARMS", tuple(watched(arm) for arm in bench.ARMS))
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    again = compare.resume(folder, quiet=True)
+    assert without_times(again) == without_times(found)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")} == written
+    asked_more = set(found["by_steps"]["arms"]) | {found["verdict"]["arm"], found["verdict"]["runner_up"], "maml"}
+    assert {name for name, _ in fitted} <= asked_more  # for curves, from parameters that are there
+
+
+def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch):
+    found, _ = sine
+    arms = bench.ARMS
+
+    def stopping(arm):
+        def fit(work):
+            if arm.name == "maml" and work.seed == 1:
+                raise KeyboardInterrupt
+            return arm.fit(work)
+
+        return replace(arm, fit=fit)
+
+    monkeypatch.setattr(bench, "ARMS", tuple(stopping(arm) for arm in arms))
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
+    assert not (tmp_path / "out" / "compare.json").exists()
+    monkeypatch.setattr(bench, "ARMS", arms)
+    again = compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
+    assert without_times(again) == without_times(found)
+
+
+def test_another_comparison_in_the_same_folder_is_refused(sine):
+    folder = sine[1]
+    with pytest.raises(BadInput, match="holds another comparison"):
+        compare.compare(Sine(**TINY), folder, budget_seconds=3600, seeds=3, quiet=True)
+
+
+def test_a_budget_too_small_for_any_training_says_what_would_do_and_leaves_nothing(tmp_path):
+    with pytest.raises(BadInput, match=r"--budget 0:02 is too small .* least that would do here is about \d+[sm]"):
+        compare.compare(Sine(**{**TINY, "meta_steps": 4_000_000}), tmp_path / "out", budget_seconds=2, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"budget_seconds": 0.0}, {"seeds": 0}, {"margin": -0.1}])
+def test_numbers_out_of_range_are_refused(wrong, tmp_path):
+    with pytest.raises(BadInput, match="should be"):
+        compare.compare(Sine(**TINY), tmp_path / "out", quiet=True, **wrong)
+
+
+def units():
+    return unit_rows(units=30, rows=12)
+
+
+def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
+    rows = units()
+    names = rows["unit"].unique().sort()
+    settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
+    rows.write_csv(settings.data)
+    first = compare.run.ground(settings, 0)
+    refuse_leaks(first)
+    held, trained = first.test.names[0], first.family.names[0]
+    twice = pl.concat(
+        [rows.filter(pl.col("unit") != held), rows.filter(pl.col("unit") == trained).with_columns(unit=pl.lit(held))]
+    )
+    twice.cast({"unit": rows["unit"].dtype}).write_csv(settings.data)
+    with pytest.raises(BadInput, match=f"all rows of '{held}' \\(rows 349 to 360\\) are those of '{trained}'"):
+        refuse_leaks(compare.run.ground(settings, 0))
+    assert len(names) == 30
+
+
+def paces(**seconds):
+    return {name: plan.Pace(1.0, each, 1e6 * each) for name, each in seconds.items()}
+
+
+def costs(**seconds):
+    return plan.Costs(paces(**seconds), dict.fromkeys(seconds, 2), followers=1, folds=1, extra=0.5, compiling=1.0)
+
+
+def test_a_plan_takes_the_time_that_there_is_and_no_more():
+    found = costs(maml=0.01, joint=0.002)
+    for left in (30.0, 60.0, 120.0):
+        made = plan.planned(found, left, recipe=5_000, seeds=2)
+        assert 0.97 * left <= found.seconds(made) <= left or made.meta_steps == 5_000
+
+
+def test_where_time_is_plenty_every_arm_has_its_whole_recipe():
+    made = plan.planned(costs(maml=0.01, joint=0.002), 1e5, recipe=5_000, seeds=3)
+    assert (made.meta_steps, made.seeds, made.search, made.left_out, made.notes) == (5_000, 3, True, {}, ())
+    assert made.equal_compute == {"joint": 25_000}
+
+
+def test_where_time_lacks_extras_go_first_then_seeds_then_arms():
+    found, given_up = costs(maml=0.01, joint=0.002, reptile=0.008, anil=0.01), []
+    for left in np.geomspace(400, 16, 12):
+        made = plan.planned(found, float(left), recipe=5_000, seeds=3)
+        given_up.append((not made.equal_compute, not made.search, 3 - made.seeds, len(made.left_out)))
+        assert not {"maml", "joint"} & set(made.left_out)
+    assert given_up == sorted(given_up)
+    assert given_up[0] == (False, False, 0, 0) and given_up[-1][2] == 2 and given_up[-1][3] > 0
+    with pytest.raises(plan.TooShort):
+        plan.planned(found, 3.0, recipe=5_000, seeds=3)
+
+
+def test_a_plan_is_the_same_when_it_is_read_again():
+    made = plan.planned(costs(maml=0.01, joint=0.002), 40.0, recipe=5_000, seeds=3)
+    assert plan.Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_the_command_tells_what_it_needs(command):
+    code, out, _ = command("compare", "--help")
+    assert code == 0 and "robot-faults" in out and "--budget" in out
+    for words, said in (
+        (("compare", "nav2d"), "no problem 'nav2d' to compare"),
+        (("compare", "sine", "--budget", "soon"), "--budget should be a time such as 90s"),
+        (("compare", "--resume", "nowhere"), "found no comparison.json"),
+        (("compare", "table"), "--data is missing"),
+        (("compare", "sine", "--preset", "none"), "there is no preset 'none'"),
+    ):
+        code, _, err = command(*words)
+        assert code == 2 and said in err and "Traceback" not in err
+
+
+def test_the_command_prints_the_verdict_and_the_table(command, tmp_path):
+    words = ["--budget", "1h", "--seeds", "1", "--out", "out", "--hidden", "8", "--meta-steps", "8", "--meta-batch-size", "3"]
+    code, out, err = command("compare", "sine", *words, "--adaptation-steps", "2", "--shots", "5", "--queries", "5")
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert found["verdict"]["sentences"][0] in " ".join(out.split())
+    assert "MAML, exact" in out and "compare.json" in out and "fewstep adapt out/run" in out
+    assert "first, without training" in err
+    code, out, _ = command("compare", "--resume", "out", "--json")
+    assert code == 0 and without_times(json.loads(out)) == without_times(found)
