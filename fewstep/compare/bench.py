@@ -97,7 +97,11 @@ class Bench:
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))["chosen"]
         grid = arm.grid(self.grounds[fold])
-        if len(grid) == 1 or (arm.problem is not None and not lengths.search):
+        if len(grid) == 1:
+            return grid[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if arm.problem is not None and not lengths.search:
+            write_json(path, {"chosen": grid[0], "searched": []})
             return grid[0]
         found = []
         for number, choice in enumerate(grid):
@@ -108,7 +112,6 @@ class Bench:
             {"settings": choice, "validation": error if math.isfinite(error) else None}
             for choice, error in zip(grid, found, strict=True)
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"chosen": grid[best], "searched": searched})
         return grid[best]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.arms import Arm
-from fewstep.compare.bench import Bench, Lengths
+from fewstep.compare.bench import SEARCH_PART, Bench, Lengths
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
 from fewstep.compare.display import Display, clock
@@ -41,8 +41,8 @@ TOO_FEW = 20
 QUICK: Lengths = Lengths({}, True)
 FIRST_TABLE = 40.0
 """After so many seconds the first scores are shown, if not all quick arms are done before."""
-OVER = 1.05
-"""of the budget: what would go beyond is left"""
+ROUND_PART = 0.7
+"""of the first round's time, which compiles and searches, that another one takes"""
 
 
 def compare(
@@ -104,6 +104,8 @@ class Comparing:
         self.bench, self.display, self.budget, self.seeds, self.margin = bench, display, budget, seeds, margin
         self.command, self.folds = command, range(len(bench.grounds))
         self.paces: dict[str, Pace] = {}
+        self.extra, self.round = 1.0, 0.0
+        """seconds that a training took beside its meta-steps, and that a round of all arms takes; as seen so far"""
         self.left_out = {arm.name: why for arm in bench.arms() if (why := arm.absent(bench.grounds[0]))}
 
     def whole(self, partial: Callable[[list[dict[str, Any]]], None] | None) -> dict[str, Any]:
@@ -222,7 +224,8 @@ class Comparing:
         """The plan for arms of these paces. Raises `BadInput`, saying what would do, where the budget is too small for it."""
         compiling = float(np.mean([pace.compiling for pace in paces.values()]))
         grids = {name: len(self.bench.arm(name).grid(self.bench.grounds[0])) for name in paces}
-        costs = Costs(paces, grids, len(self.followers()), len(self.folds), 0.5 + 0.15 * compiling, 1.5 * compiling)
+        self.extra = 0.3 + 0.3 * compiling
+        costs = Costs(paces, grids, len(self.followers()), len(self.folds), self.extra, compiling)
         left = (1 - LAST_PART) * self.budget - self.display.spent
         try:
             return planned(costs, left, self.bench.grounds[0].settings.meta_steps, self.seeds)
@@ -240,20 +243,55 @@ class Comparing:
             self.fitting(self.paces)
 
     def train(self, plan: Plan) -> int:
-        """Trains all arms seed by seed; returns how many seeds of all arms were within the budget."""
-        lengths = plan.lengths()
+        """Trains all arms seed by seed; returns how many seeds of all arms were within the budget. Where trainings take longer
+        than was planned, settings are not searched any more and then arms are left out, in the first round, and after it whole
+        rounds."""
         arms = [arm for arm in self.taking_part() if arm.problem is not None or self.bench.followed(arm)]
-        longest = 0.0
         for seed in range(plan.seeds):
-            started = self.display.spent
-            if seed and started + longest > OVER * (1 - LAST_PART / 2) * self.budget and not self.is_done(arms, seed, lengths):
+            began = self.display.spent
+            if seed and not self.is_done(arms, seed, plan.lengths()) and began + self.round > self.last_call:
                 return seed
             for arm in arms:
-                for fold in self.folds:
-                    self.bench.scored(arm, seed, fold, lengths)
-                    self.display.step()
-            longest = self.display.spent - started if seed else (self.display.spent - started) * 0.7
+                self.train_one(arm, seed, plan)
+            self.round = (self.display.spent - began) * (1.0 if seed else ROUND_PART)
+            arms = [arm for arm in arms if arm.name not in self.left_out]
         return plan.seeds
+
+    def train_one(self, arm: Arm, seed: int, plan: Plan) -> None:
+        """One arm by one seed, on all folds, as far as there is time."""
+        lengths, each = plan.lengths(), 0.0
+        if arm.name in plan.paces:
+            each = plan.meta_steps * plan.paces[arm.name].meta_step
+        if not seed and not self.is_done([arm], seed, lengths) and not self.is_begun(arm):
+            tried = (len(arm.grid(self.bench.grounds[0])) - 1) * (self.extra + SEARCH_PART * each) if each else 0.0
+            once = len(self.folds) * (self.extra + each)
+            late = self.display.spent + once * plan.seeds > self.last_call
+            if late and arm.name not in NEEDED:
+                self.leave_out(arm, plan)
+                return
+            if self.display.spent + once * plan.seeds + len(self.folds) * tried > self.last_call:
+                lengths = lengths._replace(search=False)
+        started = self.display.spent
+        for fold in self.folds:
+            self.bench.scored(arm, seed, fold, lengths)
+            self.display.step()
+        if each:
+            self.extra = 0.5 * self.extra + 0.5 * max(0.0, (self.display.spent - started) / len(self.folds) - each)
+
+    def is_begun(self, arm: Arm) -> bool:
+        """Whether its settings were chosen before: then it takes part, whatever the time."""
+        return (self.bench.directory / "arms" / arm.name / "searched0.json").is_file()
+
+    def leave_out(self, arm: Arm, plan: Plan) -> None:
+        """It takes no part any more, nor when the comparison goes on."""
+        self.left_out[arm.name] = "not within the budget"
+        known = {name: why for name, why in self.left_out.items() if why == "not within the budget"}
+        write_json(self.bench.directory / PLAN, replace(plan, left_out=known).to_json())
+
+    @property
+    def last_call(self) -> float:
+        """Seconds after which no training begins."""
+        return (1 - LAST_PART / 2) * self.budget
 
     def is_done(self, arms: Sequence[Arm], seed: int, lengths: Lengths) -> bool:
         folders = (self.bench.folder(arm, seed, fold, lengths) for arm in arms for fold in self.folds)
@@ -272,7 +310,7 @@ class Comparing:
             if steps[name] is None or source is None:
                 continue
             takes = 0.0 if name != source.name else len(self.folds) * steps[name] * plan.paces[name].meta_step
-            if self.display.spent + takes > (1 - LAST_PART / 2) * self.budget and not self.is_done([arm], 0, lengths):
+            if self.display.spent + takes > self.last_call and not self.is_done([arm], 0, lengths):
                 continue
             if source.name != name and source.name not in longer:
                 continue
@@ -301,7 +339,8 @@ class Comparing:
         fitted = {name: self.bench.fitted(self.bench.arm(name), self.lengths_of(name, lengths)) for name in names if in_time()}
         shots = by_shots(self.bench, fitted, in_time) if fitted else None
         steps = by_steps(self.bench, fitted, in_time) if fitted else None
-        trained = [name for name in names if not self.bench.followed(self.bench.arm(name))]
+        # What follows another would need that trained anew, too; an empirical prior knows all meta-train tasks.
+        trained = [name for name in names if not self.bench.followed(self.bench.arm(name)) and name != "bayes-head"]
 
         def takes(name: str) -> bool:
             each = plan.paces[name].meta_step * plan.meta_steps if name in plan.paces else 1.0

@@ -117,6 +117,7 @@ def described(episodes: Episode) -> np.ndarray:
 def fit_boosting(work: Work) -> Fitted:
     """Trees on questions with their support sets' statistics, grown on episodes of meta-train tasks."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits  # on few rows several threads only wait for each other
 
     ground = work.ground
     episodes = ground.episodes(EPISODES, draw=1 + work.seed)
@@ -127,20 +128,23 @@ def fit_boosting(work: Work) -> Fitted:
     some = np.random.default_rng(work.seed).permutation(len(x))[:ROWS]
     x, y = x[some], y[some]
     options: dict[str, Any] = {"max_leaf_nodes": work.choice["leaves"], "learning_rate": 0.1, "random_state": work.seed}
-    if ground.classes:
-        trees = HistGradientBoostingClassifier(**options).fit(x, y.argmax(1))
+    with threadpool_limits(1):
+        if ground.classes:
+            several = [HistGradientBoostingClassifier(**options).fit(x, y.argmax(1))]
+        else:
+            several = [HistGradientBoostingRegressor(**options).fit(x, column) for column in y.T]
 
-        def ask(rows: np.ndarray) -> np.ndarray:
-            answer = np.zeros((len(rows), y.shape[1]))
-            answer[:, trees.classes_] = trees.predict_proba(rows)
-            return answer
-    else:
-        several = [HistGradientBoostingRegressor(**options).fit(x, column) for column in y.T]
-        ask = lambda rows: np.stack([trees.predict(rows) for trees in several], 1)  # noqa: E731
+    def ask(rows: np.ndarray) -> np.ndarray:
+        if not ground.classes:
+            return np.stack([trees.predict(rows) for trees in several], 1)
+        answer = np.zeros((len(rows), y.shape[1]))
+        answer[:, several[0].classes_] = several[0].predict_proba(rows)
+        return answer
 
     def predict(episodes: Episode) -> np.ndarray:
         rows = described(episodes)
-        return ask(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:2], -1)
+        with threadpool_limits(1):
+            return ask(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:2], -1)
 
     grown = 100.0 * y.shape[1]
     return Fitted(

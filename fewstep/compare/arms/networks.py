@@ -39,6 +39,8 @@ LOGGED = 5
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """of plain gradient descent, on standardized data"""
 RIDGES = (100.0, 10.0, 1.0, 0.1, 0.01)
+SHARED = ("splits", "images", "notes", "validation_tasks", "illustrate", "shot_counts")
+"""what the Problems of all arms have in common"""
 SGD: dict[str, Any] = {"inner_optimizer": "sgd", "multi_step": 0.0, "first_order_until": 0.0}
 
 
@@ -65,10 +67,16 @@ def predictor(problem: Problem) -> Callable[[MetaParams, Episode, int], jax.Arra
 
 
 def as_fitted(
-    problem: Problem, params: MetaParams, steps: int, settings: LearningSettings, trained: float = 0.0, meta_steps: int = 0
+    ground: Ground,
+    problem: Problem,
+    params: MetaParams,
+    steps: int,
+    settings: LearningSettings,
+    trained: float = 0.0,
+    meta_steps: int = 0,
 ) -> Fitted:
     """What can be asked of a network with these parameters, adapted in so many steps."""
-    ask = predictor(problem)
+    ask = ground.program(problem, predictor)
 
     def adapting() -> float:
         support, key = shapes_of(problem, 1)[1].support, jax.eval_shape(lambda: jax.random.key(0))
@@ -109,20 +117,24 @@ def changed(**fields: Any) -> Callable[[Ground, Choice, int], tuple[LearningSett
         made = model_of(ground, settings)
         if settings.adapter != "gradient" or settings.inner_optimizer != "sgd" or not settings.adaptation_steps:
             return settings, made
-        rate = jnp.full(1, settings.inner_rate)  # an array is an argument of the compiled program, for which a number is not
-        return settings, replace(made, learner=replace(made.learner, inner_optimizer=lambda inner: optax.sgd(rate[0])))
+        if settings not in ground.free:
+            rate = jnp.full(1, settings.inner_rate)  # an array is an argument of the compiled program, a number is not
+            learner = replace(made.learner, inner_optimizer=lambda inner: optax.sgd(rate[0]))
+            ground.free[settings] = replace(made, learner=learner)
+        return settings, ground.free[settings]
 
     return problem
 
 
 def model_of(ground: Ground, settings: LearningSettings) -> Problem:
-    """The Problem of other `settings` on the tasks of this ground, whose data is not read again."""
-    if settings.adapter == "bayes-head":  # which makes its empirical prior of them
-        return settings.build(ground.seed)
-    known = ("splits", "images", "notes", "validation_tasks", "illustrate", "shot_counts")
-    return replace(
-        settings.build(ground.seed, ground.problem.format), **{name: getattr(ground.problem, name) for name in known}
-    )
+    """The Problem of other `settings` on the tasks of this ground, whose data is not read again; made once."""
+    if settings not in ground.models:
+        if settings.adapter == "bayes-head":  # which makes its empirical prior of the tasks
+            ground.models[settings] = replace(settings.build(ground.seed), splits=ground.problem.splits)
+        else:
+            known = {name: getattr(ground.problem, name) for name in SHARED}
+            ground.models[settings] = replace(settings.build(ground.seed, ground.problem.format), **known)
+    return ground.models[settings]
 
 
 def joint_images(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
@@ -144,7 +156,7 @@ def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSetting
     resume = has_checkpoint(work.folder)
     loop.train(problem, work.folder, seed=work.seed, meta_steps=work.meta_steps, resume=resume, quiet=True)
     params = best_of(problem, work)
-    if problem.completions is not None:
+    if problem.completions is not None and work.meta_steps == work.planned:
         params = complete(problem, params)[0]
     write_arrays(work.folder / "parameters.npz", params)
     return Saved(settings, problem, params), float(meta_step_operations(problem)) * work.meta_steps
@@ -180,15 +192,17 @@ def over(theta: Any, trained: Any) -> Any:
 def fit_trained(arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]], work: Work) -> Fitted:
     saved, count = train(work, arm)
     steps = saved.problem.learner.adaptation_steps
-    return as_fitted(saved.problem, saved.params, steps, saved.settings, count + work.beneath_operations, work.meta_steps)
+    count += work.beneath_operations
+    return as_fitted(work.ground, saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
 
 
 def fit_reptile(work: Work) -> Fitted:
     """Reptile adapts in more steps than it was trained with, as published: their number is chosen, too."""
-    arm, steps = changed(**VARIANTS["reptile"].settings, inner_optimizer="sgd"), work.choice["steps"]
-    saved, count = train(work, arm)
+    steps = work.choice["steps"]
+    saved, count = train(work, changed(**VARIANTS["reptile"].settings))
+    fitted = as_fitted(work.ground, saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
     settings = replace(saved.settings, adaptation_steps=steps)
-    return as_fitted(model_of(work.ground, settings), saved.params, steps, settings, count, work.meta_steps)
+    return fitted._replace(saved=Saved(settings, replace(saved.problem, settings=settings), saved.params))
 
 
 def fit_joint_images(work: Work) -> Fitted:
@@ -202,40 +216,41 @@ def prototypes(work: Work, trained: MetaParams, count: float) -> Fitted:
     problem = model_of(work.ground, settings)
     params = begun_from(problem, trained).init(jax.random.key(work.seed))
     save_run(Saved(settings, problem, params), work.folder, work.ground.seed)
-    return as_fitted(problem, params, 0, settings, count, work.meta_steps)
+    return as_fitted(work.ground, problem, params, 0, settings, count, work.meta_steps)
 
 
 def fit_descent(head: str, work: Work) -> Fitted:
     """Plain gradient descent on the support set, from the parameters beneath, or from untrained ones where there are none."""
-    steps, rate = work.choice["steps"], work.choice["rate"]
-    names: dict[str, Any] = {**SGD, "adaptation_steps": steps, "inner_rate": rate, "meta_gradient": "first-order"}
-    if work.ground.images:
-        names["head"] = head
-    settings = replace(work.ground.settings, **names)
-    problem = model_of(work.ground, settings)
+    ground, steps, rate = work.ground, work.choice["steps"], work.choice["rate"]
+    names: dict[str, Any] = {**SGD, "meta_gradient": "first-order", **({"head": head} if ground.images else {})}
+    usual = replace(ground.settings, **names, adaptation_steps=1, inner_rate=1.0)
+    problem = model_of(ground, usual)
     params = (problem if work.beneath is None else begun_from(problem, work.beneath)).init(jax.random.key(work.seed))
-    free = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))  # the rate as an argument
-    fitted = as_fitted(free, params._replace(inner=jnp.asarray(rate)), steps, settings, work.beneath_operations)
-    return fitted._replace(saved=Saved(settings, problem, params))
+    if usual not in ground.free:  # one program for all rates and steps, which are arguments of it
+        ground.free[usual] = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))
+    given = params._replace(inner=jnp.asarray(rate))
+    fitted = as_fitted(ground, ground.free[usual], given, steps, usual, work.beneath_operations)
+    settings = replace(usual, adaptation_steps=steps, inner_rate=rate)
+    return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
 def fit_ridge(work: Work) -> Fitted:
     """Ridge regression on the last layer of the parameters beneath, pulled to it; or of each task by itself, to the mean."""
-    ridge = work.choice["ridge"]
+    ground, ridge, steps = work.ground, work.choice["ridge"], work.choice.get("steps", 1)
     bare = {} if work.beneath is not None else {"hidden": ()}
-    settings = replace(work.ground.settings, adapter="ridge-head", ridge=ridge, inner_clip=0.0, **SGD, **bare)
-    problem = model_of(work.ground, settings)
-    params = problem.init(jax.random.key(0))
-    theta = work.beneath.theta if work.beneath is not None else at_the_mean(work.ground, params.theta)
-    params = params._replace(theta=theta)
-    steps = work.choice.get("steps", 1)
-    return as_fitted(problem, params, steps, settings, work.beneath_operations)
+    usual = replace(ground.settings, adapter="ridge-head", inner_clip=0.0, **SGD, **bare)
+    problem = model_of(ground, usual)
+    theta = work.beneath.theta if work.beneath is not None else at_the_mean(ground)
+    params = MetaParams(theta, jnp.log(jnp.asarray(ridge)))
+    fitted = as_fitted(ground, problem, params, steps, usual, work.beneath_operations)
+    settings = replace(usual, ridge=ridge)
+    return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
-def at_the_mean(ground: Ground, theta: Any) -> Any:
+def at_the_mean(ground: Ground) -> Any:
     """A last layer that says the mean of all meta-train rows, or how frequent classes are, whatever it is asked."""
     mean = jnp.asarray(np.asarray(ground.rows.targets, np.float64).mean(0), jnp.float32)
-    return {"layers": {0: {"kernel": jnp.zeros_like(theta["layers"][0]["kernel"]), "bias": mean}}}
+    return {"layers": {0: {"kernel": jnp.zeros((ground.problem.format.features, mean.size)), "bias": mean}}}
 
 
 def each(name: str, values: tuple[Any, ...], **others: Any) -> tuple[Choice, ...]:
