@@ -21,7 +21,7 @@ from fewstep.problems import Sine, Table
 TINY = {"hidden": (8,), "meta_steps": 8, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
 COLUMNS = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
 TRIED = ("prior", "ridge", "scratch", "joint", "joint-ridge", "maml", "reptile")
-TIMES = ("train_seconds", "adapt_milliseconds", "spent_s")
+TIMES = ("train_seconds", "adapt_milliseconds", "spent_s", "seconds")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,6 +39,12 @@ def sine(tmp_path_factory):
     """(content, folder) of a comparison that had all the time it wanted."""
     folder = tmp_path_factory.mktemp("compare") / "out"
     return compare.compare(Sine(**TINY), folder, budget_seconds=3600, seeds=2, quiet=True), folder
+
+
+@pytest.fixture
+def no_probes(monkeypatch):
+    """They take as long as all of a tiny comparison; `sine` has them."""
+    monkeypatch.setattr(compare.run.Comparing, "probes", lambda self, plan, known: {})
 
 
 def without_times(content):
@@ -60,6 +66,7 @@ def test_a_comparison_says_what_was_found_of_every_arm(sine):
     assert found["arms"][0]["name"] == found["verdict"]["arm"]
     assert by_name["maml"]["train_operations"] > by_name["joint"]["train_operations"] > by_name["prior"]["train_operations"]
     np.testing.assert_allclose(found["margin"], 0.05 * by_name["prior"]["validation"])
+    assert found["probes"] and (folder / "compare.html").read_text().startswith("<!DOCTYPE html>")
     assert found["by_steps"]["steps"][0] == 0 and set(found["by_steps"]["arms"]) <= set(TRIED)
 
 
@@ -109,7 +116,7 @@ def test_going_on_repeats_no_fitting(sine, monkeypatch):
     assert {name for name, _ in fitted} <= asked_more  # for curves, from parameters that are there
 
 
-def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, no_probes):
     found, _ = sine
     arms = bench.ARMS
 
@@ -127,7 +134,7 @@ def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / "compare.json").exists()
     monkeypatch.setattr(bench, "ARMS", arms)
     again = compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
-    assert without_times(again) == without_times(found)
+    assert without_times(again) == without_times(found) | {"probes": {}}
 
 
 def test_another_comparison_in_the_same_folder_is_refused(sine):
@@ -146,6 +153,19 @@ def test_a_budget_too_small_for_any_training_says_what_would_do_and_leaves_nothi
 def test_numbers_out_of_range_are_refused(wrong, tmp_path):
     with pytest.raises(BadInput, match="should be"):
         compare.compare(Sine(**TINY), tmp_path / "out", quiet=True, **wrong)
+
+
+def test_of_few_tasks_every_one_is_tested_once(tmp_path, monkeypatch, no_probes):
+    monkeypatch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.name in ("prior", "ridge", "joint", "maml")))
+    monkeypatch.setattr("fewstep.compare.run.FEW_TASKS", 13)
+    rows = unit_rows(units=12, rows=12)
+    rows.write_csv(tmp_path / "units.csv")
+    settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", test_fraction=1 / 3, **COLUMNS, **TINY)
+    found = compare.compare(settings, tmp_path / "out", budget_seconds=3600, seeds=1, quiet=True)
+    assert found["protocol"]["cross_fitted"] and found["protocol"]["folds"] == 3
+    assert sorted(found["tasks"]) == rows["unit"].unique().sort().to_list()
+    assert any("12 tasks say little" in sentence for sentence in found["verdict"]["sentences"])
+    assert all(len(errors) == 12 for errors in found["by_task"].values())
 
 
 def units():
@@ -221,7 +241,7 @@ def test_the_command_tells_what_it_needs(command):
         assert code == 2 and said in err and "Traceback" not in err
 
 
-def test_the_command_prints_the_verdict_and_the_table(command, tmp_path):
+def test_the_command_prints_the_verdict_and_the_table(command, tmp_path, no_probes):
     words = ["--budget", "1h", "--seeds", "1", "--out", "out", "--hidden", "8", "--meta-steps", "8", "--meta-batch-size", "3"]
     code, out, err = command("compare", "sine", *words, "--adaptation-steps", "2", "--shots", "5", "--queries", "5")
     assert code == 0, err

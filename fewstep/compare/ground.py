@@ -71,6 +71,10 @@ class Held:
         if sum(leaf.nbytes for leaf in jax.tree.leaves(drawn)) <= KEPT_BYTES:
             self._kept.extend(drawn)
 
+    def one_of_each(self) -> Episode:
+        """The first episode of each task, as far as the first part has them; leaves lead with [tasks]."""
+        return jax.tree.map(lambda leaf: leaf[:: self.draws], next(iter(self.parts())))
+
     @cached_property
     def _draw(self) -> Callable[[jax.Array], Episode]:
         tasks, key = jnp.asarray(self.family.tasks(len(self.names))), jax.random.key_data(jax.random.key(self.seed))

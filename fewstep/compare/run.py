@@ -31,7 +31,7 @@ from fewstep.compare.statistics import compared
 from fewstep.compare.verdict import ranking, verdict
 from fewstep.errors import BadInput, RunFailed
 from fewstep.problems import PROBLEMS
-from fewstep.runs import new_directory, write_json
+from fewstep.runs import new_directory, open_run, write_json
 from fewstep.runs.files import absolute_data, fingerprint
 
 ASKED, STATE, PLAN, RESULT, PAGE = "comparison.json", "state.json", "plan.json", "compare.json", "compare.html"
@@ -354,8 +354,22 @@ class Comparing:
         return lengths
 
     def probes(self, plan: Plan, known: Known) -> dict[str, Any]:
-        """How tasks differ and what adaptation does, where probes are there."""
-        return {}
+        """How tasks differ and what adaptation does, at the θ of exact MAML, where there is time and it did not diverge."""
+        lengths, joint = plan.lengths(), "joint" if "joint" in known.scored else "joint-ridge"
+        if "maml" not in known.scored or known.scored["maml"][0][0].diverged or self.display.spent > self.budget:
+            return {}
+        from fewstep.compare.probes import probe_all
+
+        self.display.say("how tasks differ, what adaptation does")
+        params = {
+            name: open_run(self.bench.folder(self.bench.arm(name), 0, 0, lengths)).params()
+            for name in ("maml", joint)
+            if name in known.scored and not known.scored[name][0][0].diverged
+        }
+        first, maml = self.bench.grounds[0], self.bench.arm("maml")
+        assert maml.problem is not None
+        problem = maml.problem(first, known.first("maml")["choice"], plan.meta_steps)[1]
+        return probe_all(problem, params["maml"], first.test.one_of_each(), params.get(joint), first.seed)
 
     def more_sentences(self, plan: Plan, found: Verdict, arm: str, known: Known) -> list[str]:
         """What the verdict does not know: which run was saved, what there was no time for, how tasks were split."""
@@ -471,11 +485,7 @@ def spent_before(directory: Path) -> float:
 
 def write_page(path: Path, content: dict[str, Any]) -> None:
     """The page beside the JSON."""
-    from importlib.util import find_spec
-
-    if find_spec("fewstep.compare.page") is None:
-        return
-    from fewstep.compare.page import page  # type: ignore[import-not-found]
+    from fewstep.compare.page import page
 
     path.write_text(page(content), encoding="utf-8")
 
