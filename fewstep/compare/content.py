@@ -37,7 +37,7 @@ class Known:
         """A number of the records, mean over seeds, summed over folds where it is time or work of training."""
         by_seed = [[one.record[what] for one in by_fold] for by_fold in self.scored[name]]
         whole = what in ("train_seconds", "operations")
-        return float(np.mean([sum(each) if whole else np.mean(each) for each in by_seed]))
+        return sum(sum(each) / (1 if whole else len(each)) for each in by_seed) / len(by_seed)
 
     def cost(self, name: str) -> float:
         return self.mean(name, "operations") + ADAPTATIONS * self.mean(name, "adapt_operations")

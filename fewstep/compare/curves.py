@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
         bench.say(f"{count} adaptation steps")
         for name, one in moving.items():
             assert one.after is not None
-            found[name].append(finite(ground.errors(lambda part, one=one, count=count: one.after(part, count), "test")))
+            found[name].append(finite(ground.errors(partial(one.after, steps=count), "test")))
     return {"steps": steps, "arms": found}
 
 

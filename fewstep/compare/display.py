@@ -24,11 +24,13 @@ class Display:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
+        shown = self
+
         class Left(TextColumn):
             """The time that the plan still takes."""
 
-            def render(column, task: Any) -> Any:
-                return super().render(task) if self.left is None else f"{clock(self._until - time.monotonic())} left"
+            def render(self, task: Any) -> Any:
+                return super().render(task) if shown.left is None else f"{clock(shown._until - time.monotonic())} left"
 
         self._bar: Any = Progress(
             TextColumn("fittings"),

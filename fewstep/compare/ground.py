@@ -154,12 +154,12 @@ class Ground:
         return self.problem.splits.train
 
     @cached_property
-    def rows(self) -> Episode | Any:
-        """Examples [rows, ...] of meta-train tasks, for what is counted over all of them."""
+    def rows(self) -> Examples:
+        """[rows, ...] of meta-train tasks, for what is counted over all of them."""
         episodes = self.episodes(400)
         flat = [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), part) for part in episodes]
-        both = Examples(*(np.concatenate(each) for each in zip(*flat, strict=True)))
-        return Examples(*(leaf[both.weight > 0] for leaf in both))
+        inputs, targets, weight = (np.concatenate(each) for each in zip(*flat, strict=True))
+        return Examples(*(leaf[weight > 0] for leaf in (inputs, targets, weight)))  # type: ignore[arg-type]
 
     @cached_property
     def unit(self) -> np.ndarray:

@@ -156,7 +156,7 @@ class Comparing:
             done.append(arm)
             if len(done) == 2:
                 self.require_time()
-            if partial is not None and self.display.spent > FIRST_TABLE:
+            if partial is not None and len(done) > 1 and self.display.spent > FIRST_TABLE:
                 partial(self.first_table(done))
                 partial = None
         if partial is not None:
@@ -307,9 +307,9 @@ class Comparing:
         longer: dict[str, int] = {}
         for arm in self.taking_part():
             name, source = arm.name, arm if arm.problem is not None else self.bench.followed(arm)
-            if steps[name] is None or source is None:
+            if (count := steps[name]) is None or source is None:
                 continue
-            takes = 0.0 if name != source.name else len(self.folds) * steps[name] * plan.paces[name].meta_step
+            takes = 0.0 if name != source.name else len(self.folds) * count * plan.paces[name].meta_step
             if self.display.spent + takes > self.last_call and not self.is_done([arm], 0, lengths):
                 continue
             if source.name != name and source.name not in longer:

@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 
     @staticmethod
     def of(numbers: np.ndarray) -> Kernel:
-        return Kernel(*(float(each) for each in numbers[:3]), numbers[3:])
+        return Kernel(float(numbers[0]), float(numbers[1]), float(numbers[2]), numbers[3:])
 
     def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """[..., rows, features] × [..., others, features] -> [..., rows, others], without the noise."""

@@ -80,7 +80,8 @@ def as_fitted(
 
     def adapting() -> float:
         support, key = shapes_of(problem, 1)[1].support, jax.eval_shape(lambda: jax.random.key(0))
-        return float(operations(lambda *given: adapt(problem.learner, *given, steps), params, support, key))
+        fit = lambda params, support, key: adapt(problem.learner, params, support, key, steps)  # noqa: E731
+        return float(operations(fit, params, support, key))
 
     return Fitted(
         predict=lambda episodes: ask(params, episodes, steps),
