@@ -251,3 +251,49 @@ def test_the_command_prints_the_verdict_and_the_table(command, tmp_path, no_prob
     assert "first, without training" in err
     code, out, _ = command("compare", "--resume", "out", "--json")
     assert code == 0 and without_times(json.loads(out)) == without_times(found)
+
+
+class Clock:
+    """A display whose seconds pass by what is done alone."""
+
+    def __init__(self):
+        self.spent, self.done = 0.0, 0
+
+    def step(self):
+        self.done += 1
+
+    def say(self, text):
+        pass
+
+
+class Timed(bench.Bench):
+    """A bench on which every fitting takes known seconds, `slower` times what was planned, and leaves its record alone."""
+
+    def scored(self, arm, seed, fold, lengths):
+        folder = self.folder(arm, seed, fold, lengths)
+        if not (folder / bench.RECORD).is_file():
+            steps = lengths.meta_steps.get(arm.name, 0)
+            each = steps * 0.01 + 1.0
+            searched = len(arm.grid(self.grounds[0])) - 1 if lengths.search and not seed and steps else 0
+            self.clock.spent += self.slower * (each + searched * (bench.SEARCH_PART * steps * 0.01 + 1.0))
+            folder.mkdir(parents=True)
+            (folder / bench.RECORD).write_text("{}")
+
+
+@pytest.mark.parametrize("slower", [0.7, 1.0, 2.0, 4.0])
+def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "ARMS", ARMS)
+    timed, clock, budget = Timed(tmp_path, (compare.run.ground(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
+    timed.clock, timed.slower = clock, slower
+    comparing = compare.run.Comparing(timed, clock, budget, 3, None, "")
+    trained = {arm.name: 0.01 for arm in comparing.trained()}
+    found = plan.Costs(
+        paces(**trained), {arm.name: len(arm.grid(timed.grounds[0])) for arm in comparing.trained()}, 2, 1, 1.0, 0.0
+    )
+    made = plan.planned(found, (1 - plan.LAST_PART) * budget, 5_000, 3)
+    done = comparing.train(made)
+    assert 1 <= done <= 3 and clock.spent <= 1.1 * budget
+    assert done == 3 and not comparing.left_out if slower <= 1 else done < 3 or comparing.left_out
+    taking_part = [arm for arm in comparing.taking_part() if arm.problem is not None]
+    assert {"maml", "joint"} <= {arm.name for arm in taking_part}
+    assert all(comparing.is_done([arm], seed, made.lengths()) for arm in taking_part for seed in range(done))
