@@ -15,6 +15,8 @@ from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
 from fewstep.compare import bench, plan
 from fewstep.compare.arms import ARMS
+from fewstep.compare.comparing import Comparing
+from fewstep.compare.ground import ground
 from fewstep.compare.leaks import refuse_leaks
 from fewstep.problems import Sine, Table
 
@@ -44,7 +46,7 @@ def sine(tmp_path_factory):
 @pytest.fixture
 def no_probes(monkeypatch):
     """They take as long as all of a tiny comparison; `sine` has them."""
-    monkeypatch.setattr(compare.run.Comparing, "probes", lambda self, plan, known: {})
+    monkeypatch.setattr("fewstep.compare.told.probes", lambda made, plan, known: {})
 
 
 def without_times(content):
@@ -177,7 +179,7 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     names = rows["unit"].unique().sort()
     settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
     rows.write_csv(settings.data)
-    first = compare.run.ground(settings, 0)
+    first = ground(settings, 0)
     refuse_leaks(first)
     held, trained = first.test.names[0], first.family.names[0]
     twice = pl.concat(
@@ -185,7 +187,7 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     )
     twice.cast({"unit": rows["unit"].dtype}).write_csv(settings.data)
     with pytest.raises(BadInput, match=f"all rows of '{held}' \\(rows 349 to 360\\) are those of '{trained}'"):
-        refuse_leaks(compare.run.ground(settings, 0))
+        refuse_leaks(ground(settings, 0))
     assert len(names) == 30
 
 
@@ -283,9 +285,9 @@ class Timed(bench.Bench):
 @pytest.mark.parametrize("slower", [0.7, 1.0, 2.0, 4.0])
 def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "ARMS", ARMS)
-    timed, clock, budget = Timed(tmp_path, (compare.run.ground(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
+    timed, clock, budget = Timed(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
     timed.clock, timed.slower = clock, slower
-    comparing = compare.run.Comparing(timed, clock, budget, 3, None, "")
+    comparing = Comparing(timed, clock, budget, 3)
     trained = {arm.name: 0.01 for arm in comparing.trained()}
     found = plan.Costs(
         paces(**trained), {arm.name: len(arm.grid(timed.grounds[0])) for arm in comparing.trained()}, 2, 1, 1.0, 0.0

@@ -13,7 +13,7 @@ import pytest
 from known import KEY
 
 from fewstep import BadInput, Episode, Examples, adapt
-from fewstep.compare.arms import ARMS, Work, classical, gaussian, mixed, networks
+from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, episode_errors, ground
 from fewstep.problems import CheetahDir, Sine
 
@@ -59,7 +59,7 @@ def test_the_ridge_arm_is_that_of_scikit_learn_around_the_mean_of_all_tasks(sine
 
 
 def test_the_prior_arm_says_the_mean_of_all_tasks_and_errs_by_one_variance(sine):
-    outputs = networks.PRIOR.fit(work(sine)).predict(next(iter(sine.test.parts())))
+    outputs = learned.PRIOR.fit(work(sine)).predict(next(iter(sine.test.parts())))
     rows = np.asarray(sine.rows.targets, np.float64)
     np.testing.assert_allclose(outputs, rows.mean(), rtol=1e-5)
     flat = Examples(rows[None], rows[None], np.ones((1, len(rows))))
@@ -178,7 +178,7 @@ def test_the_likelihood_of_a_process_is_that_of_scikit_learn_and_padding_says_no
 
 def test_a_process_fitted_on_waves_predicts_waves(sine):
     error = sine.errors(gaussian.fit_gaussian(work(sine, mean="constant")).predict, "test").mean()
-    assert error < 0.3 * sine.errors(networks.PRIOR.fit(work(sine)).predict, "test").mean()
+    assert error < 0.3 * sine.errors(learned.PRIOR.fit(work(sine)).predict, "test").mean()
 
 
 def test_random_effects_are_those_of_hendersons_equations():
@@ -216,19 +216,19 @@ def test_what_trees_see_of_a_support_set_knows_no_padding():
 def test_boosting_learns_what_the_support_set_says(sine):
     pytest.importorskip("sklearn")
     error = sine.errors(classical.fit_boosting(work(sine, leaves=31)).predict, "test").mean()
-    assert error < 0.7 * sine.errors(networks.PRIOR.fit(work(sine)).predict, "test").mean()
+    assert error < 0.7 * sine.errors(learned.PRIOR.fit(work(sine)).predict, "test").mean()
 
 
 def test_joint_training_and_what_follows_it_share_one_network(sine):
-    settings, problem = networks.JOINT.problem(sine, {}, 6)
+    settings, problem = learned.JOINT.problem(sine, {}, 6)
     assert settings.adaptation_steps == problem.learner.adaptation_steps == 0
     beneath = problem.init(KEY)
     episodes = next(iter(sine.test.parts()))
     joint = networks.predictor(problem)(beneath, episodes, 0)
-    for arm, choice in ((networks.JOINT_FINETUNED, {"rate": 0.01, "steps": 0}), (networks.JOINT_RIDGE, {"ridge": 1e9})):
+    for arm, choice in ((learned.JOINT_FINETUNED, {"rate": 0.01, "steps": 0}), (learned.JOINT_RIDGE, {"ridge": 1e9})):
         follower = arm.fit(work(sine, **choice)._replace(beneath=beneath))
         np.testing.assert_allclose(follower.predict(episodes), joint, atol=1e-4)
-    begun = networks.begun_from(networks.MAML.problem(sine, {}, 6)[1], beneath).init(jax.random.key(1))
+    begun = networks.begun_from(learned.MAML.problem(sine, {}, 6)[1], beneath).init(jax.random.key(1))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), begun.theta, beneath.theta))
 
 
@@ -243,7 +243,7 @@ def test_names_of_arms_are_unique_among_those_of_one_kind():
 def test_a_missing_library_is_said_with_how_to_install_it(sine):
     absent = replace(classical.BOOSTING, needs=("no_such_library", "pip install it"))
     assert absent.absent(sine) == "not installed: pip install it"
-    assert classical.few_outputs(sine) == "" == networks.MAML.absent(sine)
+    assert classical.few_outputs(sine) == "" == learned.MAML.absent(sine)
 
 
 def test_policies_and_settings_of_adaptation_are_refused():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from fewstep.compare.bench import Bench, Lengths
 from fewstep.compare.ground import Ground
 from fewstep.errors import RunFailed
 from fewstep.tasks.family import TaskFamily
+from fewstep.types import Episode
 
 STEPS = (0, 1, 2, 3, 5, 10, 20)
 PARTS = (0.25, 0.5)
@@ -49,9 +49,15 @@ def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
     for count in steps:
         bench.say(f"{count} adaptation steps")
         for name, one in moving.items():
-            assert one.after is not None
-            found[name].append(finite(ground.errors(partial(one.after, steps=count), "test")))
+            found[name].append(finite(ground.errors(after(one, count), "test")))
     return {"steps": steps, "arms": found}
+
+
+def after(one: Fitted, steps: int) -> Callable[[Episode], Any]:
+    """How an arm predicts after so many adaptation steps."""
+    ask = one.after
+    assert ask is not None
+    return lambda episodes: ask(episodes, steps)
 
 
 def by_tasks(

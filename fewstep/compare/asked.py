@@ -1,0 +1,72 @@
+"""What a comparison was asked for (floor 5): kept in its folder; by it the same one goes on, and another is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fewstep.errors import BadInput
+from fewstep.problems import PROBLEMS
+from fewstep.runs.files import absolute_data, fingerprint
+
+ASKED, STATE = "comparison.json", "state.json"
+
+
+def check(budget: float, seeds: int, margin: float | None) -> None:
+    if not 0 < budget < math.inf:
+        raise BadInput(f"--budget should be a positive time such as 90s, 10m or 2h, got {budget}.")
+    if seeds < 1:
+        raise BadInput(f"--seeds should be at least 1, got {seeds}.")
+    if margin is not None and not 0 < margin < math.inf:
+        raise BadInput(f"--margin should be a positive number in the units of the error, got {margin}.")
+
+
+def as_asked(settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str) -> dict[str, Any]:
+    """What `comparison.json` holds: all that makes two comparisons the same one."""
+    name = next((name for name, kind in PROBLEMS.items() if type(settings) is kind), None)
+    if name is None:
+        raise BadInput(
+            f"compare: expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}."
+        )
+    data = getattr(settings, "data", None)
+    return {
+        "problem": name,
+        "settings": json.loads(json.dumps(asdict(absolute_data(settings)))),
+        "budget_seconds": budget,
+        "seeds": seeds,
+        "margin": margin,
+        "seed": seed,
+        "command": command,
+        "data_sha256": fingerprint(data) if data else None,
+    }
+
+
+def goes_on(directory: Path, asked: dict[str, Any]) -> bool:
+    """Whether the same comparison was begun in this folder. Raises `BadInput` where another one was."""
+    if not (directory / ASKED).is_file():
+        return False
+    known = read_asked(directory)
+    if other := [name for name in asked if name != "command" and known.get(name) != asked[name]]:
+        raise BadInput(
+            f"--out {directory} holds another comparison (its {', '.join(other)} differ). Choose another folder, or go on with "
+            f"that one: fewstep compare --resume {directory}"
+        )
+    return True
+
+
+def read_asked(directory: Path) -> dict[str, Any]:
+    path = directory / ASKED
+    if not path.is_file():
+        raise BadInput(f"{directory}: expected the folder of a comparison, found no {ASKED} in it.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}). Remove the folder and compare again.") from error
+
+
+def spent_before(directory: Path) -> float:
+    path = directory / STATE
+    return json.loads(path.read_text(encoding="utf-8"))["spent"] if path.is_file() else 0.0
