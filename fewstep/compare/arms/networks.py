@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fewstep.arrays import write_arrays
 from fewstep.compare.arms.arm import Choice, Fitted, Saved, Work
 from fewstep.compare.ground import Ground
 from fewstep.errors import RunFailed
@@ -22,7 +23,7 @@ from fewstep.problems.settings import LearningSettings
 from fewstep.problems.variants import VARIANTS
 from fewstep.runs.config import write_config
 from fewstep.training import loop
-from fewstep.training.checkpoint import Checkpoints, has_checkpoint, write_arrays
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.estimate import meta_step_operations
 from fewstep.training.mapping import over_tasks
