@@ -27,8 +27,9 @@ from planted import PLANTED, Planted, bayes_error
 
 from fewstep.types import Episode
 
-STAGES = (2_000, 20_000, 100_000)
-"""Arms that are behind the best by more than `APART` standard errors are asked about no more tasks than so many."""
+FRESH = 100_000
+STAGES = 0.02, 0.2, 1.0
+"""After these parts of the fresh tasks, arms that are more than `APART` standard errors behind the best are asked no more."""
 APART = 5.0
 AT_ONCE = 1_000
 
@@ -53,6 +54,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--budget", type=float, default=150.0, help="seconds of a comparison")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--fresh", type=int, default=FRESH, help="tasks that say what is true")
+    parser.add_argument("--meta-steps", type=int, default=Planted.meta_steps, help="of a recipe; a budget may cut them")
     parser.add_argument("--out", type=Path, default=Path("docs/records/compare_planted.json"))
     arguments = parser.parse_args()
     record: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
@@ -62,7 +65,8 @@ def main() -> None:
     for number, (family, sample) in enumerate(wanted):
         if (family, sample) in done:
             continue
-        run = made(Planted(family=family, sample=sample), arguments.budget, arguments.seeds)
+        settings = Planted(family=family, sample=sample, meta_steps=arguments.meta_steps)
+        run = made(settings, arguments.budget, arguments.seeds, arguments.fresh)
         print(f"{number + 1} of {len(wanted)}:", *(f"{key} {value}" for key, value in run.items() if key != "arms"), flush=True)
         record["runs"].append(run)
         record["summary"] = summary(record["runs"])
@@ -70,7 +74,7 @@ def main() -> None:
     print(json.dumps(record.get("summary")))
 
 
-def made(settings: Planted, budget: float, seeds: int) -> dict[str, Any]:
+def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> dict[str, Any]:
     """One comparison, and what its arms do on fresh tasks."""
     from fewstep.compare import bench, run  # not needed to ask arms that are there
 
@@ -83,7 +87,7 @@ def made(settings: Planted, budget: float, seeds: int) -> dict[str, Any]:
                 settings, Path(folder) / "out", budget_seconds=budget, seeds=seeds, seed=settings.sample, quiet=True
             )
             spent = time.monotonic() - started
-            fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"])
+            fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"], tasks)
     finally:
         bench.ARMS = arms
     return judged(settings, found, fresh) | {
@@ -115,14 +119,12 @@ def reported(found: dict[str, Any], fitted: dict[str, dict[int, Predict]]) -> di
     return {name: [fitted[name][seed] for seed in range(count)] for name, count in fine.items()}
 
 
-def on_fresh_tasks(
-    settings: Planted, arms: Mapping[str, Sequence[Predict]], recommended: str, stages: Sequence[int] = STAGES
-) -> Fresh:
+def on_fresh_tasks(settings: Planted, arms: Mapping[str, Sequence[Predict]], recommended: str, tasks: int = FRESH) -> Fresh:
     """Means over seeds of what arms err on fresh tasks."""
     variance = bayes_error(settings)[1]
     misses: dict[str, list[np.ndarray]] = {name: [] for name in arms}
     asked, count, best = list(arms), 0, recommended
-    for stage in stages:
+    for stage in (max(round(part * tasks), 2) for part in STAGES):
         for episodes, meant in fresh_episodes(settings, range(count, stage)):
             for name in asked:
                 each = [np.asarray(predict(episodes), np.float64)[..., 0] - meant for predict in arms[name]]
