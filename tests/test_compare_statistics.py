@@ -126,9 +126,14 @@ def test_arms_that_are_told_at_once_do_not_blur_the_others_and_undecided_ones_do
     pair = arms(random, [0.0, 0.12])
     far = [Scores(f"far {number}", pair[0].errors + 9 + 0.1 * random.normal(size=(3, 45)), 1.0) for number in range(14)]
     noisy = [Scores(f"noise {number}", pair[0].errors + 9 * random.normal(size=(3, 45)), 1.0) for number in range(14)]
-    alone, told, blurred = (compared([*pair, *more], "arm 0", 0.05).differences["arm 1"] for more in ([], far, noisy))
+    same = [Scores(f"same {number}", pair[0].errors, 1.0) for number in range(14)]
+    alone, told, blurred, beside_equivalent = (
+        compared([*pair, *more], "arm 0", 0.05).differences["arm 1"] for more in ([], far, noisy, same)
+    )
     assert (told.low, told.high) == pytest.approx((alone.low, alone.high))
     assert blurred.high - blurred.low > 1.3 * (alone.high - alone.low)
+    # Of fifteen arms that do not differ, the oddest would be called different too often, were the others no longer counted.
+    assert (beside_equivalent.low, beside_equivalent.high) == pytest.approx((blurred.low, blurred.high))
     assert blurred.behind == alone.behind  # about the best arm one can be wrong in one way only
 
 

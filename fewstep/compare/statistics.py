@@ -11,8 +11,8 @@ three seeds neither a percentile bootstrap nor Satterthwaite's t covers what it 
   Society B 54, 221-228), which is monotone.
 
 Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k arms
-are still open. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly, one has to be
-wrong about the best arm, which is one of them.
+are not told to differ yet. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly,
+one has to be wrong about the best arm, which is one of them.
 """
 
 from __future__ import annotations
@@ -191,14 +191,20 @@ def needed(difference: float, margin: float) -> float:
 
 
 def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dict[str, tuple[Interval, float]]:
-    """Holm's procedure: each arm's interval, and the probability of missing it at which the arm was spoken of."""
-    spoken: dict[str, tuple[Interval, float]] = {}
-    while open_arms := [name for name in layouts if name not in spoken]:
-        level = miss / len(open_arms)
-        tried = {name: interval(layouts[name], level) for name in open_arms}
-        told = [name for name in open_arms if outcome_of(tried[name], margin) != "cannot tell"] or open_arms
-        spoken |= {name: (tried[name], level) for name in told}
-    return spoken
+    """Holm's procedure: each arm's interval, and the probability of missing it.
+
+    Arms that are told to differ leave more of that probability to the others. Equivalent ones do not: they may be without any
+    difference, of which something false could still be said if only the odd ones were left.
+    """
+    told: dict[str, tuple[Interval, float]] = {}
+    while left := [name for name in layouts if name not in told]:
+        level = miss / len(left)
+        tried = {name: (interval(layouts[name], level), level) for name in left}
+        differ = {name: found for name, found in tried.items() if not found[0].low <= 0 <= found[0].high}
+        if not differ:
+            return told | tried
+        told |= differ
+    return told
 
 
 def _more_for_regret(layouts: dict[str, Layout], margin: float, miss: float) -> int | None:
