@@ -52,7 +52,9 @@ def no_probes(monkeypatch):
 def without_times(content):
     if isinstance(content, dict):
         return {name: without_times(value) for name, value in content.items() if name not in TIMES}
-    return [without_times(value) for value in content] if isinstance(content, list) else content
+    if isinstance(content, list):  # what a verdict says of costs is times, too
+        return [without_times(value) for value in content if not str(value).startswith("It costs ")]
+    return content
 
 
 def test_a_comparison_says_what_was_found_of_every_arm(sine):

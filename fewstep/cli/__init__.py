@@ -1,4 +1,4 @@
-"""The command `fewstep` (floor 5): one file per subcommand, imported only when it is called, so that help is quick."""
+"""The command `fewstep` (floor 6): one file per subcommand, imported only when it is called, so that help is quick."""
 
 from __future__ import annotations
 

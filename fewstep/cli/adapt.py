@@ -1,4 +1,4 @@
-"""fewstep adapt RUN --support FILE --out ADAPTED: fit a run to new units (floor 5)."""
+"""fewstep adapt RUN --support FILE --out ADAPTED: fit a run to new units (floor 6)."""
 
 from __future__ import annotations
 

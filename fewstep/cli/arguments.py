@@ -1,4 +1,4 @@
-"""From words on the command line to a dataclass, by tyro (floor 5); what is wrong is said in a line or two."""
+"""From words on the command line to a dataclass, by tyro (floor 6); what is wrong is said in a line or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep train PROBLEM --dry-run: what a meta-step takes, before a run (floor 5)."""
+"""fewstep train PROBLEM --dry-run: what a meta-step takes, before a run (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep evaluate RUN: errors on held-out tasks after 0, 1, 5, 10 ... adaptation steps (floor 5)."""
+"""fewstep evaluate RUN: errors on held-out tasks after 0, 1, 5, 10 ... adaptation steps (floor 6)."""
 
 from __future__ import annotations
 

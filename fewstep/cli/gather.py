@@ -1,4 +1,4 @@
-"""fewstep gather RUN --out FILE: what a run's robots live through while its model drives them, to be trained on (floor 5)."""
+"""fewstep gather RUN --out FILE: what a run's robots live through while its model drives them, to be trained on (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep list: problems, presets and variants, one line each (floor 5)."""
+"""fewstep list: problems, presets and variants, one line each (floor 6)."""
 
 from __future__ import annotations
 

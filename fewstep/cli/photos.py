@@ -1,4 +1,4 @@
-"""What adapt and predict do where a run was trained on images (floor 5)."""
+"""What adapt and predict do where a run was trained on images (floor 6)."""
 
 from __future__ import annotations
 

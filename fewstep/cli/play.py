@@ -1,4 +1,4 @@
-"""fewstep play RUN --out FILE (floor 5): a robot that a fault strikes in the middle of a run, with and without adaptation, or
+"""fewstep play RUN --out FILE (floor 6): a robot that a fault strikes in the middle of a run, with and without adaptation, or
 a policy in one task before adaptation and after each update."""
 
 from __future__ import annotations

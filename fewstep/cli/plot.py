@@ -1,4 +1,4 @@
-"""fewstep plot RUN: the pictures of a run, from its files alone (floor 5)."""
+"""fewstep plot RUN: the pictures of a run, from its files alone (floor 6)."""
 
 from __future__ import annotations
 

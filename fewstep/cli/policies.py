@@ -1,4 +1,4 @@
-"""A policy that is adapted to a task by acting in it (floor 5). Used by `fewstep adapt`; `fewstep play`: policy_play.py."""
+"""A policy that is adapted to a task by acting in it (floor 6). Used by `fewstep adapt`; `fewstep play`: policy_play.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy that acts in one task, before adaptation and after each update (floor 5). Used by `fewstep play`."""
+"""A policy that acts in one task, before adaptation and after each update (floor 6). Used by `fewstep play`."""
 
 from __future__ import annotations
 

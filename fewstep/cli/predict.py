@@ -1,4 +1,4 @@
-"""fewstep predict ADAPTED --inputs FILE --out FILE: predictions in the target's own units (floor 5)."""
+"""fewstep predict ADAPTED --inputs FILE --out FILE: predictions in the target's own units (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep train PROBLEM --find-rate: tries inner rates, says which to train with, draws them (floor 5)."""
+"""fewstep train PROBLEM --find-rate: tries inner rates, says which to train with, draws them (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep results RUN ...: figures of several runs in one table, and why some stand in columns of their own (floor 5)."""
+"""fewstep results RUN ...: figures of several runs in one table, and why some stand in columns of their own (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fewstep resume RUN: go on where a run stopped (floor 5)."""
+"""fewstep resume RUN: go on where a run stopped (floor 6)."""
 
 from __future__ import annotations
 

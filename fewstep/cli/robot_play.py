@@ -1,4 +1,4 @@
-"""A robot driven by a run (floor 5): healthy, and struck by a fault with and without adaptation. Used by `fewstep play`."""
+"""A robot driven by a run (floor 6): healthy, and struck by a fault with and without adaptation. Used by `fewstep play`."""
 
 from __future__ import annotations
 

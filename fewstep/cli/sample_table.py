@@ -1,4 +1,4 @@
-"""fewstep sample-table --out FILE: writes a generated table to try the commands on (floor 5).
+"""fewstep sample-table --out FILE: writes a generated table to try the commands on (floor 6).
 
 Cold-storage rooms: how much energy a room uses in a day. Every room has its own size, insulation, cooling machine and week: one
 model of all rooms is poor, and ten days of a room tell most about it. The table has what real ones have: a date, a number,

@@ -1,4 +1,4 @@
-"""Results as tables for people, by rich (floor 5): no line is longer than 100 characters."""
+"""Results as tables for people, by rich (floor 6): no line is longer than 100 characters."""
 
 from __future__ import annotations
 

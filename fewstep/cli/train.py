@@ -1,4 +1,4 @@
-"""fewstep train PROBLEM: meta-train, evaluate, draw (floor 5)."""
+"""fewstep train PROBLEM: meta-train, evaluate, draw (floor 6)."""
 
 from __future__ import annotations
 

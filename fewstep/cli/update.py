@@ -1,4 +1,4 @@
-"""fewstep update ADAPTED --support MORE: adapt again from θ, to old and new rows together (floor 5)."""
+"""fewstep update ADAPTED --support MORE: adapt again from θ, to old and new rows together (floor 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that commands write (floor 5): new ones, and tables whole or not at all."""
+"""Files that commands write (floor 6): new ones, and tables whole or not at all."""
 
 from __future__ import annotations
 
