@@ -66,8 +66,9 @@ def test_the_prior_arm_says_the_mean_of_all_tasks_and_errs_by_one_variance(sine)
     np.testing.assert_allclose(episode_errors(np.full((1, *rows.shape), rows.mean()), flat, sine.unit, False), 1.0)
 
 
-def test_a_network_is_adapted_as_by_the_core_whatever_the_number_of_steps(sine):
-    problem = sine.problem
+@pytest.mark.parametrize("moved", [("all",), ("head",)], ids=["all of it", "its head"])
+def test_a_network_is_adapted_as_by_the_core_whatever_the_number_of_steps(sine, moved):
+    problem = replace(TINY, adapt=moved).build(3)
     params = problem.init(KEY)
     ask, episodes = networks.predictor(problem), next(iter(sine.test.parts()))
     for steps in (0, 1, 3):

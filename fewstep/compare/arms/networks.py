@@ -43,7 +43,7 @@ SGD: dict[str, Any] = {"inner_optimizer": "sgd", "multi_step": 0.0, "first_order
 
 def predictor(problem: Problem) -> Callable[[MetaParams, Episode, int], jax.Array]:
     """`(params, episodes, steps) -> outputs [episodes, queries, outputs]`: one program for any number of adaptation steps."""
-    learner = problem.learner
+    learner = replace(problem.learner, rematerialize=True)  # its state keeps its form from step to step, as a loop needs
 
     def one(params: MetaParams, steps: jax.Array, part: Any) -> jax.Array:
         support, inputs = part
