@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("problem", choices=["nav2d", "cheetah-dir", "cheetah-vel", "ant-dir", "ant-vel"])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--rivals", type=int, nargs="*", default=[0, 1, 2], help="seeds of the rivals")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="all, unless some are named")
     parser.add_argument("--meta-steps", type=int)
     parser.add_argument("--runs", type=Path, help="where trainings are kept")
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
@@ -79,8 +80,8 @@ def main() -> None:
     about = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "date": time.strftime("%Y-%m-%d")}
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        of_seeds = arguments.seeds, arguments.rivals
-        for record in tables(settings, arguments.problem, path, *of_seeds, arguments.runs or Path(folder)):
+        seeds = {arm: arguments.seeds if arm == "MAML" else arguments.rivals for arm in arguments.arms}
+        for record in tables(settings, arguments.problem, path, seeds, arguments.runs or Path(folder)):
             path.write_text(json.dumps({**record, **about}, indent=1) + "\n")
     draw(record, arguments.images / f"{arguments.problem}_seeds.png")
 
@@ -96,9 +97,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 def tables(
-    settings: PolicySettings, name: str, path: Path, seeds: list[int], rivals: list[int], runs: Path
+    settings: PolicySettings, name: str, path: Path, seeds: dict[str, list[int]], runs: Path
 ) -> Iterator[dict[str, Any]]:
-    """The record after each seed of each arm: returns, their mean over seeds, and its 95 % interval over them."""
+    """The record after each seed of each arm of `seeds`: returns, their mean over seeds, and its 95 % interval over them."""
     problem = settings.build(0)
     record: dict[str, Any] = {
         "protocol": {**problem.protocol, "tasks": settings.meta_batch_size, "meta_steps": settings.meta_steps,
@@ -112,9 +113,9 @@ def tables(
     same = before.get("protocol") == json.loads(json.dumps(record["protocol"]))
     record["arms"] = before["arms"] if same else {}
     yield record
-    for arm, measure in ARMS.items():
-        for seed in seeds if arm == "MAML" else rivals:
-            returns, told = measure(settings, seed, runs / f"{arm.split(',')[0].replace(' ', '-')}-{seed}")
+    for arm, of_seeds in seeds.items():
+        for seed in of_seeds:
+            returns, told = ARMS[arm](settings, seed, runs / f"{arm.split(',')[0].replace(' ', '-')}-{seed}")
             print(f"seed {seed}  {arm:28}", *(f"{value:8.2f}" for value in returns), told, flush=True)
             record["arms"][arm] = with_seed(record["arms"].get(arm, {"by_seed": [], "runs": []}), seed, returns, told)
             yield record
@@ -137,8 +138,8 @@ def quartiles(by_seed: Sequence[list[float]]) -> dict[str, Any]:
 def meta_learned(settings: PolicySettings, seed: int, folder: Path) -> Found:
     problem = settings.build(seed)
     params, about = trained(problem, seed, folder)
-    values, drawn = returns_of(problem, TASKS, UPDATES, jax.random.key(TEST), unseen=True)(params)
-    values, told = np.asarray(values, float), {}
+    judged, drawn = returns_of(problem, TASKS, UPDATES, jax.random.key(TEST), unseen=True)(params)
+    values, told = np.asarray(judged.returns, float), {}
     if problem.normalized is not None:
         normalized = jax.vmap(problem.normalized)(jax.numpy.asarray(values), drawn)
         told["normalized"] = np.asarray(normalized, float).mean(0).round(4).tolist()

@@ -342,3 +342,12 @@ def test_the_page_prints_light_and_in_columns(browser, tmp_path):
         assert complaints == []
     finally:
         opened.close()
+
+
+def test_an_arm_that_diverges_at_one_shot_leaves_the_others_readable():
+    line = [(1, 0.4), (2, 0.3), (5, 0.2)]
+    looks = {"a": "meta", "b": "joint"}
+    drawn = charts.lines({"a": line, "b": [(1, 1e43), (2, 0.5), (5, 0.1)]}, looks, "shots", "error", "errors")
+    ways = [[float(at.split(",")[1]) for at in way.split()] for way in re.findall(r'points="([^"]*)"', drawn)]
+    assert max(ways[0]) - min(ways[0]) > 5  # units of the picture, not a flat line at its bottom
+    assert drawn.count("off the scale") == 1 and "b, 1: 1.0 × 10⁴³" in drawn

@@ -22,6 +22,9 @@ MOST_LETTERS = int((WIDTH - LEFT) / CHARACTER)
 MARKS = ("circle", "square", "triangle", "diamond")
 """of lines, by their order: not by color alone"""
 
+FAR = 20.0
+"""so many times as high as what the others are like is off the scale of lines"""
+
 
 class Scale(NamedTuple):
     """From values to places: a line of it from (low, start) to (high, end), of logarithms by choice."""
@@ -121,8 +124,11 @@ def lines(
     level: tuple[str, float] | None = None,
 ) -> Markup:
     """Lines by name through their (x, y), in the class that `looks` gives each; `level` is one more (name, y), as a thin line,
-    where it does not squeeze the others. x is logarithmic, as numbers of shots, steps and tasks want it; 0 has room there."""
-    heights = [y for line in series.values() for _, y in line]
+    where it does not squeeze the others. x is logarithmic, as numbers of shots, steps and tasks want it; 0 has room there.
+    What is `FAR` times as high as most of it (an arm that diverges) stands at the upper edge, its number in its tooltip."""
+    all_heights = sorted(y for line in series.values() for _, y in line)
+    top = FAR * max(all_heights[len(all_heights) // 2], level[1] if level else 0.0)
+    heights = [min(y, top) for y in all_heights]
     places = sorted({x for line in series.values() for x, _ in line})
     if level is not None and not 0 <= level[1] <= 1.6 * max(heights):
         level = None
@@ -136,11 +142,13 @@ def lines(
         parts.append(text(WIDTH - RIGHT, y(level[1]) + (12 if y(level[1]) < TOP + 12 else -4), cut(level[0]), "note", "end"))
     for order, (name, line) in enumerate(series.items()):
         look = looks[name]
-        way = " ".join(f"{x(at):.2f},{y(height):.2f}" for at, height in line)
+        way = " ".join(f"{x(at):.2f},{y(min(height, top)):.2f}" for at, height in line)
         parts.append(element("polyline", points=way, class_=f"line {look}"))
         for at, height in line:
             title = f"{name}, {short(at)}: {number(height)}"
-            parts.append(mark(MARKS[order % len(MARKS)], x(at), y(height), f"dot {look}", title))
+            parts.append(mark(MARKS[order % len(MARKS)], x(at), y(min(height, top)), f"dot {look}", title))
+        if gone := [at for at, height in line if height > top]:
+            parts.append(text(x(gone[-1]) + 8, y(top) + 4, "off the scale", "note"))
     return svg(WIDTH, HEIGHT, label, parts)
 
 
