@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from planted import PLANTED, Planted, bayes_error
 
+from fewstep.problems import PROBLEMS
 from fewstep.types import Episode
 
 FRESH = 100_000
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--meta-steps", type=int, default=Planted.meta_steps, help="of a recipe; a budget may cut them")
     parser.add_argument("--out", type=Path, default=Path("docs/records/compare_planted.json"))
     arguments = parser.parse_args()
+    PROBLEMS["planted"] = Planted  # type: ignore[assignment]  # so that a run of one can be opened
     record: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
     record["date"] = time.strftime("%Y-%m-%d")
     done = {(run["family"], run["sample"]) for run in record["runs"]}

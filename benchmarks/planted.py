@@ -18,7 +18,6 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.problem import Problem, Splits
-from fewstep.problems import PROBLEMS
 from fewstep.problems.settings import LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
@@ -195,6 +194,3 @@ def bayes_error(settings: Planted, tasks: int = 4000) -> tuple[float, float]:
     miss, first, second = jax.jit(lambda tasks: jax.lax.map(of_task, tasks, batch_size=64))(jnp.arange(tasks))
     noise = truth.noise**2
     return float(miss.mean()) + noise, float(second.mean() - first.mean() ** 2) + noise
-
-
-PROBLEMS["planted"] = Planted  # type: ignore[assignment]  # so that a run of one can be opened
