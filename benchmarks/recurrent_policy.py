@@ -22,6 +22,7 @@ import optax
 from fewstep import nn
 from fewstep.nn.normalized import FAR, LEAST_DEVIATION, SEEN, having_seen
 from fewstep.nn.policies import Gaussian, gaussian
+from fewstep.rl.simulated import generator_of
 from fewstep.tasks.environments import Environment
 from fewstep.tasks.simulation import Simulation
 
@@ -138,7 +139,7 @@ def outside(simulation: Simulation, theta: dict[str, Any], tasks: Any, key: jax.
     """Trials of `tasks` in a simulator, side by side. One that breaks stands still until its next trajectory."""
     rows, steps = len(tasks), []
     memory, action, reward = jnp.zeros((rows, UNITS)), np.zeros((rows, simulation.actions)), np.zeros(rows)
-    random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    random = generator_of(key)
     for number in range(trajectories):
         observation = simulation.begin(tasks, random.integers(2**32, size=rows).tolist()).observations
         alive, first = np.ones(rows, bool), np.ones(rows)
@@ -212,7 +213,7 @@ def improved(settings: Recurrent, optimizer: optax.GradientTransformation, theta
 def collector(environment: Environment | Simulation, trajectories: int) -> tuple[Callable[..., Any], Callable[..., Trials]]:
     """`(key, n) -> tasks` and `(theta, tasks, key) -> Trials`."""
     if isinstance(environment, Simulation):
-        draw = lambda key, n: environment.drawn(np.random.default_rng(np.asarray(jax.random.key_data(key))), n)  # noqa: E731
+        draw = lambda key, n: environment.drawn(generator_of(key), n)  # noqa: E731
         return draw, lambda theta, tasks, key: outside(environment, theta, tasks, key, trajectories)
     roll = jax.jit(lambda theta, tasks, key: inside(environment, theta, tasks, key, trajectories))
     return lambda key, n: jax.vmap(environment.sample_task)(jax.random.split(key, n)), roll
