@@ -17,13 +17,13 @@ BROKEN_SHOWN = 3
 
 def adapt(run: PolicyRun, arguments: Any) -> int:
     """Adapts a policy to a task, tells how it went, writes the folder `--out`; `arguments` are those of `fewstep adapt`."""
-    from fewstep.rl.acting import free_folder
+    from fewstep.rl.acting import empty_folder
 
     if arguments.support:
         run.calibration()  # says that it is a policy
     if arguments.steps is not None:
         raise BadInput("--steps is for models that predict; of a policy say --updates.")
-    out = free_folder(arguments.out)
+    out = empty_folder(arguments.out)
     task = run.problem().read_task(arguments.task) if arguments.task else None
     policy, found = run.adapt(task, arguments.updates, arguments.rollouts, arguments.seed, watch=watched_updates)
     policy.save(out)

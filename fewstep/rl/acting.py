@@ -87,7 +87,7 @@ class AdaptedPolicy:
 
     def save(self, directory: str | Path) -> Path:
         """Writes the folder, a new one or an empty one; `policy.json` last. Raises `BadInput` where it cannot."""
-        directory = free_folder(directory)
+        directory = empty_folder(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_arrays(directory / PARAMETERS, self.theta)
         content = {"shape": asdict(self.shape), **self.about}
@@ -119,8 +119,8 @@ def open_policy(directory: str | Path) -> AdaptedPolicy:
     return AdaptedPolicy(shape, theta, about)
 
 
-def free_folder(directory: str | Path) -> Path:
-    """`directory`, if it is free. Raises `BadInput` where something is there already."""
+def empty_folder(directory: str | Path) -> Path:
+    """`directory`, if it is empty or not there yet. Raises `BadInput` where something is there already."""
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise BadInput(f"--out {directory} already exists and is not empty. Choose another folder; nothing was changed.")
