@@ -17,8 +17,9 @@ from fewstep.compare import bench, plan
 from fewstep.compare.arms import ARMS
 from fewstep.compare.comparing import Comparing
 from fewstep.compare.ground import ground
-from fewstep.compare.leaks import refuse_leaks
+from fewstep.compare.leaks import refuse_known_photos, refuse_leaks
 from fewstep.problems import Sine, Table
+from fewstep.tasks.image_set import ImageSet
 
 TINY = {"hidden": (8,), "meta_steps": 8, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
 COLUMNS = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
@@ -191,6 +192,21 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     with pytest.raises(BadInput, match=f"all rows of '{held}' \\(rows 349 to 360\\) are those of '{trained}'"):
         refuse_leaks(ground(settings, 0))
     assert len(names) == 30
+
+
+def test_a_photo_that_lies_in_a_held_out_class_too_is_refused_by_its_file_and_one_of_a_single_color_is_not():
+    photos = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), np.uint8)
+    photos[1] = photos[5] = 255
+    files = tuple(f"{name}/{number}.jpg" for name in "abc" for number in (1, 2))
+    found = ImageSet(photos, np.array([2, 2, 2]), ("a", "b", "c"), files)
+    parts = {"train": np.array([0]), "validation": np.array([1]), "test": np.array([2])}
+    refuse_known_photos(found, parts)
+    photos[4] = photos[0]
+    with pytest.raises(
+        BadInput, match=r"1 photo of meta-test classes would be known from training: c/1\.jpg is a/1\.jpg\."
+    ):
+        refuse_known_photos(found, parts)
+    refuse_known_photos(found, {**parts, "train": np.array([1]), "validation": np.array([0])})
 
 
 def paces(**seconds):

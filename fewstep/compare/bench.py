@@ -144,19 +144,19 @@ class Bench:
         shutil.rmtree(begun.parent)
 
     def _work(self, arm: Arm, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
-        beneath, operations = self._beneath(arm, seed, fold, lengths)
         steps = lengths.meta_steps.get(arm.name, 0)
-        return Work(self.grounds[fold], choice, seed, folder, steps, steps, beneath, operations)
+        return Work(self.grounds[fold], choice, seed, folder, steps, steps, *self._beneath(arm, seed, fold, lengths))
 
-    def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float]:
-        """(the trained parameters of the arm that this one follows, the operations that they took)."""
+    def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
+        """(the trained parameters of the arm that this one follows, the operations and the seconds that they took)."""
         followed = self.followed(arm)
         if followed is None:
-            return None, 0.0
+            return None, 0.0, 0.0
         known = self.scored(followed, seed, fold, lengths)
         if known.diverged:
             raise RunFailed(f"{followed.title}, which it starts from, diverged.")
-        return open_run(self.folder(followed, seed, fold, lengths)).params(), known.record["operations"]
+        params = open_run(self.folder(followed, seed, fold, lengths)).params()
+        return params, known.record["operations"], known.record["train_seconds"]
 
     def followed(self, arm: Arm) -> Arm | None:
         """The arm whose parameters this one starts from: of images, where joint training predicts nothing, its prototypes."""
@@ -183,7 +183,7 @@ class Bench:
             validation, test = (np.full(len(held.names), np.nan) for held in (ground.validation, ground.test))
         record = {
             "choice": dict(work.choice),
-            "train_seconds": trained - started,
+            "train_seconds": trained - started + work.beneath_seconds,
             "operations": fitted.operations,
             "adapt_operations": fitted.adapt_operations(),
             "adapt_milliseconds": milliseconds,

@@ -1,4 +1,4 @@
-"""Held-out tasks that are meta-train tasks under another name (floor 5): they would make every arm look better than it is."""
+"""Held-out tasks and photos that training has seen under another name (floor 5): every arm would look better than it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import polars as pl
 
 from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
+from fewstep.problems import Images
+from fewstep.problems.image_classes import Parts
 from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.image_set import ImageSet
 
 LEAST_ROWS = 8
 """Tasks of fewer different rows may be alike by chance."""
@@ -18,7 +21,10 @@ SHOWN = 3
 
 
 def refuse_leaks(ground: Ground) -> None:
-    """Raises `BadInput`, naming tasks and rows, where all rows of a held-out task are those of a meta-train task."""
+    """Raises `BadInput`, naming tasks and rows, where all rows of a held-out task are those of a meta-train task; of images,
+    naming the files, where a photo of a held-out class is one of a meta-train class."""
+    if isinstance(ground.settings, Images):
+        return refuse_known_photos(*ground.settings.classes(ground.seed)[:2])
     splits = ground.problem.splits
     assert splits is not None
     if splits.train.examples is None or splits.train.names is None:
@@ -36,6 +42,28 @@ def refuse_leaks(ground: Ground) -> None:
                 + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN])
                 + "; ..." * (len(found) > SHOWN)
                 + ". Remove one of each pair, or give them one name in the column of --task."
+            )
+
+
+def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
+    """The same photo in two classes, as it is once it is brought to its size. One of a single color is no photo."""
+    content = [image.tobytes() for image in found.images]
+    files = found.files or tuple(f"a photo of {name}" for name in np.repeat(found.names, found.length))
+    of_class = lambda number: range(found.start[number], found.start[number] + found.length[number])  # noqa: E731
+    known = {content[image]: image for number in parts["train"] for image in of_class(number)}
+    for part in ("validation", "test"):
+        twice = [
+            (image, known[content[image]])
+            for number in parts[part]
+            for image in of_class(number)
+            if content[image] in known and np.ptp(found.images[image])
+        ]
+        if twice:
+            raise BadInput(
+                f"{len(twice)} photo{'s' * (len(twice) > 1)} of meta-{part} classes would be known from training: "
+                + "; ".join(f"{files[one]} is {files[other]}" for one, other in twice[:SHOWN])
+                + "; ..." * (len(twice) > SHOWN)
+                + ". Remove one of each pair."
             )
 
 

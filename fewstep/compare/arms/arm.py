@@ -34,6 +34,7 @@ class Work(NamedTuple):
     beneath: MetaParams | None = None
     """the trained parameters that it starts from, of the arm that it follows"""
     beneath_operations: float = 0.0
+    beneath_seconds: float = 0.0
     """what these took"""
 
 
