@@ -202,9 +202,7 @@ def test_a_photo_that_lies_in_a_held_out_class_too_is_refused_by_its_file_and_on
     parts = {"train": np.array([0]), "validation": np.array([1]), "test": np.array([2])}
     refuse_known_photos(found, parts)
     photos[4] = photos[0]
-    with pytest.raises(
-        BadInput, match=r"1 photo of meta-test classes would be known from training: c/1\.jpg is a/1\.jpg\."
-    ):
+    with pytest.raises(BadInput, match=r"1 photo of meta-test classes would be known from training: c/1\.jpg is a/1\.jpg\."):
         refuse_known_photos(found, parts)
     refuse_known_photos(found, {**parts, "train": np.array([1]), "validation": np.array([0])})
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from known import KEY
+from PIL import Image
 
 from fewstep import BadInput, Episode, Examples, adapt
 from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, episode_errors, ground
-from fewstep.problems import CheetahDir, Sine
+from fewstep.problems import CheetahDir, Images, Sine
 
 TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptation_steps=2, shots=5, queries=6)
 
@@ -42,6 +43,21 @@ def some_episodes(tasks=4, rows=7, padding=2, asked=5, features=2, outputs=1, se
         rng.normal(size=(tasks, asked, features)), rng.normal(size=(tasks, asked, outputs)), np.ones((tasks, asked))
     )
     return Episode(support, query)
+
+
+def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for name in range(12):
+        (tmp_path / "data" / str(name)).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / str(name) / f"{number}.png")
+    found = ground(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
+    assert found.shot_counts == (1, 2, 5)
+    one_task = {"names": ("a",), "_kept": []}
+    usual, two = (next(iter(replace(held, **one_task).parts())) for held in (found.test, found.at_shots(2)))
+    np.testing.assert_array_equal(two.support.weight, [[1, 1, 0, 0, 0] * 2])
+    np.testing.assert_array_equal(two.query.inputs, usual.query.inputs)
 
 
 def test_the_ridge_arm_is_that_of_scikit_learn_around_the_mean_of_all_tasks(sine):

@@ -192,8 +192,6 @@ class Ground:
     def shot_counts(self) -> tuple[int, ...]:
         """Numbers of support examples that test episodes have room for."""
         most = self.settings.shot_range.most
-        if self.images:
-            return ()
         room = 2 * most if self.test.family.resized is None and self.family.resized else most
         return tuple(shots for shots in SHOTS if shots <= room)
 
