@@ -156,9 +156,10 @@ def told_follower(settings: RobotFaults, problem: Problem, params: MetaParams) -
 
 
 def driven(settings: RobotFaults, seed: int, arm: Arm, robots: int) -> list[Run]:
-    """One run of each of so many robots that no training has seen, the same for every arm."""
+    """One run of each of so many robots that no training has seen, the same for every arm. As many before them were looked at
+    when the planner was made."""
     faults = Faults(Robot(settings.robot), read_family(settings.family))
-    conditions, healthy = unmet(faults, seed, robots), faults.model(faults.healthy())
+    conditions, healthy = unmet(faults, seed, 2 * robots)[robots:], faults.model(faults.healthy())
     runs = []
     for number, condition in enumerate(conditions):
         faulty = faults.model(condition)
