@@ -75,18 +75,20 @@ def main() -> None:
     elif arguments.part == "speed":
         record, name = speed(settings), "robots_speed.json"
     else:
-        record, name = (
-            table(settings, arguments.seeds),
-            f"robots_{Path(arguments.robot).stem}_{Path(arguments.family).stem}.json",
-        )
-    (arguments.records / name).write_text(json.dumps({**record, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+        path = arguments.records / f"robots_{Path(arguments.robot).stem}_{Path(arguments.family).stem}.json"
+        return table(settings, arguments.seeds, path)
+    write(arguments.records / name, record)
 
 
-def table(settings: RobotFaults, seeds: list[int]) -> dict[str, Any]:
-    """All arms on the robots of each seed."""
+def write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps({**record, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+
+
+def table(settings: RobotFaults, seeds: list[int], path: Path) -> None:
+    """All arms on the robots of each seed; the record is written after each of them."""
     errors: dict[str, list[np.ndarray]] = {}
     told: dict[str, Any] = {}
-    for seed in seeds:
+    for number, seed in enumerate(seeds):
         started = time.monotonic()
         maml_problem = settings.build(seed)
         gathering, budget = time.monotonic() - started, maml_problem.meta_steps * meta_step_operations(maml_problem)
@@ -102,14 +104,14 @@ def table(settings: RobotFaults, seeds: list[int]) -> dict[str, Any]:
                 told.setdefault(row, []).append({"seconds": round(seconds, 1), **chosen})
                 print(f"seed {seed}  {row:28} {by_robot[:, place].mean():.4f}  {seconds:.0f} s  {chosen}", flush=True)
         told.setdefault("gathering_seconds", []).append(round(gathering, 1))
-    return {
-        "protocol": {
+        protocol = {
             "robot": settings.robot, "family": settings.family, "robots": settings.robots, "shots": settings.shots,
-            "queries": settings.queries, "windows_per_robot": WINDOWS, "seeds": seeds, "meta_steps": settings.meta_steps,
-        },
-        "gathering_seconds": told.pop("gathering_seconds"),
-        "arms": {row: {**summarized(values), "by_seed": told[row]} for row, values in errors.items()},
-    }  # fmt: skip
+            "queries": settings.queries, "windows_per_robot": WINDOWS, "seeds": seeds[: number + 1],
+            "meta_steps": settings.meta_steps,
+        }  # fmt: skip
+        arms = {row: {**summarized(values), "by_seed": told[row]} for row, values in errors.items()}
+        write(path, {"protocol": protocol, "gathering_seconds": told["gathering_seconds"], "arms": arms})
+        jax.clear_caches()  # programs of one seed's robots, and what they hold, serve no other
 
 
 def summarized(by_seed: list[np.ndarray]) -> dict[str, Any]:
