@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import polars as pl
@@ -12,8 +11,10 @@ import polars as pl
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
+from fewstep.plain import read_json, require_a
 from fewstep.runs import settings_of
 from fewstep.trained import Trained
+from fewstep.training.calibration_file import require_calibration
 
 
 def open_adapted(directory: str | Path) -> Adapted:
@@ -23,7 +24,8 @@ def open_adapted(directory: str | Path) -> Adapted:
         hint = " It is a trained run: adapt it first." if (directory / "config.json").is_file() else ""
         raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
     try:
-        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        saved = read_json(directory / FILE)
+        require_a(saved["steps"], int | Literal["auto"], "steps")
         return adapt(trained_of(saved, directory), pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
     except BadInput:
         raise
@@ -35,5 +37,6 @@ def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     """The trained model beside which the content `saved` of an adapted folder stands."""
     settings = settings_of(saved["run"], directory / FILE)
     problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
+    require_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
     return Trained(problem, params, saved["calibration"], saved["run"])

@@ -5,7 +5,6 @@ On disk stand θ, the support photos at the size that the network sees, and thei
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
+from fewstep.plain import read_json
 from fewstep.problem import Problem
 from fewstep.problems.image_model import features_of
 from fewstep.runs import Run, new_directory, write_json
@@ -192,7 +192,7 @@ def asking(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
 def is_photos(directory: str | Path) -> bool:
     """Whether a folder holds a model that was adapted to photos."""
     try:
-        return json.loads((Path(directory) / FILE).read_text(encoding="utf-8")).get("kind") == KIND
+        return read_json(Path(directory) / FILE).get("kind") == KIND
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -201,7 +201,7 @@ def open_photos(directory: str | Path) -> AdaptedPhotos:
     """Opens a folder written by `AdaptedPhotos.save`. Raises `BadInput` where it is damaged."""
     directory = Path(directory)
     try:
-        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        saved = read_json(directory / FILE)
         with np.load(directory / SUPPORT, allow_pickle=False) as arrays:
             images, labels = arrays["images"], arrays["labels"]
         trained = trained_of(saved, directory)

@@ -6,11 +6,25 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from fewstep.errors import BadInput
+from fewstep.plain import read_json, require_a
 from fewstep.problems import PROBLEMS
 from fewstep.runs.files import absolute_data, fingerprint
+
+
+class Asked(TypedDict):
+    """What `comparison.json` holds."""
+
+    problem: str
+    settings: dict[str, Any]
+    budget_seconds: float
+    seeds: int
+    margin: float | None
+    seed: int
+    command: str
+
 
 ASKED, STATE = "comparison.json", "state.json"
 
@@ -62,11 +76,18 @@ def read_asked(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{directory}: expected the folder of a comparison, found no {ASKED} in it.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        asked = read_json(path)
+        require_a(asked, Asked, "the content")
+    except (ValueError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}). Remove the folder and compare again.") from error
+    return asked
 
 
 def spent_before(directory: Path) -> float:
     path = directory / STATE
-    return json.loads(path.read_text(encoding="utf-8"))["spent"] if path.is_file() else 0.0
+    try:
+        spent = read_json(path)["spent"] if path.is_file() else 0.0
+        require_a(spent, float, "spent")
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({error!r}). Remove it: then the whole budget may be spent again.") from error
+    return spent

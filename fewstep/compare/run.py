@@ -20,8 +20,7 @@ from fewstep.compare.ground import Ground, ground
 from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
-from fewstep.problems import PROBLEMS
-from fewstep.runs import new_directory, write_json
+from fewstep.runs import new_directory, settings_of, write_json
 
 FEW_TASKS = 100
 """With fewer tasks, a table is cross-fitted: every task is tested once."""
@@ -76,9 +75,8 @@ def compare(
 def resume(directory: str | Path, quiet: bool = False, partial: Callable[..., None] | None = None) -> dict[str, Any]:
     """Goes on with the comparison in `directory`. Raises `BadInput` where there is none."""
     asked = read_asked(Path(directory))
-    saved = {name: tuple(value) if isinstance(value, list) else value for name, value in asked["settings"].items()}
     options = {name: asked[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
-    return compare(PROBLEMS[asked["problem"]](**saved), directory, quiet=quiet, partial=partial, **options)
+    return compare(settings_of(asked, Path(directory) / ASKED), directory, quiet=quiet, partial=partial, **options)
 
 
 def grounds_of(settings: Any, seed: int, display: Display) -> tuple[Ground, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fewstep.errors import BadInput
+from fewstep.plain import read_json
 from fewstep.plots import policies
 from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.images import accuracy, by_steps, episodes, reliability
@@ -49,19 +49,27 @@ def draw(directory: str | Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     contents = {name: _content(directory, file) for name, file in SOURCES.items()}
+    policy = any("validation_returns" in record for record in contents["records"])
+    others = set(plt.get_fignums())
+    try:
+        with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called $x$
+            figures = {name: paint(contents) for name, paint in (policies.PICTURES if policy else PICTURES).items()}
+    except Exception as error:  # of files that are damaged or of another version, whatever comes of them
+        for number in set(plt.get_fignums()) - others:
+            plt.close(number)
+        raise BadInput(
+            f"{directory}: one of {', '.join(SOURCES.values())} is damaged or of another version ({type(error).__name__}: "
+            f"{error}). `fewstep evaluate {directory}` writes most of them again."
+        ) from error
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
-    pictures = []
-    policy = any("validation_returns" in record for record in contents["records"])
-    for name, paint in (policies.PICTURES if policy else PICTURES).items():
-        path = folder / f"{name}.png"
-        figure = paint(contents)
-        if figure is None:
-            path.unlink(missing_ok=True)  # a picture of figures that are no longer there
-        else:
-            pictures.append(_save(figure, path))
-    return pictures
+    for name, figure in figures.items():
+        if figure is None:  # a picture of figures that are no longer there
+            (folder / f"{name}.png").unlink(missing_ok=True)
+    return [_save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
 
 
 def _content(directory: Path, file: str) -> Any:
@@ -70,8 +78,8 @@ def _content(directory: Path, file: str) -> Any:
     if not path.is_file():
         return {}
     try:
-        return read_metrics(path) if path.suffix == ".jsonl" else json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_metrics(path) if path.suffix == ".jsonl" else read_json(path)
+    except (ValueError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
 
 

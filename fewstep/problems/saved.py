@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from fewstep.errors import BadInput
+from fewstep.plain import require_a
 from fewstep.problems import PROBLEMS
 from fewstep.version import __version__
 
@@ -18,8 +19,11 @@ def settings_of(config: dict[str, Any], source: Path) -> Any:
         saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
         if unknown := set(saved) - {field.name for field in fields(kind)}:
             raise KeyError(*sorted(unknown))
+        hints = get_type_hints(kind)
+        for name, value in saved.items():
+            require_a(value, hints[name], name)
         return kind(**saved)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadInput(
             f"{source}: expected settings that fewstep {__version__} knows, found others or damaged ones ({error!r}). "
             "Open it with the version that wrote it, or train again."

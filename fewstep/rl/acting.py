@@ -23,6 +23,7 @@ from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
+from fewstep.plain import read_json
 from fewstep.types import Key, Params
 
 SHAPE, PARAMETERS = "policy.json", "policy.npz"
@@ -110,7 +111,7 @@ def open_policy(directory: str | Path) -> AdaptedPolicy:
         hint = " It is a run: adapt it first." if (directory / "config.json").is_file() else ""
         raise BadInput(f"{directory}: expected the folder of an adapted policy (`fewstep adapt` makes one), found none.{hint}")
     try:
-        about: dict[str, Any] = json.loads((directory / SHAPE).read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(directory / SHAPE)
         sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in about.pop("shape").items()}
         shape = Shape(**sizes)  # type: ignore[arg-type]
         theta = read_arrays(directory / PARAMETERS, jax.eval_shape(shape.policy().init, jax.random.key(0)))

@@ -31,7 +31,8 @@ def new_directory(directory: str | Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Writes whole or not at all: into a file beside it, then renamed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path that is no UTF-8, as JSON escapes it
     partial.replace(path)
 
 

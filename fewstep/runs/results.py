@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from fewstep.errors import BadInput
+from fewstep.plain import read_json, require_a
 from fewstep.runs.run import open_run
 
 METHOD = ("network", "adaptation", "interval")
@@ -33,6 +33,19 @@ class Result(NamedTuple):
     """(numbers of adaptation steps, the figure after each)"""
 
 
+class Figures(TypedDict):
+    """What is read of `evaluation.json`."""
+
+    problem: str
+    preset: str
+    metric: str
+    tasks: int
+    steps: tuple[int | str, ...]
+    mean: tuple[float | None, ...]
+    ci95: tuple[float | None, ...]
+    protocol: dict[str, Any]
+
+
 class Column(NamedTuple):
     """Results that may be compared."""
 
@@ -45,11 +58,13 @@ def read_result(directory: str | Path) -> Result:
     path = Path(directory) / "evaluation.json"
     data = open_run(directory).config.get("data_sha256")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
+        require_a(found, Figures, "the content")
         protocol, steps = found["protocol"], found["steps"]
         wanted = protocol.get("chosen_adaptation_steps", protocol["trained_adaptation_steps"])
         place = steps.index(wanted) if wanted in steps else len(steps) - 1
         over_classes = found.get("ci95_by_class")
+        require_a(over_classes, tuple[float | None, ...] | None, "ci95_by_class")
         conditions = {"problem": found["problem"], "metric": found["metric"], "unseen_tasks": found["tasks"]}
         conditions |= {"data_files": data[:12]} if data else {}
         conditions |= {name: value for name, value in protocol.items() if name not in METHOD}

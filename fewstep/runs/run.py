@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 
 from fewstep import maml
 from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput, RunFailed
+from fewstep.plain import read_json, require_a
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import candidates, measure
@@ -23,6 +23,7 @@ from fewstep.runs.config import settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
 from fewstep.runs.policy_run import open_policy_run, train_policy_run
 from fewstep.training import loop
+from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
@@ -30,6 +31,15 @@ from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
 PARAMETERS, CALIBRATION = "parameters.npz", "calibration.json"
+
+
+class Config(TypedDict):
+    """What every `config.json` holds, beside more; only code that builds the Problem knows what the settings should be."""
+
+    problem: str
+    preset: str
+    settings: dict[str, Any]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Run:
         if with_data:
             data = getattr(self.settings, "data", None)
             problem = self.settings.build(self.seed)
-            if data and fingerprint(data) != self.config["data_sha256"]:
+            if data and fingerprint(data) != self.config.get("data_sha256"):
                 raise BadInput(
                     f"{self.directory}: the data has changed since this run was trained ({data}). "
                     "Give the original file, or train again."
@@ -92,8 +102,10 @@ class Run:
         if not path.is_file():
             return {"tasks": 0, "trained_steps": None, "by_shots": []}
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            found = read_json(path)
+            require_calibration(found, self.problem(with_data=False))
+            return found
+        except (ValueError, OSError) as error:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
     def resume(self, quiet: bool = False) -> Run:
@@ -175,9 +187,14 @@ def train(
     if announce:
         announce(problem)
     write_config(settings, problem, directory, seed, preset)
-    if several:
-        return train_candidates(several, directory, seed, preset, quiet, problem)
-    loop.train(problem, directory, seed=seed, quiet=quiet)
+    try:
+        if several:
+            return train_candidates(several, directory, seed, preset, quiet, problem)
+        loop.train(problem, directory, seed=seed, quiet=quiet)
+    except BadInput:
+        if not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
+            shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
+        raise
     run = open_run(directory)
     require_finite(run.finish(problem))
     return run.calibrate(problem)
@@ -249,8 +266,9 @@ def open_run(directory: str | Path, env: str = "") -> Any:
         found = "a folder without config.json" if directory.is_dir() else "a file" if directory.exists() else "nothing there"
         raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or not even text
+        config = read_json(path)
+        require_a(config, Config, "the content")
+    except (ValueError, OSError) as error:  # no JSON, or not even text
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
@@ -262,7 +280,7 @@ def open_run(directory: str | Path, env: str = "") -> Any:
     run = Run(directory, config, settings)
     try:
         run.problem(with_data=False)
-    except (KeyError, TypeError, AttributeError, BadInput) as error:
+    except Exception as error:  # of damaged settings, whatever comes of them
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error

@@ -17,6 +17,7 @@ import numpy as np
 
 from fewstep import maml
 from fewstep.errors import BadInput
+from fewstep.plain import read_json
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of
 from fewstep.types import Examples, MetaParams, Params
@@ -188,7 +189,7 @@ def open_follower(directory: str | Path) -> Follower:
     """Opens a folder written by `Follower.save`, without anything that trains. Raises `BadInput` where it is damaged."""
     directory = Path(directory)
     try:
-        saved = json.loads((directory / FILE).read_text(encoding="utf-8"))
+        saved = read_json(directory / FILE)
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
         shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0)))

@@ -10,15 +10,18 @@ import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.kinds import ColumnKind, Kind, read_values, read_words
+from fewstep.plain import require_a
+from fewstep.tasks.kinds import ColumnKind, Kind, read_values, read_words, row_list
 
 DAY = 86_400.0
+FARTHEST = 1e15
+"""standard deviations from the mean: what lies farther is an error of the table, and beyond float32 when it is squared"""
 PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
 """Days. A date column gets harmonics of the periods that its span and its spacing can show."""
 
@@ -66,7 +69,9 @@ class InputColumn:
             values = read_values(table, self.name, ColumnKind(self.kind, self.date_format), source)
             missing = np.isnan(values)
             values = np.where(missing, self.center, values)
-            features = chain([(values - self.center) / self.scale], self._waves(values))
+            scaled = (values - self.center) / self.scale
+            require_near(scaled, self.name, source)
+            features = chain([scaled], self._waves(values))
             beyond = int(np.sum((values < self.span[0]) | (values > self.span[1])))
             if beyond:
                 low, high = map(self._show, self.span)
@@ -168,7 +173,7 @@ class TableFormat:
     def encode_inputs(self, table: pl.DataFrame, source: str, notes: list[str] | None = None) -> np.ndarray:
         """[rows, features] float32. What was imputed, unknown or out of range is added to `notes`.
 
-        Raises `BadInput` for a missing column and for values of another kind than in training.
+        Raises `BadInput` for a missing column, for values of another kind than in training, and absurdly far from it.
         """
         found: list[str] = []
         inputs = np.empty((table.height, self.features), np.float32)
@@ -196,6 +201,8 @@ class TableFormat:
             return np.stack(hot, axis=1).astype(np.float32), words.is_not_null().to_numpy()
         values = [read_values(table, t.name, ColumnKind("number"), source, "numbers") for t in self.targets]
         scaled = [(value - target.center) / target.scale for value, target in zip(values, self.targets, strict=True)]
+        for target, column in zip(self.targets, scaled, strict=True):
+            require_near(column, target.name, source)
         stacked = np.stack(scaled, axis=1)
         return np.nan_to_num(stacked).astype(np.float32), np.all(~np.isnan(stacked), axis=1)
 
@@ -221,15 +228,40 @@ class TableFormat:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> TableFormat:
+        """Raises many kinds of errors where it is damaged."""
+
         def column(kind, values):
             known = {f.name for f in fields(kind)}
             if set(values) - known:
                 raise KeyError(*sorted(set(values) - known))
-            return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            for name, hint in get_type_hints(kind).items():
+                if name != "span":
+                    require_a(getattr(made, name), hint, name)
+            if not made.scale > 0:
+                raise ValueError(f"{made.name} has the scale {made.scale}")
+            return made
 
         inputs = []
         for values in saved["inputs"]:
+            require_a(values["span"], tuple[float | None, float | None], "span")
             low, high = values["span"]
             span = (-np.inf if low is None else low, np.inf if high is None else high)
             inputs.append(column(InputColumn, {**values, "span": span}))
-        return TableFormat(tuple(inputs), tuple(column(TargetColumn, values) for values in saved["targets"]), saved["task"])
+            if len(inputs[-1].periods) != len(inputs[-1].harmonics) or not set(inputs[-1].periods) <= set(PERIODS):
+                raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
+        targets = tuple(column(TargetColumn, values) for values in saved["targets"])
+        require_a(saved["task"], str | None, "task")
+        if not inputs or not targets:
+            raise ValueError("no inputs, or no targets")
+        return TableFormat(tuple(inputs), targets, saved["task"])
+
+
+def require_near(scaled: np.ndarray, name: str, source: str) -> None:
+    """Raises `BadInput` where standardized values of a column, NaN for gaps, lie absurdly far from those of training."""
+    far = np.flatnonzero(np.abs(scaled) > FARTHEST)
+    if far.size:
+        raise BadInput(
+            f"{source}: column {name!r} has {far.size} values (data {row_list(far)}) more than {FARTHEST:g} standard "
+            "deviations away from those of training. Correct them, or empty these cells."
+        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from fewstep.plain import require_a
 from fewstep.tasks.images import Pixels
 
 
@@ -28,5 +29,12 @@ class ImageFormat:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> ImageFormat:
-        pixels = Pixels(*(tuple(saved["pixels"][name]) for name in Pixels._fields))
-        return ImageFormat(int(saved["size"]), int(saved["channels"]), pixels)
+        """Raises many kinds of errors where it is damaged."""
+        require_a(saved["size"], int, "size")
+        require_a(saved["channels"], Literal[1, 3], "channels")
+        for name in Pixels._fields:
+            require_a(saved["pixels"][name], tuple[float, ...], name)
+        mean, deviation = (saved["pixels"][name] for name in Pixels._fields)
+        if saved["size"] < 1 or {len(mean), len(deviation)} != {saved["channels"]} or min(deviation) <= 0:
+            raise ValueError("a size or deviations that are not positive, or colors of another number of channels")
+        return ImageFormat(saved["size"], saved["channels"], Pixels(*(tuple(saved["pixels"][name]) for name in Pixels._fields)))

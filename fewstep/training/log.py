@@ -54,14 +54,14 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`; a last line cut short by a crash is left out."""
+    """All records of a `metrics.jsonl`; a last line cut short by a crash is left out, and so is what is no record."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _plain(value: Any) -> Any:
