@@ -11,7 +11,7 @@ import pytest
 from fewstep import BadInput
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.fit_columns import MOST_CATEGORIES, Fitting, fit_format, order_of_time, visible_periods
-from fewstep.tasks.kinds import declared_kinds
+from fewstep.tasks.kinds import ColumnKind, declared_kinds, read_values
 from fewstep.tasks.reading import read_table
 
 START = datetime.datetime(2016, 1, 3)
@@ -508,3 +508,22 @@ def test_real_weather_by_week_shows_the_year_alone(real_data):
     assert (format.inputs[0].periods, format.inputs[0].harmonics) == (("annual",), (2,))
     restored = format.restore(format.encode_targets(table, "weather")[0])[:, 0]
     np.testing.assert_allclose(restored, table[target].cast(pl.Float64).to_numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_numbers_whose_squares_are_infinite_are_refused():
+    with pytest.raises(BadInput, match="1 values beyond 1e\\+150 of 2"):
+        read_values(pl.DataFrame({"x": [1.0, 1e200]}), "x", ColumnKind("number"), "t")
+
+
+def test_inputs_absurdly_far_from_training_are_refused():
+    format = TableFormat((InputColumn("x", "number", 0.0, 1.0),), (TargetColumn("y"),))
+    with pytest.raises(BadInput, match=r"'x' has 1 values \(data rows 2\) more than 1e\+15 standard deviations"):
+        format.encode_inputs(pl.DataFrame({"x": [1.0, 1e20]}), "t")
+
+
+@pytest.mark.parametrize("name, value", [("scale", 0.0), ("scale", "wide"), ("kind", "color"), ("periods", ["annual"])])
+def test_a_saved_format_of_another_shape_is_refused(name, value):
+    saved = TableFormat((InputColumn("x", "number"),), (TargetColumn("y"),)).to_json()
+    saved["inputs"][0][name] = value
+    with pytest.raises((ValueError, TypeError)):
+        TableFormat.from_json(saved)

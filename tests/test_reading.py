@@ -1,6 +1,8 @@
 """Files as tables: separators, gaps, patterns of files, dates as text, and what is no table. Place: fewstep/tasks/reading."""
 
 import datetime
+import gzip
+import os
 
 import numpy as np
 import polars as pl
@@ -242,3 +244,28 @@ def test_many_days_of_which_one_alone_tells_days_from_months_are_read_in_its_ord
     assert date_formats(pl.Series([*first, "13/01/2016"])) == ["%d/%m/%Y"]
     assert date_formats(pl.Series([*first, "01/13/2016"])) == ["%m/%d/%Y"]
     assert np.unique(parse_dates(pl.Series(first), "%d/%m/%Y").to_numpy()).size == 144
+
+
+@pytest.mark.parametrize("value", [pl.lit(b"\xff"), pl.lit(1).cast(pl.Duration("ms")), pl.concat_list("x")])
+def test_bytes_durations_and_lists_are_refused_in_words(value):
+    table = pl.DataFrame({"x": [1, 2]}).with_columns(value.alias("odd"))
+    with pytest.raises(BadInput, match=r"'odd' holds .*; expected numbers, dates, yes or no, or words"):
+        column_of(table, "odd", "t")
+
+
+def test_a_table_in_gzip_is_read_by_its_own_separator(tmp_path):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a;b\n1,5;2\n"))
+    assert read_table(tmp_path / "t.csv.gz").rows() == [(1.5, 2)]
+
+
+def test_a_gzip_that_unpacks_to_absurd_sizes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fewstep.tasks.reading.UNPACKED", 2**20)
+    (tmp_path / "t.csv").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 10_000_000, 9))
+    with pytest.raises(BadInput, match="unpacks to more than 200 times its size"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(BadInput, match="found a pipe or a device"):
+        read_table(tmp_path / "t.csv")

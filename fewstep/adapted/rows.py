@@ -15,9 +15,9 @@ from fewstep.tasks.reading import column_of
 def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
     """The columns of a support file that are kept: the task where it has one, inputs, targets."""
     wanted = [*(column.name for column in format.inputs), *(target.name for target in format.targets)]
-    for name in wanted:
-        column_of(table, name, source)
     task = [format.task] if format.task and format.task in table.columns else []
+    for name in [*task, *wanted]:
+        column_of(table, name, source)
     return table.select([*task, *wanted])
 
 

@@ -18,6 +18,7 @@ from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.kinds import ColumnKind, read_values
+from fewstep.tasks.reading import column_of
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
@@ -173,7 +174,7 @@ class Adapted:
                     f"{source}: expected the column {task!r}, which says of which of the {len(self.rows)} units a row is."
                 )
             return np.zeros(table.height, int)
-        names = table[task].cast(pl.String)
+        names = column_of(table, task, source).cast(pl.String)
         if self.units is None:
             if names.n_unique() > 1:
                 raise BadInput(f"{source}: expected rows of the one adapted unit, found {names.n_unique()} values of {task!r}.")
@@ -267,7 +268,7 @@ def adapt(
         raise BadInput(f"{source}: expected rows with a value of {names}, found none.")
     inputs = format.encode_inputs(table, source, notes)
     named = format.task is not None and format.task in table.columns
-    names = table[format.task].cast(pl.String) if named and format.task else pl.Series(["it"] * table.height)
+    names = column_of(table, format.task, source).cast(pl.String) if named and format.task else pl.Series(["it"] * table.height)
     if names.null_count():
         raise BadInput(f"{source}: column {format.task!r} names no unit in {names.null_count()} rows. Fill or remove them.")
     units = tuple(names.unique(maintain_order=True).to_list())

@@ -52,9 +52,8 @@ def usable(
     short = [classes.size for classes in parts.values() if classes.size < ways]
     if short:
         counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())
-        raise BadInput(
-            f"{source}: --ways {ways}, but there are {counts} classes. Try --ways {max(2, min(short))}, or another split."
-        )
+        fewer = f"--ways {min(short)}" if min(short) > 1 else "more classes"
+        raise BadInput(f"{source}: --ways {ways}, but there are {counts} classes. Try {fewer}, or another split.")
     return {part: np.sort(classes) for part, classes in (parts | {"calibration": apart}).items()}, notes
 
 

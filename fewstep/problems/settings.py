@@ -150,7 +150,7 @@ class LearningSettings:
         _require(self, "rollbacks", self.rollbacks >= 0, "at least 0")
         _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
         for name in ("clip", "inner_clip"):
-            _require(self, name, getattr(self, name) >= 0, "at least 0 (0 for no limit)")
+            _require(self, name, 0 <= getattr(self, name) <= 1e15, "between 0 (no limit) and 1e15")
         _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
         if self.adapter in ("bayes-head", "in-context") and not self.hidden:
             raise BadInput(f"--adapter {self.adapter} needs at least one layer of --hidden units, got none.")

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.columns import DAY, PERIODS, InputColumn, TableFormat, TargetColumn
+from fewstep.tasks.columns import DAY, FARTHEST, PERIODS, InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.kinds import ColumnKind, infer_kind, read_values, read_words, row_list
 
 MOST_CATEGORIES = 64
@@ -121,6 +121,11 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
         if known.size == 0 or known.min() == known.max():
             what = "no values" if known.size == 0 else f"the one value {known[0]:g}"
             raise BadInput(f"{source}: column {name!r} has {what} in the meta-train rows; there is nothing to predict.")
+        if not 1 / FARTHEST < known.std() < FARTHEST:  # errors are squared, in the target's own units, in float32
+            raise BadInput(
+                f"{source}: column {name!r} has a standard deviation of {known.std():.3g}; expected one between "
+                f"{1 / FARTHEST:g} and {FARTHEST:g}. Give the target in other units."
+            )
         targets.append(TargetColumn(name, float(known.mean()), spread(known)))
     return tuple(targets)
 

@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.reading import column_of, date_formats, order_of_day, parse_dates
+from fewstep.tasks.reading import column_of, date_formats, order_of_day, parse_dates, sample
 
 Kind = Literal["number", "date", "boolean", "category"]
 KINDS = ("number", "date", "boolean", "category")
+LARGEST = 1e150
+"""Squares of greater numbers are infinite."""
 TRUE, FALSE = {"true", "yes", "y", "t"}, {"false", "no", "n", "f"}
 
 
@@ -64,8 +66,6 @@ def infer_kind(table: pl.DataFrame, name: str, source: str, declared: ColumnKind
         return ColumnKind("boolean")
     if series.dtype.is_numeric():
         return ColumnKind("number")
-    if series.dtype != pl.String:
-        raise BadInput(f"{source}: column {name!r} holds {sample(series)}; expected numbers, dates, yes or no, or words.")
     texts = known.str.strip_chars()
     if texts.str.to_lowercase().is_in([*TRUE, *FALSE]).all():
         return ColumnKind("boolean")
@@ -136,7 +136,8 @@ def _pattern(format: str) -> str:
 
 
 def read_values(table: pl.DataFrame, name: str, how: ColumnKind, source: str, expected: str = "") -> np.ndarray:
-    """[rows] float64 of a number, date or boolean column, NaN for a gap. Raises `BadInput` for infinities and other kinds."""
+    """[rows] float64 of a number, date or boolean column, NaN for a gap. Raises `BadInput` for infinities, for
+    numbers whose squares would be, and for other kinds."""
     series = column_of(table, name, source)
     if series.null_count() == series.len():  # nothing tells of which kind it is
         return np.full(series.len(), np.nan)
@@ -148,10 +149,11 @@ def read_values(table: pl.DataFrame, name: str, how: ColumnKind, source: str, ex
             "Choose another column, or turn it into them first."
         )
     values = read.to_numpy()
-    infinite = np.flatnonzero(np.isinf(values))
-    if infinite.size:
+    huge = np.flatnonzero(np.abs(values) > LARGEST)
+    if huge.size:
+        what = "infinite values" if np.isinf(values[huge]).all() else f"values beyond {LARGEST:g}"
         raise BadInput(
-            f"{source}: column {name!r} has {infinite.size} infinite values of {values.size} (data {row_list(infinite)}). "
+            f"{source}: column {name!r} has {huge.size} {what} of {values.size} (data {row_list(huge)}). "
             "Correct them, or empty these cells."
         )
     return values
@@ -160,7 +162,7 @@ def read_values(table: pl.DataFrame, name: str, how: ColumnKind, source: str, ex
 def _numbers(series: pl.Series, how: ColumnKind) -> pl.Series | None:
     if series.dtype == pl.String:
         series = series.str.strip_chars()
-    if series.dtype.is_temporal() or series.dtype.is_nested():
+    if series.dtype.is_temporal():
         return None
     return _unless_lost(series, series.cast(pl.Float64, strict=False))
 
@@ -193,7 +195,7 @@ def _booleans(series: pl.Series, how: ColumnKind) -> pl.Series | None:
         words = series.str.strip_chars().str.to_lowercase()
         known = pl.when(words.is_in([*TRUE, "1"])).then(1.0).when(words.is_in([*FALSE, "0"])).then(0.0)
         return _unless_lost(series, pl.select(known.alias("")).to_series())
-    if series.dtype.is_temporal() or series.dtype.is_nested():
+    if series.dtype.is_temporal():
         return None
     values = series.cast(pl.Float64, strict=False)
     return values if values.drop_nulls().is_in([0.0, 1.0]).all() else None
@@ -215,8 +217,3 @@ def read_words(table: pl.DataFrame, name: str, source: str) -> pl.Series:
 def row_list(rows: np.ndarray) -> str:
     """'rows 1, 2, 3, 4, 5, ...' counted from 1."""
     return "rows " + ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if rows.size > 5 else "")
-
-
-def sample(series: pl.Series) -> str:
-    shown = series.drop_nulls().head(2).to_list()
-    return f"{series.dtype} such as {', '.join(repr(value) for value in shown)}" if shown else "nothing at all"

@@ -73,7 +73,7 @@ def photos_in(source: str | Path) -> Iterator[tuple[list[Photo], Reader]]:
         archive = _open_zip(path)
         photos = [_photo(member) for member in archive.infolist() if _is_image(_name(member))]
     elif path.is_file():
-        photos = [Photo(path.name, path.stat().st_size, path.stat().st_mtime_ns, path)]
+        photos = [Photo(legible(path.name), path.stat().st_size, path.stat().st_mtime_ns, path)]
     else:
         raise BadInput(f"{source}: expected a folder or a .zip of photos, found nothing of that name. Check the path.")
     lock = threading.Lock()  # a zip counts its open members, and not safely
@@ -103,11 +103,16 @@ def _walk(folder: Path, above: str = "", passed: tuple[tuple[int, int], ...] = (
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = above + entry.name
+            name = above + legible(entry.name)
             if entry.is_dir() and not _is_hidden(entry.name):
                 yield from _walk(Path(entry.path), name + "/", (*passed, (here.st_dev, here.st_ino)))
             elif _is_image(entry.name) and entry.is_file():
                 yield Photo(name, entry.stat().st_size, entry.stat().st_mtime_ns, Path(entry.path))
+
+
+def legible(name: str) -> str:
+    """The name of a file as it can be written: bytes that are no UTF-8 become escapes, so that names stay different."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_hidden(part: str) -> bool:

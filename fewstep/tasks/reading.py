@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import difflib
 import glob
+import gzip
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from fewstep.errors import BadInput
+from fewstep.tasks.photos import legible
 
 FILE = "@file"
 """the column that names the file of a row, where several were read as one table"""
+UNPACKED, MOST_RATIO = 2**28, 200
+"""A gzip that unpacks to more bytes than this, and to more than so many times its size, is no table."""
+OTHER_PACKINGS = (b"(\xb5/\xfd", b"BZh", b"\xfd7zX", b"PK\x03\x04", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+"""zstd, bzip2, xz, zip and zlib, by their first bytes"""
 GAPS = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?"]
 """what stands for "not known" in a text file"""
 CLOCKS = (" %H:%M:%S%.f", " %H:%M", "T%H:%M:%S%.f", "T%H:%M")
@@ -29,6 +37,8 @@ LIKELY_DATE = "|".join(
         r"^\p{L}{3,9} \d{1,2}, \d{4}",
     )
 )
+READABLE = (pl.String, pl.Boolean, pl.Date, pl.Datetime, pl.Categorical, pl.Enum, pl.Null)
+"""what a column may hold beside numbers: not bytes, durations, times of day, lists or structures"""
 FIRST_YEAR = 1000
 """%Y takes 16 for a year of the first century; no table means that"""
 
@@ -53,7 +63,7 @@ def _read_many(pattern: str) -> pl.DataFrame:
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):  # folders tell them apart
         names = [str(path.with_suffix("")) for path in paths]
-    tables = [_read_one(path).with_columns(pl.lit(name).alias(FILE)) for path, name in zip(paths, names, strict=True)]
+    tables = [_read_one(path).with_columns(pl.lit(legible(name)).alias(FILE)) for path, name in zip(paths, names, strict=True)]
     for path, table in zip(paths, tables, strict=True):
         if set(table.columns) != set(tables[0].columns):
             odd = sorted(set(table.columns) ^ set(tables[0].columns))
@@ -72,7 +82,7 @@ def _read_many(pattern: str) -> pl.DataFrame:
 
 def _read_one(path: Path) -> pl.DataFrame:
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
+        what = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file"
         hint = f" A file for each unit? Try '{path}/*.csv' with --task @file." if path.is_dir() else " Check the path."
         raise BadInput(f"{path}: expected a CSV, TSV or Parquet file, found {what}.{hint}")
     try:
@@ -91,7 +101,8 @@ def _read_text(path: Path) -> pl.DataFrame:
 
     Blanks around words do not count, nor do lines without any value.
     """
-    with path.open("rb") as file:
+    content = _unpacked(path)
+    with path.open("rb") if content is path else io.BytesIO(content) as file:
         head, sample = file.readline().decode("utf-8", "replace"), file.read(10_000).decode("utf-8", "replace")
     head = re.sub(r'"[^"]*"', "", head)  # what is quoted separates nothing
     tabbed = path.suffix.lower() in (".tsv", ".tab")
@@ -100,7 +111,7 @@ def _read_text(path: Path) -> pl.DataFrame:
 
     def read(rows: int | None) -> pl.DataFrame:
         return pl.read_csv(
-            path, separator=separator, infer_schema_length=rows, null_values=GAPS, decimal_comma=comma, glob=False
+            content, separator=separator, infer_schema_length=rows, null_values=GAPS, decimal_comma=comma, glob=False
         )
 
     try:
@@ -111,8 +122,26 @@ def _read_text(path: Path) -> pl.DataFrame:
     return table.filter(pl.any_horizontal(pl.all().is_not_null())) if table.width > 1 else table
 
 
+def _unpacked(path: Path) -> Any:
+    """The file itself, or the bytes that a gzip holds. Raises `ValueError` for what is packed in other ways, or absurdly."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(OTHER_PACKINGS):
+        raise ValueError("it is packed; unpack it first, or pack it by gzip")
+    if not start.startswith(b"\x1f\x8b"):
+        return path
+    parts, most = [], max(UNPACKED, MOST_RATIO * path.stat().st_size)
+    with gzip.open(path) as file:
+        while part := file.read(2**24):
+            parts.append(part)
+            if len(parts) * 2**24 > most:
+                raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size; unpack it first")
+    return b"".join(parts)
+
+
 def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
-    """One column, words as text, or `BadInput` with the nearest name."""
+    """One column, words as text. Raises `BadInput`, with the nearest name, where there is none, and where it holds what is
+    neither number, date, yes or no, nor word."""
     if name not in table.columns:
         near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
         if "," in name and all(part in table.columns for part in name.split(",")):
@@ -122,7 +151,15 @@ def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
             hint = "it names the file of a row where --data is a pattern such as 'units/*.csv'."
         raise BadInput(f"{source}: there is no column {name!r}; {hint}")
     series = table[name]
+    if not (series.dtype.is_numeric() or series.dtype in READABLE):
+        raise BadInput(f"{source}: column {name!r} holds {sample(series)}; expected numbers, dates, yes or no, or words.")
     return series.cast(pl.String) if series.dtype in (pl.Categorical, pl.Enum) else series
+
+
+def sample(series: pl.Series) -> str:
+    """What a column holds, in words."""
+    shown = series.drop_nulls().head(2).to_list()
+    return f"{series.dtype} such as {', '.join(repr(value) for value in shown)}" if shown else "nothing at all"
 
 
 def date_formats(series: pl.Series) -> list[str]:
