@@ -285,3 +285,51 @@ def test_the_bare_command_explains_itself_on_stderr_and_exits_with_2(command, wo
     code, out, err = command(*words)
     assert (code, out) == (2, "")
     assert "usage: fewstep" in err
+
+
+def test_a_message_neither_steers_the_terminal_nor_fills_it(workplace, command):
+    code, out, err = command("train", "sine", "--initialization", "\x1b[31m" + "x" * 10_000, *OUT)
+    assert (code, out) == (2, "")
+    assert "\x1b" not in err and len(err) < 2_000
+
+
+@pytest.mark.parametrize("words", [["resume"], ["evaluate"], ["plot"], ["results"]])
+def test_a_path_that_is_too_long_for_the_system_is_refused(command, words):
+    assert_refused(*command(*words, "x" * 5_000), "File name too long")
+
+
+def test_parameters_of_another_name_are_refused_and_no_folder_is_left(command, tmp_path):
+    code, _out, err = command("train", "sine", "--adapt", "no-such-layer", *OUT)
+    assert code == 2 and "no-such-layer" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_of_another_type_are_refused_when_a_run_is_opened(workplace, command, tmp_path):
+    shutil.copytree(workplace / "sine", tmp_path / "sine")
+    for name, value in (("hidden", "x"), ("inner_rate", True), ("queries", 2.5), ("inner_optimizer", "magic"), ("shots", None)):
+        config = json.loads((workplace / "sine" / "config.json").read_text())
+        config["settings"][name] = value
+        (tmp_path / "sine" / "config.json").write_text(json.dumps(config))
+        assert_refused(*command("resume", "sine"), name)
+
+
+def test_a_number_that_is_none_in_a_file_of_a_run_is_refused(workplace, command, tmp_path):
+    shutil.copytree(workplace / "sine", tmp_path / "sine")
+    text = (tmp_path / "sine" / "config.json").read_text().replace('"seed": 0', '"seed": NaN')
+    (tmp_path / "sine" / "config.json").write_text(text)
+    assert_refused(*command("resume", "sine"), "NaN is no number")
+
+
+def test_a_calibration_of_another_shape_is_refused(workplace, command, tmp_path):
+    shutil.copytree(workplace / "table", tmp_path / "table")
+    (tmp_path / "table" / "calibration.json").write_text('{"tasks": 4, "by_shots": [{"shots": 3}]}')
+    assert_refused(*command("adapt", "table", "--support", workplace / "support.csv", *OUT), "calibration.json is damaged")
+
+
+def test_figures_of_another_shape_are_refused_and_the_pictures_stay(workplace, command, tmp_path):
+    shutil.copytree(workplace / "sine", tmp_path / "sine")
+    (tmp_path / "sine" / "evaluation.json").write_text('{"steps": [0], "mean": "none"}')
+    before = snapshot(tmp_path)
+    assert_refused(*command("plot", "sine"), "damaged or of another version")
+    assert_refused(*command("results", "sine"), "evaluation.json is damaged")
+    assert snapshot(tmp_path) == before

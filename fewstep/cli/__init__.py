@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import re
 import shlex
 import sys
 
@@ -23,6 +25,11 @@ COMMANDS = {
     "sample-table": "write a table to try it all on",
 }
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
+"""what the system says of a path that cannot be what the user meant"""
+LONGEST_WORD = 400
+LONGEST = 1_600
+"""letters of a word in a message, and of all of it; what is longer ends in dots, or has them in its middle"""
 HELP = "\n".join(
     [
         "usage: fewstep COMMAND ...",
@@ -39,6 +46,8 @@ HELP = "\n".join(
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    if hasattr(sys.stdout, "reconfigure"):  # a name that this terminal has no letters for is shown in escapes, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
@@ -48,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fewstep {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        print(f"fewstep: there is no command {argv[0]!r}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr)
+        print(
+            f"fewstep: there is no command {printable(repr(argv[0]))}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr
+        )
         return 2
     from fewstep.errors import BadInput, NotTrusted, RunFailed
 
@@ -57,16 +68,28 @@ def main(argv: list[str] | None = None) -> int:
         return importlib.import_module(f"fewstep.cli.{argv[0].replace('-', '_')}").main(argv[1:])
     except NotTrusted as error:
         again = shlex.join([os.environ.get("FEWSTEP_COMMAND", "fewstep"), *argv])
-        print(f"fewstep {argv[0]}: {error}\n  {again} {error.option}", file=sys.stderr)
+        print(f"fewstep {argv[0]}: {printable(error)}\n  {again} {error.option}", file=sys.stderr)
         return 2
     except BadInput as error:
-        print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
+        print(f"fewstep {argv[0]}: {printable(error)}", file=sys.stderr)
         return 2
     except RunFailed as error:
-        print(f"fewstep {argv[0]}: {error}", file=sys.stderr)
+        print(f"fewstep {argv[0]}: {printable(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
         print(f"fewstep {argv[0]}: interrupted.", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in NO_PATH:
+            raise
+        print(f"fewstep {argv[0]}: {printable(error.filename)}: {error.strerror}. Check the path.", file=sys.stderr)
+        return 2
+
+
+def printable(error: object) -> str:
+    """A message that quotes a file or a word: nothing in it steers the terminal, and no word of it fills the screen."""
+    plain = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in str(error))
+    plain = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda found: f"{found.group()[:LONGEST_WORD]}...", plain)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST // 2]} ... {plain[-LONGEST // 2 :]}"
