@@ -1,0 +1,155 @@
+"""Does a long run leak memory, slow down or compile again? 100,000 meta-steps of sine waves, then 2,000 evaluations.
+
+python benchmarks/endurance.py [--meta-steps 100000] [--evaluations 2000] [--out docs/records/endurance.json]
+Half an hour on two cores. Times are CPU seconds of the process, as medians of windows: other programs disturb them little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from fewstep import runs
+from fewstep.problems import Sine
+from fewstep.training import loop
+from fewstep.training.log import MetricsFile
+
+LOG_EVERY = 500
+WARM_UP = 0.1
+"""the first part of the work, in which memory may still grow and programs are compiled"""
+WINDOWS = 9
+"""of what follows, in which medians are taken"""
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Moment(NamedTuple):
+    """The process after so much work."""
+
+    done: int
+    cpu_seconds: float
+    resident: int
+    """bytes"""
+    compilations: int
+
+
+class Watch:
+    """Notes moments of this process."""
+
+    def __init__(self) -> None:
+        self.compilations = 0
+        self.moments: list[Moment] = []
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+
+    def _count(self, event: str, seconds: float, **about: Any) -> None:
+        self.compilations += event == COMPILED
+
+    def note(self, done: int) -> None:
+        self.moments.append(Moment(done, time.process_time(), resident(), self.compilations))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--meta-steps", type=int, default=100_000)
+    parser.add_argument("--evaluations", type=int, default=2_000)
+    parser.add_argument("--out", type=Path, default=Path("docs/records/endurance.json"))
+    arguments = parser.parse_args()
+    from fewstep.training.measured_lowerings import processor
+
+    with tempfile.TemporaryDirectory() as folder:
+        run, trained = meta_steps(arguments.meta_steps, Path(folder) / "run")
+        print(told("meta-step", trained), flush=True)
+        evaluated = evaluations(run, arguments.evaluations)
+        print(told("evaluation", evaluated), flush=True)
+    machine = {
+        "cpu": processor(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    record = {"meta_steps": trained, "evaluations": evaluated, "machine": machine}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def meta_steps(count: int, directory: Path) -> tuple[Any, dict[str, Any]]:
+    """(the run, what its meta-steps took): watched at every line of the log."""
+    watch = Watch()
+
+    class Watched(MetricsFile):
+        def write(self, record: dict[str, Any]) -> None:
+            super().write(record)
+            watch.note(record["meta_step"])
+
+    settings = Sine(meta_steps=count, log_every=min(LOG_EVERY, count // 100))
+    return with_replaced(loop, "MetricsFile", Watched, lambda: runs.train(settings, directory, quiet=True)), flatness(
+        watch.moments
+    )
+
+
+def with_replaced(module: Any, name: str, value: Any, work: Callable[[], Any]) -> Any:
+    """The result of `work`, done while `module` has another value of that name."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        return work()
+    finally:
+        setattr(module, name, before)
+
+
+def evaluations(run: Any, count: int) -> dict[str, Any]:
+    """What evaluations of `run` took, each as `fewstep evaluate` makes it: its files are read and its problem is built anew."""
+    watch = Watch()
+    for number in range(1, count + 1):
+        runs.open_run(run.directory).evaluate((0, 1, 5, 10), tasks=100)
+        watch.note(number)
+    return flatness(watch.moments)
+
+
+def flatness(moments: list[Moment]) -> dict[str, Any]:
+    """What one piece of work takes in each window after the warm-up, and by how much memory and time differ between windows."""
+    warm = moments[int(len(moments) * WARM_UP) :]
+    size = (len(warm) - 1) // WINDOWS
+    milliseconds, resident_bytes = [], []
+    for start in range(0, size * WINDOWS, size):
+        window = warm[start : start + size + 1]
+        pairs = pairwise(window)
+        milliseconds.append(statistics.median(1e3 * (b.cpu_seconds - a.cpu_seconds) / (b.done - a.done) for a, b in pairs))
+        resident_bytes.append(statistics.median(moment.resident for moment in window))
+    return {
+        "count": moments[-1].done,
+        "warm_up": warm[0].done,
+        "cpu_milliseconds": [round(value, 4) for value in milliseconds],
+        "time_growth": round(milliseconds[-1] / milliseconds[0] - 1, 4),
+        "resident_mib": [round(value / 2**20, 1) for value in resident_bytes],
+        "memory_growth": round(resident_bytes[-1] / resident_bytes[0] - 1, 4),
+        "compilations_in_warm_up": warm[0].compilations,
+        "compilations_after": moments[-1].compilations - warm[0].compilations,
+    }
+
+
+def resident() -> int:
+    """Bytes of this process in memory (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def told(what: str, found: dict[str, Any]) -> str:
+    time_taken, memory = found["cpu_milliseconds"][-1], found["resident_mib"][-1]
+    return (
+        f"{found['count']} {what}s: {time_taken:.3g} ms each, {100 * found['time_growth']:+.1f} % over the run; "
+        f"{memory:.0f} MiB, {100 * found['memory_growth']:+.1f} %; {found['compilations_after']} compilations after the warm-up"
+    )
+
+
+if __name__ == "__main__":
+    main()
