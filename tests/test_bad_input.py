@@ -298,12 +298,6 @@ def test_a_path_that_is_too_long_for_the_system_is_refused(command, words):
     assert_refused(*command(*words, "x" * 5_000), "File name too long")
 
 
-def test_parameters_of_another_name_are_refused_and_no_folder_is_left(command, tmp_path):
-    code, _out, err = command("train", "sine", "--adapt", "no-such-layer", *OUT)
-    assert code == 2 and "no-such-layer" in err
-    assert not (tmp_path / "new").exists()
-
-
 def test_settings_of_another_type_are_refused_when_a_run_is_opened(workplace, command, tmp_path):
     shutil.copytree(workplace / "sine", tmp_path / "sine")
     for name, value in (("hidden", "x"), ("inner_rate", True), ("queries", 2.5), ("inner_optimizer", "magic"), ("shots", None)):
