@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.whole import whole
+
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree under their paths: plain names on disk, whatever the types of the containers."""
@@ -18,11 +20,9 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def write_arrays(path: Path, tree: Any) -> None:
     """Writes the leaves of a pytree into one .npz file: whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-    partial.replace(path)
 
 
 def read_arrays(path: Path, like: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.errors import BadInput
+from fewstep.whole import whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,16 +34,13 @@ def write_table(table: pl.DataFrame, out: Path) -> None:
     """Writes `table` to `out`. Raises `BadInput` where it cannot be written there, or the format cannot hold its columns."""
     from polars.exceptions import PolarsError
 
-    partial = out.with_name(out.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole(out) as partial, partial.open("wb") as file:
             if out.suffix.lower() == ".parquet":
                 table.write_parquet(file)
             else:
                 table.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
-        partial.replace(out)
     except PolarsError as error:
-        partial.unlink()
         raise BadInput(
             f"--out {out} cannot hold the columns: {error}. Choose a .parquet file, or leave columns out."
         ) from error

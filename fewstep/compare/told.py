@@ -22,6 +22,7 @@ from fewstep.compare.results import Verdict
 from fewstep.compare.statistics import compared
 from fewstep.compare.verdict import ranking, verdict
 from fewstep.runs import open_run, write_json
+from fewstep.whole import whole
 
 RESULT, PAGE = "compare.json", "compare.html"
 TOO_FEW = 20
@@ -166,4 +167,5 @@ def write_page(path: Path, content: dict[str, Any]) -> None:
     """The page beside the JSON."""
     from fewstep.compare.page import page
 
-    path.write_text(page(content), encoding="utf-8")
+    with whole(path) as partial:
+        partial.write_text(page(content), encoding="utf-8")

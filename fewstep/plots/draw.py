@@ -13,6 +13,7 @@ from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.images import accuracy, by_steps, episodes, reliability
 from fewstep.plots.units import unseen_tasks, worst_tasks
 from fewstep.training.log import read_metrics
+from fewstep.whole import whole
 
 SOURCES = {"records": "metrics.jsonl", "result": "evaluation.json", "shown": "illustrations.json", "config": "config.json"}
 Picture = Callable[[dict[str, Any]], Any]
@@ -86,6 +87,7 @@ def _content(directory: Path, file: str) -> Any:
 def _save(figure: Any, path: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, dpi=130)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=130, format="png")
     plt.close(figure)
     return path

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fewstep.tasks.robots import imported_mujoco
+from fewstep.whole import whole
 
 WIDTH, HEIGHT, CURVE, HEAD, GAP = 320, 220, 78, 26, 8
 """pixels of a robot's picture, of the curve below it, of the title above it, and between two"""
@@ -45,15 +46,13 @@ def film(scenes: Sequence[Scene], seconds: float, out: Path) -> None:
 
 def write_frames(frames: Sequence[Image.Image], duration: int, out: Path, last: int = 0) -> None:
     """Writes a moving picture whole or not at all: each frame for so many milliseconds, and the last one for `last` more."""
-    partial = out.with_name(out.name + ".partial")
     if out.suffix.lower() == ".gif":
         colors = frames[len(frames) // 2].quantize(256)  # one palette, so that colors do not flicker
         frames = [frame.quantize(palette=colors, dither=Image.Dither.NONE) for frame in frames]
     lasting = [duration] * (len(frames) - 1) + [duration + last]
-    frames[0].save(
-        partial, out.suffix[1:].upper(), save_all=True, append_images=frames[1:], duration=lasting, loop=0, quality=70
-    )
-    partial.replace(out)
+    moving: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": lasting, "loop": 0, "quality": 70}
+    with whole(out) as partial:
+        frames[0].save(partial, out.suffix[1:].upper(), **moving)
 
 
 def pictures(scenes: Sequence[Scene], seconds: float, every: int) -> Iterator[Image.Image]:

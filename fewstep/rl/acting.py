@@ -25,6 +25,7 @@ from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
 from fewstep.plain import read_json
 from fewstep.types import Key, Params
+from fewstep.whole import whole
 
 SHAPE, PARAMETERS = "policy.json", "policy.npz"
 
@@ -92,9 +93,8 @@ class AdaptedPolicy:
         directory.mkdir(parents=True, exist_ok=True)
         write_arrays(directory / PARAMETERS, self.theta)
         content = {"shape": asdict(self.shape), **self.about}
-        partial = directory / f"{SHAPE}.partial"
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(directory / SHAPE)
+        with whole(directory / SHAPE) as partial:
+            partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return directory
 
     @cached_property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import BadInput
+from fewstep.whole import whole
 
 
 def new_directory(directory: str | Path) -> Path:
@@ -29,11 +30,10 @@ def new_directory(directory: str | Path) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes whole or not at all: into a file beside it, then renamed."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path that is no UTF-8, as JSON escapes it
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path that is no UTF-8, as JSON escapes it
 
 
 def fingerprint(data: str | Path) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from fewstep.errors import BadInput
 from fewstep.tasks.experience import AWAY, Experience
 from fewstep.tasks.robots import Robot
+from fewstep.whole import whole
 
 PARTS = ("train", "validation", "test")
 
@@ -23,13 +24,10 @@ def write_experience(path: Path, parts: dict[str, Experience]) -> None:
     """Writes it whole or not at all. Raises `BadInput` where it cannot be written there."""
     names = "observations", "actions", "conditions"
     arrays = {f"{part}_{name}": getattr(parts[part], name) for part in PARTS for name in names}
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise BadInput(f"--out {path} cannot be written: {error.strerror}. Choose a folder that may be written to.") from error
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.training.events import first_event, scalars_event
+from fewstep.whole import whole
 
 TABLE = "metrics.csv"
 EVENTS = "events.out.tfevents."
@@ -70,10 +71,9 @@ class Copies:
         if self._table is not None:
             self._table.close()
         path = self.folder / TABLE
-        partial = path.with_name(path.name + ".partial")
         heads = self._lines([dict(zip(self._columns, self._columns, strict=True))]) if self._columns else ""
-        partial.write_text(heads + self._lines(self._rows), encoding="utf-8", newline="")
-        partial.replace(path)
+        with whole(path) as partial:
+            partial.write_text(heads + self._lines(self._rows), encoding="utf-8", newline="")
         self._table = path.open("a", encoding="utf-8", newline="")
 
     def _lines(self, rows: Sequence[dict[str, Any]]) -> str:

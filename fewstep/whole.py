@@ -1,0 +1,21 @@
+"""Files written whole or not at all (floor 0), whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write, beside `path`: it takes this name when all is written, and is removed where that fails. On a full disk
+    the half that was written would take the last of it."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
