@@ -99,6 +99,8 @@ class Problem:
     """what a result says of how it was got: shots, queries, trained adaptation steps ..."""
     format: Any
     """how files become examples, and predictions become files: `TableFormat` or `ImageFormat`"""
+    checkpoint_every: int = 0
+    """meta-steps between two checkpoints; 0 for one at each validation"""
     bad_tasks: Literal["stop", "drop"] = "stop"
     """what follows where the loss or the gradient of a task is not finite: the run stops, or goes on without that task"""
     rollbacks: int = 0

@@ -173,7 +173,6 @@ TRAIN = {
 LATER = {
     "resume nothing": (["resume", "none"], "nothing there"),
     "resume a bare folder": (["resume", "bare"], "a folder without config.json"),
-    "resume without a checkpoint": (["resume", "unsaved"], "no checkpoint"),
     "resume strange settings": (["resume", "strange"], "warp"),
     "resume without words": (["resume"], "fewstep resume --help"),
     "resume an unknown option": (["resume", "sine", "--fast"], "--fast"),

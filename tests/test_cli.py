@@ -80,7 +80,7 @@ def test_a_run_stopped_by_ctrl_c_is_saved_told_how_to_go_on_and_ends_as_if_never
     code, out, err = finish(process)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1].endswith(f"fewstep resume {folder}")
-    saved = [int(path.name) for path in (folder / "checkpoints").iterdir()]
+    saved = [int(path.stem) for path in (folder / "checkpoints").iterdir()]
     assert saved
     assert max(saved) < 60
     assert not (folder / "evaluation.json").exists()

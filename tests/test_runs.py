@@ -65,10 +65,10 @@ def test_a_run_directory_holds_all_that_is_needed_to_open_it(sine):
 
 def test_reading_a_run_that_is_still_training_leaves_its_unfinished_checkpoint_alone(sine, tmp_path):
     shutil.copytree(sine.directory, tmp_path / "run")
-    unfinished = tmp_path / "run" / "checkpoints" / "9.orbax-checkpoint-tmp"  # as orbax names it while it writes
-    (unfinished / "state").mkdir(parents=True)
+    unfinished = tmp_path / "run" / "checkpoints" / "9.partial"  # as it is named while it is written
+    unfinished.write_bytes(b"half of it")
     assert_same_bits(runs.open_run(tmp_path / "run").params("last"), sine.params("last"))
-    assert unfinished.is_dir()
+    assert unfinished.read_bytes() == b"half of it"
 
 
 def test_a_run_trained_on_two_devices_opens_on_one(sine, tmp_path):
@@ -327,7 +327,8 @@ def half_done(auto, chosen, folder, state):
         return target
 
     if state == "before the first checkpoint":
-        (folder / "candidates" / "bayes-head" / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+        (folder / "candidates" / "bayes-head" / "checkpoints").mkdir(parents=True)
+        (folder / "candidates" / "bayes-head" / "checkpoints" / "3.partial").write_bytes(b"half of it")
     if state in ("between two candidates", "in the middle of the second", "before the choice", "in the middle of the choice"):
         finish("bayes-head")
     if state == "in the middle of the second":

@@ -303,46 +303,17 @@ def test_the_best_and_the_last_checkpoint_come_back_and_few_are_kept(tmp_path):
         newest, _ = checkpoints.restore(like, "last")
     assert (int(best.step), record["validation"], best.params.theta.tolist()) == (2, 0.5, [2.0] * 3)
     assert (int(newest.step), newest.params.theta.tolist()) == (5, [5.0] * 3)
-    assert sorted(int(folder.name) for folder in (tmp_path / "c").iterdir()) == [2, 4, 5]
+    assert sorted(int(file.stem) for file in (tmp_path / "c").iterdir()) == [2, 4, 5]
 
 
-@pytest.mark.usefixtures("unfinished_reads")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["emptied", "halved"])
-@pytest.mark.parametrize("part", ["state", "record", "metrics", "."])
-def test_a_truncated_checkpoint_is_refused_and_nothing_is_changed(tmp_path, how, part):
-    like = save_several(tmp_path / "c", [3.0, 2.0, 1.0])
-    for path in (tmp_path / "c" / "3" / part).rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"" if how == "emptied" else path.read_bytes()[: path.stat().st_size // 2])
-    before = contents(tmp_path / "c")
-    for which in ("last", "best"):
-        with pytest.raises(BadInput) as caught, Checkpoints(tmp_path / "c", "read") as checkpoints:
-            checkpoints.restore(like, which)
-        assert str(tmp_path / "c") in str(caught.value)
-        assert contents(tmp_path / "c") == before
-
-
-@pytest.mark.usefixtures("unfinished_reads")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_following_the_advice_for_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path):
-    like = save_several(tmp_path / "c", [3.0, 2.0, 1.0])
-    for path in (tmp_path / "c" / "3" / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    with pytest.raises(BadInput, match="fall back on checkpoint 2"), Checkpoints(tmp_path / "c", "read") as checkpoints:
-        checkpoints.restore(like, "last")
-    shutil.rmtree(tmp_path / "c" / "3")
-    with Checkpoints(tmp_path / "c", "read") as checkpoints:
-        assert int(checkpoints.restore(like, "last")[0].step) == 2
-
-
-@pytest.mark.usefixtures("unfinished_reads")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_of_another_model_and_a_folder_without_any_are_refused(tmp_path):
     like = save_several(tmp_path / "c", [1.0])
-    with Checkpoints(tmp_path / "c", "read") as checkpoints, pytest.raises(BadInput):
-        checkpoints.restore(like._replace(params=plain(jnp.zeros(4))), "last")
+    other = like._replace(params=plain(jnp.zeros(4)))
+    with (
+        Checkpoints(tmp_path / "c", "read") as checkpoints,
+        pytest.raises(BadInput, match=r"expected F32\[4\], found F32\[3\]"),
+    ):
+        checkpoints.restore(other, "last")
     for mode in ("read", "resume"):
         with pytest.raises(BadInput, match="no checkpoint"):
             Checkpoints(tmp_path / "none", mode)

@@ -82,6 +82,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
         meta_batch_size=settings.meta_batch_size,
         meta_steps=settings.meta_steps,
         log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
         bad_tasks=settings.bad_tasks,
         rollbacks=settings.rollbacks,
         lower_rates=rates_lowered(settings),

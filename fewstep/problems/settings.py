@@ -111,6 +111,8 @@ class LearningSettings:
     """units of the hidden layers"""
     log_every: int = 500
     """meta-steps between two lines of the log"""
+    checkpoint_every: int = 0
+    """meta-steps between two checkpoints: what a kill can cost; 0 for about twenty in a run"""
 
     @property
     def shot_range(self) -> Shots:
@@ -140,7 +142,8 @@ class LearningSettings:
         _require(self, "shots", fine, "at least 1, or a range such as 3:50 from the least to the most")
         _require(self, "body_steps", 0 <= self.body_steps <= 100, "between 0 and 100")
         _require(self, "adaptation_steps", 0 <= self.adaptation_steps <= 1000, "between 0 and 1000")
-        _require(self, "tasks_at_once", self.tasks_at_once >= 0, "at least 0")
+        for name in ("tasks_at_once", "checkpoint_every"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
         for name in ("inner_rate", "outer_rate", "inner_outer_rate", "ridge"):
             _require(self, name, 0 < getattr(self, name) < float("inf"), "a positive number")
         _require(self, "outer_decay", 0 <= self.outer_decay < 1, "between 0 and 1")

@@ -21,7 +21,7 @@ from fewstep.runs.config import write_settings
 from fewstep.runs.files import new_directory, write_json
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
 from fewstep.tasks.simulation import Simulation
-from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.policy_loop import train_policy
 from fewstep.training.policy_report import evaluate_policies, ways_shown
 from fewstep.types import MetaParams
@@ -78,7 +78,7 @@ class PolicyRun:
         problem = self.problem()
         if self.elsewhere:
             raise BadInput(f"{self.directory} goes on in the environment that it began in, got another one by --env.")
-        train_policy(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
+        train_policy(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
         return self
 
     def adapt(

@@ -79,7 +79,8 @@ class Run:
                 return read_arrays(path, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
             except Exception as error:  # a damaged file raises many kinds
                 raise BadInput(
-                    f"{path} is damaged or of another model ({type(error).__name__}). Remove it to fall back on a checkpoint."
+                    f"{path} is damaged or of another model ({type(error).__name__}). `fewstep resume {self.directory}` writes "
+                    "it again; without the file, the best checkpoint is taken."
                 ) from error
         return self.checkpoint(which)
 
@@ -109,11 +110,12 @@ class Run:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
     def resume(self, quiet: bool = False) -> Run:
-        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
+        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped. Where the run
+        was stopped before the first one, it begins again, which is the same."""
         problem = self.problem()
         if several := several_candidates(self.settings):
             return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
-        loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
+        loop.train(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
         require_finite(self.finish(problem))
         return self.calibrate(problem)
 

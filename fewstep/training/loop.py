@@ -34,7 +34,7 @@ from fewstep.variants import evaluated
 SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
 CHECKPOINTS = 20
-"""A run is validated and saved about so many times, evenly spread."""
+"""A run is validated and saved about so many times, evenly spread; `Problem.checkpoint_every` has it saved more often."""
 BEGINNING = "beginning"
 """the folder in a run of what is trained first"""
 NO_SUMS = (0.0, 0.0, 0, 0)
@@ -95,10 +95,11 @@ def train(
     state = maml.init(problem.outer_optimizer, problem.init(init_key))
     run_chunk = compiled_chunk(problem, mesh)
     judge = compiled_judge(problem, validation_key)
-    save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
+    validate_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
+    save_every = problem.checkpoint_every or validate_every
 
     with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
-        past = {"log_position": None, "seconds": 0.0, "sums": NO_SUMS}
+        past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
             state, past = checkpoints.restore(state, "last")
         state = replicate(state, mesh)
@@ -106,7 +107,7 @@ def train(
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
         started = time.monotonic() - past["seconds"]
-        warnings: list[str] = []
+        warnings: list[str] = past.get("warnings", [])
 
         def warn(told: str) -> None:
             progress.say(f"warning: {told}")
@@ -120,25 +121,37 @@ def train(
             warn(found.told)
             return replicate(found.state, mesh), found.validation
 
+        def first_state() -> MetaState:
+            """Where the run began, of a run that goes on."""
+            known = problem if problem.beginning is None else begun(problem, directory / BEGINNING, seed, mesh, quiet)
+            return maml.init(known.outer_optimizer, known.init(init_key))
+
+        for told in checkpoints.damaged:
+            warn(told)
+        start = past.get("start", math.inf)
         if resume:
             good = Good(*checkpoints.restore(jax.device_get(state), "best"))
+            if good.record["validation"] is None or start < good.record["validation"]:  # none is better than where it began
+                good = Good(judge(first_state()).state, {"log_position": 0, "sums": NO_SUMS, "validation": start})
         else:
-            first = math.inf
             if problem.rollbacks or problem.lower_rates:
-                state, first = judged(state)
-                first = first if math.isfinite(first) else math.inf  # nothing is less than what is no number
-            good = Good(state, {"log_position": log.position, "sums": sums, "validation": first})
+                state, start = judged(state)
+                start = start if math.isfinite(start) else math.inf  # nothing is less than what is no number
+            good = Good(state, {"log_position": log.position, "sums": sums, "validation": start})
 
-        def save(validation: float) -> dict[str, Any]:
+        def save(validation: float | None) -> dict[str, Any]:
+            """Writes a checkpoint, in the background. One without `validation` is for going on alone, never the best."""
             seconds = time.monotonic() - started
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "sums": sums}
-            checkpoints.save(state, record)
+            checkpoints.save(state, {**record, "start": start, "warnings": list(warnings)})
             return record
 
         try:
             while step < meta_steps:
-                next_log = min((step // problem.log_every + 1) * problem.log_every, meta_steps)
-                length = min(chunk_length, next_log - step)
+                next_log, next_save = (
+                    min((step // every + 1) * every, meta_steps) for every in (problem.log_every, save_every)
+                )
+                length = min(chunk_length, next_log - step, next_save - step)
                 called = time.monotonic()
                 state, chunk = run_chunk(state, train_key, length)
                 chunk = jax.device_get(chunk)
@@ -164,7 +177,7 @@ def train(
                     if sums[3]:
                         record["dropped_tasks"] = sums[3]
                     sums = NO_SUMS
-                    due = step % save_every == 0 or step == meta_steps
+                    due = step % validate_every == 0 or step == meta_steps
                     if due:
                         state, record["validation"] = judged(state)
                     if warnings:
@@ -175,8 +188,10 @@ def train(
                     if due:
                         saved = save(record["validation"])
                         good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
+                if step == next_save:
+                    save(None)  # unless it is saved already
                 if stop.requested and step < meta_steps:
-                    save(judge(state).validation)
+                    save(None)
                     raise Interrupted
         finally:
             progress.close()

@@ -38,18 +38,21 @@ def train_policy(
     step_once = meta_step_of(problem)
     judge = judged(problem, validation_key)
     with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
-        past: dict[str, Any] = {"log_position": None, "seconds": 0.0, "environment_steps": 0, "dropped": 0}
+        past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "environment_steps": 0, "dropped": 0}
         if resume:
             state, past = checkpoints.restore(state, "last")
             state = jax.tree.map(jnp.asarray, state)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
         progress = Progress(problem.meta_steps, int(state.step), quiet=quiet, metric="return")
+        for told in checkpoints.damaged:
+            progress.say(f"warning: {told}")
+        warnings = [*past.get("warnings", ()), *checkpoints.damaged]
         started, taken, dropped = time.monotonic() - past["seconds"], past["environment_steps"], past.get("dropped", 0)
 
-        def save(validation: float) -> None:
+        def save(validation: float | None) -> None:
             seconds = time.monotonic() - started
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "environment_steps": taken}
-            checkpoints.save(state, {**record, "dropped": dropped})
+            checkpoints.save(state, {**record, "dropped": dropped, "warnings": list(warnings)})
 
         try:
             while (step := int(state.step)) < problem.meta_steps:
@@ -79,11 +82,13 @@ def train_policy(
                     }
                     if dropped:
                         record["dropped_trajectories"] = dropped
+                    if warnings:
+                        record["warnings"], warnings = warnings, []
                     log.write(record)
                     progress.returns(record)
                     save(record["validation"])
                 if stop.requested and step < problem.meta_steps:
-                    save(float(-np.mean(judge(state.params)[1:])))
+                    save(None)
                     raise Interrupted
         finally:
             progress.close()
