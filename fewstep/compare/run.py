@@ -20,7 +20,7 @@ from fewstep.compare.ground import Ground, ground
 from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
-from fewstep.runs import new_directory, settings_of, write_json
+from fewstep.runs import new_directory, only_one, settings_of, write_json
 
 FEW_TASKS = 100
 """With fewer tasks, a table is cross-fitted: every task is tested once."""
@@ -56,18 +56,19 @@ def compare(
         if not begun:
             new_directory(directory)
             write_json(directory / ASKED, asked)
-        bench = Bench(directory, grounds, display.say)
-        try:
-            made = Comparing(bench, display, budget_seconds, seeds)
-            made.score_quick(partial)
-            return tell(made, made.trained_plan(), margin, command)
-        except BadInput:
-            if not begun:
-                shutil.rmtree(directory)
-            raise
-        finally:
-            if directory.is_dir():
-                write_json(directory / STATE, {"spent": display.spent})
+        with only_one(directory):
+            bench = Bench(directory, grounds, display.say)
+            try:
+                made = Comparing(bench, display, budget_seconds, seeds)
+                made.score_quick(partial)
+                return tell(made, made.trained_plan(), margin, command)
+            except BadInput:
+                if not begun:
+                    shutil.rmtree(directory)
+                raise
+            finally:
+                if directory.is_dir():
+                    write_json(directory / STATE, {"spent": display.spent})
     finally:
         display.close()
 

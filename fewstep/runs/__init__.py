@@ -3,6 +3,7 @@
 from fewstep.runs.config import settings_of as settings_of
 from fewstep.runs.files import new_directory as new_directory
 from fewstep.runs.files import write_json as write_json
+from fewstep.runs.lock import only_one as only_one
 from fewstep.runs.policy_run import PolicyRun as PolicyRun
 from fewstep.runs.run import Run as Run
 from fewstep.runs.run import open_run as open_run

@@ -9,10 +9,15 @@ from typing import Any
 
 import jax
 
+from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of as settings_of
 from fewstep.runs.files import absolute_data, fingerprint, write_json
 from fewstep.version import __version__
+
+LAYOUT = 2
+"""of a run directory: 1, which none says, has its checkpoints written by orbax; 2 by `training/checkpoint_file.py`. All up to
+this one can be opened."""
 
 
 def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
@@ -27,6 +32,7 @@ def write_settings(
 ) -> dict[str, Any]:
     """Writes `config.json`, with what else there is to say `about` the problem, and returns what it holds."""
     config = {
+        "layout": LAYOUT,
         "problem": name,
         "preset": preset,
         "settings": asdict(absolute_data(settings)),
@@ -38,6 +44,17 @@ def write_settings(
     }
     write_json(directory / "config.json", config)
     return config
+
+
+def require_known_layout(config: Any, source: Path) -> None:
+    """Raises `BadInput` where a later version of fewstep wrote this `config.json` in a way that this one does not know."""
+    layout = config.get("layout", 1) if isinstance(config, dict) else 1
+    if isinstance(layout, int) and layout > LAYOUT:
+        wrote = (config.get("versions") or {}).get("fewstep", "a later version")
+        raise BadInput(
+            f"{source}: expected a run directory of layout {LAYOUT} or less, got {layout}. It takes fewstep {wrote}, which "
+            f"wrote it, or a later one; this is {__version__}."
+        )
 
 
 def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:

@@ -19,6 +19,7 @@ from fewstep.rl.acting import AdaptedPolicy, Shape
 from fewstep.rl.problem import AdaptedTo, PolicyProblem, adapted_to, unseen_task
 from fewstep.runs.config import write_settings
 from fewstep.runs.files import new_directory, write_json
+from fewstep.runs.lock import only_one
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
 from fewstep.tasks.simulation import Simulation
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
@@ -78,7 +79,8 @@ class PolicyRun:
         problem = self.problem()
         if self.elsewhere:
             raise BadInput(f"{self.directory} goes on in the environment that it began in, got another one by --env.")
-        train_policy(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
+        with only_one(self.directory):
+            train_policy(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
         return self
 
     def adapt(
@@ -238,6 +240,7 @@ def train_policy_run(
     directory = new_directory(directory)
     if announce:
         announce(problem)
-    config = write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
-    train_policy(problem, directory, seed=seed, quiet=quiet)
+    with only_one(directory):
+        config = write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
+        train_policy(problem, directory, seed=seed, quiet=quiet)
     return PolicyRun(directory, config, settings, problem)

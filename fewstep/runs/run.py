@@ -19,8 +19,9 @@ from fewstep.plain import read_json, require_a
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import candidates, measure
-from fewstep.runs.config import settings_of, write_config
+from fewstep.runs.config import require_known_layout, settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
+from fewstep.runs.lock import only_one
 from fewstep.runs.policy_run import open_policy_run, train_policy_run
 from fewstep.training import loop
 from fewstep.training.calibration_file import require_calibration
@@ -113,11 +114,12 @@ class Run:
         """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped. Where the run
         was stopped before the first one, it begins again, which is the same."""
         problem = self.problem()
-        if several := several_candidates(self.settings):
-            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
-        loop.train(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
-        require_finite(self.finish(problem))
-        return self.calibrate(problem)
+        with only_one(self.directory):
+            if several := several_candidates(self.settings):
+                return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
+            loop.train(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
+            require_finite(self.finish(problem))
+            return self.calibrate(problem)
 
     def finish(self, problem: Problem) -> float:
         """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error on
@@ -189,17 +191,18 @@ def train(
     if announce:
         announce(problem)
     write_config(settings, problem, directory, seed, preset)
-    try:
-        if several:
-            return train_candidates(several, directory, seed, preset, quiet, problem)
-        loop.train(problem, directory, seed=seed, quiet=quiet)
-    except BadInput:
-        if not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
-            shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
-        raise
-    run = open_run(directory)
-    require_finite(run.finish(problem))
-    return run.calibrate(problem)
+    with only_one(directory):
+        try:
+            if several:
+                return train_candidates(several, directory, seed, preset, quiet, problem)
+            loop.train(problem, directory, seed=seed, quiet=quiet)
+        except BadInput:
+            if not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
+                shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
+            raise
+        run = open_run(directory)
+        require_finite(run.finish(problem))
+        return run.calibrate(problem)
 
 
 def require_finite(error: float) -> None:
@@ -274,6 +277,7 @@ def open_run(directory: str | Path, env: str = "") -> Any:
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
+    require_known_layout(config, path)
     settings = settings_of(config, path)
     if isinstance(settings, PolicySettings):
         return open_policy_run(directory, config, settings, env)

@@ -1,0 +1,47 @@
+"""One process at a time trains in a run directory (floor 4). The kernel frees the lock when it ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from fewstep.errors import BadInput
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """Holds `directory` for training in it. Raises `BadInput` at once where another process holds it, or where it cannot be
+    written. Reading asks for no lock. Of several processes of one training the first holds it for all."""
+    if jax.process_index() > 0:
+        yield
+        return
+    try:
+        file = (directory / NAME).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"{directory} cannot be written to ({error.strerror}). Nothing was changed; choose a folder that you may write to, "
+            "or copy it to one."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{directory} is in use by {file.read().strip() or 'another process'}, which trains in it. Wait until it ends, "
+                "or stop it; evaluate, adapt and plot are possible meanwhile."
+            ) from None
+        except OSError:  # a file system that knows no locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
