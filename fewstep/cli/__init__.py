@@ -81,8 +81,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"fewstep {argv[0]}: interrupted.", file=sys.stderr)
         return 130
-    except OSError as error:
-        if error.errno not in NO_PATH:
+    except (OSError, MemoryError, RuntimeError) as error:
+        from fewstep.cli.exhausted import exhausted
+
+        if told := exhausted(error):
+            print(f"fewstep {argv[0]}: {printable(told)}", file=sys.stderr)
+            return 1
+        if not isinstance(error, OSError) or error.errno not in NO_PATH:
             raise
         print(f"fewstep {argv[0]}: {printable(error.filename)}: {error.strerror}. Check the path.", file=sys.stderr)
         return 2

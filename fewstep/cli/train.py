@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.estimates import print_estimates
+from fewstep.cli.exhausted import exhausted
 from fewstep.cli.rates import print_rates
 from fewstep.cli.tables import print_evaluation
-from fewstep.errors import BadInput
+from fewstep.errors import BadInput, RunFailed
 
 
 def main(argv: list[str]) -> int:
@@ -84,18 +85,23 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     from fewstep import plots
     from fewstep.training.loop import Interrupted
 
+    go_on = f"{command_name()} resume {out}"
     try:
         run = work()
+        say("evaluating on unseen tasks, drawing pictures ...", json=True)
+        try:
+            result = run.write_evaluation()
+            pictures = plots.draw(run.directory)
+        except KeyboardInterrupt:
+            say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
+            return 130
     except Interrupted:
-        say(f"Interrupted; the run is saved. Go on with: {command_name()} resume {out}", json=True)
+        say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
         return 130
-    say("evaluating on unseen tasks, drawing pictures ...", json=True)
-    try:
-        result = run.write_evaluation()
-        pictures = plots.draw(run.directory)
-    except KeyboardInterrupt:
-        say(f"Interrupted; the training itself is done and saved. For the rest: {command_name()} resume {out}", json=True)
-        return 130
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (told := exhausted(error, str(out))):
+            raise
+        raise RunFailed(f"{told} To go on: {go_on}") from error
     if as_json:
         print(json.dumps({"run": str(run.directory), "evaluation": result}))
     else:
