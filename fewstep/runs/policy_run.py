@@ -240,7 +240,7 @@ def train_policy_run(
     directory = new_directory(directory)
     if announce:
         announce(problem)
+    config = write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
     with only_one(directory):
-        config = write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
         train_policy(problem, directory, seed=seed, quiet=quiet)
     return PolicyRun(directory, config, settings, problem)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def entries(leaves: dict[str, Any]) -> dict[str, Any]:
     found, end = {}, 0
     for name, leaf in leaves.items():
         kind = np.dtype(leaf.dtype)
-        begin, end = end, end + kind.itemsize * int(np.prod(leaf.shape, dtype=np.int64))
+        begin, end = end, end + kind.itemsize * math.prod(leaf.shape)
         found[name] = {"dtype": _name_of(kind), "shape": list(leaf.shape), "data_offsets": [begin, end]}
     return found
 

@@ -235,7 +235,7 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
         def one_meta_step(carry):
             state, chunk, drawn = carry
             place = state.step % ahead
-            drawn = jax.lax.cond(place == 0, lambda: draw(state.step, key), lambda: drawn)
+            drawn = jax.lax.cond((place == 0) & (chunk.steps > 0), lambda: draw(state.step, key), lambda: drawn)
             episodes, keys = jax.tree.map(lambda leaf: leaf[place], drawn)
             loss, gradient, dropped = gradient_of(state.params, episodes, keys, state.step)
             norm = optax.tree.norm(gradient)
@@ -256,11 +256,14 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
 
 
 def meta_steps_drawn_at_once(problem: Problem) -> int:
-    """As many meta-batches as fit into `DRAWN_BYTES`, between 1 and 64."""
+    """As many meta-batches as fit into `DRAWN_BYTES`, between 1 and 64; fewer where that divides the meta-steps between two
+    checkpoints, since a call that begins in the middle draws once more."""
     assert problem.splits is not None
     episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
     size = problem.meta_batch_size * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(episode))
-    return max(1, min(64, DRAWN_BYTES // max(size, 1)))
+    most = max(1, min(64, DRAWN_BYTES // max(size, 1)))
+    every = problem.checkpoint_every
+    return math.ceil(every / math.ceil(every / most)) if every else most
 
 
 def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:

@@ -14,7 +14,8 @@ from known import assert_same_bits, bowl_problem
 
 from fewstep import BadInput, init, runs
 from fewstep.arrays import named_leaves
-from fewstep.problems import Nav2D, Sine
+from fewstep.problems import Sine
+from fewstep.problems.nav2d import Nav2d
 from fewstep.runs.lock import only_one
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
@@ -82,7 +83,7 @@ def test_a_policy_is_held_while_it_trains(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fewstep.runs.policy_run.train_policy", look)
     with pytest.raises(KeyboardInterrupt):
-        runs.train(Nav2D(), tmp_path / "run", quiet=True)
+        runs.train(Nav2d(), tmp_path / "run", quiet=True)
 
 
 def test_a_run_directory_of_a_later_layout_says_which_version_it_takes(sine, tmp_path):

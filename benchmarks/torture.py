@@ -1,0 +1,154 @@
+"""A run of the command killed (SIGKILL) at random moments and resumed each time, against one that nothing disturbs.
+
+python benchmarks/torture.py [--kills 50] [--seed 0] [--out docs/records/torture.json]
+About ten minutes. A quarter of the kills each: while a process starts and compiles, between two meta-steps, while a checkpoint
+is being written, while a line of the log is. Used by tests/faults/test_kills.py too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SETTINGS = {"hidden": 8, "adaptation-steps": 1, "meta-batch-size": 4, "shots": 5, "queries": 5, "inner-optimizer": "sgd"}
+SETTINGS |= {"multi-step": 0, "clip": 0, "checkpoint-every": 50, "log-every": 100}  # soon compiled, often saved
+KINDS = ("starting", "checkpoint", "log", "training")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--meta-steps", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("docs/records/torture.json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = torture(Path(folder), arguments.kills, arguments.meta_steps, arguments.seed)
+    from fewstep.training.measured_lowerings import processor
+
+    found["machine"] = {"cpu": processor(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps({name: value for name, value in found.items() if name != "moments"}, indent=1))
+    if not all(found["equal"].values()):
+        raise SystemExit("the run that was killed ended otherwise than the one that was not")
+
+
+def torture(folder: Path, kills: int, meta_steps: int, seed: int) -> dict[str, Any]:
+    """Trains twice in `folder`, once killed so often. What was killed when, and what of the two runs is equal."""
+    began, rng = time.monotonic(), random.Random(seed)
+    settings = [f"--{name}={value}" for name, value in (SETTINGS | {"meta-steps": meta_steps}).items()]
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    train = ["train", "sine", *settings, "--out"]
+    process = start(folder, *train, str(undisturbed))
+    until(process, lambda: last_checkpoint(undisturbed) > 0)
+    start_up = time.monotonic() - began
+    finish(process)
+    moments = []
+    targets = sorted(rng.sample(range(meta_steps - meta_steps // 10), kills))
+    kinds = rng.sample([KINDS[number % len(KINDS)] for number in range(kills)], kills)
+    for target, kind in zip(targets, kinds, strict=True):
+        begun = (killed / "config.json").exists()
+        process = start(folder, *(["resume", str(killed)] if begun else [*train, str(killed)]))
+        wait_for(process, killed, kind, target, rng, start_up)
+        if process.poll() is not None:
+            raise SystemExit(f"the run ended before it was killed {kills} times: {process.communicate()[1]}")
+        process.kill()
+        process.communicate()
+        moments.append({"kind": kind, "meta_step": last_checkpoint(killed)})
+    finish(start(folder, "resume", str(killed)))
+    return {
+        "kills": kills,
+        "kinds": dict(Counter(moment["kind"] for moment in moments)),
+        "meta_steps": meta_steps,
+        "settings": SETTINGS,
+        "equal": compared(undisturbed, killed),
+        "seconds": round(time.monotonic() - began),
+        "moments": moments,
+    }
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen:
+    """The command, with a compilation cache that all processes share."""
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder / "cache")}
+    command = [sys.executable, "-m", "fewstep.cli", *words]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=os.environ | cache, **pipes)
+
+
+def finish(process: subprocess.Popen) -> None:
+    told = process.communicate()[1]
+    if process.returncode:
+        raise SystemExit(told)
+
+
+def wait_for(process: subprocess.Popen, run: Path, kind: str, target: int, rng: random.Random, start_up: float) -> None:
+    """Returns at the moment to kill `process`: a random one of its start, or one of the kind once it is at the `target`."""
+    if kind == "starting":
+        before, end = last_checkpoint(run), time.monotonic() + rng.uniform(0, start_up)
+        until(process, lambda: time.monotonic() > end or last_checkpoint(run) > before)
+        return
+    until(process, lambda: last_checkpoint(run) >= target)
+    if kind == "training":
+        time.sleep(rng.uniform(0, 0.05))
+    elif kind == "checkpoint":
+        until(process, lambda: any((run / "checkpoints").glob("*.partial")))
+    else:
+        size = log_size(run)
+        until(process, lambda: log_size(run) != size)
+
+
+def until(process: subprocess.Popen, there: Any) -> None:
+    while process.poll() is None and not there():
+        time.sleep(0.0005)
+
+
+def last_checkpoint(run: Path) -> int:
+    found = run / "checkpoints"
+    return max((int(path.stem) for path in found.glob("*.safetensors") if path.stem.isdigit()), default=-1)
+
+
+def log_size(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def compared(one: Path, other: Path) -> dict[str, bool]:
+    """What of two runs is the same to the bit."""
+    import jax
+    import numpy as np
+
+    from fewstep import runs
+
+    def same(which: str) -> bool:
+        both = (jax.tree.leaves(runs.open_run(run).checkpoint(which)) for run in (one, other))
+        return all(np.asarray(left).tobytes() == np.asarray(right).tobytes() for left, right in zip(*both, strict=True))
+
+    def told(run: Path, name: str) -> list[Any]:
+        return [json.loads(line).get(name) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+    def content(run: Path, name: str) -> Any:
+        return {**json.loads((run / name).read_text()), "seconds": 0}
+
+    return {
+        "last checkpoint": same("last"),
+        "best checkpoint": same("best"),
+        "parameters.npz": (one / "parameters.npz").read_bytes() == (other / "parameters.npz").read_bytes(),
+        "meta-steps in the log": told(one, "meta_step") == told(other, "meta_step"),
+        "validation in the log": told(one, "validation") == told(other, "validation"),
+        "evaluation.json": content(one, "evaluation.json") == content(other, "evaluation.json"),
+    }
+
+
+if __name__ == "__main__":
+    main()
