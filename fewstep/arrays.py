@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ def read_arrays(path: Path, like: Any) -> Any:
     """
     expected = named_leaves(like)
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        if any(part.compress_type != ZIP_STORED for part in stored.zip.infolist()):
+            raise ValueError("compressed, as `write_arrays` writes none: it may unfold to any size")
         leaves = [jnp.asarray(stored[name]) for name in expected]
     for (name, known), leaf in zip(expected.items(), leaves, strict=True):
         if known.shape[1:] != leaf.shape[1:] or known.ndim != leaf.ndim:

@@ -68,6 +68,8 @@ def read(path: Path, like: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[
     known = entries(like)
     if header != known:
         raise BadInput(f"Checkpoint {path} is of another model: {_difference(header, known)}. Nothing was changed.")
+    if sum(end - begin for begin, end in (entry["data_offsets"] for entry in known.values())) != len(content):
+        raise Damaged
     found = {}
     for name, leaf in like.items():
         begin, end = known[name]["data_offsets"]
@@ -100,14 +102,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], memoryview]:
     digest, content[PLACE] = bytes(content[PLACE]), NO_DIGEST
     if content[8 : 8 + len(START)] != START or hashlib.sha256(content).hexdigest().encode() != digest:
         raise Damaged
-    header = json.loads(content[8 : 8 + length])
-    about = header.pop("__metadata__")
-    if int(about["format"]) > FORMAT:
+    try:
+        header = json.loads(content[8 : 8 + length])
+        about = header.pop("__metadata__")
+        format, record = int(about["format"]), json.loads(about["record"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # whoever writes such a thing can write its digest
+        raise Damaged from error
+    if format > FORMAT:
         raise BadInput(
-            f"{path}: expected a checkpoint of format {FORMAT}, got {about['format']}. It takes fewstep {about['fewstep']}, "
+            f"{path}: expected a checkpoint of format {FORMAT}, got {format}. It takes fewstep {about['fewstep']}, "
             "which wrote it, or a later one."
         )
-    return header, json.loads(about["record"]), memoryview(content)[8 + length :]
+    return header, record, memoryview(content)[8 + length :]
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
