@@ -17,11 +17,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SETTINGS = {"hidden": 8, "adaptation-steps": 1, "meta-batch-size": 4, "shots": 5, "queries": 5, "inner-optimizer": "sgd"}
 SETTINGS |= {"multi-step": 0, "clip": 0, "checkpoint-every": 50, "log-every": 100}  # soon compiled, often saved
+Program = Callable[[Path, int], list[str]]
+"""`(run, meta-steps) -> the words of a command` that begins the run or goes on with it"""
 KINDS = ("starting", "checkpoint", "log", "training")
 
 
@@ -44,13 +47,18 @@ def main() -> None:
         raise SystemExit("the run that was killed ended otherwise than the one that was not")
 
 
-def torture(folder: Path, kills: int, meta_steps: int, seed: int) -> dict[str, Any]:
+def command(run: Path, meta_steps: int) -> list[str]:
+    """`fewstep train`, or where the run is begun `fewstep resume`."""
+    settings = [f"--{name}={value}" for name, value in (SETTINGS | {"meta-steps": meta_steps}).items()]
+    words = ["resume", str(run)] if (run / "config.json").exists() else ["train", "sine", *settings, "--out", str(run)]
+    return [sys.executable, "-m", "fewstep.cli", *words]
+
+
+def torture(folder: Path, kills: int, meta_steps: int, seed: int, program: Program = command) -> dict[str, Any]:
     """Trains twice in `folder`, once killed so often. What was killed when, and what of the two runs is equal."""
     began, rng = time.monotonic(), random.Random(seed)
-    settings = [f"--{name}={value}" for name, value in (SETTINGS | {"meta-steps": meta_steps}).items()]
     undisturbed, killed = folder / "undisturbed", folder / "killed"
-    train = ["train", "sine", *settings, "--out"]
-    process = start(folder, *train, str(undisturbed))
+    process = start(folder, program(undisturbed, meta_steps))
     until(process, lambda: last_checkpoint(undisturbed) > 0)
     start_up = time.monotonic() - began
     finish(process)
@@ -58,15 +66,14 @@ def torture(folder: Path, kills: int, meta_steps: int, seed: int) -> dict[str, A
     targets = sorted(rng.sample(range(meta_steps - meta_steps // 10), kills))
     kinds = rng.sample([KINDS[number % len(KINDS)] for number in range(kills)], kills)
     for target, kind in zip(targets, kinds, strict=True):
-        begun = (killed / "config.json").exists()
-        process = start(folder, *(["resume", str(killed)] if begun else [*train, str(killed)]))
+        process = start(folder, program(killed, meta_steps))
         wait_for(process, killed, kind, target, rng, start_up)
         if process.poll() is not None:
             raise SystemExit(f"the run ended before it was killed {kills} times: {process.communicate()[1]}")
         process.kill()
         process.communicate()
         moments.append({"kind": kind, "meta_step": last_checkpoint(killed)})
-    finish(start(folder, "resume", str(killed)))
+    finish(start(folder, program(killed, meta_steps)))
     return {
         "kills": kills,
         "kinds": dict(Counter(moment["kind"] for moment in moments)),
@@ -78,12 +85,11 @@ def torture(folder: Path, kills: int, meta_steps: int, seed: int) -> dict[str, A
     }
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen:
-    """The command, with a compilation cache that all processes share."""
+def start(folder: Path, words: list[str]) -> subprocess.Popen:
+    """A process; all share one compilation cache."""
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(folder / "cache")}
-    command = [sys.executable, "-m", "fewstep.cli", *words]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, env=os.environ | cache, **pipes)
+    return subprocess.Popen(words, text=True, env=os.environ | cache, **pipes)
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -125,29 +131,30 @@ def log_size(run: Path) -> int:
 
 def compared(one: Path, other: Path) -> dict[str, bool]:
     """What of two runs is the same to the bit."""
-    import jax
-    import numpy as np
 
-    from fewstep import runs
-
-    def same(which: str) -> bool:
-        both = (jax.tree.leaves(runs.open_run(run).checkpoint(which)) for run in (one, other))
-        return all(np.asarray(left).tobytes() == np.asarray(right).tobytes() for left, right in zip(*both, strict=True))
-
-    def told(run: Path, name: str) -> list[Any]:
+    def log(run: Path, name: str) -> list[Any]:
         return [json.loads(line).get(name) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
-    def content(run: Path, name: str) -> Any:
-        return {**json.loads((run / name).read_text()), "seconds": 0}
+    def figures(run: Path) -> dict[str, Any]:
+        return json.loads((run / "evaluation.json").read_text()) | {"seconds": 0}
 
-    return {
-        "last checkpoint": same("last"),
-        "best checkpoint": same("best"),
-        "parameters.npz": (one / "parameters.npz").read_bytes() == (other / "parameters.npz").read_bytes(),
-        "meta-steps in the log": told(one, "meta_step") == told(other, "meta_step"),
-        "validation in the log": told(one, "validation") == told(other, "validation"),
-        "evaluation.json": content(one, "evaluation.json") == content(other, "evaluation.json"),
-    }
+    found = {which: arrays_of(one, which) == arrays_of(other, which) for which in ("last checkpoint", "best checkpoint")}
+    found |= {f"{name} in the log": log(one, name) == log(other, name) for name in ("meta_step", "validation")}
+    if (one / "evaluation.json").exists():
+        found["parameters.npz"] = (one / "parameters.npz").read_bytes() == (other / "parameters.npz").read_bytes()
+        found["evaluation.json"] = figures(one) == figures(other)
+    return found
+
+
+def arrays_of(run: Path, which: str) -> bytes:
+    """Of the last checkpoint, or of the one that was best on meta-validation tasks: all that follows the header."""
+    from fewstep.training.checkpoint_file import read_record
+
+    found = {int(path.stem): path for path in (run / "checkpoints").glob("*.safetensors")}
+    errors = {step: read_record(path)["validation"] for step, path in found.items()}
+    best = min((step for step in found if errors[step] is not None), key=lambda step: (errors[step], -step))
+    content = found[best if which == "best checkpoint" else max(found)].read_bytes()
+    return content[8 + int.from_bytes(content[:8], "little") :]
 
 
 if __name__ == "__main__":

@@ -62,6 +62,28 @@ def test_a_run_that_went_back_and_is_resumed_ends_in_the_same_bits(tmp_path):
     assert_same_bits(jax.device_get(resumed), jax.device_get(whole))
 
 
+def test_a_run_that_was_killed_before_it_went_back_to_its_beginning_ends_in_the_same_bits(tmp_path, monkeypatch):
+    problem = wild(4.0, meta_steps=40, log_every=1, checkpoint_every=1)
+    whole = loop.train(problem, tmp_path / "whole", seed=3, quiet=True)
+    told = [warning for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") for warning in line.get("warnings", ())]
+    assert "Going back to meta-step 0" in told[0]
+
+    class Killed(Exception):
+        pass
+
+    def kill(self, done):
+        if done == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Progress, "advance", kill)
+        with pytest.raises(Killed):
+            loop.train(problem, tmp_path / "killed", seed=3, quiet=True)
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["1.safetensors"]
+    resumed = loop.train(problem, tmp_path / "killed", seed=3, resume=True, quiet=True)
+    assert_same_bits(jax.device_get(resumed), jax.device_get(whole))
+
+
 def test_a_run_gives_up_after_so_many_times_and_at_once_where_it_may_not_go_back(tmp_path):
     problem = wild(1e3, meta_steps=40, log_every=1)
     with pytest.raises(RunFailed, match="not finite at meta-step"):

@@ -84,7 +84,8 @@ def train(
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
-    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM. `unit` is what people call a meta-step of it.
+    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM, `OSError` where a disk is full. `unit` is what
+    people call a meta-step of it.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
     mesh = mesh or task_mesh()

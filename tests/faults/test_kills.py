@@ -19,9 +19,27 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import torture  # noqa: E402
 
+BOWLS = """
+import sys
+from pathlib import Path
+from known import bowl_problem
+from fewstep.training.checkpoint import has_checkpoint
+from fewstep.training.loop import train
+run = Path(sys.argv[1])
+run.mkdir(exist_ok=True)
+problem = bowl_problem(checkpoint_every=10, log_every=50)
+train(problem, run, seed=3, meta_steps=int(sys.argv[2]), resume=has_checkpoint(run), quiet=True)
+"""
+
+
+def bowls(run, meta_steps):
+    """Quadratic tasks, compiled in a moment."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+    return [sys.executable, "-c", path + BOWLS, str(run), str(meta_steps)]
+
 
 def test_a_run_killed_while_starting_and_while_writing_a_checkpoint_or_its_log_ends_in_the_same_bits(tmp_path):
-    found = torture.torture(tmp_path, kills=3, meta_steps=2_000, seed=1)
+    found = torture.torture(tmp_path, kills=3, meta_steps=2_000, seed=1, program=bowls)
     assert found["equal"] == dict.fromkeys(found["equal"], True)
     assert found["kinds"] == {"starting": 1, "checkpoint": 1, "log": 1}
 
