@@ -37,9 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--omniglot", default="")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--meta-steps", type=int, default=1_000, help="of a training of sine")
     parser.add_argument("--out", type=Path, default=Path("docs/records/checkpoints.json"))
     arguments = parser.parse_args()
-    found = {"every": EVERY, "sine": cost(Sine().build(0), 1_000, arguments.rounds)}
+    found = {"every": EVERY, "sine": cost(Sine().build(0), arguments.meta_steps, arguments.rounds)}
     if arguments.omniglot:
         settings = Omniglot(data_dir=arguments.omniglot)
         found["omniglot"] = cost(settings.build(0), 100, max(1, arguments.rounds // 2))
