@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.estimates import print_estimates
@@ -44,8 +44,11 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     from fewstep.problems.policy_settings import PolicySettings
 
     settings = arguments.settings
-    if (arguments.find_rate or arguments.dry_run) and issubclass(type(settings), PolicySettings):
-        raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
+    if issubclass(type(settings), PolicySettings):
+        if arguments.find_rate or arguments.dry_run:
+            raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
+        if arguments.devices != "all":
+            raise BadInput(f"--devices splits tasks of models that predict, and {name} trains a policy.")
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
@@ -74,7 +77,8 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
             say(f"  {note}", json=True)
 
     def work():
-        return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
+        devices = {} if arguments.devices == "all" else {"devices": arguments.devices}
+        return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce, **devices)
 
     return complete(work, out, arguments.json)
 
@@ -131,6 +135,11 @@ def _arguments(name: str, settings: Any) -> type:
                 None,
             ),
             ("seed", Annotated[int, tyro.conf.arg(help="decides everything random")], 0),
+            (
+                "devices",
+                Annotated[int | Literal["all"], tyro.conf.arg(help="the tasks of a meta-batch are split over so many devices")],
+                "all",
+            ),
             (
                 "dry_run",
                 Annotated[bool, tyro.conf.arg(help="train nothing: say what a meta-step takes in memory and operations")],

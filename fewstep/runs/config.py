@@ -15,10 +15,11 @@ from fewstep.runs.files import absolute_data, fingerprint, write_json
 from fewstep.version import __version__
 
 
-def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
-    """`config.json`: all that is needed to build the Problem again, and what made the run."""
+def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str, devices: int | None = None) -> None:
+    """`config.json`: all that is needed to build the Problem again, and what made the run, on so many `devices` or all."""
     classes = {"classes": problem.images.parts} if problem.images else {}
     about = {"format": problem.format.to_json(), "tasks": names_of_tasks(problem), **classes}
+    about["device"] = f"{devices or jax.device_count()} x {jax.devices()[0].device_kind}"
     write_settings(settings, problem.name, directory, seed, preset, about)
 
 
@@ -31,10 +32,10 @@ def write_settings(
         "preset": preset,
         "settings": asdict(absolute_data(settings)),
         "seed": seed,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         **(about or {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     write_json(directory / "config.json", config)
     return config

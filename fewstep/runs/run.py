@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import jax
+from jax.sharding import Mesh
 
 from fewstep import maml
 from fewstep.arrays import read_arrays, write_arrays
@@ -26,6 +27,7 @@ from fewstep.training import loop
 from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
+from fewstep.training.devices import task_mesh
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
@@ -108,12 +110,13 @@ class Run:
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
-    def resume(self, quiet: bool = False) -> Run:
-        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped."""
-        problem = self.problem()
+    def resume(self, quiet: bool = False, devices: int | None = None) -> Run:
+        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped on as many
+        devices, and on others but for rounding."""
+        problem, mesh = self.problem(), task_mesh(devices)
         if several := several_candidates(self.settings):
-            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem)
-        loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet)
+            return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem, mesh)
+        loop.train(problem, self.directory, seed=self.seed, resume=True, quiet=quiet, mesh=mesh)
         require_finite(self.finish(problem))
         return self.calibrate(problem)
 
@@ -175,22 +178,24 @@ def train(
     preset: str = "default",
     quiet: bool = False,
     announce: Callable[[Any], None] | None = None,
+    devices: int | None = None,
 ) -> Any:
     """Meta-trains what `settings` describe into the new folder `directory`. A `Run`, or of a policy a `PolicyRun`.
 
+    The tasks of a meta-batch are split over so many `devices`, all where it is None; a policy has no such choice.
     Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
     """
     if isinstance(settings, PolicySettings):
         return train_policy_run(settings, directory, seed=seed, preset=preset, quiet=quiet, announce=announce)
-    problem, several = settings.build(seed), several_candidates(settings)
+    problem, several, mesh = settings.build(seed), several_candidates(settings), task_mesh(devices)
     directory = new_directory(directory)
     if announce:
         announce(problem)
-    write_config(settings, problem, directory, seed, preset)
+    write_config(settings, problem, directory, seed, preset, mesh.size)
     try:
         if several:
-            return train_candidates(several, directory, seed, preset, quiet, problem)
-        loop.train(problem, directory, seed=seed, quiet=quiet)
+            return train_candidates(several, directory, seed, preset, quiet, problem, mesh)
+        loop.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
     except BadInput:
         if not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
             shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
@@ -215,7 +220,9 @@ def several_candidates(settings: Any) -> dict[str, Any]:
     return found if len(found) > 1 else {}
 
 
-def train_candidates(several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem) -> Run:
+def train_candidates(
+    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem, mesh: Mesh
+) -> Run:
     """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
 
     `first` is the Problem of the first candidate. What is finished is not trained again. A candidate that stops being finite
@@ -228,7 +235,7 @@ def train_candidates(several: dict[str, Any], directory: Path, seed: int, preset
         if not quiet:
             print(f"candidate {name}:", file=sys.stderr, flush=True)
         try:
-            train_candidate(settings, problem, folder, seed, preset, quiet)
+            train_candidate(settings, problem, folder, seed, preset, quiet, mesh)
         except RunFailed as error:
             failed = error
             print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
@@ -244,15 +251,15 @@ def train_candidates(several: dict[str, Any], directory: Path, seed: int, preset
     return open_run(directory).calibrate(problems[best])
 
 
-def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool) -> None:
+def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
     """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
     if (folder / PARAMETERS).is_file():
         return
     resume = has_checkpoint(folder)
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
-        write_config(settings, problem, new_directory(folder), seed, preset)
-    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet)
+        write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
+    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)
 
 
 def open_run(directory: str | Path, env: str = "") -> Any:
