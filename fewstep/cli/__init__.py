@@ -45,7 +45,13 @@ HELP = "\n".join(
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    code = _answer(sys.argv[1:] if argv is None else argv)
+    if together := sys.modules.get("fewstep.hosts"):
+        together.leave(code)
+    return code
+
+
+def _answer(argv: list[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a name that this terminal has no letters for is shown in escapes, as on stderr
         sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from fewstep.cli.arguments import parse, prepare_jax
+from fewstep.cli.arguments import Together, parse, prepare_jax
 from fewstep.cli.train import complete
-from fewstep.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -21,20 +20,18 @@ class Resume:
     """the run's folder"""
     env: str = ""
     """of a run of rl: names its environment again, module:factory, whose code is not run otherwise"""
-    devices: int | Literal["all"] = "all"
-    """the tasks of a meta-batch are split over so many devices; bit for bit is as many as before"""
     json: bool = False
     """print one JSON object on stdout"""
+    together: Annotated[Together, tyro.conf.arg(name="")] = field(default_factory=Together)
 
 
 def main(argv: list[str]) -> int:
     arguments = parse(Resume, argv, "fewstep resume")
     prepare_jax()
+    devices = arguments.together.join()
     from fewstep import runs
 
     run = runs.open_run(arguments.run, arguments.env)
-    if arguments.devices == "all":
-        return complete(run.resume, arguments.run, arguments.json)
     if isinstance(run, runs.PolicyRun):
-        raise BadInput(f"--devices splits tasks of models that predict, and {arguments.run} trains a policy.")
-    return complete(partial(run.resume, devices=arguments.devices), arguments.run, arguments.json)
+        arguments.together.refuse_policy(arguments.run)
+    return complete(partial(run.resume, **devices), arguments.run, arguments.json)

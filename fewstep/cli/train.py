@@ -7,9 +7,9 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
+from fewstep.cli.arguments import Together, command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.estimates import print_estimates
 from fewstep.cli.rates import print_rates
 from fewstep.cli.tables import print_evaluation
@@ -47,12 +47,12 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     if issubclass(type(settings), PolicySettings):
         if arguments.find_rate or arguments.dry_run:
             raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
-        if arguments.devices != "all":
-            raise BadInput(f"--devices splits tasks of models that predict, and {name} trains a policy.")
+        arguments.together.refuse_policy(name)
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
         return print_estimates(settings, arguments.seed, arguments.json)
+    devices = arguments.together.join()
     words = [name, *[preset] * (preset != "default"), *variants.split(",")]
     out = Path(arguments.out) if arguments.out else free_folder(Path("runs"), "-".join(filter(None, words)))
 
@@ -77,7 +77,6 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
             say(f"  {note}", json=True)
 
     def work():
-        devices = {} if arguments.devices == "all" else {"devices": arguments.devices}
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce, **devices)
 
     return complete(work, out, arguments.json)
@@ -85,14 +84,17 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
 
 def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
-    from fewstep import plots
+    from fewstep import hosts, plots
     from fewstep.training.loop import Interrupted
 
     try:
         run = work()
     except Interrupted:
+        hosts.part()
         say(f"Interrupted; the run is saved. Go on with: {command_name()} resume {out}", json=True)
         return 130
+    if run is None:  # not the first of many processes
+        return 0
     say("evaluating on unseen tasks, drawing pictures ...", json=True)
     try:
         result = run.write_evaluation()
@@ -136,11 +138,6 @@ def _arguments(name: str, settings: Any) -> type:
             ),
             ("seed", Annotated[int, tyro.conf.arg(help="decides everything random")], 0),
             (
-                "devices",
-                Annotated[int | Literal["all"], tyro.conf.arg(help="the tasks of a meta-batch are split over so many devices")],
-                "all",
-            ),
-            (
                 "dry_run",
                 Annotated[bool, tyro.conf.arg(help="train nothing: say what a meta-step takes in memory and operations")],
                 False,
@@ -150,6 +147,7 @@ def _arguments(name: str, settings: Any) -> type:
                 Annotated[bool, tyro.conf.arg(help="train nothing: try inner rates, say which one to take, draw rates.png")],
                 False,
             ),
+            ("together", Annotated[Together, tyro.conf.arg(name="")], Together()),
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
             ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
         ],

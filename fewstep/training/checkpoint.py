@@ -29,15 +29,24 @@ class Checkpoints:
         from orbax.checkpoint import checkpoint_managers as policies
 
         self._ocp = ocp
+        alone: dict[str, Any] = {}  # of many processes, this one alone writes and reads: θ is the same in all
+        if jax.process_count() > 1:
+            only = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+            alone = {"multiprocessing_options": only}
+            if mode == "new":  # which orbax does not do for some of many
+                Path(directory).mkdir(parents=True, exist_ok=True)
+        self._alone = alone
         self.directory = Path(directory).resolve()
         if mode != "new" and not self.directory.is_dir():
             raise BadInput(f"{self.directory.parent} holds no checkpoint yet. Train it again.")
         if mode == "read":  # without a policy of what to keep: orbax refuses one where nothing may be removed
-            options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True, create=False, save_interval_steps=0)
+            options = ocp.CheckpointManagerOptions(best_fn=_score, read_only=True, create=False, save_interval_steps=0, **alone)
         else:
             best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
             keep = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-            options = ocp.CheckpointManagerOptions(best_fn=_score, preservation_policy=keep, cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(
+                best_fn=_score, preservation_policy=keep, cleanup_tmp_directories=True, create=not alone, **alone
+            )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except Exception as error:  # it reads what all checkpoints scored, and raises many kinds where one is damaged
@@ -85,7 +94,9 @@ class Checkpoints:
         try:
             with _quiet():
                 # Compared before anything is read: orbax gives up on a wrong shape only in the middle of its reading.
-                stored = self._ocp.StandardCheckpointer().metadata(self.directory / str(step) / "state").item_metadata
+                stored = (
+                    self._ocp.StandardCheckpointer(**self._alone).metadata(self.directory / str(step) / "state").item_metadata
+                )
                 if stored is None or shapes(stored.tree) != shapes(abstract):
                     raise ValueError("other shapes")
                 restored = self._manager.restore(step, args=args)

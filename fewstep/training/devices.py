@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -23,16 +23,21 @@ FORCED_DEVICES = "--xla_force_host_platform_device_count"
 """the older way to say of how many devices a processor is"""
 
 
-def task_mesh(count: int | None = None) -> Mesh:
-    """A mesh over the first `count` devices (all where None), with the one axis `tasks`.
+def training_mesh(count: int | None = None) -> Mesh:
+    """`task_mesh` over the devices of all processes that train together, `count` of each."""
+    return task_mesh(count, range(jax.process_count()))
+
+
+def task_mesh(count: int | None = None, processes: Sequence[int] | None = None) -> Mesh:
+    """A mesh over the first `count` devices (all where None) of this process, or of each of several, with the one axis `tasks`.
 
     Raises `BadInput` where there are fewer.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         more = " A processor is shown as more with JAX_NUM_CPU_DEVICES in the environment." * (jax.default_backend() == "cpu")
         raise BadInput(f"--devices {count}: expected all, or a number from 1 to the {len(devices)} there are.{more}")
-    devices = devices[:count]
+    devices = [device for process in processes or [None] for device in jax.local_devices(process)[:count]]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 

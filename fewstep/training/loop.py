@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fewstep import maml
+from fewstep import hosts, maml
 from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
-from fewstep.training.checkpoint import Checkpoints, has_checkpoint
+from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.log import MetricsFile, Progress
@@ -28,6 +29,7 @@ from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 from fewstep.training.rollback import rolled_back
 from fewstep.training.signals import StopSignals
+from fewstep.training.together import NoFiles, agreed, found_by_first, shared
 from fewstep.types import Key, MetaParams
 from fewstep.variants import evaluated
 
@@ -85,10 +87,12 @@ def train(
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
     where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM. `unit` is what people call a meta-step of it.
+    Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
-    mesh = mesh or task_mesh()
-    if problem.beginning is not None and not (resume and has_checkpoint(directory)):
+    mesh, writes = mesh or task_mesh(), hosts.is_first()
+    quiet, resume = quiet or not writes, bool(hosts.from_first(np.asarray(resume)))
+    if problem.beginning is not None and not (resume and found_by_first(directory)):
         problem, resume = begun(problem, directory / BEGINNING, seed, mesh, quiet), False
     problem = prepared(problem, mesh, seed, quiet)
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
@@ -97,12 +101,13 @@ def train(
     judge = compiled_judge(problem, validation_key)
     save_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
 
-    with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
+    files = Checkpoints(directory / "checkpoints", "resume" if resume else "new") if writes else NoFiles()
+    with files as checkpoints, StopSignals() as stop:
         past = {"log_position": None, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
-            state, past = checkpoints.restore(state, "last")
+            state, past = shared(checkpoints.restore(state, "last"))
         state = replicate(state, mesh)
-        log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
+        log = MetricsFile(directory / "metrics.jsonl", past["log_position"]) if writes else NoFiles()
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
         started = time.monotonic() - past["seconds"]
@@ -114,14 +119,14 @@ def train(
 
         def judged(state: MetaState) -> tuple[MetaState, float]:
             """(the state to go on with, its error on meta-validation tasks)."""
-            found = judge(state)
-            if not found.told:
-                return state, found.validation
-            warn(found.told)
-            return replicate(found.state, mesh), found.validation
+            lowered, validation, told = judge(state)
+            if hosts.text_from_first(told):
+                warn(told)
+                state = replicate(hosts.from_first(lowered), mesh)
+            return state, float(hosts.from_first(np.float64(validation)))
 
         if resume:
-            good = Good(*checkpoints.restore(jax.device_get(state), "best"))
+            good = Good(*shared(checkpoints.restore(jax.device_get(state), "best")))
         else:
             first = math.inf
             if problem.rollbacks or problem.lower_rates:
@@ -140,8 +145,9 @@ def train(
                 next_log = min((step // problem.log_every + 1) * problem.log_every, meta_steps)
                 length = min(chunk_length, next_log - step)
                 called = time.monotonic()
-                state, chunk = run_chunk(state, train_key, length)
-                chunk = jax.device_get(chunk)
+                with hosts.others():
+                    state, chunk = run_chunk(state, train_key, length)
+                    chunk = jax.device_get(chunk)
                 if not chunk.finite:
                     state, told = rolled_back(problem, good.state, state, train_key)
                     warn(told)
@@ -175,7 +181,8 @@ def train(
                     if due:
                         saved = save(record["validation"])
                         good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
-                if stop.requested and step < meta_steps:
+                chunk_length, stopped = agreed(chunk_length, stop.requested)
+                if stopped and step < meta_steps:
                     save(judge(state).validation)
                     raise Interrupted
         finally:
@@ -190,8 +197,9 @@ def begun(problem: Problem, directory: Path, seed: int, mesh: Mesh, quiet: bool)
     first = problem.beginning.problem
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
-    directory.mkdir(exist_ok=True)
-    state = train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet, unit="batch")
+    if hosts.is_first():
+        directory.mkdir(exist_ok=True)
+    state = train(first, directory, seed=seed, resume=found_by_first(directory), mesh=mesh, quiet=quiet, unit="batch")
     return beginning_from(problem, jax.device_get(evaluated(state)))
 
 
