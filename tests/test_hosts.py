@@ -86,7 +86,7 @@ def trained(folder, count, struck=-1, number=signal.SIGTERM):
     return started(lambda process: [sys.executable, "-c", TRAIN, str(process), *words], count)
 
 
-def ended(processes, within=240):
+def ended(processes, within=600):
     """(exit code, stdout, stderr) of each."""
     found = [process.communicate(timeout=within) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, found, strict=True)]
