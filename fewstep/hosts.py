@@ -61,13 +61,13 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
         where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         where["cluster_detection_method"] = "deactivate"
     jax.config.update("jax_enable_preemption_service", False)  # the loop answers SIGTERM itself
-    _keep_stdout()
     try:
         jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except Exception as error:  # no cluster, an address that is taken or not reached: each raises something else
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"the processes of this training did not find one another: {reason}") from error
     _joined = True
+    _keep_stdout()
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
     sys.excepthook = lambda *error: (sys.__excepthook__(*error), leave(1))
 
