@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _answer(argv: list[str]) -> int:
-    if hasattr(sys.stdout, "reconfigure"):  # a name that this terminal has no letters for is shown in escapes, as on stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a name that this terminal has no letters for is escaped
+        reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
