@@ -12,7 +12,7 @@ import fewstep
 
 ROOT = Path(fewstep.__file__).parent
 FLOORS = {
-    0: ("arrays", "cache", "cores", "errors", "version", "types", "sound", "plain", "whole"),
+    0: ("arrays", "cache", "cores", "errors", "hosts", "version", "types", "sound", "plain", "whole"),
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem", "driving", "rl"),
     3: ("training", "problems", "check"),

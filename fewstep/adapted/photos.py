@@ -76,7 +76,7 @@ class AdaptedPhotos:
     def support(self) -> Examples:
         """[photos, ...], as the network sees them, filled up with some of weight 0 to what all devices can share."""
         by_itself = self.problem.settings.normalization == "group"
-        fill = -self.labels.size % jax.device_count() if by_itself else 0
+        fill = -self.labels.size % jax.local_device_count() if by_itself else 0
         inputs = self.problem.format.pixels.encode(jnp.asarray(np.pad(self.images, [(0, fill), (0, 0), (0, 0), (0, 0)])))
         targets = jnp.eye(len(self.classes))[np.pad(self.labels, (0, fill))]
         return shared_out(Examples(inputs, targets, jnp.asarray(np.arange(len(inputs)) < self.labels.size, jnp.float32)))

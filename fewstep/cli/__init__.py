@@ -45,9 +45,15 @@ HELP = "\n".join(
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
-    if hasattr(sys.stdout, "reconfigure"):  # a name that this terminal has no letters for is shown in escapes, as on stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
+    code = _answer(sys.argv[1:] if argv is None else argv)
+    if together := sys.modules.get("fewstep.hosts"):
+        together.leave(code)
+    return code
+
+
+def _answer(argv: list[str]) -> int:
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a name that this terminal has no letters for is escaped
+        reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2

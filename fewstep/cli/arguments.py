@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from fewstep.cache import cache_directory
@@ -14,6 +15,32 @@ from fewstep.errors import BadInput
 
 Arguments = TypeVar("Arguments")
 Steps = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Together:
+    """What computes one training."""
+
+    devices: int | Literal["all"] = "all"
+    """the tasks of a meta-batch are split over so many devices (of each process); the same bits need the same number"""
+    processes: int | Literal["auto"] = 1
+    """so many processes train together, all started with the same words; auto: as many as the cluster says (docs/scaling.md)"""
+    process: int | None = None
+    """which of them this one is, from 0; process 0 writes"""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, at which it awaits the others"""
+
+    def join(self) -> dict[str, int]:
+        """Finds the other processes. Returns what `runs.train` and `resume` are to be told of devices."""
+        from fewstep import hosts
+
+        hosts.join(self.processes, self.process, self.coordinator)
+        return {} if self.devices == "all" else {"devices": self.devices}
+
+    def refuse_policy(self, what: str) -> None:
+        """Raises `BadInput` where a training of a policy is to be split."""
+        if self.devices != "all" or self.processes != 1:
+            raise BadInput(f"--devices and --processes split tasks of models that predict, and {what} trains a policy.")
 
 
 def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:

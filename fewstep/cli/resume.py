@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import tyro
 
-from fewstep.cli.arguments import parse, prepare_jax
+from fewstep.cli.arguments import Together, parse, prepare_jax
 from fewstep.cli.train import complete
 
 
@@ -21,12 +22,16 @@ class Resume:
     """of a run of rl: names its environment again, module:factory, whose code is not run otherwise"""
     json: bool = False
     """print one JSON object on stdout"""
+    together: Annotated[Together, tyro.conf.arg(name="")] = field(default_factory=Together)
 
 
 def main(argv: list[str]) -> int:
     arguments = parse(Resume, argv, "fewstep resume")
     prepare_jax()
+    devices = arguments.together.join()
     from fewstep import runs
 
     run = runs.open_run(arguments.run, arguments.env)
-    return complete(run.resume, arguments.run, arguments.json)
+    if isinstance(run, runs.PolicyRun):
+        arguments.together.refuse_policy(arguments.run)
+    return complete(partial(run.resume, **devices), arguments.run, arguments.json)

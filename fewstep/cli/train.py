@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
+from fewstep.cli.arguments import Together, command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.estimates import print_estimates
 from fewstep.cli.exhausted import exhausted
 from fewstep.cli.rates import print_rates
@@ -45,12 +45,15 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     from fewstep.problems.policy_settings import PolicySettings
 
     settings = arguments.settings
-    if (arguments.find_rate or arguments.dry_run) and issubclass(type(settings), PolicySettings):
-        raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
+    if issubclass(type(settings), PolicySettings):
+        if arguments.find_rate or arguments.dry_run:
+            raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
+        arguments.together.refuse_policy(name)
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
         return print_estimates(settings, arguments.seed, arguments.json)
+    devices = arguments.together.join()
     words = [name, *[preset] * (preset != "default"), *variants.split(",")]
     out = Path(arguments.out) if arguments.out else free_folder(Path("runs"), "-".join(filter(None, words)))
 
@@ -75,19 +78,21 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
             say(f"  {note}", json=True)
 
     def work():
-        return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce)
+        return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce, **devices)
 
     return complete(work, out, arguments.json)
 
 
 def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
-    from fewstep import plots
+    from fewstep import hosts, plots
     from fewstep.training.loop import Interrupted
 
     go_on = f"{command_name()} resume {out}"
     try:
         run = work()
+        if run is None:  # not the first of many processes
+            return 0
         say("evaluating on unseen tasks, drawing pictures ...", json=True)
         try:
             result = run.write_evaluation()
@@ -96,6 +101,7 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
             say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
             return 130
     except Interrupted:
+        hosts.part()
         say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
         return 130
     except (OSError, MemoryError, RuntimeError) as error:
@@ -147,6 +153,7 @@ def _arguments(name: str, settings: Any) -> type:
                 Annotated[bool, tyro.conf.arg(help="train nothing: try inner rates, say which one to take, draw rates.png")],
                 False,
             ),
+            ("together", Annotated[Together, tyro.conf.arg(name="")], Together()),
             ("json", Annotated[bool, tyro.conf.arg(help="print one JSON object on stdout")], False),
             ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
         ],

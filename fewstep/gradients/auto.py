@@ -44,7 +44,7 @@ def bytes_of(tree) -> int:
 
 def device_memory() -> int:
     """Bytes of one device; of the machine's memory an equal share for each device that its processor is shown as."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     known = device.memory_stats() or {}
     if "bytes_limit" in known:
         return int(known["bytes_limit"])

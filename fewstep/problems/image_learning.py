@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fewstep.errors import BadInput
+from fewstep.gradients.auto import device_memory
 from fewstep.problem import ImageTasks, Problem, Splits
 from fewstep.problems.image_classes import SHOWN, Parts, colors, usable
 from fewstep.problems.image_model import JOINT_PARTS, features_of, image_problem, joint_beginning
@@ -17,7 +19,7 @@ from fewstep.tasks.classes import all_classes, count_of
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.images import Cut, Photos, image_tasks
+from fewstep.tasks.images import Cut, OnHost, Photos, image_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class ImageLearning(ImageSettings):
             return image_problem(self, format)
         found, split, notes = self.classes(seed)
         format = ImageFormat(found.images.shape[1], found.images.shape[3], colors(found, split["train"]))
-        photos = Photos(jnp.asarray(found.images), jnp.asarray(found.start), jnp.asarray(found.length))
+        photos = Photos(self.kept(found.images), jnp.asarray(found.start), jnp.asarray(found.length))
 
         def family(part: str, number: int, strangers: int = 0) -> TaskFamily:
             classes, training = split[part], part == "train"
@@ -73,6 +75,11 @@ class ImageLearning(ImageSettings):
         part = -(-self.joint_batch // JOINT_PARTS)
         batches = all_classes(photos, train, part, format.pixels, self.rotate, self.variation)
         return replace(problem, beginning=joint_beginning(problem, batches, count_of(train, self.rotate)))
+
+    def kept(self, images: np.ndarray) -> jax.Array | OnHost:
+        """The images where they are to be: a processor's memory is the host's."""
+        fits = jax.default_backend() == "cpu" or images.nbytes < device_memory() / 2
+        return OnHost(images) if self.images_on == "host" or (self.images_on == "auto" and not fits) else jnp.asarray(images)
 
     def classes(self, seed: int) -> tuple[ImageSet, Parts, list[str]]:
         """(the classes that can be used, which are for what, what a person should know). Raises `BadInput` for too few."""

@@ -76,6 +76,9 @@ class ImageSettings(LearningSettings):
     """largest norm of one task's meta-gradient; 0 for no limit"""
     log_every: int = 100
     """meta-steps between two lines of the log"""
+    images_on: Literal["auto", "device", "host"] = "auto"
+    """where all images are kept: on the device, or on the host, from which those of each task are sent; auto: on the device
+    where they take less than half of its memory"""
 
     @property
     def name(self) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from fewstep import hosts
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of as settings_of
-from fewstep.runs.files import absolute_data, fingerprint, write_json
+from fewstep.runs.files import DATA, absolute_data, fingerprint, write_json
 from fewstep.version import __version__
 
 LAYOUT = 2
@@ -20,10 +24,11 @@ LAYOUT = 2
 this one can be opened."""
 
 
-def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str) -> None:
-    """`config.json`: all that is needed to build the Problem again, and what made the run."""
+def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str, devices: int | None = None) -> None:
+    """`config.json`: all that is needed to build the Problem again, and what made the run, on so many `devices` or all."""
     classes = {"classes": problem.images.parts} if problem.images else {}
     about = {"format": problem.format.to_json(), "tasks": names_of_tasks(problem), **classes}
+    about["device"] = f"{devices or jax.device_count()} x {jax.local_devices()[0].device_kind}"
     write_settings(settings, problem.name, directory, seed, preset, about)
 
 
@@ -37,10 +42,10 @@ def write_settings(
         "preset": preset,
         "settings": asdict(absolute_data(settings)),
         "seed": seed,
+        "device": f"{jax.device_count()} x {jax.local_devices()[0].device_kind}",
         **(about or {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     write_json(directory / "config.json", config)
     return config
@@ -54,6 +59,22 @@ def require_known_layout(config: Any, source: Path) -> None:
         raise BadInput(
             f"{source}: expected a run directory of layout {LAYOUT} or less, got {layout}. It takes fewstep {wrote}, which "
             f"wrote it, or a later one; this is {__version__}."
+        )
+
+
+def require_same(settings: Any, seed: int) -> None:
+    """Raises `BadInput` in all processes that train together where these were not started for the same training."""
+    if jax.process_count() == 1:
+        return
+    data = getattr(settings, "data", None)
+    places = {name: None for name in DATA if hasattr(settings, name)}  # hosts may have the same data in different folders
+    about = asdict(replace(settings, **places)), seed, data and fingerprint(data), __version__, jax.__version__
+    digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
+    each = hosts.gathered([int(digest[:8], 16)])[:, 0]
+    if (others := np.flatnonzero(each != each[0])).size:
+        raise BadInput(
+            "the processes of one training were started for different ones. Expected the same settings, seed, data and "
+            f"versions in all; process {', '.join(map(str, others))} differs from process 0."
         )
 
 

@@ -13,6 +13,9 @@ from typing import Any
 from fewstep.errors import BadInput
 from fewstep.whole import whole
 
+DATA = ("data", "data_dir", "labels")
+"""settings that say where data is"""
+
 
 def new_directory(directory: str | Path) -> Path:
     """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
@@ -56,5 +59,5 @@ def _digest(path: Path) -> str:
 
 def absolute_data(settings: Any) -> Any:
     """Settings whose data path holds from any working directory."""
-    given = {name: getattr(settings, name, None) for name in ("data", "data_dir", "labels")}
+    given = {name: getattr(settings, name, None) for name in DATA}
     return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items() if path})

@@ -1,7 +1,8 @@
-"""Few-shot classification of images: N ways, K shots, cut from one array on the device (floor 1). Used by problems/images.py.
+"""Few-shot classification of images: N ways, K shots, cut from one array (floor 1). Used by problems/images.py.
 
 A task is a choice of classes. Its number decides which, so that task 17 is the same whoever asks; which photos of them are
-support and which query is drawn for each episode. Pixels stay bytes until an episode is cut from them.
+support and which query is drawn for each episode. Pixels stay bytes until an episode is cut from them, on the device, or where
+they do not fit there, on the host.
 """
 
 from __future__ import annotations
@@ -18,10 +19,25 @@ from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.types import Episode, Examples, Key
 
 
-class Photos(NamedTuple):
-    """All images of a data set, on the device."""
+@dataclass(frozen=True)
+class OnHost:
+    """Images that stay in the host's memory: those of an episode are sent to the device as it is cut."""
 
-    pixels: jax.Array
+    images: np.ndarray
+    """uint8 [images, height, width, channels]"""
+
+    def __getitem__(self, numbers: jax.Array) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((*numbers.shape, *self.images.shape[1:]), self.images.dtype)
+        return jax.pure_callback(self._taken, shape, numbers, vmap_method="expand_dims")
+
+    def _taken(self, numbers: Any) -> np.ndarray:
+        return self.images[np.asarray(numbers)]
+
+
+class Photos(NamedTuple):
+    """All images of a data set."""
+
+    pixels: jax.Array | OnHost
     """uint8 [images, height, width, channels], class by class"""
     start: jax.Array
     """[classes] the first image of each class"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -13,16 +13,31 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewstep.cores import cpu_cores
+from fewstep.errors import BadInput
 from fewstep.maml import sum_over_tasks
 from fewstep.problem import Problem
 from fewstep.types import Episode, Key, MetaParams
 
 AXIS = "tasks"
+FORCED_DEVICES = "--xla_force_host_platform_device_count"
+"""the older way to say of how many devices a processor is"""
 
 
-def task_mesh(count: int | None = None) -> Mesh:
-    """A mesh over the first `count` devices (all where None), with the one axis `tasks`."""
-    devices = jax.devices()[:count]
+def training_mesh(count: int | None = None) -> Mesh:
+    """`task_mesh` over the devices of all processes that train together, `count` of each."""
+    return task_mesh(count, range(jax.process_count()))
+
+
+def task_mesh(count: int | None = None, processes: Sequence[int] | None = None) -> Mesh:
+    """A mesh over the first `count` devices (all where None) of this process, or of each of several, with the one axis `tasks`.
+
+    Raises `BadInput` where there are fewer.
+    """
+    devices = jax.local_devices()
+    if count is not None and not 1 <= count <= len(devices):
+        more = " A processor is shown as more with JAX_NUM_CPU_DEVICES in the environment." * (jax.default_backend() == "cpu")
+        raise BadInput(f"--devices {count}: expected all, or a number from 1 to the {len(devices)} there are.{more}")
+    devices = [device for process in processes or [None] for device in jax.local_devices(process)[:count]]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
@@ -32,11 +47,14 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def use_cpu_cores() -> None:
-    """Shows each CPU core to JAX as a device of its own. Call it before anything is computed.
+    """Shows each CPU core to JAX as a device of its own, unless the environment says how many there are to be. Call it before
+    anything is computed.
 
     The small operations of a meta-step do not profit from threads inside an operation; tasks split over cores do.
     """
-    jax.config.update("jax_num_cpu_devices", cpu_cores())
+    said = "JAX_NUM_CPU_DEVICES" in os.environ or FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
+    if not said:
+        jax.config.update("jax_num_cpu_devices", cpu_cores())
 
 
 def use_gpu_libraries() -> None:

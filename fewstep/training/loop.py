@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from fewstep import maml
+from fewstep import hosts, maml
 from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
-from fewstep.training.checkpoint import Checkpoints, has_checkpoint
+from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.log import MetricsFile, Progress
@@ -28,6 +29,7 @@ from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 from fewstep.training.rollback import rolled_back
 from fewstep.training.signals import StopSignals
+from fewstep.training.together import NoFiles, agreed, found_by_first, shared
 from fewstep.types import Key, MetaParams
 from fewstep.variants import evaluated
 
@@ -86,10 +88,12 @@ def train(
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
     where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM, `OSError` where a disk is full. `unit` is what
     people call a meta-step of it.
+    Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
-    mesh = mesh or task_mesh()
-    if problem.beginning is not None and not (resume and has_checkpoint(directory)):
+    mesh, writes = mesh or task_mesh(), hosts.is_first()
+    quiet, resume = quiet or not writes, bool(hosts.from_first(np.asarray(resume)))
+    if problem.beginning is not None and not (resume and found_by_first(directory)):
         problem, resume = begun(problem, directory / BEGINNING, seed, mesh, quiet), False
     problem = prepared(problem, mesh, seed, quiet)
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
@@ -99,12 +103,13 @@ def train(
     validate_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
     save_every = problem.checkpoint_every or validate_every
 
-    with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
+    files = Checkpoints(directory / "checkpoints", "resume" if resume else "new") if writes else NoFiles()
+    with files as checkpoints, StopSignals() as stop:
         past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
-            state, past = checkpoints.restore(state, "last")
+            state, past = shared(checkpoints.restore(state, "last"))
         state = replicate(state, mesh)
-        log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
+        log = MetricsFile(directory / "metrics.jsonl", past["log_position"]) if writes else NoFiles()
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
         started = time.monotonic() - past["seconds"]
@@ -116,11 +121,11 @@ def train(
 
         def judged(state: MetaState) -> tuple[MetaState, float]:
             """(the state to go on with, its error on meta-validation tasks)."""
-            found = judge(state)
-            if not found.told:
-                return state, found.validation
-            warn(found.told)
-            return replicate(found.state, mesh), found.validation
+            lowered, validation, told = judge(state)
+            if hosts.text_from_first(told):
+                warn(told)
+                state = replicate(hosts.from_first(lowered), mesh)
+            return state, float(hosts.from_first(np.float64(validation)))
 
         def first_state() -> MetaState:
             """Where the run began, of a run that goes on."""
@@ -131,9 +136,10 @@ def train(
             warn(told)
         start = past.get("start", math.inf)
         if resume:
-            good = Good(*checkpoints.restore(jax.device_get(state), "best"))
+            good = Good(*shared(checkpoints.restore(jax.device_get(state), "best")))
             if good.record["validation"] is None or start < good.record["validation"]:  # none is better than where it began
-                good = Good(judge(first_state()).state, {"log_position": 0, "sums": NO_SUMS, "validation": start})
+                first = hosts.from_first(judge(first_state()).state)
+                good = Good(first, {"log_position": 0, "sums": NO_SUMS, "validation": start})
         else:
             if problem.rollbacks or problem.lower_rates:
                 state, start = judged(state)
@@ -154,8 +160,9 @@ def train(
                 )
                 length = min(chunk_length, next_log - step, next_save - step)
                 called = time.monotonic()
-                state, chunk = run_chunk(state, train_key, length)
-                chunk = jax.device_get(chunk)
+                with hosts.others():
+                    state, chunk = run_chunk(state, train_key, length)
+                    chunk = jax.device_get(chunk)
                 if not chunk.finite:
                     state, told = rolled_back(problem, good.state, state, train_key)
                     warn(told)
@@ -191,7 +198,8 @@ def train(
                         good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
                 if step == next_save:
                     save(None)  # unless it is saved already
-                if stop.requested and step < meta_steps:
+                chunk_length, stopped = agreed(chunk_length, stop.requested)
+                if stopped and step < meta_steps:
                     save(None)
                     raise Interrupted
         finally:
@@ -206,8 +214,9 @@ def begun(problem: Problem, directory: Path, seed: int, mesh: Mesh, quiet: bool)
     first = problem.beginning.problem
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
-    directory.mkdir(exist_ok=True)
-    state = train(first, directory, seed=seed, resume=has_checkpoint(directory), mesh=mesh, quiet=quiet, unit="batch")
+    if hosts.is_first():
+        directory.mkdir(exist_ok=True)
+    state = train(first, directory, seed=seed, resume=found_by_first(directory), mesh=mesh, quiet=quiet, unit="batch")
     return beginning_from(problem, jax.device_get(evaluated(state)))
 
 

@@ -20,6 +20,7 @@ from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from fewstep.cache import cache_directory, keep
+from fewstep.hosts import text_from_first
 from fewstep.nn.convolutions import Choice, Lowering, convolution, signature
 from fewstep.nn.rewriting import programs_in
 from fewstep.training.operations import operations_of_line
@@ -65,7 +66,8 @@ def measured_lowerings(
         keep(path, lambda file: file.write(json.dumps(known, indent=1, sort_keys=True).encode()))
         if not quiet:
             print(file=sys.stderr, flush=True)
-    return lambda name: known.get(name, usual)
+    agreed: dict[str, Lowering] = json.loads(text_from_first(json.dumps(known)))  # one program in all processes
+    return lambda name: agreed.get(name, usual)
 
 
 def convolutions_in(jaxpr: Jaxpr, times: int = 1) -> dict[str, Convolution]:

@@ -46,7 +46,7 @@ def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]
 
 def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
     """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
-    problem = planned(problem, mesh.size, mesh if is_long(problem) else None, quiet)
+    problem = planned(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
     if getattr(problem.settings, "precision", "float32") == "float32":
         return problem
     cosine = cosine_to_float32(problem, jax.random.key(seed))

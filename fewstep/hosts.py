@@ -1,0 +1,170 @@
+"""One training in many processes, on one machine or on many (floor 0): how they find one another, agree, and end.
+
+Every process runs the same program. Process 0 alone writes. What the others have to know of it, or it of them, crosses as one
+small sum over processes. Where there is one process, all of this is nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fewstep.errors import BadInput, RunFailed
+
+HEARTBEAT_SECONDS = 30
+"""A process that is not heard of for so long is lost, and the others stop."""
+LOST = (
+    "another process of this training ended or is not heard of any more; its own output may say why. The checkpoints are kept: "
+    "go on with fewstep resume, in as many processes as you like."
+)
+_joined = False
+
+
+class LostProcess(RunFailed):
+    """Another process of this training does not go on."""
+
+
+def join(processes: int | Literal["auto"], process: int | None, coordinator: str | None) -> None:
+    """Makes this process one of many that train together; of 1, nothing. Call it before anything is computed.
+
+    `processes` is how many there are, `process` which of them this is, from 0, and `coordinator` the host:port at which process
+    0 awaits the others. With "auto" the cluster says all three: Slurm, Kubernetes, Open MPI or TPU pods, as JAX reads them.
+    Raises `BadInput` where that does not fit together, or where the processes do not find one another.
+    """
+    global _joined
+    alone = process is None and coordinator is None
+    if processes == "auto":
+        if not alone:
+            raise BadInput("--processes auto asks the cluster: expected neither --process nor --coordinator beside it.")
+        where: dict[str, Any] = {}
+    elif alone and processes == 1:
+        return
+    else:
+        port = (coordinator or "").rpartition(":")[2]
+        if processes < 2 or process not in range(processes) or not port.isdigit():
+            raise BadInput(
+                "expected --processes N, 2 or more, --coordinator HOST:PORT, where process 0 runs, both the same for all, and "
+                f"--process I from 0 to N - 1; got {processes}, {coordinator} and {process}."
+            )
+        where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        where["cluster_detection_method"] = "deactivate"
+    jax.config.update("jax_enable_preemption_service", False)  # the loop answers SIGTERM itself
+    try:
+        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except Exception as error:  # no cluster, an address that is taken or not reached: each raises something else
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"the processes of this training did not find one another: {reason}") from error
+    _joined = True
+    _keep_stdout()
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
+    sys.excepthook = lambda *error: (sys.__excepthook__(*error), leave(1))
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which writes."""
+    return jax.process_index() == 0
+
+
+def from_first(tree: Any) -> Any:
+    """The arrays of process 0, bit for bit; `tree` has its shapes in every process."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, jax.device_get(tree)))
+    whole = b"".join(leaf.tobytes() for leaf in leaves)
+    words = np.frombuffer(whole + bytes(-len(whole) % 4), np.uint32)
+    whole, found, place = _summed(words * np.uint32(is_first())).tobytes(), [], 0
+    for leaf in leaves:
+        found.append(np.frombuffer(whole, leaf.dtype, leaf.size, place).reshape(leaf.shape))
+        place += leaf.nbytes
+    return jax.tree.unflatten(structure, found)
+
+
+def text_from_first(text: str) -> str:
+    """The text of process 0."""
+    if jax.process_count() == 1:
+        return text
+    mine = np.frombuffer(text.encode(), np.uint8)
+    length = int(from_first(np.int32(mine.size)))
+    return from_first(mine if is_first() else np.zeros(length, np.uint8)).tobytes().decode()
+
+
+def gathered(numbers: list[int]) -> np.ndarray:
+    """[processes, numbers] what each process has, numbers from 0 to 2³² − 1."""
+    if jax.process_count() == 1:
+        return np.asarray([numbers])
+    rows = np.zeros((jax.process_count(), len(numbers)), np.uint32)
+    rows[jax.process_index()] = numbers
+    return _summed(rows.ravel()).reshape(rows.shape).astype(np.int64)
+
+
+def part() -> None:
+    """Where all processes have done the last thing that they do together: from here on each goes on, or ends, by itself."""
+    global _joined
+    if _joined:
+        jax.distributed.shutdown()
+        _joined = False
+
+
+def leave(code: int) -> None:
+    """Ends a process that fails at once, without waiting for the others, which are to notice."""
+    if _joined:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@contextmanager
+def others() -> Iterator[None]:
+    """Around what all processes compute together: raises `RunFailed` where one of them no longer takes part."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # of which kind depends on what carries the sum
+        if jax.process_count() == 1 or not re.search("gloo|nccl|collective|connection|coordination", str(error), re.IGNORECASE):
+            raise
+        raise LostProcess(LOST) from error
+
+
+@cache
+def _mesh() -> Mesh:
+    """One device of each process."""
+    return Mesh([jax.local_devices(process)[0] for process in range(jax.process_count())], "processes")
+
+
+@cache
+def _sum() -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda rows: jnp.sum(rows, 0), out_shardings=NamedSharding(_mesh(), PartitionSpec()))
+
+
+def _summed(words: np.ndarray) -> np.ndarray:
+    """Σ over processes of uint32 [n], in every process."""
+    rows = NamedSharding(_mesh(), PartitionSpec("processes"))
+    with others():
+        return np.asarray(_sum()(jax.make_array_from_process_local_data(rows, words[None])))
+
+
+def _keep_stdout() -> None:
+    """What libraries in C++ say on stdout, which is for results, goes to stderr."""
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(2, 1)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(number: int) -> None:
+    """Where a process is not heard of any more, JAX ends this one by SIGABRT, from a thread of its own. Python's own handlers
+    would run in the main thread, which may wait for a sum that never comes."""
+    if _joined:
+        os.write(2, f"fewstep: {LOST}\n".encode())
+    os._exit(1)
