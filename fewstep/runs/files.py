@@ -47,9 +47,11 @@ def fingerprint(data: str | Path) -> str:
     if Path(data).is_dir():
         files = sorted(path for path in Path(data).rglob("*") if path.is_file())
         listed = (f"{path.relative_to(data).as_posix()} {path.stat().st_size}" for path in files)
-        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+        return hashlib.sha256("\n".join(listed).encode("utf-8", "surrogateescape")).hexdigest()
     paths = [Path(name) for name in sorted(glob.glob(str(data), recursive=True)) if Path(name).is_file()]
-    return hashlib.sha256("\n".join(f"{path.name} {_digest(path)}" for path in paths).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(f"{path.name} {_digest(path)}" for path in paths).encode("utf-8", "surrogateescape")
+    ).hexdigest()
 
 
 def _digest(path: Path) -> str:
