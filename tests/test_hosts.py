@@ -124,9 +124,8 @@ def test_many_processes_give_the_curve_of_one_and_the_first_alone_writes(alone, 
     ]
 
 
-@pytest.mark.parametrize(
-    ("killed", "then"), [(1, 1), pytest.param(0, 2, marks=pytest.mark.slow), pytest.param(1, 4, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("killed", "then"), [(1, 1), (0, 2), (1, 4)])
+@pytest.mark.slow
 def test_a_process_that_is_killed_stops_the_other_in_words_and_another_number_goes_on(alone, tmp_path, killed, then):
     with trained(tmp_path, 2, killed, signal.SIGKILL) as processes:
         processes[killed].wait(240)
