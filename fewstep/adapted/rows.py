@@ -10,6 +10,7 @@ import polars as pl
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.kinds import ColumnKind, read_values, read_words
 from fewstep.tasks.reading import column_of
+from fewstep.whole import whole
 
 
 def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
@@ -45,6 +46,5 @@ def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str
 
 def write_support(path: Path, table: pl.DataFrame) -> None:
     """Writes the rows: whole, or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    table.write_parquet(partial)
-    partial.replace(path)
+    with whole(path) as partial:
+        table.write_parquet(partial)
