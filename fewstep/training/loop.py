@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,14 +105,16 @@ def train(
     save_every = problem.checkpoint_every or validate_every
 
     files = Checkpoints(directory / "checkpoints", "resume" if resume else "new") if writes else NoFiles()
-    with files as checkpoints, StopSignals() as stop:
+    with files as checkpoints, StopSignals() as stop, ExitStack() as at_end:
         past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
             state, past = shared(checkpoints.restore(state, "last"))
         state = replicate(state, mesh)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"]) if writes else NoFiles()
+        at_end.callback(log.close)
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
+        at_end.callback(progress.close)
         started = time.monotonic() - past["seconds"]
         warnings: list[str] = past.get("warnings", [])
 
@@ -153,58 +156,52 @@ def train(
             checkpoints.save(state, {**record, "start": start, "warnings": list(warnings)})
             return record
 
-        try:
-            while step < meta_steps:
-                next_log, next_save = (
-                    min((step // every + 1) * every, meta_steps) for every in (problem.log_every, save_every)
-                )
-                length = min(chunk_length, next_log - step, next_save - step)
-                called = time.monotonic()
-                with hosts.others():
-                    state, chunk = run_chunk(state, train_key, length)
-                    chunk = jax.device_get(chunk)
-                if not chunk.finite:
-                    state, told = rolled_back(problem, good.state, state, train_key)
-                    warn(told)
-                    state, step, sums = replicate(state, mesh), int(state.step), tuple(good.record["sums"])
-                    log.back(good.record["log_position"])
-                    checkpoints.forget_after(step)
-                    continue
-                step += length
-                latest = float(chunk.meta_loss), float(chunk.gradient_norm), length, int(chunk.dropped)
-                sums = tuple(total + part for total, part in zip(sums, latest, strict=True))
-                chunk_length = max(1, min(int(length / (time.monotonic() - called) * SECONDS_A_CALL), 4 * chunk_length))
-                progress.advance(step)
-                if step == next_log:
-                    record = {
-                        "meta_step": step,
-                        "meta_loss": sums[0] / sums[2],
-                        "gradient_norm": sums[1] / sums[2],
-                        "outer_rate": float(jnp.asarray(problem.outer_rate(step))),
-                    }
-                    if sums[3]:
-                        record["dropped_tasks"] = sums[3]
-                    sums = NO_SUMS
-                    due = step % validate_every == 0 or step == meta_steps
-                    if due:
-                        state, record["validation"] = judged(state)
-                    if warnings:
-                        record["warnings"], warnings = warnings, []
-                    record["seconds"] = time.monotonic() - started
-                    log.write(record)
-                    progress.record(record)
-                    if due:
-                        saved = save(record["validation"])
-                        good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
-                if step == next_save:
-                    save(None)  # unless it is saved already
-                chunk_length, stopped = agreed(chunk_length, stop.requested)
-                if stopped and step < meta_steps:
-                    save(None)
-                    raise Interrupted
-        finally:
-            progress.close()
-            log.close()
+        while step < meta_steps:
+            next_log, next_save = (min((step // every + 1) * every, meta_steps) for every in (problem.log_every, save_every))
+            length = min(chunk_length, next_log - step, next_save - step)
+            called = time.monotonic()
+            with hosts.others():
+                state, chunk = run_chunk(state, train_key, length)
+                chunk = jax.device_get(chunk)
+            if not chunk.finite:
+                state, told = rolled_back(problem, good.state, state, train_key)
+                warn(told)
+                state, step, sums = replicate(state, mesh), int(state.step), tuple(good.record["sums"])
+                log.back(good.record["log_position"])
+                checkpoints.forget_after(step)
+                continue
+            step += length
+            latest = float(chunk.meta_loss), float(chunk.gradient_norm), length, int(chunk.dropped)
+            sums = tuple(total + part for total, part in zip(sums, latest, strict=True))
+            chunk_length = max(1, min(int(length / (time.monotonic() - called) * SECONDS_A_CALL), 4 * chunk_length))
+            progress.advance(step)
+            if step == next_log:
+                record = {
+                    "meta_step": step,
+                    "meta_loss": sums[0] / sums[2],
+                    "gradient_norm": sums[1] / sums[2],
+                    "outer_rate": float(jnp.asarray(problem.outer_rate(step))),
+                }
+                if sums[3]:
+                    record["dropped_tasks"] = sums[3]
+                sums = NO_SUMS
+                due = step % validate_every == 0 or step == meta_steps
+                if due:
+                    state, record["validation"] = judged(state)
+                if warnings:
+                    record["warnings"], warnings = warnings, []
+                record["seconds"] = time.monotonic() - started
+                log.write(record)
+                progress.record(record)
+                if due:
+                    saved = save(record["validation"])
+                    good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
+            if step == next_save:
+                save(None)  # unless it is saved already
+            chunk_length, stopped = agreed(chunk_length, stop.requested)
+            if stopped and step < meta_steps:
+                save(None)
+                raise Interrupted
     return state
 
 
