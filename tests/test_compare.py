@@ -1,9 +1,10 @@
 """A comparison from beginning to end: what it writes, that it repeats nothing, how it keeps its budget and what it refuses.
 
-Place: fewstep/compare/run.py, bench.py, plan.py, leaks.py, recommended.py, cli/compare.py.
+Place: fewstep/compare/run.py, bench.py, kept.py, plan.py, leaks.py, recommended.py, cli/compare.py.
 """
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -142,6 +143,17 @@ def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, 
     assert without_times(again) == without_times(found) | {"probes": {}}
 
 
+@pytest.mark.parametrize("name", ["plan.json", "scores.json", "scores.npz", "searched0.json"])
+def test_what_is_kept_and_damaged_is_named_with_what_to_remove(sine, tmp_path, name):
+    folder = tmp_path / "out"
+    shutil.copytree(sine[1], folder)
+    path = next(folder.rglob(name))
+    for content in (path.read_bytes()[: path.stat().st_size // 2], b'{"chosen": 3}', b""):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=rf"{name} is damaged .* Remove "):
+            compare.resume(folder, quiet=True)
+
+
 def test_another_comparison_in_the_same_folder_is_refused(sine):
     folder = sine[1]
     with pytest.raises(BadInput, match="holds another comparison"):
@@ -160,6 +172,7 @@ def test_numbers_out_of_range_are_refused(wrong, tmp_path):
         compare.compare(Sine(**TINY), tmp_path / "out", quiet=True, **wrong)
 
 
+@pytest.mark.slow
 def test_of_few_tasks_every_one_is_tested_once(tmp_path, monkeypatch, no_probes):
     monkeypatch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.name in ("prior", "ridge", "joint", "maml")))
     monkeypatch.setattr("fewstep.compare.run.FEW_TASKS", 13)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from fewstep.compare.arms import ARMS, Arm, Choice, Fitted, Work
 from fewstep.compare.arms.networks import save_run
 from fewstep.compare.ground import Ground
+from fewstep.compare.kept import RECORD, Scored, Searched, read_kept, read_scored, write_scored
 from fewstep.errors import RunFailed
 from fewstep.runs import open_run, write_json
 from fewstep.types import MetaParams
@@ -23,24 +23,9 @@ from fewstep.types import MetaParams
 SEARCH_PART = 0.25
 """of a training, after which the settings of an arm compete; the best goes on"""
 HARDLY_MORE = 1.02
-SCORES, RECORD = "scores.npz", "scores.json"
 EQUAL_COMPUTE = "equal-compute"
 FREE = ("steps",)
 """choices that a training knows nothing of"""
-
-
-class Scored(NamedTuple):
-    """One fitting of an arm."""
-
-    validation: np.ndarray
-    """[tasks] errors, NaN where it diverged"""
-    test: np.ndarray
-    record: dict[str, Any]
-    """what it was and what it took"""
-
-    @property
-    def diverged(self) -> bool:
-        return not np.isfinite(self.validation).all()
 
 
 class Lengths(NamedTuple):
@@ -95,7 +80,7 @@ class Bench:
         """The arm's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
         path = self.directory / "arms" / arm.name / f"searched{fold}.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))["chosen"]
+            return read_kept(path, Searched)["chosen"]
         grid = arm.grid(self.grounds[fold])
         if len(grid) == 1:
             return grid[0]
@@ -117,7 +102,7 @@ class Bench:
 
     def searched(self, arm: Arm, fold: int = 0) -> list[dict[str, Any]]:
         path = self.directory / "arms" / arm.name / f"searched{fold}.json"
-        return json.loads(path.read_text(encoding="utf-8"))["searched"] if path.is_file() else []
+        return read_kept(path, Searched)["searched"] if path.is_file() else []
 
     def _tried(self, arm: Arm, choice: Choice, fold: int, lengths: Lengths) -> float:
         """The mean error on meta-validation tasks with these settings; what is trained stops after the first part of it."""
@@ -218,16 +203,3 @@ def kind_of(ground: Ground) -> Any:
 def searched_steps(planned: int) -> int:
     """Meta-steps after which settings compete."""
     return max(1, int(SEARCH_PART * planned))
-
-
-def write_scored(folder: Path, scored: Scored) -> None:
-    """The record is written last: with it, the arm is done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / SCORES, validation=scored.validation, test=scored.test)
-    write_json(folder / RECORD, scored.record)
-
-
-def read_scored(folder: Path) -> Scored:
-    with np.load(folder / SCORES, allow_pickle=False) as arrays:
-        validation, test = arrays["validation"], arrays["test"]
-    return Scored(validation, test, json.loads((folder / RECORD).read_text(encoding="utf-8")))

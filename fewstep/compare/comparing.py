@@ -5,7 +5,6 @@ Used by run.py. What is not within the budget is left out, and said to be.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.arms import Arm
-from fewstep.compare.bench import RECORD, SEARCH_PART, Bench, Lengths
+from fewstep.compare.bench import SEARCH_PART, Bench, Lengths
 from fewstep.compare.content import Known
 from fewstep.compare.display import Display, clock
-from fewstep.compare.plan import LAST_PART, NEEDED, Costs, Pace, Plan, TooShort, pace_of, planned
+from fewstep.compare.kept import RECORD, read_kept
+from fewstep.compare.plan import LAST_PART, NEEDED, Costs, Pace, Plan, Saved, TooShort, pace_of, planned
 from fewstep.errors import BadInput
 from fewstep.runs import write_json
 
@@ -82,7 +82,7 @@ class Comparing:
         """The plan that was made when the comparison began, or a new one. Raises `BadInput` where the budget is too small."""
         path = self.bench.directory / PLAN
         if path.is_file():
-            plan = Plan.from_json(json.loads(path.read_text(encoding="utf-8")))
+            plan = Plan.from_json(read_kept(path, Saved))
         else:
             plan = self.new_plan()
             write_json(path, plan.to_json())

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.arms import Arm
-from fewstep.compare.bench import Bench, Scored
+from fewstep.compare.bench import Bench
+from fewstep.compare.kept import Scored
 from fewstep.compare.plan import Plan
 from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
 from fewstep.version import __version__

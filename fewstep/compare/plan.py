@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 
@@ -45,6 +45,18 @@ class Pace(NamedTuple):
     """of a meta-step"""
 
 
+class Saved(TypedDict):
+    """A `Plan` as it is kept."""
+
+    meta_steps: int
+    seeds: int
+    search: bool
+    equal_compute: dict[str, int]
+    paces: dict[str, tuple[float, float, float]]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is trained, and for how long."""
@@ -68,7 +80,7 @@ class Plan:
         return {**self.__dict__, "paces": {name: list(pace) for name, pace in self.paces.items()}, "notes": list(self.notes)}
 
     @staticmethod
-    def from_json(saved: Mapping[str, Any]) -> Plan:
+    def from_json(saved: Saved) -> Plan:
         paces = {name: Pace(*numbers) for name, numbers in saved["paces"].items()}
         return Plan(**{**saved, "paces": paces, "notes": tuple(saved["notes"])})
 

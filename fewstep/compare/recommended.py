@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewstep.compare.bench import Bench, Lengths, read_scored
+from fewstep.compare.bench import Bench, Lengths
+from fewstep.compare.kept import read_scored
 from fewstep.errors import BadInput
 from fewstep.runs import open_run
 

@@ -1,0 +1,80 @@
+"""What a comparison keeps while it goes on (floor 5): what each fitting scored, which settings won. Damage is told in words."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from fewstep.errors import BadInput
+from fewstep.plain import read_json, require_a
+from fewstep.runs import write_json
+
+SCORES, RECORD = "scores.npz", "scores.json"
+
+
+class Record(TypedDict):
+    """What a fitting was and what it took."""
+
+    choice: dict[str, Any]
+    train_seconds: float
+    operations: float
+    adapt_operations: float
+    adapt_milliseconds: float
+    parameters: int
+    meta_steps: int
+    steps: int | None
+    run: bool
+    note: str
+
+
+class Searched(TypedDict):
+    """Settings that competed, and those that won."""
+
+    chosen: dict[str, Any]
+    searched: tuple[dict[str, Any], ...]
+
+
+class Scored(NamedTuple):
+    """One fitting of an arm."""
+
+    validation: np.ndarray
+    """[tasks] errors, NaN where it diverged"""
+    test: np.ndarray
+    record: dict[str, Any]
+    """a `Record`"""
+
+    @property
+    def diverged(self) -> bool:
+        return not np.isfinite(self.validation).all()
+
+
+def read_kept(path: Path, hint: Any) -> Any:
+    """The content of a JSON file of the comparison. Raises `BadInput` where it is not of the type that `hint` says."""
+    try:
+        found = read_json(path)
+        require_a(found, hint, "the content")
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({error}). Remove it: what it holds is then made again.") from error
+    return found
+
+
+def write_scored(folder: Path, scored: Scored) -> None:
+    """The record is written last: with it, the arm is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / SCORES, validation=scored.validation, test=scored.test)
+    write_json(folder / RECORD, scored.record)
+
+
+def read_scored(folder: Path) -> Scored:
+    """Raises `BadInput` where a file of it is damaged."""
+    record = read_kept(folder / RECORD, Record)
+    try:
+        with (folder / SCORES).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Scored(arrays["validation"], arrays["test"], record)
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{folder / SCORES} is damaged ({error}). Remove {folder / RECORD}: the arm is then fitted and scored again."
+        ) from error
