@@ -51,7 +51,7 @@ def same_bits(one, other):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("which", ["nav", "own"])
+@pytest.mark.parametrize("which", [pytest.param("nav", marks=pytest.mark.slow), "own"])
 def test_what_a_policy_brings_while_it_adapts_is_what_evaluation_finds(which, request):
     run = request.getfixturevalue(which)
     problem, params, task = run.problem(), run.params(), np.array([0.2, -0.3], np.float32)

@@ -3,11 +3,15 @@ fewstep/cli/gather.py."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from fewstep import cli
+from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
+from fewstep.problems import Sine
+from fewstep.runs.config import write_config
 from fewstep.tasks.experience import Experience, Simulator, gathered, joined
 from fewstep.tasks.experience_file import PARTS, read_experience, write_experience
 from fewstep.tasks.faults import FAMILIES, Faults
@@ -108,8 +112,11 @@ def test_robots_are_driven_by_a_run_and_what_they_lived_through_is_trained_on(tm
 
 
 def test_what_cannot_be_gathered_is_said(tmp_path, capsys):
-    run = tmp_path / "sine"
-    assert cli.main(["train", "sine", "--out", str(run), "--meta-steps", "10"]) == 0
+    settings, run = Sine(), tmp_path / "sine"
+    run.mkdir()
+    problem = settings.build(0)
+    write_config(settings, problem, run, 0, "default")
+    write_arrays(run / "parameters.npz", problem.init(jax.random.key(0)))
     for arguments, complaint in [
         ([str(run), "--out", str(tmp_path / "more.npz")], "expected a run of robot-faults, got one of sine"),
         ([str(run), "--out", str(tmp_path / "more.csv")], "should end in .npz"),

@@ -1,6 +1,7 @@
 """The house stands: no import cycles, no import from a floor above, a core without baggage. Place: all of fewstep."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def room_of(module):
     return module.split(".")[1] if "." in module else ""
 
 
+@functools.cache
 def graph(everywhere=True):
     return {
         module: {module_of(name) for name in imports_of(path, everywhere) if name.split(".")[0] == "fewstep"} - {module}

@@ -14,6 +14,7 @@ from PIL import Image
 import fewstep
 from fewstep import cli
 from fewstep.adapted.photos import adapt_photos
+from fewstep.errors import RunFailed
 from fewstep.runs import open_run
 from fewstep.trained import Trained
 from fewstep.types import Examples
@@ -185,7 +186,7 @@ def test_what_cannot_be_trained_on_is_said_before_anything_is_written(folders, c
     assert code == 2 and complaint in err and not (tmp_path / "run").exists()
 
 
-def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tmp_path):
+def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tmp_path, monkeypatch):
     data = write_photos(tmp_path / "data", range(CLASSES))
     write_photos(data, [90], photos=2)
     code, _, err = command("train", "images", "--data", data, *SETTINGS, "--dry-run")
@@ -193,8 +194,13 @@ def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tm
     code, _, err = command("train", "images", "--data", data, *SETTINGS, "--meta-steps", 2, "--out", "run")
     assert code == 2 and "given twice" in err
     settings = [2 if before == "--meta-steps" else word for before, word in zip([None, *SETTINGS], SETTINGS, strict=False)]
+
+    def stopped(*words, **options):
+        raise RunFailed("that is enough")
+
+    monkeypatch.setattr("fewstep.runs.run.loop.train", stopped)
     code, _, err = command("train", "images", "--data", data, *settings, "--out", "run")
-    assert "1 of 25 classes have fewer than 3 images" in err and "class90 (2)" in err
+    assert code == 1 and "1 of 25 classes have fewer than 3 images" in err and "class90 (2)" in err
 
 
 def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):

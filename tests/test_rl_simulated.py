@@ -170,6 +170,7 @@ def test_normalized_observations_are_counted_over_the_steps_that_were_taken_and_
     )
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_cheetah_and_the_same_seed_gives_the_same_run(tmp_path, capsys):
     assert cli.main(["train", "cheetah-dir", "--out", str(tmp_path / "one"), "--json", *SMALL]) == 0
     told = json.loads(capsys.readouterr().out)["evaluation"]
