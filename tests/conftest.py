@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from types import CoroutineType
 
@@ -28,12 +27,9 @@ DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure(config):
-    # Compiling is nearly all that the fast tests do: less of LLVM's and MLIR's work saves more than half of their time.
+    # Compiling is nearly all that the fast tests do: less of LLVM's work saves a third of their time.
     if config.getoption("markexpr") == "not slow":
-        quick = ["--xla_backend_optimization_level=0"]
-        if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
-            quick.append("--xla_cpu_use_fusion_emitters=false")
-        os.environ.setdefault("XLA_FLAGS", " ".join(quick))
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     # Two workers may write one entry of the cache at once; a reader then compiles anew and warns.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
 

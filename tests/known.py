@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.flatten_util import ravel_pytree
 
 from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, meta_gradient
@@ -22,6 +23,12 @@ fast_gradient = jax.jit(task_gradient, static_argnums=0)
 fast_gradients = jax.jit(task_gradients, static_argnums=0)
 fast_first_order = jax.jit(first_order, static_argnums=0)
 fast_meta_gradient = jax.jit(meta_gradient, static_argnums=0)
+
+
+def slow_but(values, *fast):
+    """`values` to parametrize a test by: all in the slow slice but the `fast` ones."""
+    assert set(fast) <= set(values)
+    return [pytest.param(value, marks=() if value in fast else pytest.mark.slow) for value in values]
 
 
 class Bowl(NamedTuple):

@@ -128,7 +128,7 @@ def images(tasks, size, count):
 
 
 @pytest.mark.parametrize("reduction", ["pool", "stride"])
-@pytest.mark.parametrize("way", [exact, stored])
+@pytest.mark.parametrize("way", [exact, pytest.param(stored, marks=pytest.mark.slow)])
 def test_a_planned_meta_gradient_of_conv4_equals_the_plain_one(float64, reduction, way):
     network = nn.conv4((16, 16, 1), 5, filters=4, reduction=reduction, layers=2)
     loss = losses.cross_entropy(lambda params, x: jax.nn.log_softmax(network.apply(params, x)))

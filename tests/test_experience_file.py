@@ -87,6 +87,7 @@ def test_further_runs_join_those_of_the_same_robots_and_who_is_left_out_of_them_
     np.testing.assert_array_equal(found.conditions, first.conditions[[0, 2]])
 
 
+@pytest.mark.slow
 def test_robots_are_driven_by_a_run_and_what_they_lived_through_is_trained_on(tmp_path, capsys):
     """Each transition of a driven run is what MuJoCo makes of this very robot."""
     run, file = tmp_path / "run", tmp_path / "more.npz"

@@ -21,6 +21,7 @@ from known import (
     fast_path,
     one,
     plain,
+    slow_but,
     unit_rows,
 )
 from PIL import Image
@@ -139,7 +140,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(MODELS, "head", "lora"))
 def test_what_adaptation_moves_and_what_it_starts_from_are_those_of_training(name, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     problem, key, rates = MODELS[name](tmp_path / "photos").build(), jax.random.key(5), (0.01, 0.2)

@@ -21,6 +21,7 @@ from known import (
     mlp_params,
     one,
     plain,
+    slow_but,
     waves,
 )
 
@@ -45,7 +46,7 @@ def by(way, learner, params, episodes, count):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("steps", slow_but([0, 1, 4], 0, 4))
 def test_exact_equals_stored_for_every_inner_optimizer(float64, name, steps):
     optimizer, inner = OPTIMIZERS[name]
     theta, episodes = mlp_params(), waves(3)

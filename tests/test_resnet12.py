@@ -92,6 +92,7 @@ def classified(count, seed):
     return Examples(images(count, seed=seed), targets, jnp.ones(count))
 
 
+@pytest.mark.slow
 def test_its_exact_meta_gradient_is_the_stored_one(float64):
     network = nn.resnet12((16, 16, 3), TINY)
     loss = losses.cross_entropy(lambda params, x: jax.nn.log_softmax(network.apply(params, x)))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from known import KEY
+from known import KEY, slow_but
 
 from fewstep import BadInput, Examples, adapt, nn, runs
 from fewstep.adapted import adapt as adapt_units
@@ -87,7 +87,7 @@ def test_without_any_support_row_a_set_network_still_answers():
     np.testing.assert_allclose(answers, network.apply(theta, support.inputs), atol=1e-6)
 
 
-@pytest.mark.parametrize("adapter", ["ridge-head", "in-context"])
+@pytest.mark.parametrize("adapter", slow_but(["ridge-head", "in-context"], "ridge-head"))
 def test_runs_of_these_adapters_are_trained_opened_and_adapted(adapter, tmp_path):
     run = runs.train(replace(TINY, adapter=adapter), tmp_path / "run", quiet=True)
     again = runs.open_run(run.directory)

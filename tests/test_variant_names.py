@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from known import slow_but
 from PIL import Image
 
 from fewstep import BadInput
@@ -20,6 +21,7 @@ from fewstep.training.evaluate import compiled_validation
 from fewstep.training.loop import train_in_memory
 
 SMALL = {"meta_steps": 600, "meta_batch_size": 8, "hidden": (20, 20), "adaptation_steps": 3}
+OF_NUMBERS = [name for name, variant in VARIANTS.items() if not variant.of_images]
 OWN = {
     "reptile": {"meta_steps": 3_000, "outer_rate": 3e-3},
     "imaml": {"proximal": 5.0},
@@ -56,7 +58,7 @@ def gain(settings, names, own=()):
 
 
 @pytest.mark.filterwarnings("ignore:implicit")  # of a network, adaptation never quite ends
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if not variant.of_images])
+@pytest.mark.parametrize("name", slow_but(OF_NUMBERS, "maml", "reptile", "anil", "cavia", "meta-sgd", "bootstrap"))
 def test_each_variant_learns_to_adapt_to_sine_waves(name):
     before, after = gain(Sine(**SMALL), ["maml", name], OWN.get(name, {}))
     assert after < 0.9 * before, (before, after)
