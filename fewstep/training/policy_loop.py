@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,16 @@ def train_policy(
     state = problem.search.outer.init(problem.init(init_key))
     step_once = meta_step_of(problem)
     judge = judged(problem, validation_key)
-    with Checkpoints(directory / "checkpoints", "resume" if resume else "new") as checkpoints, StopSignals() as stop:
+    files = Checkpoints(directory / "checkpoints", "resume" if resume else "new")
+    with files as checkpoints, StopSignals() as stop, ExitStack() as at_end:
         past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "environment_steps": 0, "dropped": 0}
         if resume:
             state, past = checkpoints.restore(state, "last")
             state = jax.tree.map(jnp.asarray, state)
         log = MetricsFile(directory / "metrics.jsonl", past["log_position"])
+        at_end.callback(log.close)
         progress = Progress(problem.meta_steps, int(state.step), quiet=quiet, metric="return")
+        at_end.callback(progress.close)
         for told in checkpoints.damaged:
             progress.say(f"warning: {told}")
         warnings = [*past.get("warnings", ()), *checkpoints.damaged]
@@ -54,45 +58,41 @@ def train_policy(
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "environment_steps": taken}
             checkpoints.save(state, {**record, "dropped": dropped, "warnings": list(warnings)})
 
-        try:
-            while (step := int(state.step)) < problem.meta_steps:
-                state, info = step_once(state, train_key)
-                info, step = jax.device_get(info), step + 1
-                if not info.outer.finite:
-                    raise RunFailed(
-                        f"A gradient stopped being finite at meta-step {step}. The last checkpoint is kept. Try a smaller "
-                        "--inner-rate or --outer-rate."
-                    )
-                taken += int(info.environment_steps)
-                if info.dropped and not dropped:
-                    progress.say(f"a trajectory broke in {info.dropped[0]}. It is left out.")
-                dropped += len(info.dropped)
-                progress.advance(step)
-                if step % problem.log_every == 0 or step == problem.meta_steps:
-                    found = judge(state.params)
-                    record = {
-                        "meta_step": step,
-                        "environment_steps": taken,
-                        "returns": rounded(info.returns),
-                        "validation_returns": rounded(found),
-                        "validation": float(-np.mean(found[1:])),
-                        "kl": float(info.outer.kl),
-                        "accepted": bool(info.outer.accepted),
-                        "seconds": time.monotonic() - started,
-                    }
-                    if dropped:
-                        record["dropped_trajectories"] = dropped
-                    if warnings:
-                        record["warnings"], warnings = warnings, []
-                    log.write(record)
-                    progress.returns(record)
-                    save(record["validation"])
-                if stop.requested and step < problem.meta_steps:
-                    save(None)
-                    raise Interrupted
-        finally:
-            progress.close()
-            log.close()
+        while (step := int(state.step)) < problem.meta_steps:
+            state, info = step_once(state, train_key)
+            info, step = jax.device_get(info), step + 1
+            if not info.outer.finite:
+                raise RunFailed(
+                    f"A gradient stopped being finite at meta-step {step}. The last checkpoint is kept. Try a smaller "
+                    "--inner-rate or --outer-rate."
+                )
+            taken += int(info.environment_steps)
+            if info.dropped and not dropped:
+                progress.say(f"a trajectory broke in {info.dropped[0]}. It is left out.")
+            dropped += len(info.dropped)
+            progress.advance(step)
+            if step % problem.log_every == 0 or step == problem.meta_steps:
+                found = judge(state.params)
+                record = {
+                    "meta_step": step,
+                    "environment_steps": taken,
+                    "returns": rounded(info.returns),
+                    "validation_returns": rounded(found),
+                    "validation": float(-np.mean(found[1:])),
+                    "kl": float(info.outer.kl),
+                    "accepted": bool(info.outer.accepted),
+                    "seconds": time.monotonic() - started,
+                }
+                if dropped:
+                    record["dropped_trajectories"] = dropped
+                if warnings:
+                    record["warnings"], warnings = warnings, []
+                log.write(record)
+                progress.returns(record)
+                save(record["validation"])
+            if stop.requested and step < problem.meta_steps:
+                save(None)
+                raise Interrupted
     return state
 
 
