@@ -47,7 +47,6 @@ RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """tried for fine-tuning, on validation tasks"""
 NO_RATE = 1e-12
 """what trains without adapting"""
-RECURRENT_RATES = (3e-4, 1e-3)
 VALIDATION = 2_000_000
 TRIALS = 5
 """of the recurrent policy in each test task"""
@@ -174,27 +173,20 @@ def told_the_task(settings: PolicySettings, seed: int, folder: Path) -> Found:
 
 
 def with_memory(settings: PolicySettings, seed: int, folder: Path) -> Found:
-    """Trained at each of a few rates; the one is kept that did best on the last tenth of its training tasks."""
+    """Trained on as many environment steps, in trials of as many trajectories as a policy that adapts takes to be judged."""
     problem = settings.build(seed)
-    environment, tried = problem.environment, {}
     trials = settings.meta_batch_size * settings.rollouts * (1 + settings.adaptation_steps) // (1 + UPDATES)
+    how = recurrent.Recurrent(trials=trials, trajectories=1 + UPDATES, deviation=settings.deviation)
     started = time.monotonic()
-    for rate in RECURRENT_RATES if seed == 0 else RECURRENT_RATES[-1:]:
-        how = recurrent.Recurrent(trials=trials, trajectories=1 + UPDATES, rate=rate, deviation=settings.deviation)
-        lately: list[float] = []
 
-        def watch(number: int, theta: Any, returns: np.ndarray, lately: list[float] = lately) -> None:
-            lately.append(float(returns.mean()))
-            if number % 50 == 0:
-                print(f"  RL² {number}/{settings.meta_steps}", np.round(returns, 2), flush=True)
+    def watch(number: int, theta: Any, returns: np.ndarray) -> None:
+        if number % 20 == 0:
+            print(f"  RL² {number}/{settings.meta_steps}", np.round(returns, 2), flush=True)
 
-        theta = recurrent.trained(how, environment, settings.meta_steps, seed, watch)
-        tried[rate] = np.mean(lately[-max(1, len(lately) // 10) :]), how, theta
-    rate = max(tried, key=lambda rate: tried[rate][0])
-    _, how, theta = tried[rate]
+    theta = recurrent.trained(how, problem.environment, settings.meta_steps, seed, watch)
     drawn = returns_of(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(problem.init(jax.random.key(0)))[1]
-    values = recurrent.tested(how, environment, theta, drawn, TRIALS, jax.random.key(TEST))
-    return values.mean(0).tolist(), {"rate": rate, "seconds": round(time.monotonic() - started)}
+    values = recurrent.tested(how, problem.environment, theta, drawn, TRIALS, jax.random.key(TEST))
+    return values.mean(0).tolist(), {"seconds": round(time.monotonic() - started)}
 
 
 def telling(simulation: Simulation) -> Simulation:

@@ -1,7 +1,7 @@
 """RL² (Duan et al. 2016, arXiv 1611.02779): a recurrent policy, which adapts by remembering. A rival in docs/policies.md.
 
 A trial is several trajectories of one task in a row. The policy is a gated recurrent unit (Cho et al. 2014) that is given the
-observation, the last action, the last reward and whether a trajectory begins; what it remembers goes on from one to the next.
+observation, the last reward, the last action and whether a trajectory begins; what it remembers goes on from one to the next.
 It is trained by PPO (Schulman et al. 2017) on whole trials, with a value head on the same memory. A meta-step takes as many
 steps of the environment as one of the policies it is compared with. Used by policies.py.
 """
@@ -40,7 +40,7 @@ class Recurrent:
     trajectories: int = 4
     """of a trial: the first without experience"""
     epochs: int = 5
-    parts: int = 4
+    parts: int = 20
     """into which the trials are cut, an Adam step for each"""
     rate: float = 1e-3
     clip: float = 0.2
@@ -70,7 +70,7 @@ def begin(key: jax.Array, observed: int, actions: int, deviation: float) -> dict
         "action": 0.01 * nn.GLOROT(keys[1], (UNITS, actions), jnp.float32),
         "value": nn.GLOROT(keys[2], (UNITS, 1), jnp.float32),
         "log_deviation": jnp.full(actions, math.log(deviation)),
-        SEEN: {"count": jnp.zeros(()), "mean": jnp.zeros(observed), "variance": jnp.ones(observed)},
+        SEEN: {"count": jnp.zeros(()), "mean": jnp.zeros(observed + 1), "variance": jnp.ones(observed + 1)},
     }
 
 
@@ -79,7 +79,7 @@ def remembered(theta: dict[str, Any], memory: jax.Array, inputs: jax.Array, weig
     seen = theta[SEEN]
     observed = len(seen["mean"])
     scale = jnp.maximum(jnp.sqrt(seen["variance"]), LEAST_DEVIATION)
-    near = jnp.clip((inputs[:, :observed] - seen["mean"][None]) / scale[None], -FAR, FAR)
+    near = jnp.clip((inputs[:, :observed] - seen["mean"][None]) / scale[None], -FAR, FAR)  # rewards, too
     row, width = jnp.concatenate([near, inputs[:, observed:]], 1), 2 * UNITS
     both = jnp.concatenate([row, memory], 1) @ theta["gates"][:, :width] + theta["shift"][None, :width]
     reset, update = jnp.split(jax.nn.sigmoid(both), 2, axis=1)
@@ -113,7 +113,7 @@ def inside(environment: Environment, theta: dict[str, Any], tasks: Any, key: jax
         memory, state, alive, action, reward, first = carry
         act_key, step_key = jax.random.split(key)
         observation = jax.vmap(environment.observe)(state, tasks)
-        inputs = jnp.concatenate([observation, action, reward[:, None], first[:, None]], 1)
+        inputs = jnp.concatenate([observation, reward[:, None], action, first[:, None]], 1)
         weight = alive.astype(jnp.float32)
         memory, action, log_probability, value = acted(theta, memory, inputs, weight, act_key)
         after = jax.vmap(environment.step)(state, action, tasks, jax.random.split(step_key, rows))
@@ -144,7 +144,7 @@ def outside(simulation: Simulation, theta: dict[str, Any], tasks: Any, key: jax.
         observation = simulation.begin(tasks, random.integers(2**32, size=rows).tolist()).observations
         alive, first = np.ones(rows, bool), np.ones(rows)
         for step in range(simulation.horizon):
-            inputs = np.concatenate([observation, action, reward[:, None], first[:, None]], 1).astype(np.float32)
+            inputs = np.concatenate([observation, reward[:, None], action, first[:, None]], 1).astype(np.float32)
             weight = alive.astype(np.float32)
             act_key = jax.random.fold_in(key, number * simulation.horizon + step)
             memory, drawn, *judgement = _acted(theta, memory, inputs, weight, act_key)
@@ -206,7 +206,7 @@ def improved(settings: Recurrent, optimizer: optax.GradientTransformation, theta
     orders = jax.vmap(lambda key: jax.random.permutation(key, settings.trials))(jax.random.split(key, settings.epochs))
     rows = orders.reshape(settings.epochs * settings.parts, -1)
     (theta, opt_state), _ = jax.lax.scan(update, (theta, opt_state), rows)
-    observed = trials.inputs.shape[-1] - trials.actions.shape[-1] - 2
+    observed = trials.inputs.shape[-1] - trials.actions.shape[-1] - 1
     return having_seen(theta, trials.inputs[..., :observed], trials.weight), opt_state
 
 
