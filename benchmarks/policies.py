@@ -179,7 +179,7 @@ def with_memory(settings: PolicySettings, seed: int, folder: Path) -> Found:
     how = recurrent.Recurrent(trials=trials, trajectories=1 + UPDATES, deviation=settings.deviation)
     started = time.monotonic()
 
-    def watch(number: int, theta: Any, returns: np.ndarray) -> None:
+    def watch(number: int, returns: np.ndarray) -> None:
         if number % 20 == 0:
             print(f"  RL² {number}/{settings.meta_steps}", np.round(returns, 2), flush=True)
 
