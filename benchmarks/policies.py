@@ -91,7 +91,9 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("agg")
     arms = {name: arm["by_seed"] for name, arm in record["arms"].items() if len(arm["by_seed"][0]) > 1}
-    figure = every_run([Panel("mean return on 40 test tasks", list(range(UPDATES + 1)), arms)], "updates")
+    figure = every_run(
+        [Panel("mean return on 40 test tasks", list(range(UPDATES + 1)), arms)], "updates (of RL²: trajectories)"
+    )
     figure.savefig(path, dpi=130)
 
 
