@@ -2,6 +2,7 @@
 fewstep/problems/robot_faults.py."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import pytest
 from fewstep import cli
 from fewstep.errors import BadInput
 from fewstep.problems import RobotFaults
+from fewstep.runs import open_run
+from fewstep.runs.config import write_config
 from fewstep.tasks.experience import gathered
 from fewstep.tasks.family import Shots
 from fewstep.tasks.faults import FAMILIES, Faults
@@ -101,18 +104,47 @@ def test_robots_are_trained_drawn_and_adapted_from_a_log(command, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+ARM = """<mujoco><worldbody><body name="arm"><joint name="shoulder"/><geom size=".1 .3" type="capsule"/></body></worldbody>
+<actuator><motor joint="shoulder"/></actuator></mujoco>"""
+
+
+def test_a_run_says_where_the_file_of_its_robot_or_its_faults_is_not_what_it_was_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("arm.xml", ARM), ("load.yaml", "- {field: body_mass, between: [0.5, 2.0]}")):
+        (tmp_path / name).write_text(text)
+    settings = replace(SMALL, robot="arm.xml", family="load.yaml")
+    (tmp_path / "run").mkdir()
+    write_config(settings, settings.build(0), tmp_path / "run", 0, "default")
+    monkeypatch.chdir(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert run.problem().name == "robot-faults"
+    for name, what in (("arm.xml", "robot"), ("load.yaml", "family")):
+        sound = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(sound.replace("3", "4").replace("2.0", "3.0"))
+        with pytest.raises(BadInput, match=f"the file of its {what} has changed since this run was trained"):
+            run.problem()
+        (tmp_path / name).unlink()
+        with pytest.raises(BadInput, match=f"the file of its {what} is gone"):
+            run.problem()
+        (tmp_path / name).write_text(sound)
+
+
+def test_a_log_is_trained_on_where_its_robot_can_be_given_the_faults_of_the_family(tmp_path):
+    (tmp_path / "arm.xml").write_text(ARM)
+    with pytest.raises(BadInput, match=r"no body torso.*take mild, friction or a YAML file"):
+        replace(SMALL, robot=str(tmp_path / "arm.xml"), data="log.npz").build(0)
+
+
 @pytest.mark.parametrize(
     "changes, complaint",
     [
         ({"run_steps": 8}, "--run-steps 8 is too few for 5 support and 4 query"),
         ({"robots": (0, 1, 1)}, "--robots and --runs should be at least 1"),
-        ({"robot": "robot.xml"}, "found neither"),
+        ({"robot": "robot.xml"}, "found none of them"),
         ({"family": "sevre"}, "Did you mean severe"),
     ],
 )
 def test_what_cannot_be_simulated_is_said(changes, complaint):
-    from dataclasses import replace
-
     with pytest.raises(BadInput, match=complaint):
         replace(SMALL, **changes).build(0)
 

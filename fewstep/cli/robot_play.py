@@ -12,6 +12,7 @@ from fewstep.errors import BadInput
 from fewstep.plots.film import Scene
 from fewstep.problems.robot_faults import RobotFaults, unmet
 from fewstep.runs import Run
+from fewstep.runs.config import require_same_files
 from fewstep.runtime import Follower
 from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
@@ -62,6 +63,7 @@ def follower_of(run: Run) -> tuple[Follower, RobotFaults]:
     settings = trained.problem.settings
     if not isinstance(settings, RobotFaults):
         raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
+    require_same_files(settings, run.config, run.directory)
     return Follower(trained.problem, trained.params, trained.config), settings
 
 

@@ -16,7 +16,7 @@ from fewstep import hosts
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of as settings_of
-from fewstep.runs.files import DATA, absolute_data, fingerprint, write_json
+from fewstep.runs.files import DATA, absolute_data, fingerprint, named_files, write_json
 from fewstep.version import __version__
 
 LAYOUT = 2
@@ -45,10 +45,28 @@ def write_settings(
         "device": f"{jax.device_count()} x {jax.local_devices()[0].device_kind}",
         **(about or {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
+        **(
+            {"files_sha256": files}
+            if (files := {name: fingerprint(path) for name, path in named_files(settings).items()})
+            else {}
+        ),
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
     }
     write_json(directory / "config.json", config)
     return config
+
+
+def require_same_files(settings: Any, config: dict[str, Any], directory: Path) -> None:
+    """Raises `BadInput` where a file that stands for the robot of a run, or for its faults, is gone or another one now."""
+    for name, known in config.get("files_sha256", {}).items():
+        path = Path(getattr(settings, name))
+        if not path.is_file():
+            raise BadInput(f"{directory}: the file of its {name} is gone ({path}). Put it back, or train again.")
+        if fingerprint(path) != known:
+            raise BadInput(
+                f"{directory}: the file of its {name} has changed since this run was trained ({path}). Give the original file, "
+                "or train again."
+            )
 
 
 def require_known_layout(config: Any, source: Path) -> None:

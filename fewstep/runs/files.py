@@ -15,6 +15,8 @@ from fewstep.whole import whole
 
 DATA = ("data", "data_dir", "labels")
 """settings that say where data is"""
+NAMES = ("robot", "family")
+"""settings that are a name known to fewstep, or a file"""
 
 
 def new_directory(directory: str | Path) -> Path:
@@ -60,6 +62,11 @@ def _digest(path: Path) -> str:
 
 
 def absolute_data(settings: Any) -> Any:
-    """Settings whose data path holds from any working directory."""
-    given = {name: getattr(settings, name, None) for name in DATA}
-    return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items() if path})
+    """Settings whose paths hold from any working directory."""
+    given = {name: path for name in DATA if (path := getattr(settings, name, None))} | named_files(settings)
+    return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items()})
+
+
+def named_files(settings: Any) -> dict[str, str]:
+    """The files that stand where a setting may be a name: a robot, a family of faults."""
+    return {name: path for name in NAMES if (path := getattr(settings, name, None)) and Path(path).is_file()}

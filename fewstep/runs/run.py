@@ -21,7 +21,7 @@ from fewstep.plain import read_json, require_a
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import candidates, measure
-from fewstep.runs.config import require_known_layout, require_same, settings_of, write_config
+from fewstep.runs.config import require_known_layout, require_same, require_same_files, settings_of, write_config
 from fewstep.runs.files import fingerprint, new_directory, write_json
 from fewstep.runs.lock import only_one
 from fewstep.runs.policy_run import open_policy_run, train_policy_run
@@ -62,6 +62,7 @@ class Run:
     def problem(self, with_data: bool = True) -> Problem:
         """The Problem of this run. Without data, only what needs none: the model, the learner, the table's format."""
         if with_data:
+            require_same_files(self.settings, self.config, self.directory)
             data = getattr(self.settings, "data", None)
             problem = self.settings.build(self.seed)
             if data and fingerprint(data) != self.config.get("data_sha256"):
