@@ -147,6 +147,7 @@ def test_a_family_of_ones_own_is_a_few_lines_of_yaml(tmp_path):
         ("- {field: body_mass, between: [2, 1]}", r"either between: \[least, most\] or among"),
         ("- {field: body_mass, between: [a, b]}", "expected numbers"),
         ("- {field: body_mass}", "either between"),
+        ("- {field: body_mass, between: [1, .inf]}", "expected finite factors"),
         ("- {between: [0, 1]}", "without a field"),
         ("- [", "expected YAML"),
     ],
@@ -163,8 +164,13 @@ def test_a_damaged_family_is_said(tmp_path, text, complaint):
     [
         (Change("body_mas", (0.5, 2.0)), "such as body_mass"),
         (Change("body_mass", (0.5, 2.0), of=("trunk",)), "no body trunk. It has: world, torso"),
-        (Change("body_mass", (-0.5, 2.0)), "factors of at least 0"),
+        (Change("body_weight", (0.5, 2.0)), "such as .*body_mass"),
+        (Change("body_mass", (-0.5, 2.0)), "factors above 0"),
+        (Change("body_mass", (0.0, 0.0)), "factors above 0"),
+        (Change("geom_friction", (-0.5, 2.0)), "factors of at least 0"),
+        (Change("actuator_gear", among=(0.0,), any=9), "any: 9 is more than the 6"),
         (Change("nq", (0.5, 2.0)), "expected a field of numbers"),
+        (Change("geom_rgba", (0.5, 2.0)), "such as (?!.*rgba)"),
     ],
 )
 def test_a_change_that_the_robot_does_not_know_is_said(change, complaint):
@@ -174,7 +180,7 @@ def test_a_change_that_the_robot_does_not_know_is_said(change, complaint):
 
 @pytest.mark.parametrize(
     "text, complaint",
-    [("<mujoco><worldbody>", "cannot read it"), ("<mujoco/>", "expected a robot with actuators"), (None, "found neither")],
+    [("<mujoco><worldbody>", "cannot read it"), ("<mujoco/>", "expected a robot with actuators"), (None, "found none of them")],
 )
 def test_a_robot_that_is_none_is_said_and_mujoco_leaves_no_file(tmp_path, monkeypatch, text, complaint):
     monkeypatch.chdir(tmp_path)

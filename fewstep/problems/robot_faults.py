@@ -93,6 +93,7 @@ class RobotFaults(LearningSettings):
         """What robots lived through, by part: read from the file, or simulated."""
         robot = Robot(self.robot)
         if self.data:
+            Faults(robot, read_family(self.family))  # says now whether fewstep gather and play can draw faults from it
             return read_experience(self.data, robot)
         return experience_of(robot, self.family, self.robots, self.runs, self.run_steps, seed)
 

@@ -39,7 +39,12 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
-        raise BadInput(f"--data {path}: expected arrays of NumPy (.npz), but it is damaged or none ({error}).") from error
+        table = (
+            " A table of one robot is for fewstep adapt --support." if Path(path).suffix in (".csv", ".tsv", ".parquet") else ""
+        )
+        raise BadInput(
+            f"--data {path}: expected arrays of NumPy (.npz), but it is damaged or none ({error}).{table}"
+        ) from error
     return {part: _part(path, robot, part, found) for part in PARTS}
 
 

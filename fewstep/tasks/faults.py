@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -57,7 +58,9 @@ def read_family(name: str) -> tuple[Change, ...]:
     if not path.is_file():
         near = difflib.get_close_matches(name, FAMILIES, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise BadInput(f"--family {name}: expected {', '.join(FAMILIES)}, or a YAML file of changes, found neither.{meant}")
+        raise BadInput(
+            f"--family {name}: expected {', '.join(FAMILIES)}, or a YAML file of changes, found none of them.{meant}"
+        )
     import yaml
 
     try:
@@ -86,6 +89,8 @@ def change_of(entry: dict[str, Any], path: Path) -> Change:
         raise BadInput(f"{path}: {entry['field']}: expected numbers, got others ({error}).") from error
     if (between is None) == (not among) or (between is not None and (len(between) != 2 or not between[0] <= between[1])):
         raise BadInput(f"{path}: {change.field}: expected either between: [least, most] or among: [numbers], got {entry}.")
+    if not all(map(math.isfinite, among or between or ())):
+        raise BadInput(f"{path}: {change.field}: expected finite factors, got {list(among or between or ())}.")
     return change
 
 
@@ -98,8 +103,13 @@ class Faults:
 
     def __post_init__(self) -> None:
         for change in self.changes:
-            self._rows(change)
-            least = min(change.among or change.between or (1.0,))
+            rows, least = self._rows(change), min(change.among or change.between or (1.0,))
+            if change.any > len(rows):
+                raise BadInput(f"{change.field}: any: {change.any} is more than the {len(rows)} that there are.")
+            if change.field in ("body_mass", "body_inertia") and least <= 0:
+                raise BadInput(
+                    f"{change.field}: expected factors above 0, since a body without mass does not move, got {least:g}."
+                )
             if least < 0 and not change.field.startswith("actuator"):
                 raise BadInput(
                     f"{change.field}: expected factors of at least 0, since only actuators can be reversed, got {least:g}."
@@ -110,16 +120,23 @@ class Faults:
         model = self.robot.model
         values = getattr(model, change.field, None)
         kind = ELEMENTS.get(change.field.split("_")[0])
-        if not isinstance(values, np.ndarray) or values.dtype != np.float64 or kind is None:
-            offered = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and "_" in name]
-            near = difflib.get_close_matches(change.field, offered, n=3, cutoff=0.5) or ["body_mass", "actuator_gear"]
-            raise BadInput(f"{change.field}: expected a field of numbers of MuJoCo's model, such as {', '.join(near)}.")
+        if not is_numbers(values) or kind is None:
+            offered = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and is_numbers(getattr(model, name))]
+            near = difflib.get_close_matches(change.field, offered, n=3, cutoff=0.5)
+            listed = ", ".join(dict.fromkeys((*near, "body_mass", "actuator_gear")))
+            raise BadInput(f"{change.field}: expected a field of numbers of MuJoCo's model, such as {listed}.")
         if not change.of:
             return np.arange(int(kind == "body"), len(values))  # body 0 is the world
         names = {getattr(model, kind)(number).name: number for number in range(getattr(model, COUNTS[kind]))}
         if missing := [name for name in change.of if name not in names]:
             offered = ", ".join(name for name in names if name) or "none with a name"
-            raise BadInput(f"{change.field}: the robot has no {kind} {', '.join(missing)}. It has: {offered}.")
+            own = ""
+            if change in (*FAMILIES["severe"], *FAMILIES["payload"]):
+                own = (
+                    " The families severe and payload load the torso: name that body so, or take mild, friction or a YAML file "
+                )
+                own += "of faults of your own (--family; docs/robots.md)."
+            raise BadInput(f"{change.field}: the robot has no {kind} {', '.join(missing)}. It has: {offered}.{own}")
         numbers = [names[name] for name in change.of]
         return np.flatnonzero(np.isin(model.dof_jntid, numbers)) if change.field.startswith("dof") else np.array(numbers)
 
@@ -169,6 +186,11 @@ class Faults:
                 values[rows] = values[rows] * factors.reshape(-1, *(1,) * (values.ndim - 1))
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
+
+
+def is_numbers(values: Any) -> TypeGuard[np.ndarray]:
+    """Whether a field of the model holds what can be multiplied."""
+    return isinstance(values, np.ndarray) and values.dtype == np.float64
 
 
 SPOKEN = {"actuator_gear": "gain", "body_mass": "mass", "geom_friction": "friction", "dof_damping": "damping"}

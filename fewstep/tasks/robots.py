@@ -50,7 +50,9 @@ class Robot:
         if not path.is_file():
             near = difflib.get_close_matches(self.name, OF_GYMNASIUM, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
-            raise BadInput(f"--robot {self.name}: expected {', '.join(OF_GYMNASIUM)}, or an MJCF file, found neither.{meant}")
+            raise BadInput(
+                f"--robot {self.name}: expected {', '.join(OF_GYMNASIUM)}, or an MJCF file, found none of them.{meant}"
+            )
         return path
 
     @cached_property
@@ -159,6 +161,13 @@ def imported_mujoco() -> Any:
     # Read when MuJoCo is imported: without a screen it draws by EGL, where that is there.
     if sys.platform == "linux" and not os.environ.get("DISPLAY") and find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    import mujoco
-
+    try:
+        import mujoco
+    except Exception as error:  # of many kinds, by which of its libraries is missing
+        chosen = os.environ.get("MUJOCO_GL")
+        because = f" with MUJOCO_GL={chosen}" if chosen else ""
+        raise BadInput(
+            f"MuJoCo cannot be loaded{because} ({' '.join(str(error).split())}). MUJOCO_GL says what draws: egl, osmesa or "
+            "glfw where its library is installed, disable for no pictures."
+        ) from error
     return mujoco
