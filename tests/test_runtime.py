@@ -143,6 +143,10 @@ def test_an_observation_of_the_wrong_size_is_said(follower):
         follower.observe([0.0, 0.0, 0.0], [0.0], [0.0, 0.0])
     with pytest.raises(BadInput, match="action: expected 1 numbers"):
         follower.observe([0.0, 0.0], [0.0, 1.0], [0.0, 0.0])
+    with pytest.raises(BadInput, match=r"predict: expected observations \[..., 2\] and as many actions \[..., 1\], got \[3\]"):
+        follower.predict([0.0, 0.0, 0.0], [0.0])
+    with pytest.raises(BadInput, match="observation: expected numbers, got"):
+        follower.observe(["left", "right"], [0.0], [0.0, 0.0])
 
 
 def test_a_saved_one_says_the_same_and_opens_without_what_trains(follower, tmp_path):

@@ -128,7 +128,8 @@ class Follower:
         Where the model mistakes one after the other (`SURPRISES`), the machine has changed: what was before them is forgotten.
         Raises `BadInput` for other sizes than the machine's.
         """
-        observation, action, after = (np.asarray(each, np.float32) for each in (observation, action, after))
+        observation, action = numbers_of("observation", observation), numbers_of("action", action)
+        after = numbers_of("next observation", after)
         for name, found, size in (
             ("observation", observation, self.observed),
             ("action", action, self.actions),
@@ -170,8 +171,15 @@ class Follower:
         self.adapt()
 
     def predict(self, observation: Any, action: Any) -> np.ndarray:
-        """[observed]: the next observation."""
-        return np.asarray(self._next(self.params, np.asarray(observation, np.float32), np.asarray(action, np.float32)))
+        """[..., observed]: the next observations (not their changes), of observations [..., observed] and as many actions, one
+        or many side by side. What is not a number stays none. Raises `BadInput` for other sizes."""
+        observation, action = numbers_of("observation", observation), numbers_of("action", action)
+        if observation.shape[-1:] != (self.observed,) or action.shape != (*observation.shape[:-1], self.actions):
+            raise BadInput(
+                f"predict: expected observations [..., {self.observed}] and as many actions [..., {self.actions}], got "
+                f"{list(observation.shape)} and {list(action.shape)}."
+            )
+        return np.asarray(self._next(self.params, observation, action))
 
     def save(self, directory: str | Path) -> None:
         """Writes the model, without what it remembers, into a new folder. No pickle, no code."""
@@ -183,6 +191,14 @@ class Follower:
         arrays: dict[str, Any] = {str(number): np.asarray(leaf) for number, leaf in enumerate(leaves)}
         np.savez(directory / PARAMETERS, **arrays)
         (directory / FILE).write_text(json.dumps({"steps": self.steps, "run": self.config}) + "\n", encoding="utf-8")
+
+
+def numbers_of(name: str, values: Any) -> np.ndarray:
+    """float32. Raises `BadInput` for what is no array of numbers."""
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name}: expected numbers, got {str(values)[:60]} ({error}).") from error
 
 
 def open_follower(directory: str | Path) -> Follower:
