@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     except NoRenderer as error:
         drawn, why = (
             None,
-            f"no picture: MuJoCo finds nothing to draw with here ({error}). Try MUJOCO_GL=egl or MUJOCO_GL=osmesa.",
+            f"no picture: MuJoCo finds nothing to draw with here ({error}). Try MUJOCO_GL=egl, or osmesa if installed.",
         )
     if arguments.json:
         print(json.dumps({"picture": drawn, "fault": shown.fault, "runs": shown.figures(), "note": why or None}))

@@ -17,6 +17,7 @@ WIDTH, HEIGHT, CURVE, HEAD, GAP = 320, 220, 78, 26, 8
 """pixels of a robot's picture, of the curve below it, of the title above it, and between two"""
 FRAMES_A_SECOND = 10
 BACK, INK, PALE, ALARM, LINE = "#ffffff", "#222222", "#999999", "#cc3311", "#332288"
+SKY = 226, 233, 240
 
 
 class NoRenderer(Exception):
@@ -87,6 +88,7 @@ def caption(draw: ImageDraw.ImageDraw, left: int, scene: Scene, step: int, secon
     if scene.strikes is not None:
         draw.line((x(scene.strikes), top, x(scene.strikes), low), ALARM)
     draw.line((left + 4, low, left + WIDTH - 4, low), PALE)
+    draw.text((left + WIDTH - 4, top - 2), f"{worst:.2g}", PALE, ImageFont.load_default(10), anchor="ra")
     shown = scene.errors[: step + 1]
     known = [
         (x(number), low - (low - top) * min(1.0, value / worst)) for number, value in enumerate(shown) if np.isfinite(value)
@@ -106,6 +108,9 @@ class Painter:
             raise NoRenderer(" ".join(str(error).split()) or type(error).__name__) from error
         # Without shadows: those of software renderers fall as black sheets over the ground where there is no body.
         self.renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        # A file of one's own may have no light: the camera carries one, bright enough by itself.
+        for light, least in ((model.vis.headlight.ambient, 0.35), (model.vis.headlight.diffuse, 0.6)):
+            light[:] = np.maximum(light, least)
         self.data, self.camera = mujoco.MjData(model), mujoco.MjvCamera()
         self.camera.type, self.camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, min(1, model.nbody - 1)
         mujoco.mj_forward(model, self.data)
@@ -118,4 +123,6 @@ class Painter:
         mujoco.mj_setState(model, self.data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, self.data)
         self.renderer.update_scene(self.data, self.camera)
-        return Image.fromarray(self.renderer.render())
+        pixels = self.renderer.render()
+        pixels[(pixels == 0).all(2)] = SKY  # where the robot's file has none, nothing is drawn
+        return Image.fromarray(pixels)
