@@ -11,7 +11,7 @@ from fewstep.plots.style import in_words
 WIDTH = 100
 MOST_METRICS = 3
 """So many metrics stand side by side with their intervals; where there are more, each has a row and no interval."""
-LONGEST_NAME = 24
+LONGEST_NAME = 28
 
 
 def print_evaluation(result: dict[str, Any]) -> None:
@@ -163,7 +163,8 @@ def short(value: float | None) -> str:
 
 def named(metric: str) -> str:
     name = in_words(metric)
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    half = LONGEST_NAME // 2  # names of targets differ at their ends as often as at their beginnings
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def wrapped(start: str, parts: Iterable[str]) -> list[str]:

@@ -195,8 +195,10 @@ def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:
         return
     started = said = time.monotonic()
     for number, part in enumerate(parts):
-        if number and time.monotonic() - said > SECONDS_A_LINE:
+        if number == 1:
+            started = time.monotonic()  # in the first, programs were compiled
+        elif number and time.monotonic() - said > SECONDS_A_LINE:
             said = time.monotonic()
-            left = (said - started) / number * (len(parts) - number)
+            left = (said - started) / (number - 1) * (len(parts) - number)
             print(f"{what}: {number * size} of {len(parts) * size}  {left:.0f} s left", file=sys.stderr, flush=True)
         yield part
