@@ -14,6 +14,7 @@ import numpy as np
 
 from fewstep import hosts
 from fewstep.errors import BadInput
+from fewstep.plain import is_a
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of as settings_of
 from fewstep.runs.files import DATA, absolute_data, fingerprint, named_files, write_json
@@ -45,11 +46,7 @@ def write_settings(
         "device": f"{jax.device_count()} x {jax.local_devices()[0].device_kind}",
         **(about or {}),
         "data_sha256": fingerprint(settings.data) if getattr(settings, "data", None) else None,
-        **(
-            {"files_sha256": files}
-            if (files := {name: fingerprint(path) for name, path in named_files(settings).items()})
-            else {}
-        ),
+        "files_sha256": {name: fingerprint(path) for name, path in named_files(settings).items()},
         "versions": {"fewstep": __version__, "jax": jax.__version__, "python": platform.python_version()},
     }
     write_json(directory / "config.json", config)
@@ -58,8 +55,11 @@ def write_settings(
 
 def require_same_files(settings: Any, config: dict[str, Any], directory: Path) -> None:
     """Raises `BadInput` where a file that stands for the robot of a run, or for its faults, is gone or another one now."""
-    for name, known in config.get("files_sha256", {}).items():
-        path = Path(getattr(settings, name))
+    files = config.get("files_sha256", {})
+    if not is_a(files, dict[str, str]):
+        raise BadInput(f"{directory / 'config.json'}: expected digests of files, but it is damaged. Restore it or train again.")
+    for name, known in files.items():
+        path = Path(getattr(settings, name, name))
         if not path.is_file():
             raise BadInput(f"{directory}: the file of its {name} is gone ({path}). Put it back, or train again.")
         if fingerprint(path) != known:
