@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
+from fewstep.compare.kept import read_kept
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, require_a
 from fewstep.problems import PROBLEMS
@@ -75,12 +76,7 @@ def read_asked(directory: Path) -> dict[str, Any]:
     path = directory / ASKED
     if not path.is_file():
         raise BadInput(f"{directory}: expected the folder of a comparison, found no {ASKED} in it.")
-    try:
-        asked = read_json(path)
-        require_a(asked, Asked, "the content")
-    except (ValueError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}). Remove the folder and compare again.") from error
-    return asked
+    return read_kept(path, Asked, "Remove the folder and compare again.")
 
 
 def spent_before(directory: Path) -> float:

@@ -51,13 +51,14 @@ class Scored(NamedTuple):
         return not np.isfinite(self.validation).all()
 
 
-def read_kept(path: Path, hint: Any) -> Any:
-    """The content of a JSON file of the comparison. Raises `BadInput` where it is not of the type that `hint` says."""
+def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is then made again.") -> Any:
+    """The content of a JSON file of the comparison. Raises `BadInput`, with the way out, where it is not of the type that
+    `hint` says."""
     try:
         found = read_json(path)
         require_a(found, hint, "the content")
     except (ValueError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}). Remove it: what it holds is then made again.") from error
+        raise BadInput(f"{path} is damaged ({error}). {way_out}") from error
     return found
 
 

@@ -134,8 +134,8 @@ class Faults:
             if change in (*FAMILIES["severe"], *FAMILIES["payload"]):
                 own = (
                     " The families severe and payload load the torso: name that body so, or take mild, friction or a YAML file "
+                    "of faults of your own (--family; docs/robots.md)."
                 )
-                own += "of faults of your own (--family; docs/robots.md)."
             raise BadInput(f"{change.field}: the robot has no {kind} {', '.join(missing)}. It has: {offered}.{own}")
         numbers = [names[name] for name in change.of]
         return np.flatnonzero(np.isin(model.dof_jntid, numbers)) if change.field.startswith("dof") else np.array(numbers)
