@@ -5,7 +5,7 @@
 Every comparison sees some 400 tasks, as a user's would; then the arms it trained are asked about 100,000 fresh tasks. *Regret*
 is the error of the recommended arm less that of the best of them there, in units of the variance of the targets. A comparison
 is right where its regret is no more than its margin, and, of the family of few tasks, where it says that it cannot tell.
-Finished comparisons stand in the record and are not made again.
+Finished comparisons stand in the record and are not made again; two processes may share one, each with other `--families`.
 """
 
 from __future__ import annotations
@@ -60,20 +60,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/records/compare_planted.json"))
     arguments = parser.parse_args()
     PROBLEMS["planted"] = Planted  # type: ignore[assignment]  # so that a run of one can be opened
-    record: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": []}
-    record["date"] = time.strftime("%Y-%m-%d")
-    done = {(run["family"], run["sample"]) for run in record["runs"]}
     wanted = [(family, sample) for sample in range(arguments.samples) for family in arguments.families]
     for number, (family, sample) in enumerate(wanted):
-        if (family, sample) in done:
+        if (family, sample) in {(run["family"], run["sample"]) for run in recorded(arguments.out)["runs"]}:
             continue
         settings = Planted(family=family, sample=sample, meta_steps=arguments.meta_steps)
         run = made(settings, arguments.budget, arguments.seeds, arguments.fresh)
         print(f"{number + 1} of {len(wanted)}:", *(f"{key} {value}" for key, value in run.items() if key != "arms"), flush=True)
-        record["runs"].append(run)
-        record["summary"] = summary(record["runs"])
+        record = recorded(arguments.out)  # read again: another process may have recorded other families meanwhile
+        record["runs"] = sorted([*record["runs"], run], key=lambda run: (list(PLANTED).index(run["family"]), run["sample"]))
+        record |= {"date": time.strftime("%Y-%m-%d"), "summary": summary(record["runs"])}
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record.get("summary")))
+    print(json.dumps(recorded(arguments.out).get("summary")))
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """What was recorded before."""
+    return json.loads(path.read_text()) if path.exists() else {"runs": []}
 
 
 def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import datetime
 import gzip
 import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -49,6 +51,35 @@ def test_a_table_reads_the_same_whatever_separates_its_columns_and_stands_for_it
     else:  # blanks around a gap make its column text, which later is read as numbers
         read = read.with_columns(pl.col("size").cast(pl.Float64), pl.col("open") == "true")
     assert read.equals(TABLE)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_the_columns_asked_for_are_read_as_they_stand_in_the_whole_table(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".parquet":
+        TABLE.write_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(TABLE.write_csv().encode()) if suffix == ".csv.gz" else TABLE.write_csv().encode())
+    wanted = TABLE.columns[::-2]
+    read = read_table(path, wanted)
+    assert set(read.columns) == set(wanted)
+    assert read.equals(read_table(path).select(read.columns))
+    first = TABLE.columns[0]
+    refused(lambda: read_table(path, [first + "s"]), str(path), f"no column '{first}s'", f"did you mean '{first}'?")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the most memory that a process has had is read from /proc")
+def test_a_wide_file_takes_the_memory_of_the_columns_that_are_used(tmp_path):
+    rows, columns, most = 50_000, 100, {}
+    wide = pl.DataFrame({f"c{number}": np.random.default_rng(number).normal(size=rows) for number in range(columns)})
+    wide.write_csv(tmp_path / "wide.csv")
+    for wanted in (0, 3):
+        script = "import sys; from fewstep.tasks.reading import read_table; read_table(sys.argv[1], sys.argv[2:]); "
+        script += "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+        names = [f"c{number}" for number in range(wanted)]
+        told = subprocess.run([sys.executable, "-c", script, tmp_path / "wide.csv", *names], capture_output=True, check=True)
+        most[wanted] = int(told.stdout) * 1024
+    assert most[0] - most[3] > 0.5 * rows * columns * 8
 
 
 def test_every_gap_is_a_gap_in_a_column_of_numbers_and_of_words(tmp_path):

@@ -95,7 +95,7 @@ class Table(LearningSettings):
             return self._problem(format, splits=None)
         if not self.data:
             raise BadInput(f"--data is missing: {EXPECTED}")
-        table = read_table(self.data)
+        table = read_table(self.data, self.columns)
         settings = replace(self, task=FILE) if not self.task and FILE in table.columns else self
         return settings.build_from(table, self.data, seed)
 
@@ -154,6 +154,11 @@ class Table(LearningSettings):
         return self._problem(
             format, splits=splits, illustrate=illustrate, shot_counts=counts, notes=tuple(dict.fromkeys(notes))
         )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that is read of the table."""
+        return tuple(name for name in (self.task, *self.inputs, *self.target, self.time) if name)
 
     def _check_columns(self) -> None:
         for name in ("task", "inputs", "target"):

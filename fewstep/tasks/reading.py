@@ -7,8 +7,10 @@ import glob
 import gzip
 import io
 import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -43,27 +45,39 @@ FIRST_YEAR = 1000
 """%Y takes 16 for a year of the first century; no table means that"""
 
 
-def read_table(path: str | Path) -> pl.DataFrame:
+class Columns(NamedTuple):
+    """A file that is open, of which columns are read when they are asked for."""
+
+    names: Sequence[str]
+    read: Callable[[list[str]], pl.DataFrame]
+
+
+def read_table(path: str | Path, columns: Collection[str] = ()) -> pl.DataFrame:
     """A table from one file, or from all files of a pattern such as 'units/*.csv', which then has the column `@file`.
 
-    Raises `BadInput` where there is no such file, where it is no table or has no rows, or where files differ in columns.
+    Where `columns` are given, no others are read: a wide file takes no more memory than what is used of it.
+    Raises `BadInput` where there is no such file, where it is no table or has no rows, where files differ in columns, or where
+    one of `columns` is missing.
     """
     if glob.has_magic(str(path)) and not Path(path).exists():
-        return _read_many(str(path))
-    table = _read_one(Path(path))
+        return _read_many(str(path), columns)
+    table = _read_one(Path(path), columns)
     if table.height == 0:
         raise BadInput(f"{path}: expected rows, found a table without any.")
     return table
 
 
-def _read_many(pattern: str) -> pl.DataFrame:
+def _read_many(pattern: str, columns: Collection[str]) -> pl.DataFrame:
     paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
     if not paths:
         raise BadInput(f"{pattern}: expected files, found none that fit the pattern. Check it, and quote it for the shell.")
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):  # folders tell them apart
         names = [str(path.with_suffix("")) for path in paths]
-    tables = [_read_one(path).with_columns(pl.lit(legible(name)).alias(FILE)) for path, name in zip(paths, names, strict=True)]
+    tables = [
+        _read_one(path, columns).with_columns(pl.lit(legible(name)).alias(FILE))
+        for path, name in zip(paths, names, strict=True)
+    ]
     for path, table in zip(paths, tables, strict=True):
         if set(table.columns) != set(tables[0].columns):
             odd = sorted(set(table.columns) ^ set(tables[0].columns))
@@ -80,23 +94,39 @@ def _read_many(pattern: str) -> pl.DataFrame:
     return pl.concat([table.with_columns(pl.col(textual).cast(pl.String)) for table in tables], how="vertical_relaxed")
 
 
-def _read_one(path: Path) -> pl.DataFrame:
+def _read_one(path: Path, columns: Collection[str]) -> pl.DataFrame:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file"
         hint = f" A file for each unit? Try '{path}/*.csv' with --task @file." if path.is_dir() else " Check the path."
         raise BadInput(f"{path}: expected a CSV, TSV or Parquet file, found {what}.{hint}")
+    with _in_words(path):
+        names, read = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _text(path)
+    doubled = [name for name in names if re.sub(r"_duplicated_\d+$", "", name) != name]
+    if named := sorted({re.sub(r"_duplicated_\d+$", "", name) for name in doubled} & set(names)):
+        raise BadInput(f"{path}: expected columns of different names, found {named[0]!r} twice. Rename one of them.")
+    for name in columns:
+        if name not in (*names, FILE):
+            raise no_column(name, names, str(path))
+    with _in_words(path):
+        return read([name for name in names if not columns or name in columns])
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Says that a file is no table, and why."""
     try:
-        table = pl.read_parquet(path, glob=False) if path.suffix.lower() in (".parquet", ".pq") else _read_text(path)
+        yield
     except Exception as error:  # polars raises many kinds for what is not a table
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{path}: expected a CSV, TSV or Parquet table, but it cannot be read as one: {first}") from error
-    doubled = [name for name in table.columns if re.sub(r"_duplicated_\d+$", "", name) != name]
-    if named := sorted({re.sub(r"_duplicated_\d+$", "", name) for name in doubled} & set(table.columns)):
-        raise BadInput(f"{path}: expected columns of different names, found {named[0]!r} twice. Rename one of them.")
-    return table
 
 
-def _read_text(path: Path) -> pl.DataFrame:
+def _parquet(path: Path) -> Columns:
+    table = pl.scan_parquet(path, glob=False)
+    return Columns(table.collect_schema().names(), lambda columns: table.select(columns).collect())
+
+
+def _text(path: Path) -> Columns:
     """Text of one of the separators , ; and tab, numbers with a decimal point, or with a comma where ; separates.
 
     Blanks around words do not count, nor do lines without any value.
@@ -109,17 +139,26 @@ def _read_text(path: Path) -> pl.DataFrame:
     separator = "\t" if tabbed else max(",;\t", key=head.count) if any(map(head.count, ",;\t")) else ","
     comma = separator == ";" and re.search(r'(^|;)"?-?\d+,\d', sample, re.MULTILINE) is not None
 
-    def read(rows: int | None) -> pl.DataFrame:
+    def parsed(inferred_from: int | None, **parts: Any) -> pl.DataFrame:
         return pl.read_csv(
-            content, separator=separator, infer_schema_length=rows, null_values=GAPS, decimal_comma=comma, glob=False
+            content,
+            separator=separator,
+            infer_schema_length=inferred_from,
+            null_values=GAPS,
+            decimal_comma=comma,
+            glob=False,
+            **parts,
         )
 
-    try:
-        table = read(10_000)
-    except pl.exceptions.ComputeError:  # a word after ten thousand numbers, say
-        table = read(None)
-    table = table.with_columns(pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(GAPS)))
-    return table.filter(pl.any_horizontal(pl.all().is_not_null())) if table.width > 1 else table
+    def read(columns: list[str]) -> pl.DataFrame:
+        try:
+            table = parsed(10_000, columns=columns)
+        except pl.exceptions.ComputeError:  # a word after ten thousand numbers, say
+            table = parsed(None, columns=columns)
+        table = table.with_columns(pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(GAPS)))
+        return table.filter(pl.any_horizontal(pl.all().is_not_null())) if table.width > 1 else table
+
+    return Columns(parsed(0, n_rows=0).columns, read)
 
 
 def _unpacked(path: Path) -> Any:
@@ -143,17 +182,22 @@ def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
     """One column, words as text. Raises `BadInput`, with the nearest name, where there is none, and where it holds what is
     neither number, date, yes or no, nor word."""
     if name not in table.columns:
-        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
-        if "," in name and all(part in table.columns for part in name.split(",")):
-            raise BadInput(f"{source}: there is no column {name!r}; separate columns by spaces.")
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, table.columns[:12]))}."
-        if name == FILE:
-            hint = "it names the file of a row where --data is a pattern such as 'units/*.csv'."
-        raise BadInput(f"{source}: there is no column {name!r}; {hint}")
+        raise no_column(name, table.columns, source)
     series = table[name]
     if not (series.dtype.is_numeric() or series.dtype in READABLE):
         raise BadInput(f"{source}: column {name!r} holds {sample(series)}; expected numbers, dates, yes or no, or words.")
     return series.cast(pl.String) if series.dtype in (pl.Categorical, pl.Enum) else series
+
+
+def no_column(name: str, columns: Sequence[str], source: str) -> BadInput:
+    """What to say of a column that is not among `columns`."""
+    if "," in name and all(part in columns for part in name.split(",")):
+        return BadInput(f"{source}: there is no column {name!r}; separate columns by spaces.")
+    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(repr, columns[:12]))}."
+    if name == FILE:
+        hint = "it names the file of a row where --data is a pattern such as 'units/*.csv'."
+    return BadInput(f"{source}: there is no column {name!r}; {hint}")
 
 
 def sample(series: pl.Series) -> str:
