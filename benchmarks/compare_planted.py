@@ -1,6 +1,6 @@
 """Does `compare` find the right answer where it is known? Eight planted families, five samples of tasks of each.
 
-    python benchmarks/compare_planted.py --budget 150      # -> docs/records/compare_planted.json, about two hours on two cores
+    python benchmarks/compare_planted.py      # -> docs/records/compare_planted.json, about two hours of one core
 
 Every comparison sees some 400 tasks, as a user's would; then the arms it trained are asked about 100,000 fresh tasks. *Regret*
 is the error of the recommended arm less that of the best of them there, in units of the variance of the targets. A comparison
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from planted import PLANTED, Planted, bayes_error
 
+from fewstep.cli.arguments import prepare_jax
 from fewstep.problems import PROBLEMS
 from fewstep.types import Episode
 
@@ -53,12 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=list(PLANTED), default=list(PLANTED))
     parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--budget", type=float, default=150.0, help="seconds of a comparison")
+    parser.add_argument("--budget", type=float, default=300.0, help="seconds of a comparison")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fresh", type=int, default=FRESH, help="tasks that say what is true")
     parser.add_argument("--meta-steps", type=int, default=Planted.meta_steps, help="of a recipe; a budget may cut them")
     parser.add_argument("--out", type=Path, default=Path("docs/records/compare_planted.json"))
     arguments = parser.parse_args()
+    prepare_jax()
     PROBLEMS["planted"] = Planted  # type: ignore[assignment]  # so that a run of one can be opened
     wanted = [(family, sample) for sample in range(arguments.samples) for family in arguments.families]
     for number, (family, sample) in enumerate(wanted):

@@ -50,12 +50,13 @@ class Truth(NamedTuple):
             return jax.random.normal(key, (self.features,))
         return jnp.asarray(self.latents)[jax.random.randint(key, (), 0, len(self.latents))]
 
-    def tasks(self, key: Key, size: int | None, shots: int, queries: int, room: int = 0) -> TaskFamily:
-        """The family of tasks numbered by `key`, of inputs x ~ U(−1, 1)."""
+    def tasks(self, key: jax.Array, size: int | None, shots: int, queries: int, room: int = 0) -> TaskFamily:
+        """The family of tasks numbered by `key` (the data of one: an array is an argument of the programs that draw of it, so
+        that all samples of a family share them), of inputs x ~ U(−1, 1)."""
         most = max(shots, room)
 
         def episode(task: jax.Array, episode_key: Key, given: jax.Array | int | None = None) -> Episode:
-            latent = self.draw(jax.random.fold_in(key, task))
+            latent = self.draw(jax.random.fold_in(jax.random.wrap_key_data(key), task))
             x_key, noise_key = jax.random.split(episode_key)
             x = jax.random.uniform(x_key, (most + queries, self.inputs), minval=-1.0, maxval=1.0)
             y = self.value(x, latent) + self.noise * jax.random.normal(noise_key, (most + queries,))
@@ -153,7 +154,7 @@ class Planted(LearningSettings):
     """which tasks of it were met: another number, other tasks"""
     queries: int = 20
     meta_batch_size: int = 16
-    meta_steps: int = 3_000
+    meta_steps: int = 1_500
 
     def build(self, seed: int = 0, format: TableFormat | None = None) -> Problem:
         """The Problem, the same for all seeds."""
@@ -162,7 +163,7 @@ class Planted(LearningSettings):
         if self.family not in PLANTED:
             raise BadInput(f"The family should be one of {', '.join(PLANTED)}, got {self.family}.")
         truth = PLANTED[self.family]
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(20), self.sample), 3)
+        keys = jax.random.key_data(jax.random.split(jax.random.fold_in(jax.random.key(20), self.sample), 3))
         train, validation, test = (
             truth.tasks(key, count, self.shot_range.most, self.queries) for key, count in zip(keys, truth.counts, strict=True)
         )
@@ -175,7 +176,7 @@ class Planted(LearningSettings):
 
     def fresh(self) -> TaskFamily:
         """Endless tasks that no comparison has met."""
-        return PLANTED[self.family].tasks(jax.random.key(21), None, self.shot_range.most, self.queries)
+        return PLANTED[self.family].tasks(jax.random.key_data(jax.random.key(21)), None, self.shot_range.most, self.queries)
 
 
 @cache
