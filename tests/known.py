@@ -28,7 +28,9 @@ fast_meta_gradient = jax.jit(meta_gradient, static_argnums=0)
 def slow_but(values, *fast):
     """`values` to parametrize a test by: all in the slow slice but the `fast` ones."""
     assert set(fast) <= set(values)
-    return [pytest.param(value, marks=() if value in fast else pytest.mark.slow) for value in values]
+    as_words = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [() if value in fast else pytest.mark.slow for value in values]
+    return [pytest.param(*words, marks=mark) for words, mark in zip(as_words, marks, strict=True)]
 
 
 class Bowl(NamedTuple):

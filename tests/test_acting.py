@@ -71,7 +71,7 @@ def test_what_a_policy_brings_while_it_adapts_is_what_evaluation_finds(which, re
     assert all(step > 0 for step in moved)
 
 
-@pytest.mark.parametrize("which", ["nav", "own"])
+@pytest.mark.parametrize("which", [pytest.param("nav", marks=pytest.mark.slow), "own"])
 def test_an_adapted_policy_opens_as_it_was_saved_and_acts_as_its_parameters_say(which, request, tmp_path):
     run = request.getfixturevalue(which)
     policy, found = run.adapt(np.array([0.1, 0.4]), updates=1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from known import assert_close, assert_same_bits, fast_adapt, unit_rows
+from known import assert_close, assert_same_bits, fast_adapt, slow_but, unit_rows
 from scipy.special import softmax
 
 from fewstep import BadInput, Examples, runs
@@ -106,8 +106,10 @@ def outputs_by_hand(trained, table, asked, steps=None):
     return np.asarray(trained.problem.predict(by_hand(trained, table, steps), inputs))
 
 
-@pytest.mark.parametrize("name", ["bayes", "gradient"])
-@pytest.mark.parametrize("steps", [None, "auto"])
+BOTH = [("bayes", None), ("bayes", "auto"), ("gradient", None), ("gradient", "auto")]
+
+
+@pytest.mark.parametrize(("name", "steps"), slow_but(BOTH, ("bayes", "auto"), ("gradient", None)))
 def test_a_fleet_is_adapted_and_asked_as_each_of_its_units_alone(request, name, steps):
     trained = request.getfixturevalue(name)
     fleet = adapt(trained, FLEET, steps=steps)

@@ -6,19 +6,35 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import polars as pl
 import pytest
 from known import unit_rows
 
-from fewstep import runs
+from fewstep import init, runs
 from fewstep.adapted import adapt
+from fewstep.arrays import write_arrays
 from fewstep.problems import Sine, Table
 from fewstep.runs.config import write_config
+from fewstep.training.checkpoint import Checkpoints
 
 COLUMNS = ["--task", "unit", "--inputs", "day", "depth", "--target", "flow"]
 TABLE = ["train", "table", "--data", "units.csv", *COLUMNS]
 SMALL = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, "shots": 5, "queries": 5}
 SMALL |= {"adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}  # soon compiled
+
+
+def untrained(settings, folder):
+    """A run as if trained, at the parameters that it begins with: nothing is compiled."""
+    problem = settings.build(0)
+    folder.mkdir()
+    write_config(settings, problem, folder, 0, "default")
+    state = init(problem.outer_optimizer, problem.init(jax.random.key(0)))
+    record = {"validation": 1.0, "seconds": 1.0, "log_position": 0, "sums": [1.0, 1.0, 1, 0]}
+    with runs.only_one(folder), Checkpoints(folder / "checkpoints", "new") as checkpoints:
+        checkpoints.save(state, record)
+    write_arrays(folder / "parameters.npz", state.params)
+    return runs.open_run(folder)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +43,10 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     rows = unit_rows()
     rows.write_csv(folder / "units.csv")
-    table = runs.train(
-        Table(
-            data=str(folder / "units.csv"), task="unit", inputs=("day", "depth"), target=("flow",), adapter="gradient", **SMALL
-        ),
-        folder / "table",
-        quiet=True,
-    )
-    runs.train(Sine(**SMALL), folder / "sine", quiet=True)
+    columns = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
+    settings = Table(data=str(folder / "units.csv"), adapter="gradient", **columns, **SMALL)
+    table = untrained(settings, folder / "table")
+    untrained(Sine(**SMALL), folder / "sine")
     rows.head(5).write_csv(folder / "support.csv")
     adapt(table, rows.head(5)).save(folder / "adapted")
 

@@ -24,7 +24,7 @@ from fewstep.tasks.image_set import ImageSet
 
 TINY = {"hidden": (8,), "meta_steps": 8, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
 COLUMNS = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
-TRIED = ("prior", "ridge", "scratch", "joint", "joint-ridge", "maml", "reptile")
+TRIED = ("prior", "ridge", "joint", "joint-ridge", "maml")
 TIMES = ("train_seconds", "adapt_milliseconds", "spent_s", "seconds")
 
 
@@ -66,7 +66,7 @@ def test_a_comparison_says_what_was_found_of_every_arm(sine):
     by_name = {arm["name"]: arm for arm in found["arms"]}
     for name, arm in by_name.items():
         np.testing.assert_allclose(np.mean(found["by_task"][name]), arm["error"]["mean"])
-        assert arm["meta_steps"] == (8 if name in ("joint", "maml", "reptile") else 0)
+        assert arm["meta_steps"] == (8 if name in ("joint", "maml") else 0)
         assert len(found["by_task"][name]) == len(found["tasks"]) == found["protocol"]["test_tasks"]
     assert by_name["prior"]["seeds"] == 1 and by_name["maml"]["seeds"] == 2
     assert found["arms"][0]["name"] == found["verdict"]["arm"]
@@ -122,6 +122,7 @@ def test_going_on_repeats_no_fitting(sine, monkeypatch):
     assert {name for name, _ in fitted} <= asked_more  # for curves, from parameters that are there
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, no_probes):
     found, _ = sine
     arms = bench.ARMS

@@ -26,20 +26,19 @@ from fewstep.training import loop
 from fewstep.training.devices import task_mesh
 assert jax.device_count() == 8
 problem = Sine(meta_steps=200, log_every=1, hidden=(40, 40), adaptation_steps=1).build()
-for name, count in (("1", 1), ("2", 2), ("8", 8), ("again", 8)):
+for name, count in (("1", 1), ("8", 8), ("again", 8)):
     loop.train(problem, Path(sys.argv[1]) / name, mesh=task_mesh(count), quiet=True)
 """
 
 
-def test_one_two_and_eight_devices_give_one_curve_and_the_same_devices_the_same_bits(tmp_path):
+def test_one_device_and_eight_give_one_curve_and_the_same_devices_the_same_bits(tmp_path):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    for name in ("1", "2", "8", "again"):
+    for name in ("1", "8", "again"):
         (tmp_path / name).mkdir()
     subprocess.run([sys.executable, "-c", CURVES, tmp_path], check=True, env=environment)
     curves = {path.name: [line["meta_loss"] for line in read_metrics(path / "metrics.jsonl")] for path in tmp_path.iterdir()}
     assert len(curves["1"]) == 200
-    for name in ("2", "8"):
-        np.testing.assert_allclose(curves[name], curves["1"], rtol=1e-5)
+    np.testing.assert_allclose(curves["8"], curves["1"], rtol=1e-5)
     assert curves["again"] == curves["8"]
 
 

@@ -153,6 +153,7 @@ def test_a_process_that_falls_silent_stops_the_others_within_a_minute(tmp_path, 
     assert time.time() - written < 60
 
 
+@pytest.mark.slow
 def test_a_process_that_is_asked_to_stop_stops_all_at_one_meta_step_and_one_process_goes_on(alone, tmp_path):
     with trained(tmp_path, 2, struck=1) as processes:
         found = ended(processes)

@@ -146,6 +146,7 @@ def test_no_rate_is_lowered_where_none_is_learned_or_it_is_not_wanted():
     assert TINY.build(0).lower_rates is not None
 
 
+@pytest.mark.slow
 def test_a_run_whose_rates_are_too_large_says_so_and_ends_better_than_without_adaptation(tmp_path, capsys):
     settings = replace(TINY, inner_rate=30.0)
     problem = settings.build(0)
