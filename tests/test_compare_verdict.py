@@ -122,6 +122,15 @@ def test_of_few_tasks_it_is_said_what_cannot_be_concluded():
     assert not any(sentence.startswith("Only") for sentence in many)
 
 
+def test_of_few_tasks_no_arms_are_called_equivalent_however_alike_they_are_there():
+    few = verdict(scores(0, NEAR, tasks=15, own=0.001), scores(1, NEAR, tasks=15, own=0.001), 0.05)
+    assert few.comparison.regret < 0.05 and few.comparison.differences["maml"].outcome == "cannot tell"
+    assert few.outcome == "cannot_tell" and few.more_tasks >= 20
+    assert any("so few do not show the kinds of task that are rare" in sentence for sentence in few.sentences)
+    many = verdict(scores(0, NEAR, own=0.001), scores(1, NEAR, own=0.001), 0.05)
+    assert many.outcome == "equivalent"
+
+
 def test_an_arm_that_diverged_is_named_and_never_chosen():
     validation, test = scores(0, FAR), scores(1, FAR)
     test[3].errors[1, 5] = np.nan

@@ -13,6 +13,8 @@ covers it, as `benchmarks/compare_coverage.py` measures, is Satterthwaite's t wi
 Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k arms
 are not told to differ yet. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly,
 one has to be wrong about the best arm, which is one of them.
+
+All of this is about tasks like those drawn. Few may lack a kind that one in five is of: there no arms are called equivalent.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from fewstep.compare.results import Comparison, Difference, Interval, Outcome, Q
 from fewstep.errors import BadInput
 
 NAN = float("nan")
+FEW_TASKS = 20
+"""Fewer held-out tasks than this say that one arm is better than another, never that they are alike."""
 POWER = 0.8
 """so likely are 'about M more tasks' to tell"""
 FURTHEST = 1e4
@@ -146,13 +150,15 @@ def compared(
     layouts = {name: layout(rows(difference_of(errors, known[chosen]))) for name, errors in known.items() if name != chosen}
     miss = 1 - confidence
     spoken = _step_by_step(layouts, margin, miss)
-    differences = {}
+    tasks, differences = scores[0].errors.shape[1], {}
+    least = FEW_TASKS * (tasks < FEW_TASKS)  # more tasks are asked for where there are so few
     for arm in scores:
         if arm.name in layouts:
             found, (shown, level) = layouts[arm.name], spoken[arm.name]
-            outcome = outcome_of(shown, margin)
+            outcome = outcome_of(shown, margin, tasks)
             behind = upper(found.reversed(), miss)
             more = more_tasks(found, needed(found.mean, margin), level / 2) if outcome == "cannot tell" else 0
+            more = more and max(more, least)
             differences[arm.name] = Difference(shown.mean, shown.low, shown.high, outcome, behind, more)
         elif arm.name != chosen:
             differences[arm.name] = Difference(NAN, NAN, NAN, "diverged", NAN, None)
@@ -163,11 +169,11 @@ def compared(
         confidence,
         question,
         max(len(arm.errors) for arm in scores),
-        scores[0].errors.shape[1],
+        tasks,
         {arm.name: own.get(arm.name, Interval(NAN, NAN, NAN)) for arm in scores},
         differences,
         max([0.0, *(differences[name].behind for name in layouts)]),
-        _more_for_regret(layouts, margin, miss),
+        _more_for_regret(layouts, margin, miss, least),
         {name: count for name, count in failed.items() if count},
     )
 
@@ -178,10 +184,10 @@ def difference_of(errors: np.ndarray, others: np.ndarray) -> np.ndarray:
     return errors[:seeds] - others[:seeds]
 
 
-def outcome_of(shown: Interval, margin: float) -> Outcome:
-    """What an interval of a difference says."""
+def outcome_of(shown: Interval, margin: float, tasks: int) -> Outcome:
+    """What an interval of a difference over so many tasks says."""
     if -margin < shown.low and shown.high < margin:
-        return "equivalent"
+        return "equivalent" if tasks >= FEW_TASKS else "cannot tell"
     return "worse" if shown.low > 0 else "better" if shown.high < 0 else "cannot tell"
 
 
@@ -207,14 +213,14 @@ def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dic
     return told
 
 
-def _more_for_regret(layouts: dict[str, Layout], margin: float, miss: float) -> int | None:
+def _more_for_regret(layouts: dict[str, Layout], margin: float, miss: float, least: int) -> int | None:
     """About so many more tasks would tell whether the chosen arm is behind any other by more than the margin."""
     wanted = [
         more_tasks(found, max(margin + found.mean, -found.mean), miss)
         for found in layouts.values()
         if upper(found.reversed(), miss) > margin
     ]
-    return None if None in wanted else max([0, *(count for count in wanted if count is not None)])
+    return None if None in wanted else max([least, *(count for count in wanted if count is not None)])
 
 
 def _positive(shown: Interval, errors: np.ndarray) -> Interval:

@@ -12,11 +12,9 @@ from math import log10
 import numpy as np
 
 from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
-from fewstep.compare.statistics import compared, difference_of, layout, upper
+from fewstep.compare.statistics import FEW_TASKS, compared, difference_of, layout, upper
 from fewstep.errors import BadInput, RunFailed
 
-FEW_TASKS = 20
-"""Fewer held-out tasks than this are said to be few."""
 NO_LEARNING = "prior"
 """the arm that learns nothing from a task"""
 
@@ -43,7 +41,8 @@ def verdict(
         raise RunFailed("Every arm diverged. Look at the data for extreme values, or lower the inner and outer rates.")
     comparison = compared(test, kept[0], margin, confidence, question)
     same = [name for name, found in comparison.differences.items() if found.outcome == "equivalent"]
-    told = comparison.regret <= margin
+    unlike = all(found.outcome in ("worse", "diverged") for found in comparison.differences.values())
+    told = comparison.regret <= margin and (unlike or comparison.tasks >= FEW_TASKS)
     outcome = ("equivalent" if same else "arm") if told else "cannot_tell"
     words = _Words(comparison, {arm.name: arm.cost for arm in test}, about or {}, metric, ranked[0])
     return Verdict(
@@ -152,6 +151,12 @@ class _Words:
                 f"(margin {self.number(found.margin)}), over {over}."
             )
         rivals = self._rivals()
+        if not rivals:
+            return (
+                f"With {level} confidence no other arm is better by more than {self.number(found.regret)} (margin "
+                f"{self.number(found.margin)}) on tasks like these, over {over}; so few do not show the kinds of task that are "
+                "rare, on which arms may differ."
+            )
         return (
             f"{self.listed(rivals)} may be better by up to {self.number(found.regret)}, which is more than the margin of "
             f"{self.number(found.margin)}, at {level} confidence over {over}."
