@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -82,21 +83,23 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> dict[str, Any]:
-    """One comparison, and what its arms do on fresh tasks."""
-    from fewstep.compare import bench, run  # not needed to ask arms that are there
+    """One comparison, without the curves and probes beside its verdict, and what its arms do on fresh tasks."""
+    from fewstep.compare import bench, run, told  # not needed to ask arms that are there
 
     started = time.monotonic()
     fitted: dict[str, dict[int, Predict]] = defaultdict(dict)
-    arms, bench.ARMS = bench.ARMS, watched(bench.ARMS, fitted)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            found = run.compare(
-                settings, Path(folder) / "out", budget_seconds=budget, seeds=seeds, seed=settings.sample, quiet=True
-            )
-            spent = time.monotonic() - started
-            fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"], tasks)
-    finally:
-        bench.ARMS = arms
+    no_curves = dict.fromkeys(("by_shots", "by_steps", "by_tasks"))
+    with (
+        mock.patch.object(bench, "ARMS", watched(bench.ARMS, fitted)),
+        mock.patch.object(told, "curves", lambda *given: no_curves),
+        mock.patch.object(told, "probes", lambda *given: {}),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        found = run.compare(
+            settings, Path(folder) / "out", budget_seconds=budget, seeds=seeds, seed=settings.sample, quiet=True
+        )
+        spent = time.monotonic() - started
+        fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"], tasks)
     return judged(settings, found, fresh) | {
         "budget": budget,
         "seconds": round(spent),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -132,3 +132,5 @@ class Problem:
     """numbers of support examples at which results are given beside the trained one, and intervals calibrated"""
     notes: tuple[str, ...] = ()
     """what a person should know of the data: what was left out, imputed, inferred"""
+    made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """what was made of this very value once, such as its programs (`training.programs.once`); a changed one begins anew"""

@@ -142,6 +142,19 @@ def test_a_run_compiles_its_program_once(tmp_path, monkeypatch):
     assert [program._cache_size() for program in known.values()] == [1, 1]  # meta-steps, and validation
 
 
+def test_trainings_of_one_problem_are_traced_once_and_are_those_of_problems_of_their_own(tmp_path, monkeypatch):
+    traced, trace = [], programs._trace
+    monkeypatch.setattr(programs, "_trace", lambda *given: traced.append(given) or trace(*given))
+    problem = bowl_problem()
+    loop.train(problem, tmp_path / "3", seed=3, quiet=True)
+    first = len(traced)
+    loop.train(problem, tmp_path / "4", seed=4, quiet=True)
+    assert first and len(traced) == first
+    loop.train(bowl_problem(), tmp_path / "alone", seed=4, quiet=True)
+    assert len(traced) == 2 * first
+    assert_same_run(tmp_path / "4", tmp_path / "alone")
+
+
 def test_every_seed_of_the_sine_problem_is_the_same_program(monkeypatch):
     known = {}
     monkeypatch.setattr(programs, "_programs", known)

@@ -127,13 +127,6 @@ class Ground:
     """by settings: what arms have made of the problem"""
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """the same, with rates as arguments of their programs"""
-    _programs: dict[int, tuple[Problem, Any]] = field(default_factory=dict, compare=False)
-
-    def program(self, problem: Problem, make: Callable[[Problem], Any]) -> Any:
-        """`make(problem)`, made once for this very problem."""
-        if id(problem) not in self._programs:
-            self._programs[id(problem)] = problem, make(problem)
-        return self._programs[id(problem)][1]
 
     @property
     def images(self) -> bool:

@@ -23,6 +23,7 @@ from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.estimate import meta_step_operations
 from fewstep.training.loop import compiled_chunk
 from fewstep.training.plan import prepared
+from fewstep.training.programs import once
 
 NEEDED = ("joint", "joint-ridge", "maml")
 """Without these there is no comparison worth its name."""
@@ -89,11 +90,11 @@ def pace_of(arm: Arm, ground: Ground) -> Pace:
     """Times a meta-step, after its program is compiled; the same program trains the arm."""
     assert arm.problem is not None
     problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
-    count = float(meta_step_operations(problem))
+    count = float(once(problem, meta_step_operations))
     mesh, key = task_mesh(), jax.random.key(0)
     problem = prepared(problem, mesh, 0, quiet=True)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
-    run = compiled_chunk(problem, mesh)
+    run = once(problem, compiled_chunk, mesh)
     started = time.monotonic()
     state, chunk = run(state, key, 1)
     jax.block_until_ready(chunk)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from fewstep.training.diagnose import why_not_finite
 from fewstep.training.log import MetricsFile, Progress
 from fewstep.training.overshoot import compiled_judge
 from fewstep.training.plan import prepared
-from fewstep.training.programs import compiled
+from fewstep.training.programs import compiled, once
 from fewstep.training.rollback import rolled_back
 from fewstep.training.signals import StopSignals
 from fewstep.training.together import NoFiles, agreed, found_by_first, shared
@@ -99,8 +100,8 @@ def train(
     problem = prepared(problem, mesh, seed, quiet)
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = maml.init(problem.outer_optimizer, problem.init(init_key))
-    run_chunk = compiled_chunk(problem, mesh)
-    judge = compiled_judge(problem, validation_key)
+    run_chunk = once(problem, compiled_chunk, mesh)
+    judge = partial(once(problem, compiled_judge), key=validation_key)
     validate_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
     save_every = problem.checkpoint_every or validate_every
 
@@ -281,7 +282,7 @@ def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
         problem = beginning_from(problem, train_in_memory(problem.beginning.problem, seed))
     problem = prepared(problem, mesh, seed, quiet=True)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(init_key)), mesh)
-    state, chunk = compiled_chunk(problem, mesh)(state, train_key, problem.meta_steps)
+    state, chunk = once(problem, compiled_chunk, mesh)(state, train_key, problem.meta_steps)
     if not chunk.finite:
         raise RunFailed(why_not_finite(problem, jax.device_get(state), train_key))
     return jax.tree.map(jnp.asarray, jax.device_get(evaluated(state)))

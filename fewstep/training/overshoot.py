@@ -132,26 +132,26 @@ class Judged(NamedTuple):
     """what a person should know of that; "" where nothing was changed"""
 
 
-def compiled_judge(problem: Problem, key: Key) -> Callable[[MetaState], Judged]:
-    """`state -> Judged`. Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
+def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Judged]:
+    """`(state, key) -> Judged`. Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
     steps, lower = problem.learner.adaptation_steps, problem.lower_rates
     validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
-    guard = compiled(lambda params: lowered(problem, params, key))
+    guard = compiled(partial(lowered, problem))
 
-    def errors(state: MetaState) -> list[float]:
+    def errors(state: MetaState, key: Key) -> list[float]:
         return jax.device_get(validate(jax.device_get(evaluated(state)), key)).tolist()
 
-    def judge(state: MetaState) -> Judged:
-        found = errors(state)
+    def judge(state: MetaState, key: Key) -> Judged:
+        found = errors(state, key)
         if lower is None or steps == 0 or found[-1] < found[0]:
             return Judged(state, found[-1], "")
-        factor, seen = jax.device_get(guard(jax.device_get(evaluated(state))))
+        factor, seen = jax.device_get(guard(jax.device_get(evaluated(state)), key))
         if factor == 1:
             return Judged(state, found[-1], "")
         told = f"Meta-validation tasks do not gain by adaptation: their loss is {seen.before:.3g} before and {seen.after:.3g} "
         told += f"after it (rate times curvature is {seen.curvature:.3g}; gradient descent bears 2). The inner rates that are "
         told += f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
         state = with_params(state, partial(at_lower_rates, lower, factor))
-        return Judged(state, errors(state)[-1], told)
+        return Judged(state, errors(state, key)[-1], told)
 
     return judge

@@ -23,6 +23,7 @@ from fewstep.problem import Problem
 from fewstep.training.devices import meta_batch
 from fewstep.training.measured_lowerings import measured_lowerings
 from fewstep.training.operations import operations
+from fewstep.training.programs import once
 from fewstep.types import Episode, Key, MetaParams
 
 LONG = 2e12
@@ -44,9 +45,14 @@ def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]
     return params, episode, -(-problem.meta_batch_size // devices)
 
 
+def planned_on(problem: Problem, mesh: Mesh, quiet: bool) -> Problem:
+    """`problem` with its learner fitted to the devices of `mesh`, by measuring where that is worth it."""
+    return planned(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
+
+
 def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
     """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
-    problem = planned(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
+    problem = once(problem, planned_on, mesh, quiet)
     if getattr(problem.settings, "precision", "float32") == "float32":
         return problem
     cosine = cosine_to_float32(problem, jax.random.key(seed))

@@ -2,7 +2,8 @@
 
 A function that closes over arrays (the rows of a table) is compiled with their values in it: slowly, where they are many, and
 anew for every fold of a cross-validation, every seed, every process. Here they become arguments, and programs that differ in
-them alone are the same program, in this process and in JAX's compilation cache.
+them alone are the same program, in this process and in JAX's compilation cache. Tracing takes time, too, as much as a short
+training: what was made of a problem `once` serves all trainings of it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return program(constants, arguments)
 
     return call
+
+
+def once(problem: Any, make: Callable[..., Any], *others: Any) -> Any:
+    """`make(problem, *others)`, made once for this very problem and these others, which are hashed."""
+    key = make, *others
+    if key not in problem.made:
+        problem.made[key] = make(problem, *others)
+    return problem.made[key]
 
 
 def forget() -> None:

@@ -29,7 +29,7 @@ from fewstep.training.estimate import meta_step_operations
 from fewstep.training.mapping import over_tasks
 from fewstep.training.operations import operations
 from fewstep.training.plan import shapes_of
-from fewstep.training.programs import compiled
+from fewstep.training.programs import compiled, once
 from fewstep.types import Episode, MetaParams
 from fewstep.variants import evaluated
 
@@ -64,16 +64,10 @@ def predictor(problem: Problem) -> Callable[[MetaParams, Episode, int], jax.Arra
 
 
 def as_fitted(
-    ground: Ground,
-    problem: Problem,
-    params: MetaParams,
-    steps: int,
-    settings: LearningSettings,
-    trained: float = 0.0,
-    meta_steps: int = 0,
+    problem: Problem, params: MetaParams, steps: int, settings: LearningSettings, trained: float = 0.0, meta_steps: int = 0
 ) -> Fitted:
     """What can be asked of a network with these parameters, adapted in so many steps."""
-    ask = ground.program(problem, predictor)
+    ask = once(problem, predictor)
 
     def adapting() -> float:
         support, key = shapes_of(problem, 1)[1].support, jax.eval_shape(lambda: jax.random.key(0))
@@ -138,9 +132,12 @@ def model_of(ground: Ground, settings: LearningSettings) -> Problem:
 def joint_images(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
     """A classifier of all meta-train classes at once; the settings are those of what is made of it, prototypes."""
     settings = with_length(replace(ground.settings, **SGD, head="prototype", adaptation_steps=0, **choice), meta_steps)  # type: ignore[call-arg]
-    begun = replace(settings, joint_steps=meta_steps).build(ground.seed)  # type: ignore[call-arg]
-    assert begun.beginning is not None
-    return settings, replace(begun.beginning.problem, log_every=settings.log_every)
+    key = replace(settings, joint_steps=meta_steps)  # type: ignore[call-arg]
+    if key not in ground.models:
+        beginning = key.build(ground.seed).beginning
+        assert beginning is not None
+        ground.models[key] = replace(beginning.problem, log_every=settings.log_every)
+    return settings, ground.models[key]
 
 
 def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]]) -> tuple[Saved, float]:
@@ -157,7 +154,7 @@ def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSetting
     if problem.completions is not None and work.meta_steps == work.planned:
         params = complete(problem, params)[0]
     write_arrays(work.folder / "parameters.npz", params)
-    return Saved(settings, problem, params), float(meta_step_operations(problem)) * work.meta_steps
+    return Saved(settings, problem, params), float(once(problem, meta_step_operations)) * work.meta_steps
 
 
 def best_of(problem: Problem, work: Work) -> MetaParams:
@@ -191,14 +188,14 @@ def fit_trained(arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Pro
     saved, count = train(work, arm)
     steps = saved.problem.learner.adaptation_steps
     count += work.beneath_operations
-    return as_fitted(work.ground, saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
+    return as_fitted(saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
 
 
 def fit_reptile(work: Work) -> Fitted:
     """Reptile adapts in more steps than it was trained with, as published: their number is chosen, too."""
     steps = work.choice["steps"]
     saved, count = train(work, changed(**VARIANTS["reptile"].settings))
-    fitted = as_fitted(work.ground, saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
+    fitted = as_fitted(saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
     settings = replace(saved.settings, adaptation_steps=steps)
     return fitted._replace(saved=Saved(settings, replace(saved.problem, settings=settings), saved.params))
 
@@ -214,7 +211,7 @@ def prototypes(work: Work, trained: MetaParams, count: float) -> Fitted:
     problem = model_of(work.ground, settings)
     params = begun_from(problem, trained).init(jax.random.key(work.seed))
     save_run(Saved(settings, problem, params), work.folder, work.ground.seed)
-    return as_fitted(work.ground, problem, params, 0, settings, count, work.meta_steps)
+    return as_fitted(problem, params, 0, settings, count, work.meta_steps)
 
 
 def fit_descent(head: str, work: Work) -> Fitted:
@@ -227,7 +224,7 @@ def fit_descent(head: str, work: Work) -> Fitted:
     if usual not in ground.free:  # one program for all rates and steps, which are arguments of it
         ground.free[usual] = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))
     given = params._replace(inner=jnp.asarray(rate))
-    fitted = as_fitted(ground, ground.free[usual], given, steps, usual, work.beneath_operations)
+    fitted = as_fitted(ground.free[usual], given, steps, usual, work.beneath_operations)
     settings = replace(usual, adaptation_steps=steps, inner_rate=rate)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
@@ -240,7 +237,7 @@ def fit_ridge(work: Work) -> Fitted:
     problem = model_of(ground, usual)
     theta = work.beneath.theta if work.beneath is not None else at_the_mean(ground)
     params = MetaParams(theta, jnp.log(jnp.asarray(ridge)))
-    fitted = as_fitted(ground, problem, params, steps, usual, work.beneath_operations)
+    fitted = as_fitted(problem, params, steps, usual, work.beneath_operations)
     settings = replace(usual, ridge=ridge)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
