@@ -3,7 +3,9 @@ meta-gradients. Models with convolutions go task by task on a CPU, on all its co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,10 +15,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fewstep.nn.convolutions import fast_convolutions, has_convolutions
 from fewstep.training.devices import AXIS, task_mesh
 
+_known: ContextVar[bool | None] = ContextVar("convolutions", default=None)
+"""what was found of the function around, while it is traced: whoever maps within it looks no more"""
+
 
 def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> Any:
     """`function` of each task, whose arguments' leaves lead with [tasks]: at most so many `at_once`."""
-    if not has_convolutions(function, one_of(arguments)):
+    found = convolutional(function, one_of(arguments))
+    with within(found):
+        return _over_tasks(function, arguments, at_once, found)
+
+
+def _over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int, convolutions: bool) -> Any:
+    if not convolutions:
         return jax.lax.map(function, arguments, batch_size=at_once)
     if jax.default_backend() != "cpu":
         return jax.lax.map(fast_convolutions(function, "matrix"), arguments, batch_size=at_once)
@@ -45,9 +56,28 @@ def shared_out(examples: Any) -> Any:
 
 def over_parameters(function: Callable[[Any], Any], parameters: Any) -> Any:
     """`function` of each of several parameters of one task (after each adaptation step), whose leaves lead with them."""
-    if has_convolutions(function, one_of(parameters)):
-        return jax.lax.map(function, parameters)
-    return jax.vmap(function)(parameters)
+    found = convolutional(function, one_of(parameters))
+    with within(found):
+        return jax.lax.map(function, parameters) if found else jax.vmap(function)(parameters)
+
+
+def convolutional(function: Callable[[Any], Any], argument: Any) -> bool:
+    """Whether there are convolutions in `function`, or in what is traced around it."""
+    known = _known.get()
+    if known is None:
+        with within(False):  # while it is looked for them, it does not matter how what lies within is mapped
+            known = has_convolutions(function, argument)
+    return known
+
+
+@contextmanager
+def within(found: bool) -> Iterator[None]:
+    """What is mapped in this block is known to have convolutions, or none."""
+    before = _known.set(found)
+    try:
+        yield
+    finally:
+        _known.reset(before)
 
 
 def one_of(many: Any) -> Any:
