@@ -20,7 +20,9 @@ from fewstep.tasks.photos import legible
 FILE = "@file"
 """the column that names the file of a row, where several were read as one table"""
 UNPACKED, MOST_RATIO = 2**28, 200
-"""A gzip that unpacks to more bytes than this, and to more than so many times its size, is no table."""
+"""What unpacks to more bytes than this, and to more than so many times its size, is no table."""
+CELL = 8
+"""bytes of a number in a table that is read"""
 OTHER_PACKINGS = (b"(\xb5/\xfd", b"BZh", b"\xfd7zX", b"PK\x03\x04", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 """zstd, bzip2, xz, zip and zlib, by their first bytes"""
 GAPS = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?"]
@@ -122,8 +124,16 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _parquet(path: Path) -> Columns:
+    """Raises `ValueError` where the file says that it unpacks absurdly: of a value that repeats a few bytes make any number."""
     table = pl.scan_parquet(path, glob=False)
-    return Columns(table.collect_schema().names(), lambda columns: table.select(columns).collect())
+
+    def read(columns: list[str]) -> pl.DataFrame:
+        rows, most = table.select(pl.len()).collect().item(), max(UNPACKED, MOST_RATIO * path.stat().st_size)
+        if rows * len(columns) * CELL > most:
+            raise ValueError(f"its {rows:,} rows unpack to more than {MOST_RATIO} times its size")
+        return table.select(columns).collect()
+
+    return Columns(table.collect_schema().names(), read)
 
 
 def _text(path: Path) -> Columns:

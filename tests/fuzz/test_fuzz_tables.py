@@ -1,9 +1,11 @@
 """Files of every kind where a table is expected, by each command that reads one. Place: fewstep/tasks/reading.py and above."""
 
 import os
+import resource
 
 import odd_tables
 import pytest
+from odd_parquet import bombs
 from odd_tables import OPTIONS
 
 TRAIN = ["train", "table", *OPTIONS, "--shots", "3", "--hidden", "4", "--adapter", "gradient", "--out", "out"]
@@ -41,6 +43,16 @@ def test_a_table_is_used_or_refused_in_words(fuzz, shelf, record_property, kind,
     (fuzz.work / file).write_bytes(TABLES[kind][name])
     record_property("kind", f"tables: {kind}")
     record_property("outcome", fuzz.check(COMMANDS[command](shelf, file), ["out", "out.csv"]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_parquet_that_unpacks_without_end_takes_little_memory(fuzz, shelf, record_property, command):
+    record_property("kind", "tables: parquet that unpacks without end")
+    for name, content in bombs():
+        (fuzz.work / "table.parquet").write_bytes(content)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        record_property("outcome", fuzz.check(COMMANDS[command](shelf, "table.parquet"), ["out", "out.csv"]))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000, name  # kilobytes
 
 
 @pytest.mark.parametrize("command", COMMANDS)
