@@ -15,6 +15,7 @@ CART = """<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody><body name
 <joint name="rail" type="slide" axis="1 0 0"/><joint name="lift" type="slide" axis="0 0 1"/>
 <geom name="box" size="0.1" mass="2"/></body></worldbody>
 <actuator><motor name="push" joint="rail" gear="3"/></actuator></mujoco>"""
+FIXED = '<mujoco><worldbody><site name="s"/></worldbody><actuator><general site="s"/></actuator></mujoco>'
 ROBOTS = ["half-cheetah", "ant"]
 
 
@@ -145,11 +146,17 @@ def test_a_family_of_ones_own_is_a_few_lines_of_yaml(tmp_path):
         ("field: body_mass", "expected a list of changes"),
         ("- {feild: body_mass}", "expected of a change field, between.*got feild"),
         ("- {field: body_mass, between: [2, 1]}", r"either between: \[least, most\] or among"),
-        ("- {field: body_mass, between: [a, b]}", "expected numbers"),
+        ("- {field: body_mass, between: [a, b]}", "expected between: finite numbers"),
         ("- {field: body_mass}", "either between"),
-        ("- {field: body_mass, between: [1, .inf]}", "expected finite factors"),
+        ("- {field: body_mass, between: [1, .inf]}", "expected between: finite numbers"),
         ("- {between: [0, 1]}", "without a field"),
         ("- [", "expected YAML"),
+        ("- {field: 3, between: [0, 1]}", "expected field: a word, got 3"),
+        ("- {field: body_mass, between: [1, 2], any: -1}", "expected any: of at least 0, got -1"),
+        ("- {field: body_mass, between: [1, 2], alike: 3}", "expected alike: true or false, got 3"),
+        ("- {field: body_mass, between: [1, 1e9]}".replace("1e9", "1.0e+9"), "factors of at most 1,000,000, got 1e"),
+        ("[" * 5_000, "nested too deeply"),
+        ("- 1\n" * 50_000, "at most 100,000 bytes"),
     ],
 )
 def test_a_damaged_family_is_said(tmp_path, text, complaint):
@@ -171,6 +178,8 @@ def test_a_damaged_family_is_said(tmp_path, text, complaint):
         (Change("actuator_gear", among=(0.0,), any=9), "any: 9 is more than the 6"),
         (Change("nq", (0.5, 2.0)), "expected a field of numbers"),
         (Change("geom_rgba", (0.5, 2.0)), "such as (?!.*rgba)"),
+        (Change("geom_quat", (0.5, 2.0)), "such as (?!.*quat)"),
+        (Change("tendon_stiffness", (0.5, 2.0)), "the robot has none"),
     ],
 )
 def test_a_change_that_the_robot_does_not_know_is_said(change, complaint):
@@ -180,7 +189,14 @@ def test_a_change_that_the_robot_does_not_know_is_said(change, complaint):
 
 @pytest.mark.parametrize(
     "text, complaint",
-    [("<mujoco><worldbody>", "cannot read it"), ("<mujoco/>", "expected a robot with actuators"), (None, "found none of them")],
+    [
+        ("<mujoco><worldbody>", "cannot read it"),
+        ("<mujoco/>", "expected a robot with actuators"),
+        (FIXED, "with joints"),
+        (CART.replace("0.01", "1e-9"), "timestep from"),
+        (CART.replace("gear", "ctrlrange='0 1e300' gear"), "ctrlrange within"),
+        (None, "found none of them"),
+    ],
 )
 def test_a_robot_that_is_none_is_said_and_mujoco_leaves_no_file(tmp_path, monkeypatch, text, complaint):
     monkeypatch.chdir(tmp_path)

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import copy
 import difflib
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from fewstep.errors import BadInput
-from fewstep.tasks.robots import Robot, imported_mujoco
+from fewstep.plain import is_a
+from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
 
 ELEMENTS = {"body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "actuator": "actuator", "tendon": "tendon"}
 """by the first word of a field of the model: what its rows belong to"""
+MOST_BYTES, FARTHEST = 100_000, 1e6
+"""No family is a larger file, whose YAML would take long to read, and no fault multiplies by more."""
+DIRECTIONS = ("quat", "_axis")
+"""how fields of directions end: these have no size to multiply, and MuJoCo ends the process where one is not of length 1"""
+MOST_SHOWN = 200
+"""letters of what a file says, in a message"""
+PARTS: dict[str, tuple[Any, str]] = {
+    "field": (str, "a word"),
+    "between": (tuple[float, float], "finite numbers [least, most]"),
+    "among": (tuple[float, ...], "finite numbers"),
+    "of": (str | tuple[str, ...], "names"),
+    "any": (int, "a whole number"),
+    "alike": (bool, "true or false"),
+}
+"""what a change in a YAML file holds, as a type and in words"""
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,15 @@ def read_family(name: str) -> tuple[Change, ...]:
         raise BadInput(
             f"--family {name}: expected {', '.join(FAMILIES)}, or a YAML file of changes, found none of them.{meant}"
         )
+    if path.stat().st_size > MOST_BYTES:
+        raise BadInput(f"{path}: expected a list of changes of at most {MOST_BYTES:,} bytes, got {path.stat().st_size:,}.")
     import yaml
 
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: expected YAML, but it cannot be read: {' '.join(str(error).split())}") from error
+    except Exception as error:  # of odd tags, numbers and depths many kinds
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise BadInput(f"{path}: expected YAML, but it cannot be read: {why}") from error
     if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
         raise BadInput(
             f"{path}: expected a list of changes, such as '- {{field: body_mass, of: [torso], between: [0.6, 1.8]}}'."
@@ -74,24 +92,35 @@ def read_family(name: str) -> tuple[Change, ...]:
     return tuple(change_of(entry, path) for entry in found)
 
 
-def change_of(entry: dict[str, Any], path: Path) -> Change:
-    known = [field.name for field in fields(Change)]
-    if unknown := [name for name in entry if name not in known]:
-        raise BadInput(f"{path}: expected of a change {', '.join(known)}, got {', '.join(map(str, unknown))}.")
+def change_of(entry: dict[Any, Any], path: Path) -> Change:
+    if unknown := [name for name in entry if name not in PARTS]:
+        raise BadInput(f"{path}: expected of a change {', '.join(PARTS)}, got {', '.join(map(str, unknown))}.")
     if "field" not in entry:
         raise BadInput(f"{path}: a change without a field. Expected one of the model's, such as body_mass.")
-    try:
-        between = tuple(map(float, entry["between"])) if "between" in entry else None
-        among = tuple(map(float, entry.get("among", ())))
-        of = (entry["of"],) if isinstance(entry.get("of"), str) else tuple(map(str, entry.get("of", ())))
-        change = Change(entry["field"], between, among, of, int(entry.get("any", 0)), bool(entry.get("alike", False)))  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{path}: {entry['field']}: expected numbers, got others ({error}).") from error
-    if (between is None) == (not among) or (between is not None and (len(between) != 2 or not between[0] <= between[1])):
-        raise BadInput(f"{path}: {change.field}: expected either between: [least, most] or among: [numbers], got {entry}.")
-    if not all(map(math.isfinite, among or between or ())):
-        raise BadInput(f"{path}: {change.field}: expected finite factors, got {list(among or between or ())}.")
+    for name, value in entry.items():
+        kind, words = PARTS[name]
+        if not is_a(value, kind):
+            raise BadInput(f"{path}: {shown(entry['field'])}: expected {name}: {words}, got {shown(value)}.")
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    of = (entry["of"],) if isinstance(entry.get("of"), str) else given.get("of", ())
+    change = Change(**{**given, "of": of})
+    if (change.between is None) == (not change.among) or (change.between and change.between[0] > change.between[1]):
+        expected = "either between: [least, most] or among: [numbers]"
+        raise BadInput(f"{path}: {shown(change.field)}: expected {expected}, got {shown(entry)}.")
+    if (largest := max(map(abs, change.among or change.between or ()))) > FARTHEST:
+        raise BadInput(f"{path}: {shown(change.field)}: expected factors of at most {FARTHEST:,.0f}, got {largest:g}.")
+    if change.any < 0:
+        raise BadInput(f"{path}: {shown(change.field)}: expected any: of at least 0, got {change.any}.")
     return change
+
+
+def shown(value: Any) -> str:
+    """A part of a file as messages quote it."""
+    try:
+        told = str(value)
+    except ValueError:  # a number of more digits than Python writes out
+        told = "a number without end"
+    return told if len(told) <= MOST_SHOWN else f"{told[:MOST_SHOWN]}..."
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,8 @@ class Faults:
     def __post_init__(self) -> None:
         for change in self.changes:
             rows, least = self._rows(change), min(change.among or change.between or (1.0,))
+            if not len(rows):
+                raise BadInput(f"{change.field}: the robot has none, so nothing would change. Leave this change out.")
             if change.any > len(rows):
                 raise BadInput(f"{change.field}: any: {change.any} is more than the {len(rows)} that there are.")
             if change.field in ("body_mass", "body_inertia") and least <= 0:
@@ -120,11 +151,12 @@ class Faults:
         model = self.robot.model
         values = getattr(model, change.field, None)
         kind = ELEMENTS.get(change.field.split("_")[0])
-        if not is_numbers(values) or kind is None:
-            offered = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and is_numbers(getattr(model, name))]
+        if not is_numbers(values) or kind is None or change.field.endswith(DIRECTIONS):
+            fields = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and not name.endswith(DIRECTIONS)]
+            offered = [name for name in fields if is_numbers(getattr(model, name))]
             near = difflib.get_close_matches(change.field, offered, n=3, cutoff=0.5)
             listed = ", ".join(dict.fromkeys((*near, "body_mass", "actuator_gear")))
-            raise BadInput(f"{change.field}: expected a field of numbers of MuJoCo's model, such as {listed}.")
+            raise BadInput(f"{shown(change.field)}: expected a field of numbers of MuJoCo's model, such as {listed}.")
         if not change.of:
             return np.arange(int(kind == "body"), len(values))  # body 0 is the world
         names = {getattr(model, kind)(number).name: number for number in range(getattr(model, COUNTS[kind]))}
@@ -184,7 +216,8 @@ class Faults:
             for field in (change.field, "body_inertia") if change.field == "body_mass" else (change.field,):
                 values = getattr(model, field)
                 values[rows] = values[rows] * factors.reshape(-1, *(1,) * (values.ndim - 1))
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+        with warnings_of(mujoco):  # whether the robot can be simulated is seen when it is
+            mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 
 

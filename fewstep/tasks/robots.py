@@ -21,6 +21,10 @@ from fewstep.errors import BadInput
 
 CONTROL_SECONDS = 0.05
 """A command holds for about so long, where a user's own robot does not say otherwise."""
+TIMESTEPS = (1e-5, 1.0)
+"""seconds of a step of the simulation: of shorter ones, one step of control would take too many"""
+FARTHEST_COMMAND = 1e9
+"""No motor takes a larger command; beyond float32 there is none to draw."""
 OF_GYMNASIUM = {"half-cheetah": "half_cheetah.xml", "ant": "ant.xml"}
 """the robots that come with gymnasium"""
 
@@ -70,15 +74,31 @@ class Robot:
         try:
             with warnings_of(mujoco) as said:
                 model = mujoco.MjModel.from_xml_path(str(self.path))
-        except ValueError as error:
+            model.names.decode("utf-8")  # MuJoCo takes any bytes for a name
+        except (ValueError, RuntimeError, mujoco.FatalError) as error:
             problem = " ".join(str(error).split())
             raise BadInput(f"{self.path}: expected a robot in MJCF, but MuJoCo cannot read it: {problem}") from error
-        if model.nu == 0:
-            raise BadInput(f"{self.path}: expected a robot with actuators, found none. Add an <actuator> for each motor.")
+        self._require_usable(model)
         # Numbers that run away shall be seen as such: MuJoCo would put the robot back to where it began, amid a run.
         model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         ours = () if self.name in OF_GYMNASIUM else tuple(dict.fromkeys(said))  # of gymnasium's files a user can change nothing
         return model, ours
+
+    def _require_usable(self, model: Any) -> None:
+        """Raises `BadInput` where MuJoCo takes the file, but it is no robot that can be driven."""
+        if model.nu == 0:
+            raise BadInput(f"{self.path}: expected a robot with actuators, found none. Add an <actuator> for each motor.")
+        if model.njnt == 0:
+            raise BadInput(f"{self.path}: expected a robot with joints, found none, so nothing can move. Add a <joint>.")
+        least, most = TIMESTEPS
+        if not least <= model.opt.timestep <= most:
+            got = f"{model.opt.timestep:g}"
+            raise BadInput(f"{self.path}: expected a timestep from {least:g} to {most:g} s, got {got}. Change its <option>.")
+        ranges = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, 0.0)
+        if not (np.abs(ranges) <= FARTHEST_COMMAND).all():
+            number = int(np.argmin((np.abs(ranges) <= FARTHEST_COMMAND).all(1)))
+            name, got = model.actuator(number).name or f"actuator {number + 1}", ranges[number].tolist()
+            raise BadInput(f"{self.path}: {name}: expected a ctrlrange within ±{FARTHEST_COMMAND:g}, got {got}.")
 
     @cached_property
     def substeps(self) -> int:
@@ -140,7 +160,8 @@ class Robot:
     def observation(self, states: np.ndarray) -> np.ndarray:
         """float32 [..., observed] of MuJoCo's full states [..., 1 + positions + velocities + activations]: without the time."""
         end = 1 + self.model.nq + self.model.nv
-        return states[..., 1 + self.where : end].astype(np.float32)
+        with np.errstate(over="ignore"):  # what runs away becomes infinite, and is seen as such
+            return states[..., 1 + self.where : end].astype(np.float32)
 
 
 @contextmanager
