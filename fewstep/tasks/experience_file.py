@@ -8,16 +8,18 @@ factors], what is hidden from the model.
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.tasks.experience import AWAY, Experience
+from fewstep.tasks.faults import FARTHEST
 from fewstep.tasks.robots import Robot
 from fewstep.whole import whole
 
 PARTS = ("train", "validation", "test")
+UNPACKED, MOST_RATIO = 2**28, 200
+"""A file that unpacks to more bytes than this, and to more than so many times its size, is no log."""
 
 
 def write_experience(path: Path, parts: dict[str, Experience]) -> None:
@@ -37,15 +39,21 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
         raise BadInput(f"--data {path}: expected a file that fewstep gather wrote, or a log as in docs/robots.md; found none.")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+            if sum(part.file_size for part in arrays.zip.infolist()) > max(UNPACKED, MOST_RATIO * Path(path).stat().st_size):
+                raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size")
+            known = [f"{part}_{name}" for part in PARTS for name in ("observations", "actions", "conditions")]
+            found = {name: arrays[name] for name in known if name in arrays.files}
+    except Exception as error:  # damaged archives raise many kinds
         table = (
             " A table of one robot is for fewstep adapt --support." if Path(path).suffix in (".csv", ".tsv", ".parquet") else ""
         )
         raise BadInput(
             f"--data {path}: expected arrays of NumPy (.npz), but it is damaged or none ({error}).{table}"
         ) from error
-    return {part: _part(path, robot, part, found) for part in PARTS}
+    parts = {part: _part(path, robot, part, found) for part in PARTS}
+    if len(steps := {part.actions.shape[2] for part in parts.values()}) > 1:
+        raise BadInput(f"--data {path}: expected runs of as many steps in all parts, got {', '.join(map(str, sorted(steps)))}.")
+    return parts
 
 
 def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> Experience:
@@ -59,8 +67,9 @@ def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> E
                 f"--data {path}: {part}_{name}: expected numbers [robots, runs, steps, {size}] for {robot.name}, got "
                 f"{values.dtype} {list(values.shape)}."
             )
-        if not (np.isfinite(values) & (np.abs(values) < AWAY)).all():
-            where = np.argwhere(~(np.isfinite(values) & (np.abs(values) < AWAY)))[0]
+        near = np.abs(values) < AWAY
+        if not near.all():
+            where = np.unravel_index(np.argmin(near), near.shape)
             raise BadInput(
                 f"--data {path}: {part}_{name}: robot {where[0] + 1}, run {where[1] + 1}, step {where[2] + 1}: a number is not "
                 "finite, or runs away. Leave that run out."
@@ -72,7 +81,10 @@ def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> E
             f"--data {path}: {part}: expected one more observation than actions in each run, got "
             f"{list(observations.shape)} and {list(actions.shape)}."
         )
-    conditions = found.get(f"{part}_conditions", np.zeros((robots, 0))).astype(np.float32)
-    if conditions.ndim != 2 or len(conditions) != robots:
-        raise BadInput(f"--data {path}: {part}_conditions: expected [{robots}, factors], got {list(conditions.shape)}.")
-    return Experience(observations, actions, conditions, ())
+    conditions = found.get(f"{part}_conditions", np.zeros((robots, 0)))
+    if conditions.ndim != 2 or len(conditions) != robots or conditions.dtype.kind not in "fiu":
+        got = f"{conditions.dtype} {list(conditions.shape)}"
+        raise BadInput(f"--data {path}: {part}_conditions: expected numbers [{robots}, factors], got {got}.")
+    if not (np.abs(conditions) <= FARTHEST).all():
+        raise BadInput(f"--data {path}: {part}_conditions: expected finite factors of at most {FARTHEST:,.0f}, got others.")
+    return Experience(observations, actions, conditions.astype(np.float32), ())
