@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from PIL import Image
 from fewstep.cli.policies import watched_updates
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy
+from fewstep.plain import require_a
 from fewstep.plots.film import NoRenderer
 from fewstep.plots.policy_film import Panel, points, robots
 from fewstep.rl.acting import SHAPE, AdaptedPolicy
@@ -34,6 +35,23 @@ STEP_SECONDS = 0.05
 """of the picture: those of control of MuJoCo's robots here, and of what has no time of its own"""
 WIDEST = 320
 """pixels of what an environment draws of itself; larger pictures are made smaller"""
+
+
+class Origin(TypedDict):
+    """Which run a policy was adapted from."""
+
+    problem: str
+    preset: str
+    settings: dict[str, Any]
+    seed: int
+
+
+class About(TypedDict):
+    """What playing a policy takes of its folder, beside its shape and parameters."""
+
+    run: Origin
+    env: str
+    task: Any
 
 
 class Acted(NamedTuple):
@@ -74,6 +92,10 @@ def played(run: PolicyRun, words: str, updates: int, seed: int) -> Played:
 
 def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, seed: int) -> Played:
     """Lets an adapted policy act once, in the task that it was adapted to or in another."""
+    try:
+        require_a(policy.about, About, "the content")
+    except ValueError as error:
+        raise BadInput(f"{source / SHAPE}: expected where the policy comes from, but it is damaged. Adapt again.") from error
     sizes = {name: getattr(policy.shape, name) for name in ("observed", "actions", "discrete")}
     saved = {**policy.about["run"], "sizes": sizes}
     if policy.about["env"] and not env:
@@ -82,7 +104,8 @@ def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, se
     if not words and policy.about["task"] is None:
         raise BadInput(f"{source}: the task that it was adapted to could not be saved. Say which one by --task.")
     task = problem.read_task(words or json.dumps(policy.about["task"]))
-    return Played(problem, task, ["adapted"], [act(problem, policy.theta, task, seed)], None, ())
+    acting = replace(problem, policy=policy.shape.policy())  # whatever the run's settings say
+    return Played(problem, task, ["adapted"], [act(acting, policy.theta, task, seed)], None, ())
 
 
 def with_pictures(problem: PolicyProblem) -> PolicyProblem:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
-from fewstep.plain import read_json
+from fewstep.plain import read_json, require_a
 from fewstep.types import Key, Params
 from fewstep.whole import whole
 
@@ -114,6 +114,11 @@ def open_policy(directory: str | Path) -> AdaptedPolicy:
         about: dict[str, Any] = read_json(directory / SHAPE)
         sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in about.pop("shape").items()}
         shape = Shape(**sizes)  # type: ignore[arg-type]
+        for name, hint in get_type_hints(Shape).items():
+            require_a(getattr(shape, name), hint, name)
+        for end in (shape.least, shape.most):
+            if end is not None and len(end) != (1 if shape.discrete else shape.actions):
+                raise ValueError(f"a range of {len(end)} actions")
         theta = read_arrays(directory / PARAMETERS, jax.eval_shape(shape.policy().init, jax.random.key(0)))
     except Exception as error:  # damaged archives raise many kinds
         raise BadInput(f"{directory}: the adapted policy is damaged ({type(error).__name__}: {error}). Adapt again.") from error

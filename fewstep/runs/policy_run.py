@@ -192,6 +192,8 @@ def moved(problem: PolicyProblem, env: str) -> PolicyProblem:
 def fits(config: dict[str, Any], problem: PolicyProblem, directory: Path) -> None:
     """Raises `BadInput` where the environment is not of the sizes that `config.json` records (older ones record none)."""
     expected, found = config.get("sizes"), sizes_of(problem)
+    if expected and not isinstance(expected, dict):
+        raise BadInput(f"{directory}: expected sizes of its environment, but they are damaged. Restore it or train again.")
     if expected and expected != found:
         said = ", ".join(
             f"{name} {found[name]}, expected {expected.get(name)}" for name in found if found[name] != expected.get(name)

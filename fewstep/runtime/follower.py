@@ -16,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep import maml
+from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
-from fewstep.plain import read_json
+from fewstep.plain import read_json, require_a
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of
 from fewstep.types import Examples, MetaParams, Params
 
 FILE, PARAMETERS = "follower.json", "parameters.npz"
+MOST_STEPS = 10_000
+"""of adaptation in a control loop: a file that asks for more is damaged"""
 SURPRISING, SURPRISES = 0.3, 3
 """So many transitions in a row that the model mistakes by more than this (mean square, in deviations of the changes) say that
 the machine is another one now: a single one may be a bump."""
@@ -209,8 +212,12 @@ def open_follower(directory: str | Path) -> Follower:
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
         shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0)))
-        with np.load(directory / PARAMETERS, allow_pickle=False) as arrays:
-            leaves = [jnp.asarray(arrays[str(number)]) for number in range(len(jax.tree.leaves(shapes)))]
+        require_a(saved["steps"], int, "steps")
+        if not 0 <= saved["steps"] <= MOST_STEPS:
+            raise ValueError(f"{saved['steps']} adaptation steps")
+        like = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(shapes))}
+        arrays = read_arrays(directory / PARAMETERS, like)
+        leaves = [arrays[name] for name in like]
         if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in jax.tree.leaves(shapes)]:
             raise ValueError("parameters of another model")
         return Follower(problem, jax.tree.unflatten(jax.tree.structure(shapes), leaves), saved["run"], saved["steps"])
