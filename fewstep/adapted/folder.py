@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import polars as pl
 
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, require_a
 from fewstep.runs import settings_of
+from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
 from fewstep.training.calibration_file import require_calibration
 
@@ -26,7 +26,11 @@ def open_adapted(directory: str | Path) -> Adapted:
     try:
         saved = read_json(directory / FILE)
         require_a(saved["steps"], int | Literal["auto"], "steps")
-        return adapt(trained_of(saved, directory), pl.read_parquet(directory / SUPPORT), str(directory), saved["steps"])
+        support = read_table(directory / SUPPORT)
+    except Exception as error:
+        raise BadInput(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
+    try:
+        return adapt(trained_of(saved, directory), support, str(directory), saved["steps"])
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds
