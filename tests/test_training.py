@@ -1,11 +1,13 @@
 """The outer loop, its checkpoints, its devices and its log. Place: fewstep/training, without evaluate."""
 
 import functools
+import gc
 import io
 import json
 import os
 import shutil
 import signal
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -153,6 +155,11 @@ def test_trainings_of_one_problem_are_traced_once_and_are_those_of_problems_of_t
     loop.train(bowl_problem(), tmp_path / "alone", seed=4, quiet=True)
     assert len(traced) == 2 * first
     assert_same_run(tmp_path / "4", tmp_path / "alone")
+    known = weakref.ref(problem)
+    del problem
+    traced.clear()
+    gc.collect()
+    assert known() is None  # its data and its programs go with it
 
 
 def test_every_seed_of_the_sine_problem_is_the_same_program(monkeypatch):
