@@ -22,7 +22,7 @@ from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
 from fewstep.runs import new_directory, only_one, settings_of, write_json
 
-FEW_TASKS = 100
+FEW_TASKS = 200
 """With fewer tasks, a table is cross-fitted: every task is tested once."""
 
 
