@@ -239,6 +239,7 @@ def test_convolutions_are_measured_once_and_the_choice_is_remembered_and_changes
     fitted(learner, params, episode, 1, mesh, quiet=False)
     assert capsys.readouterr().err == "" and remembered.read_text() == written
     remembered.write_text("{ damaged")
+    monkeypatch.setattr("fewstep.training.measured_lowerings.seconds_of", lambda *given: 1.0)  # it has been measured above
     fitted(learner, params, episode, 1, mesh, quiet=False)
     assert "measuring" in capsys.readouterr().err and set(json.loads(remembered.read_text())) == set(json.loads(written))
 
