@@ -32,7 +32,13 @@ ROBOTS = {
     "joint-ridge": "pooled, ridge",
     "scratch": "from scratch",
 }
-PHOTOS = {"maml": "MAML", "anil": "ANIL", "joint-ridge": "prototypes", "joint-finetuned": "joint, fine-tuned"}
+PHOTOS = {
+    "maml-from-joint": "best",
+    "maml": "MAML",
+    "anil": "ANIL",
+    "joint-ridge": "prototypes",
+    "joint-finetuned": "joint, fine-tuned",
+}
 
 
 class Longer(NamedTuple):

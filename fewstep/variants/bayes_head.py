@@ -93,6 +93,9 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
 
     No library's Cholesky factor or triangular solve: two batched ones at a time wait for each other for ever on two CPU cores.
     """
+    centers, size = prior.centers.shape[:2]
+    if centers > 1 and features.shape[0] <= size:
+        return _condition_together(prior, features, targets, weight)
     precision = jnp.exp(-2.0 * prior.log_noise)
 
     def one_row(state: tuple[Belief, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
@@ -113,6 +116,36 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     (belief, volume), _ = jax.lax.scan(one_row, (prior, nothing), (features, targets, weight))
     evidence = jax.nn.logsumexp(belief.log_weight)
     return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume
+
+
+def _condition_together(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+    """`condition` of many centers on few rows: these move by products of matrices, and not once for each row.
+
+    What rows move centers by is a matter of features alone. So is how far a row's residual shrinks by the rows before it: row i
+    meets y_i − φ_i·c − Σ_{j<i} (φ_i·gain_j) r_j, with r_j the residual that row j met.
+    """
+
+    def one_row(root: jax.Array, row: tuple[jax.Array, jax.Array]):
+        gain, growth, root = told(root, row[1] * row[0])
+        return root, (gain, growth)
+
+    root, (gains, growths) = jax.lax.scan(one_row, prior.root, (features, weight))
+    before = jnp.tril(features @ gains.T, -1)
+    alone = targets[:, None] - jnp.einsum("rf,nfo->rno", features, prior.centers)
+
+    def one_residual(found: jax.Array, row: tuple[jax.Array, ...]):
+        number, shrinks, own, counts = row
+        return found.at[number].set(counts * (own - jnp.einsum("r,rno->no", shrinks, found))), None
+
+    numbers = jnp.arange(features.shape[0])
+    residuals, _ = jax.lax.scan(one_residual, jnp.zeros_like(alone), (numbers, before, alone, weight))
+    log_weight = prior.log_weight - 0.5 * jnp.einsum(
+        "rno,o,r->n", jnp.square(residuals), jnp.exp(-2 * prior.log_noise), 1 / growths
+    )
+    volume = jnp.sum(0.5 * targets.shape[1] * jnp.log(growths) + weight * jnp.sum(prior.log_noise))
+    evidence = jax.nn.logsumexp(log_weight)
+    centers = prior.centers + jnp.einsum("rf,rno->nfo", gains, residuals)
+    return Belief(centers, log_weight - evidence, root, prior.log_noise), evidence - volume
 
 
 def told(root: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
