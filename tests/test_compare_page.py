@@ -186,7 +186,7 @@ def test_numbers_that_are_none_do_not_break_the_page():
     ("verdict", "told"),
     [
         ({"outcome": "arm", "arm": "anil"}, "Take ANIL."),
-        ({"outcome": "equivalent", "arm": "ridge"}, "Equivalent: take the cheaper, Ridge, per task."),
+        ({"outcome": "equivalent", "arm": "ridge"}, "Take Ridge, per task: others do as well."),
         ({"outcome": "cannot_tell", "arm": "maml", "more_tasks": 40}, "Cannot tell yet: about 40 more tasks would."),
         ({"outcome": "cannot_tell", "arm": "maml", "more_tasks": None}, "Cannot tell yet."),
     ],

@@ -59,7 +59,7 @@ def verdict(compare: Compare, arms: Arms, title: str) -> Markup:
     arm, more = arms.title(found.get("arm")), found.get("more_tasks")
     told = {
         "arm": f"Take {arm}.",
-        "equivalent": f"Equivalent: take the cheaper, {arm}.",
+        "equivalent": f"Take {arm}: others do as well.",
         "cannot_tell": "Cannot tell yet" + (f": about {counted(int(more), 'more task')} would." if known(more) else "."),
     }.get(found.get("outcome", ""), "Still being compared.")
     facts = parts.facts(compare)
