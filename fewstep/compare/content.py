@@ -166,6 +166,7 @@ def content_of(
     spent: float,
     equal: dict[str, Any],
     left_out: dict[str, str],
+    how_short: tuple[str, ...],
     more_sentences: tuple[str, ...],
 ) -> dict[str, Any]:
     """The content of `compare.json`, but for its curves and probes."""
@@ -184,7 +185,7 @@ def content_of(
             "arm": verdict.arm,
             "runner_up": verdict.runner_up,
             "more_tasks": verdict.more_tasks,
-            "sentences": [*verdict.sentences, *more_sentences],
+            "sentences": [verdict.sentences[0], *how_short, *verdict.sentences[1:], *more_sentences],
         },
         "arms": [arm_entry(bench.arm(name), known, comparison, equal) for name in order]
         + [left_out_entry(bench.arm(name), why) for name, why in left_out.items()],

@@ -25,6 +25,8 @@ from fewstep.runs import open_run, write_json
 from fewstep.whole import whole
 
 RESULT, PAGE = "compare.json", "compare.html"
+SHORT = 0.5
+"""of a recipe: trainings that are shorter say so beside what is recommended"""
 TOO_FEW = 20
 """tasks, of which fewer say little about others"""
 
@@ -52,6 +54,7 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
         spent=made.display.spent,
         equal=equal,
         left_out=made.left_out,
+        how_short=tuple(how_short(made, plan)),
         more_sentences=tuple(more_sentences(made, plan, found, arm, known)),
     )
     content |= {"run": {"arm": arm, "seed": best, "directory": RUN}, **drawn}
@@ -152,11 +155,17 @@ def more_sentences(made: Comparing, plan: Plan, found: Verdict, arm: str, known:
         said.append(f"{count} tasks say little about others: take all figures as hints, whatever their intervals.")
     if plan.notes:
         said.append(f"The budget left no time for: {', '.join(plan.notes)}.")
-    if (part := plan.meta_steps / made.bench.grounds[0].settings.meta_steps) < 0.5:
-        said.append(
-            f"Every arm had {100 * part:.0f} % of the meta-steps of its recipe; a greater --budget may change the order."
-        )
     return said
+
+
+def how_short(made: Comparing, plan: Plan) -> list[str]:
+    """What stands before all else that follows from trainings where these are short."""
+    if (part := plan.meta_steps / made.bench.grounds[0].settings.meta_steps) >= SHORT:
+        return []
+    return [
+        f"This holds for trainings of {100 * part:.0f} % of the meta-steps of a recipe, which the budget had time for: arms "
+        "that learn slowly, as meta-learning does, may come first with a greater --budget."
+    ]
 
 
 def finite(value: float) -> float | None:
