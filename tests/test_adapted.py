@@ -257,7 +257,7 @@ def test_an_update_whose_columns_differ_is_refused(bayes):
             act()
 
 
-@pytest.mark.parametrize(("name", "steps"), [("bayes", "auto"), ("classes", 1)])
+@pytest.mark.parametrize(("name", "steps"), slow_but([("bayes", "auto"), ("classes", 1)], ("bayes", "auto")))
 def test_a_saved_fleet_comes_back_is_updated_in_place_and_needs_neither_its_run_nor_its_place(request, tmp_path, name, steps):
     fleet = adapt(request.getfixturevalue(name), FLEET, steps=steps)
     fleet.save(tmp_path / "fleet")

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 from jax import lax
+from known import slow_but
 
 from fewstep import Examples, Learner, MetaParams, losses, nn
 from fewstep.gradients import exact, stored
@@ -127,7 +128,7 @@ def images(tasks, size, count):
     return Examples(jax.random.normal(KEY, (tasks, count, size, size, 1)), labels, jnp.ones((tasks, count)))
 
 
-@pytest.mark.parametrize("reduction", ["pool", "stride"])
+@pytest.mark.parametrize("reduction", slow_but(["pool", "stride"], "stride"))
 @pytest.mark.parametrize("way", [exact, pytest.param(stored, marks=pytest.mark.slow)])
 def test_a_planned_meta_gradient_of_conv4_equals_the_plain_one(float64, reduction, way):
     network = nn.conv4((16, 16, 1), 5, filters=4, reduction=reduction, layers=2)

@@ -429,6 +429,7 @@ def test_the_package_knows_both_and_nothing_else():
         fewstep.MetaRanker  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs_and_tells_a_strange_unit():
     text = (Path(__file__).parents[1] / "docs" / "estimators.md").read_text(encoding="utf-8")
     names: dict = {}

@@ -50,7 +50,7 @@ def test_a_log_of_real_robots_needs_no_conditions(parts, tmp_path):
         (lambda a: a.update(train_actions=a["train_actions"][..., :5]), r"numbers \[robots, runs, steps, 6\] for half-cheetah"),
         (lambda a: a.update(train_actions=a["train_actions"][:, :, :9]), "one more observation than actions"),
         (lambda a: a["test_observations"].__setitem__((1, 0, 4, 2), np.nan), "robot 2, run 1, step 5: a number is not finite"),
-        (lambda a: a.update(test_conditions=np.zeros((2, 7))), r"expected \[3, factors\], got \[2, 7\]"),
+        (lambda a: a.update(test_conditions=np.zeros((2, 7))), r"expected numbers \[3, factors\], got float64 \[2, 7\]"),
         (lambda a: a.update(train_actions=np.array([None])), "damaged or none"),
     ],
 )

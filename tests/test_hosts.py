@@ -165,6 +165,7 @@ def test_a_process_that_is_asked_to_stop_stops_all_at_one_meta_step_and_one_proc
     assert_same_training(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_the_command_trains_in_two_processes_and_prints_one_json_object(tmp_path):
     where = address()
     words = ["train", "sine", *SINE, "--meta-steps", "20", "--log-every", "10", "--out", str(tmp_path / "run"), "--json"]

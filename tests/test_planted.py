@@ -145,6 +145,7 @@ def verdict_of(arm, outcome="arm", **said):
     return {"margin": 0.05, "verdict": {"arm": arm, "outcome": outcome}, "arms": [{"name": arm, "difference": None}, *arms]}
 
 
+@pytest.mark.slow
 def test_what_a_comparison_said_is_held_against_the_truth():
     settings = Planted(family="clustered")
     arms = {"prior": [nothing], "best": [partial(best_of, "clustered")]}

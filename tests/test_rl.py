@@ -324,6 +324,7 @@ def test_a_policy_over_choices_is_trained_by_the_same_program():
     assert float(info.returns[1]) > float(info.returns[0]) + 1  # of 4, a third of it by chance
 
 
+@pytest.mark.slow
 def test_navigation_is_learned_to_be_learned_in_half_a_minute():
     search = PolicySearch(tasks=10, rollouts=10, inner_rate=0.5, trace=0.9, outer=ProximalPolicy(rate=5e-3))
     environment, policy = navigation(), policy_for(2, 2, hidden=(32, 32))
