@@ -14,12 +14,11 @@ import numpy as np
 from fewstep.errors import BadInput
 from fewstep.tasks.experience import AWAY, Experience
 from fewstep.tasks.faults import FARTHEST
+from fewstep.tasks.reading import MOST_RATIO, most_unpacked
 from fewstep.tasks.robots import Robot
 from fewstep.whole import whole
 
 PARTS = ("train", "validation", "test")
-UNPACKED, MOST_RATIO = 2**28, 200
-"""A file that unpacks to more bytes than this, and to more than so many times its size, is no log."""
 
 
 def write_experience(path: Path, parts: dict[str, Experience]) -> None:
@@ -39,7 +38,7 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
         raise BadInput(f"--data {path}: expected a file that fewstep gather wrote, or a log as in docs/robots.md; found none.")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if sum(part.file_size for part in arrays.zip.infolist()) > max(UNPACKED, MOST_RATIO * Path(path).stat().st_size):
+            if sum(part.file_size for part in arrays.zip.infolist()) > most_unpacked(Path(path)):
                 raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size")
             known = [f"{part}_{name}" for part in PARTS for name in ("observations", "actions", "conditions")]
             found = {name: arrays[name] for name in known if name in arrays.files}

@@ -128,8 +128,8 @@ def _parquet(path: Path) -> Columns:
     table = pl.scan_parquet(path, glob=False)
 
     def read(columns: list[str]) -> pl.DataFrame:
-        rows, most = table.select(pl.len()).collect().item(), max(UNPACKED, MOST_RATIO * path.stat().st_size)
-        if rows * len(columns) * CELL > most:
+        rows = table.select(pl.len()).collect().item()
+        if rows * len(columns) * CELL > most_unpacked(path):
             raise ValueError(f"its {rows:,} rows unpack to more than {MOST_RATIO} times its size")
         return table.select(columns).collect()
 
@@ -179,13 +179,18 @@ def _unpacked(path: Path) -> Any:
         raise ValueError("it is packed; unpack it first, or pack it by gzip")
     if not start.startswith(b"\x1f\x8b"):
         return path
-    parts, most = [], max(UNPACKED, MOST_RATIO * path.stat().st_size)
+    parts, most = [], most_unpacked(path)
     with gzip.open(path) as file:
         while part := file.read(2**24):
             parts.append(part)
             if len(parts) * 2**24 > most:
                 raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size; unpack it first")
     return b"".join(parts)
+
+
+def most_unpacked(path: Path) -> int:
+    """Bytes to which a file of this size may unpack."""
+    return max(UNPACKED, MOST_RATIO * path.stat().st_size)
 
 
 def column_of(table: pl.DataFrame, name: str, source: str) -> pl.Series:
