@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, meta_gradient
+from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, meta_gradient, runs
+from fewstep.arrays import write_arrays
 from fewstep.gradients import first_order
 from fewstep.maml import task_gradient, task_gradients
+from fewstep.runs.config import write_config
 
 KEY, STEP = jax.random.key(0), jnp.zeros((), jnp.int32)
 
@@ -23,6 +25,15 @@ fast_gradient = jax.jit(task_gradient, static_argnums=0)
 fast_gradients = jax.jit(task_gradients, static_argnums=0)
 fast_first_order = jax.jit(first_order, static_argnums=0)
 fast_meta_gradient = jax.jit(meta_gradient, static_argnums=0)
+
+
+def untrained(settings, folder):
+    """A run as if trained, with the parameters that it would begin with: nothing is compiled."""
+    folder.mkdir()
+    problem = settings.build(0)
+    write_config(settings, problem, folder, 0, "default")
+    write_arrays(folder / "parameters.npz", problem.init(jax.random.key(0)))
+    return runs.open_run(folder)
 
 
 def slow_but(values, *fast):

@@ -9,11 +9,10 @@ import sys
 import jax
 import polars as pl
 import pytest
-from known import unit_rows
+from known import unit_rows, untrained
 
 from fewstep import init, runs
 from fewstep.adapted import adapt
-from fewstep.arrays import write_arrays
 from fewstep.problems import Sine, Table
 from fewstep.runs.config import write_config
 from fewstep.training.checkpoint import Checkpoints
@@ -24,17 +23,14 @@ SMALL = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, 
 SMALL |= {"adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}  # soon compiled
 
 
-def untrained(settings, folder):
-    """A run as if trained, at the parameters that it begins with: nothing is compiled."""
-    problem = settings.build(0)
-    folder.mkdir()
-    write_config(settings, problem, folder, 0, "default")
+def with_checkpoint(run):
+    """An untrained run, with a checkpoint of what it begins with."""
+    problem, folder = run.problem(), run.directory
     state = init(problem.outer_optimizer, problem.init(jax.random.key(0)))
     record = {"validation": 1.0, "seconds": 1.0, "log_position": 0, "sums": [1.0, 1.0, 1, 0]}
     with runs.only_one(folder), Checkpoints(folder / "checkpoints", "new") as checkpoints:
         checkpoints.save(state, record)
-    write_arrays(folder / "parameters.npz", state.params)
-    return runs.open_run(folder)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +41,8 @@ def workplace(tmp_path_factory):
     rows.write_csv(folder / "units.csv")
     columns = {"task": "unit", "inputs": ("day", "depth"), "target": ("flow",)}
     settings = Table(data=str(folder / "units.csv"), adapter="gradient", **columns, **SMALL)
-    table = untrained(settings, folder / "table")
-    untrained(Sine(**SMALL), folder / "sine")
+    table = with_checkpoint(untrained(settings, folder / "table"))
+    with_checkpoint(untrained(Sine(**SMALL), folder / "sine"))
     rows.head(5).write_csv(folder / "support.csv")
     adapt(table, rows.head(5)).save(folder / "adapted")
 

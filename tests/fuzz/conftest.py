@@ -1,17 +1,15 @@
 """What the tests of this folder share: a place to run commands in, runs and adapted models to run them on."""
 
-import jax
 import pytest
 from fuzzing import fuzz_in
+from known import untrained
 from odd_images import sound
 from odd_tables import SOUND, rows, text
 
 from fewstep import plots, runs
 from fewstep.adapted import adapt
 from fewstep.adapted.photos import adapt_photos
-from fewstep.arrays import write_arrays
 from fewstep.problems import Images, Table
-from fewstep.runs.config import write_config
 from fewstep.tasks.reading import read_table
 
 SMALL = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, "shots": 3, "queries": 3}
@@ -22,15 +20,6 @@ SMALL_PHOTOS = {**SMALL, "shots": 1, "queries": 1, "test_queries": 1, "size": 8,
 @pytest.fixture
 def fuzz(tmp_path, monkeypatch):
     return fuzz_in(tmp_path, monkeypatch)
-
-
-def untrained(settings, folder):
-    """A run as if trained, with the parameters that it would begin with: nothing is compiled."""
-    folder.mkdir()
-    problem = settings.build(0)
-    write_config(settings, problem, folder, 0, "default")
-    write_arrays(folder / "parameters.npz", problem.init(jax.random.key(0)))
-    return runs.open_run(folder)
 
 
 @pytest.fixture(scope="session")
