@@ -1,7 +1,9 @@
 """Does a long run leak memory, slow down or compile again? 100,000 meta-steps of sine waves, then 2,000 evaluations.
 
 python benchmarks/endurance.py [--meta-steps 100000] [--evaluations 2000] [--out docs/records/endurance.json]
-Half an hour on two cores. Times are CPU seconds of the process, as medians of windows: other programs disturb them little.
+Half an hour on two cores. Times are CPU seconds of the process, as medians of windows. A processor that other programs share
+has slow and fast minutes: a piece of work that is always the same is timed at every moment too, and whether the time of a
+meta-step grows is asked in units of it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fewstep import runs
 from fewstep.problems import Sine
@@ -38,6 +41,9 @@ class Moment(NamedTuple):
 
     done: int
     cpu_seconds: float
+    """without those of the yardstick"""
+    yardstick: float
+    """CPU seconds of a piece of work that is always the same"""
     resident: int
     """bytes"""
     compilations: int
@@ -49,13 +55,17 @@ class Watch:
     def __init__(self) -> None:
         self.compilations = 0
         self.moments: list[Moment] = []
+        self.measuring = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
     def _count(self, event: str, seconds: float, **about: Any) -> None:
         self.compilations += event == COMPILED
 
     def note(self, done: int) -> None:
-        self.moments.append(Moment(done, time.process_time(), resident(), self.compilations))
+        before = time.process_time()
+        taken = yardstick()
+        self.moments.append(Moment(done, before - self.measuring, taken, resident(), self.compilations))
+        self.measuring += time.process_time() - before
 
 
 def main() -> None:
@@ -120,17 +130,21 @@ def flatness(moments: list[Moment]) -> dict[str, Any]:
     """What one piece of work takes in each window after the warm-up, and by how much memory and time differ between windows."""
     warm = moments[int(len(moments) * WARM_UP) :]
     size = (len(warm) - 1) // WINDOWS
-    milliseconds, resident_bytes = [], []
+    milliseconds, yardsticks, resident_bytes = [], [], []
     for start in range(0, size * WINDOWS, size):
         window = warm[start : start + size + 1]
         pairs = pairwise(window)
         milliseconds.append(statistics.median(1e3 * (b.cpu_seconds - a.cpu_seconds) / (b.done - a.done) for a, b in pairs))
+        yardsticks.append(statistics.median(1e3 * moment.yardstick for moment in window))
         resident_bytes.append(statistics.median(moment.resident for moment in window))
+    relative = [taken / unit for taken, unit in zip(milliseconds, yardsticks, strict=True)]
     return {
         "count": moments[-1].done,
         "warm_up": warm[0].done,
         "cpu_milliseconds": [round(value, 4) for value in milliseconds],
-        "time_growth": round(milliseconds[-1] / milliseconds[0] - 1, 4),
+        "yardstick_milliseconds": [round(value, 4) for value in yardsticks],
+        "cpu_time_growth": round(milliseconds[-1] / milliseconds[0] - 1, 4),
+        "time_growth": round(relative[-1] / relative[0] - 1, 4),
         "resident_mib": [round(value / 2**20, 1) for value in resident_bytes],
         "memory_growth": round(resident_bytes[-1] / resident_bytes[0] - 1, 4),
         "compilations_in_warm_up": warm[0].compilations,
@@ -143,10 +157,23 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def yardstick() -> float:
+    """CPU seconds, best of five, of small products of matrices between steps of Python: what a meta-step of sine waves is like."""
+    matrix = np.eye(40, dtype=np.float32)
+    taken = []
+    for _ in range(5):
+        before = time.process_time()
+        for _ in range(300):
+            matrix = np.tanh(matrix @ matrix.T)
+        taken.append(time.process_time() - before)
+    return min(taken)
+
+
 def told(what: str, found: dict[str, Any]) -> str:
     time_taken, memory = found["cpu_milliseconds"][-1], found["resident_mib"][-1]
     return (
-        f"{found['count']} {what}s: {time_taken:.3g} ms each, {100 * found['time_growth']:+.1f} % over the run; "
+        f"{found['count']} {what}s: {time_taken:.3g} ms each, {100 * found['time_growth']:+.1f} % over the run beside "
+        f"a yardstick ({100 * found['cpu_time_growth']:+.1f} % of processor); "
         f"{memory:.0f} MiB, {100 * found['memory_growth']:+.1f} %; {found['compilations_after']} compilations after the warm-up"
     )
 

@@ -23,13 +23,17 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
+QUICKLY_COMPILED = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+if jax.__version_info__ < (0, 11):
+    QUICKLY_COMPILED.append("--xla_cpu_use_fusion_emitters=false")  # later versions have no other way, and end at the flag
+
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure(config):
-    # Compiling is nearly all that the fast tests do: less of LLVM's work saves a third of their time.
+    # Compiling is most of what the fast tests do: less of LLVM's work and none of MLIR's saves half of their time.
     if config.getoption("markexpr") == "not slow":
-        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+        os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY_COMPILED))
     # Two workers may write one entry of the cache at once; a reader then compiles anew and warns.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
 
