@@ -262,7 +262,7 @@ def test_the_command_tells_what_it_needs(command):
     code, out, _ = command("compare", "--help")
     assert code == 0 and "robot-faults" in out and "--budget" in out
     for words, said in (
-        (("compare", "nav2d"), "no problem 'nav2d' to compare"),
+        (("compare", "cosine"), "no problem 'cosine' to compare"),
         (("compare", "sine", "--budget", "soon"), "--budget should be a time such as 90s"),
         (("compare", "--resume", "nowhere"), "found no comparison.json"),
         (("compare", "table"), "--data is missing"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fewstep.compare.results import About, Scores
+from fewstep.compare.results import About, Metric, Scores
 from fewstep.compare.verdict import ranking, seconds, verdict
 from fewstep.errors import BadInput, RunFailed
 
@@ -143,7 +143,7 @@ def test_an_arm_that_diverged_is_named_and_never_chosen():
 
 def test_titles_and_costs_are_told_in_words():
     about = {"maml": About("MAML, exact", 75.0, 0.42)}
-    found = verdict(scores(0, FAR), scores(1, FAR), 0.05, about=about, metric="squared error").sentences
+    found = verdict(scores(0, FAR), scores(1, FAR), 0.05, about=about, metric=Metric("squared error", "in words")).sentences
     assert found[0] == "Take MAML, exact."
     assert "squared error" in found[1]
     assert "It costs 75 s to train and 0.42 ms to adapt to a task." in found

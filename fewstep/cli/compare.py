@@ -14,7 +14,6 @@ from fewstep.cli.compare_tables import print_comparison, print_first
 from fewstep.cli.train import free_folder, taken
 from fewstep.errors import BadInput
 
-PROBLEMS_COMPARED = ("sine", "table", "images", "omniglot", "robot-faults")
 USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seeds 3] [--margin M] [--out DIR] [settings ...]
        fewstep compare --resume DIR
 
@@ -28,7 +27,7 @@ def main(argv: list[str]) -> int:
     from fewstep.problems import PRESETS, PROBLEMS
 
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [USAGE, *(f"  {name:<12} {PROBLEMS[name].__doc__}" for name in PROBLEMS_COMPARED)]
+        lines = [USAGE, *(f"  {name:<12} {kind.__doc__}" for name, kind in PROBLEMS.items())]
         lines += ["", "fewstep compare PROBLEM --help lists the settings."]
         say("\n".join(lines), json=not argv)
         return 0 if argv else 2
@@ -39,8 +38,8 @@ def main(argv: list[str]) -> int:
             raise BadInput(f"--resume takes the folder alone: all settings are in it. Leave {others[0]} out.")
         return work(lambda compare, options: compare.resume(directory, **options), directory, as_json)
     name, *rest = argv
-    if name not in PROBLEMS_COMPARED:
-        known = ", ".join(PROBLEMS_COMPARED)
+    if name not in PROBLEMS:
+        known = ", ".join(PROBLEMS)
         raise BadInput(f"there is no problem {name!r} to compare arms on; expected one of {known}, or --resume DIR.")
     preset, rest = taken("--preset", spread_ranges(rest))
     if (preset := preset or "default") not in PRESETS[name]:
@@ -76,7 +75,8 @@ def work(begin: Any, out: str, as_json: bool) -> int:
         print_comparison(found)
         run = Path(out) / found["run"]["directory"]
         say(f"all figures: {out}/compare.json" + f"   page: {out}/compare.html" * (Path(out) / "compare.html").is_file())
-        say(f"the recommended run: {run}   next: {command_name()} adapt {run} --support FILE --out ADAPTED")
+        words = "" if "updates" in found["protocol"] else "--support FILE "  # a policy adapts by acting
+        say(f"the recommended run: {run}   next: {command_name()} adapt {run} {words}--out ADAPTED")
     return 0
 
 

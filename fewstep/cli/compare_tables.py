@@ -13,8 +13,9 @@ def print_first(rows: list[dict[str, Any]]) -> None:
     """What the quick arms do on validation tasks, while the others are still trained. On stderr."""
     from rich.console import Console
 
-    table = titled("first, without training: error on validation tasks")
-    for name in ("arm", "error"):
+    metric = rows[0]["metric"]
+    table = titled(f"first, without training: {metric} on validation tasks")
+    for name in ("arm", metric):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in rows:
         table.add_row(row["title"], short(row["validation"]))
@@ -36,8 +37,7 @@ def print_comparison(found: dict[str, Any]) -> None:
         "\n".join(
             textwrap.wrap(
                 f"{found['metric']['title']}; margin {found['margin']:.3g}; question: {found['question']}. "
-                f"{protocol['test_tasks']} test tasks, {protocol['episodes_per_task']} episodes of each with "
-                f"{protocol['shots']} support examples; {protocol['meta_steps']} meta-steps; "
+                f"{protocol['test_tasks']} test tasks, {judged(protocol)}; {protocol['meta_steps']} meta-steps; "
                 f"{protocol['spent_s']:.0f} s of {protocol['budget_s']:.0f} s.",
                 WIDTH,
             )
@@ -45,11 +45,25 @@ def print_comparison(found: dict[str, Any]) -> None:
     )
 
 
+def judged(protocol: dict[str, Any]) -> str:
+    """On what arms were judged, of each test task."""
+    if "updates" in protocol:
+        return f"{protocol['updates']} updates in each, {protocol['trajectories_per_update']} trajectories for every update"
+    return f"{protocol['episodes_per_task']} episodes of each with {protocol['shots']} support examples"
+
+
 def arms_table(found: dict[str, Any]) -> Any:
     """A row for each arm that took part, the recommended one first."""
     table = titled(f"{found['problem']}: {found['metric']['name']} on unseen tasks")
     table.add_column("arm")
-    for name in ("error\n(95 % interval)", "beside the chosen\n(95 % interval)", "", "equal\ncompute", "training", "adapting"):
+    for name in (
+        f"{found['metric']['name']}\n(95 % interval)",
+        "beside the chosen\n(95 % interval)",
+        "",
+        "equal\ncompute",
+        "training",
+        "adapting",
+    ):
         table.add_column(name, justify="left" if not name else "right")
     for arm in found["arms"]:
         if arm.get("left_out"):

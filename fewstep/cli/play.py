@@ -101,11 +101,11 @@ def main(argv: list[str]) -> int:
 
 def play_policy(arguments: Play, out: Path, run: Any, adapted: Any) -> int:
     """Plays a policy's run, or a policy that was `adapted`."""
-    from fewstep.cli.policies import broken, in_words
+    from fewstep.cli.policies import broken
     from fewstep.cli.policy_play import STEP_SECONDS, panels, played, played_adapted, played_figures
     from fewstep.plots.film import NoRenderer
     from fewstep.plots.policy_film import policy_film
-    from fewstep.runs.policy_run import plain
+    from fewstep.runs.policy_run import plain, task_in_words
 
     if run is not None:
         say("acting, adapting ...", json=True)
@@ -123,7 +123,7 @@ def play_policy(arguments: Play, out: Path, run: Any, adapted: Any) -> int:
     if arguments.json:
         print(json.dumps({"picture": drawn, "task": task, "played": figures, "environment_steps": taken, "notes": notes}))
         return 0
-    say(f"task {in_words(task)}")
+    say(f"task {task_in_words(task)}")
     say(f"{'':18}{'return shown':>14}{'steps':>8}" + f"{'mean return':>14}{'environment steps':>20}" * bool(taken))
     for number, (title, row) in enumerate(figures.items()):
         more = f"{row['mean_return']:14.1f}{taken[number]:20,}" if taken else ""

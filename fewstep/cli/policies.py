@@ -18,6 +18,7 @@ BROKEN_SHOWN = 3
 def adapt(run: PolicyRun, arguments: Any) -> int:
     """Adapts a policy to a task, tells how it went, writes the folder `--out`; `arguments` are those of `fewstep adapt`."""
     from fewstep.rl.acting import empty_folder
+    from fewstep.runs.policy_run import task_in_words
 
     if arguments.support:
         run.calibration()  # says that it is a policy
@@ -33,7 +34,7 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
     if arguments.json:
         print(json.dumps({"adapted": str(out), **about, "notes": notes}))
         return 0
-    say(f"task {in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
+    say(f"task {task_in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
     say(table(about["returns"], about["environment_steps"]))
     *before, last = about["environment_steps"]
     say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
@@ -46,15 +47,6 @@ def watched_updates(numbers: Sequence[int]) -> Iterable[int]:
     from fewstep.training.log import watched
 
     return watched(numbers, "collecting trajectories, adapting", 1)
-
-
-def in_words(task: Any) -> str:
-    """A task as people read it, numbers with four digits."""
-    if isinstance(task, float):
-        return f"{task:.4g}"
-    if isinstance(task, list):
-        return "(" + ", ".join(map(in_words, task)) + ")"
-    return "as drawn" if task is None else str(task)
 
 
 def table(returns: Sequence[float], steps: Sequence[int]) -> str:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewstep.compare.arms import ARMS, Arm, Choice, Fitted, Work
+from fewstep.compare.arms import ARMS, AnyGround, Arm, Choice, Fitted, Work
 from fewstep.compare.arms.networks import save_run
-from fewstep.compare.ground import Ground
+from fewstep.compare.arms.policies import save_policy
 from fewstep.compare.kept import RECORD, Scored, Searched, read_kept, read_scored, write_scored
 from fewstep.errors import RunFailed
-from fewstep.runs import open_run, write_json
+from fewstep.runs import write_json
 from fewstep.types import MetaParams
 
 SEARCH_PART = 0.25
@@ -43,7 +43,7 @@ class Bench:
     """The folder of a comparison, and what arms stand on. One ground for each fold of a cross-fitting."""
 
     directory: Path
-    grounds: tuple[Ground, ...]
+    grounds: tuple[AnyGround, ...]
     say: Callable[[str], None]
     """tells people what is being done"""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -51,7 +51,11 @@ class Bench:
 
     def arms(self) -> list[Arm]:
         """Those for this kind of problem."""
-        return [arm for arm in ARMS if kind_of(self.grounds[0]) in arm.kinds]
+        return [arm for arm in ARMS if self.kind in arm.kinds]
+
+    @property
+    def kind(self) -> str:
+        return self.grounds[0].kind
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms() if arm.name == name)
@@ -140,7 +144,7 @@ class Bench:
         known = self.scored(followed, seed, fold, lengths)
         if known.diverged:
             raise RunFailed(f"{followed.title}, which it starts from, diverged.")
-        params = open_run(self.folder(followed, seed, fold, lengths)).params()
+        params = self.grounds[fold].params(self.folder(followed, seed, fold, lengths))
         return params, known.record["operations"], known.record["train_seconds"]
 
     def followed(self, arm: Arm) -> Arm | None:
@@ -162,7 +166,8 @@ class Bench:
             test = ground.errors(fitted.predict, "test")
             milliseconds = 1e3 * (time.monotonic() - asked) / ground.test.count
             if fitted.saved is not None and arm.problem is None:
-                save_run(fitted.saved, work.folder, ground.seed)
+                save = save_policy if self.kind == "policies" else save_run
+                save(fitted.saved, work.folder, ground.seed)
         except RunFailed as error:
             fitted, trained, milliseconds, note = Fitted(lambda episodes: None), time.monotonic(), 0.0, str(error)
             validation, test = (np.full(len(held.names), np.nan) for held in (ground.validation, ground.test))
@@ -191,13 +196,6 @@ def first_of_the_best(errors: Sequence[float]) -> int:
     """The first whose error is hardly more than the least: grids go from cautious settings to bold ones."""
     least = min((error for error in errors if math.isfinite(error)), default=math.inf)
     return next((number for number, error in enumerate(errors) if error <= HARDLY_MORE * least), 0)
-
-
-def kind_of(ground: Ground) -> Any:
-    """What an arm has to know of a problem to say whether it can be used."""
-    if ground.images:
-        return "images"
-    return {"sine": "sine", "robot-faults": "robots"}.get(ground.problem.name, "table")
 
 
 def searched_steps(planned: int) -> int:

@@ -18,6 +18,7 @@ from fewstep.compare.content import Known
 from fewstep.compare.display import Display, clock
 from fewstep.compare.kept import RECORD, read_kept
 from fewstep.compare.plan import LAST_PART, NEEDED, Costs, Pace, Plan, Saved, TooShort, pace_of, planned
+from fewstep.compare.policy_ground import PolicyGround
 from fewstep.errors import BadInput
 from fewstep.runs import write_json
 
@@ -73,8 +74,10 @@ class Comparing:
     def first_table(self, arms: Sequence[Arm]) -> list[dict[str, Any]]:
         """Mean errors of the quick arms on meta-validation tasks."""
         known = Known(self.bench, {arm.name: self.seeds if arm.seeded else 1 for arm in arms}, QUICK)
+        metric = self.bench.grounds[0].metric.name
         rows = [
-            {"name": arm.name, "title": arm.title, "validation": known.errors(arm.name, "validation").mean()} for arm in arms
+            {"name": arm.name, "title": arm.title, "metric": metric, "validation": known.errors(arm.name, "validation").mean()}
+            for arm in arms
         ]
         return sorted(rows, key=lambda row: (not math.isfinite(row["validation"]), row["validation"]))
 
@@ -121,6 +124,8 @@ class Comparing:
         compiling = float(np.mean([pace.compiling for pace in paces.values()]))
         grids = {name: len(self.bench.arm(name).grid(self.bench.grounds[0])) for name in paces}
         self.extra = 0.3 + 0.3 * compiling
+        if isinstance(first := self.bench.grounds[0], PolicyGround):
+            self.extra += first.judged_beside() * float(np.mean([pace.meta_step for pace in paces.values()]))
         costs = Costs(paces, grids, len(self.followers()), len(self.folds), self.extra, compiling)
         left = (1 - LAST_PART) * self.budget - self.display.spent
         try:

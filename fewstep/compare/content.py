@@ -16,8 +16,8 @@ from fewstep.version import __version__
 
 ADAPTATIONS = 1_000
 """so many adaptations are counted beside the training where arms are compared by cost"""
-MARGIN_PART, IMAGE_MARGIN = 0.05, 0.01
-"""of the error without learning; of classes at least so much"""
+MARGIN_PART = 0.05
+"""of the error without learning"""
 
 
 class Known:
@@ -65,24 +65,18 @@ class Known:
 
 
 def margin_of(known: Known, asked: float | None) -> float:
-    """Errors that differ by less are as good as equal."""
+    """Errors that differ by less are as good as equal. By default a part of what the best arm could take from no learning."""
     if asked is not None:
         return asked
-    found = MARGIN_PART * float(known.errors("prior", "validation").mean())
-    return max(found, IMAGE_MARGIN) if known.bench.grounds[0].classes else found
+    metric = known.bench.grounds[0].metric
+    errors = {name: float(known.errors(name, "validation").mean()) for name in known.scored}
+    best = 0.0 if metric.from_zero else min(error for error in errors.values() if math.isfinite(error))
+    found = MARGIN_PART * (errors["prior"] - best)
+    return max(found, metric.least_margin) or MARGIN_PART  # where no arm is better than no learning
 
 
 def question_of(seeds: int) -> tuple[Question, str]:
     return ("seeds", f"the method, over {seeds} seeds") if seeds > 1 else ("models", "these very models, of one seed")
-
-
-def metric_of(bench: Bench) -> dict[str, Any]:
-    if bench.grounds[0].classes:
-        title = "part of the query examples that is not told right (1 − accuracy)"
-        return {"name": "error rate", "title": title, "lower_is_better": True}
-    several = "s, mean over them" if bench.grounds[0].outputs > 1 else ""
-    title = f"mean squared error in units of the target{several}' variance over meta-train tasks (1: predicting the mean)"
-    return {"name": "error", "title": title.replace("target'", "target's"), "lower_is_better": True}
 
 
 def interval(found: Any) -> dict[str, float | None]:
@@ -95,15 +89,11 @@ def number(value: Any) -> float | None:
 
 def protocol_of(bench: Bench, plan: Plan, budget: float, spent: float) -> dict[str, Any]:
     first = bench.grounds[0]
-    splits = first.problem.splits
-    assert splits is not None
     held = {split: sum(len(getattr(ground, split).names) for ground in bench.grounds) for split in ("validation", "test")}
     return {
-        "train_tasks": splits.train.size,
+        **first.protocol,
         "validation_tasks": held["validation"],
         "test_tasks": held["test"],
-        "episodes_per_task": first.test.draws,
-        "shots": first.settings.shot_range.shown,
         "seeds": list(range(plan.seeds)),
         "meta_steps": plan.meta_steps,
         "split_seed": first.seed,
@@ -170,14 +160,15 @@ def content_of(
     more_sentences: tuple[str, ...],
 ) -> dict[str, Any]:
     """The content of `compare.json`, but for its curves and probes."""
-    comparison = verdict.comparison
+    comparison, first = verdict.comparison, bench.grounds[0]
     order = [verdict.arm, *sorted(set(known.scored) - {verdict.arm}, key=lambda name: rank(comparison, name))]
     return {
         "fewstep": __version__,
-        "problem": bench.grounds[0].problem.name,
+        "problem": first.problem.name,
         "command": command,
         "question": question,
-        "metric": metric_of(bench),
+        "metric": {"name": first.metric.name, "title": first.metric.title, "lower_is_better": True},
+        "unit_of_work": first.unit_of_work,
         "margin": margin,
         "protocol": protocol_of(bench, plan, budget, spent),
         "verdict": {

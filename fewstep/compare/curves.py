@@ -25,7 +25,7 @@ LEAST_TASKS = 4
 def by_shots(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
     """Mean errors on meta-test tasks by the number of support examples; None where episodes have no room for others."""
     ground = bench.grounds[0]
-    counts = ground.shot_counts
+    counts = () if bench.kind == "policies" else ground.shot_counts
     if len(counts) < 2 or not in_time():
         return None
     found: dict[str, list[float | None]] = {name: [] for name in fitted}
@@ -44,7 +44,8 @@ def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
     if not moving or not in_time():
         return None
     most = max(one.steps or 0 for one in moving.values())
-    steps = [count for count in STEPS if count <= max(2 * most, 10)] if most > 1 else [0, 1]
+    beyond = most if bench.kind == "policies" else max(2 * most, 10)  # more updates would take more trajectories
+    steps = [count for count in STEPS if count <= beyond] if most > 1 else [0, 1]
     found: dict[str, list[float | None]] = {name: [] for name in moving}
     for count in steps:
         bench.say(f"{count} adaptation steps")
@@ -66,7 +67,7 @@ def by_tasks(
     """Mean errors on meta-test tasks by the number of meta-train tasks: each arm is trained again on parts of them, by the
     first seed; `known` are its errors after all of them. Arms for which there is no time are left out."""
     whole = bench.grounds[0]
-    size = whole.family.size
+    size = None if bench.kind == "policies" else whole.family.size
     if size is None:
         return None
     counts = [count for part in PARTS if (count := int(part * size)) >= LEAST_TASKS]

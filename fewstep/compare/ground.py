@@ -6,19 +6,22 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.compare.results import Metric
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.problems.image_settings import ImageSettings
 from fewstep.problems.settings import LearningSettings
+from fewstep.runs import open_run
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.programs import compiled
-from fewstep.types import Episode, Examples
+from fewstep.types import Episode, Examples, MetaParams
 
 TASKS, IMAGE_TASKS = 200, 100
 """So many held-out tasks where they never run out."""
@@ -26,6 +29,8 @@ EPISODES, MOST_EPISODES = 10, 640
 """of each held-out task, so many of all"""
 AT_ONCE_BYTES, KEPT_BYTES = 2**26, 2**28
 """Held-out episodes are drawn in parts of so many bytes, and kept for the next arm where all of them are no more than this."""
+LEAST_MARGIN = 0.01
+"""of the part of examples that is not told right"""
 SHOTS = (1, 2, 5, 10, 20, 50)
 """numbers of support examples by which arms are shown, up to twice the trained number"""
 
@@ -128,6 +133,34 @@ class Ground:
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """the same, with rates as arguments of their programs"""
 
+    unit_of_work = "operations"
+
+    @property
+    def kind(self) -> str:
+        """What an arm has to know of a problem to say whether it can be used."""
+        if self.images:
+            return "images"
+        return {"sine": "sine", "robot-faults": "robots"}.get(self.problem.name, "table")
+
+    @property
+    def metric(self) -> Metric:
+        if self.classes:
+            return Metric("error rate", "part of the query examples that is not told right (1 − accuracy)", LEAST_MARGIN)
+        of = "each target's variance over meta-train tasks, mean over targets"
+        of = of if self.outputs > 1 else "the target's variance over meta-train tasks"
+        return Metric("error", f"mean squared error in units of {of} (1: predicting the mean)")
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How arms were judged, for people."""
+        assert self.problem.splits is not None
+        shots = self.settings.shot_range.shown
+        return {"train_tasks": self.problem.splits.train.size, "episodes_per_task": self.test.draws, "shots": shots}
+
+    def params(self, folder: Path) -> MetaParams:
+        """The trained parameters in the folder of a run of this comparison."""
+        return open_run(folder).params()
+
     @property
     def images(self) -> bool:
         return self.problem.images is not None
@@ -189,10 +222,8 @@ class Ground:
         return tuple(shots for shots in SHOTS if shots <= room)
 
 
-def ground(settings: Any, seed: int, fold: int | None = None) -> Ground:
+def ground(settings: LearningSettings, seed: int, fold: int | None = None) -> Ground:
     """The ground of a comparison. Raises `BadInput` for what cannot be compared, or cannot be built."""
-    if not isinstance(settings, LearningSettings):
-        raise BadInput("compare is for models that predict (sine, table, images, omniglot, robot-faults), not for policies.")
     base = recipe_of(settings)
     if fold is not None:
         base = replace(base, fold=fold)  # type: ignore[call-arg]

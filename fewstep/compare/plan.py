@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypedDict
 
 import jax
 
 from fewstep import maml
-from fewstep.compare.arms import Arm
+from fewstep.compare.arms import AnyGround, Arm
 from fewstep.compare.bench import SEARCH_PART, Lengths
-from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
+from fewstep.maml import MetaState
+from fewstep.problem import Problem
+from fewstep.rl.problem import PolicyProblem, meta_step_of
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.estimate import meta_step_operations
 from fewstep.training.loop import compiled_chunk
@@ -43,7 +45,7 @@ class Pace(NamedTuple):
     meta_step: float
     """seconds"""
     operations: float
-    """of a meta-step"""
+    """of a meta-step; of a policy its environment steps"""
 
 
 class Saved(TypedDict):
@@ -86,25 +88,44 @@ class Plan:
         return Plan(**{**saved, "paces": paces, "notes": tuple(saved["notes"])})
 
 
-def pace_of(arm: Arm, ground: Ground) -> Pace:
+def pace_of(arm: Arm, ground: AnyGround) -> Pace:
     """Times a meta-step, after its program is compiled; the same program trains the arm."""
     assert arm.problem is not None
     problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
-    count = float(once(problem, meta_step_operations))
-    mesh, key = task_mesh(), jax.random.key(0)
-    problem = prepared(problem, mesh, 0, quiet=True)
-    state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
-    run = once(problem, compiled_chunk, mesh)
+    count, run, state = policy_training(problem) if isinstance(problem, PolicyProblem) else training(problem)
     started = time.monotonic()
-    state, chunk = run(state, key, 1)
-    jax.block_until_ready(chunk)
+    state = jax.block_until_ready(run(state, 1))
     compiling, made, length = time.monotonic() - started, 0, 1
     started = time.monotonic()
     while (taken := time.monotonic() - started) < TIMED_SECONDS:
-        state, chunk = run(state, key, length)
-        jax.block_until_ready(chunk)
+        state = jax.block_until_ready(run(state, length))
         made, length = made + length, min(2 * length, 64)
     return Pace(compiling, taken / made, count)
+
+
+Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
+"""(what a meta-step takes in operations or environment steps, what makes so many, the state at the beginning)"""
+
+
+def training(problem: Problem) -> Training:
+    mesh, key = task_mesh(), jax.random.key(0)
+    count = float(once(problem, meta_step_operations))
+    problem = prepared(problem, mesh, 0, quiet=True)
+    run = once(problem, compiled_chunk, mesh)
+    state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
+    return count, lambda state, length: run(state, key, length)[0], state
+
+
+def policy_training(problem: PolicyProblem) -> Training:
+    search, key, step = problem.search, jax.random.key(0), meta_step_of(problem)
+    trajectories = search.tasks * search.rollouts * (1 + search.adaptation_steps)
+
+    def run(state: MetaState, length: int) -> MetaState:
+        for _ in range(length):
+            state, _ = step(state, key)
+        return state
+
+    return float(trajectories * problem.environment.horizon), run, search.outer.init(problem.init(key))
 
 
 class Costs(NamedTuple):

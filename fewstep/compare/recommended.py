@@ -12,7 +12,8 @@ from fewstep.errors import BadInput
 from fewstep.runs import open_run
 
 RUN = "run"
-KEPT = ("config.json", "parameters.npz", "metrics.jsonl", "checkpoints")
+KEPT = ("parameters.npz", "metrics.jsonl", "checkpoints", "config.json")
+"""what is copied of a run; with the last of it, it is one"""
 
 
 def save_recommended(bench: Bench, ranked: Sequence[str], lengths: Lengths, seeds: int) -> tuple[str, int]:
@@ -26,13 +27,15 @@ def save_recommended(bench: Bench, ranked: Sequence[str], lengths: Lengths, seed
         if known:
             best = min(known, key=known.__getitem__)
             copy_run(found[best], bench.directory / RUN)
+            if bench.kind != "policies":
+                calibrate(bench.directory / RUN)
             return name, best
     raise BadInput("none of the arms can be an ordinary run.")
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """A run directory of its own, calibrated."""
-    if (target / "calibration.json").is_file():
+    """A run directory of its own, unless it is one already."""
+    if (target / "config.json").is_file():
         return
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -41,5 +44,9 @@ def copy_run(source: Path, target: Path) -> None:
             shutil.copytree(source / name, target / name)
         elif (source / name).exists():
             shutil.copy2(source / name, target / name)
-    run = open_run(target)
-    run.calibrate(run.problem())
+
+
+def calibrate(directory: Path) -> None:
+    if not (directory / "calibration.json").is_file():
+        run = open_run(directory)
+        run.calibrate(run.problem())

@@ -12,6 +12,20 @@ Outcome = Literal["better", "worse", "equivalent", "cannot tell", "diverged"]
 """of an arm beside the chosen one; 'equivalent': they differ by less than the margin, for sure"""
 
 
+class Metric(NamedTuple):
+    """What the errors of a comparison are; the lower, the better."""
+
+    name: str
+    title: str
+    """in words, with its unit"""
+    least_margin: float = 0.0
+    """smaller differences never matter"""
+    from_zero: bool = True
+    """whether 0 is perfect, so that errors can be told as parts of one another"""
+    support: str = "support rows"
+    """what arms adapt to a task by"""
+
+
 class Scores(NamedTuple):
     """One arm's errors on held-out tasks; all arms' are of the same tasks, and of the same episodes of each."""
 

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fewstep.compare.arms import AnyGround
 from fewstep.compare.asked import ASKED, STATE, as_asked, check, goes_on, read_asked, spent_before
 from fewstep.compare.bench import Bench
 from fewstep.compare.comparing import Comparing
 from fewstep.compare.display import Display
-from fewstep.compare.ground import Ground, ground
+from fewstep.compare.ground import ground
 from fewstep.compare.leaks import refuse_leaks
+from fewstep.compare.policy_ground import policy_ground
 from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
+from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import new_directory, only_one, settings_of, write_json
 
 FEW_TASKS = 200
@@ -80,8 +83,10 @@ def resume(directory: str | Path, quiet: bool = False, partial: Callable[..., No
     return compare(settings_of(asked, Path(directory) / ASKED), directory, quiet=quiet, partial=partial, **options)
 
 
-def grounds_of(settings: Any, seed: int, display: Display) -> tuple[Ground, ...]:
+def grounds_of(settings: Any, seed: int, display: Display) -> tuple[AnyGround, ...]:
     """The split, or where tasks are few all splits of a cross-fitting. Raises `BadInput` for a leak."""
+    if isinstance(settings, PolicySettings):
+        return (policy_ground(settings, seed),)
     first = ground(settings, seed)
     for note in first.problem.notes:
         display.note(f"note: {note}")

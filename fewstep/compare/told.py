@@ -21,7 +21,7 @@ from fewstep.compare.recommended import RUN, save_recommended
 from fewstep.compare.results import Verdict
 from fewstep.compare.statistics import compared
 from fewstep.compare.verdict import ranking, verdict
-from fewstep.runs import open_run, write_json
+from fewstep.runs import write_json
 from fewstep.whole import whole
 
 RESULT, PAGE = "compare.json", "compare.html"
@@ -36,7 +36,8 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
     known = Known(made.bench, made.counts(plan.seeds), plan.lengths())
     margin = margin_of(known, asked_margin)
     question, in_words = question_of(plan.seeds)
-    found = verdict(known.scores("validation"), known.scores("test"), margin, 0.95, question, known.about())
+    metric = made.bench.grounds[0].metric
+    found = verdict(known.scores("validation"), known.scores("test"), margin, 0.95, question, known.about(), metric)
     names = list(dict.fromkeys([found.arm, "maml", found.runner_up or found.arm]))
     names = [name for name in names if name in known.scored and name not in found.comparison.diverged]
     arm, best = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
@@ -122,13 +123,18 @@ def curves(made: Comparing, plan: Plan, known: Known, names: Sequence[str]) -> d
 def probes(made: Comparing, plan: Plan, known: Known) -> dict[str, Any]:
     """How tasks differ and what adaptation does, at the θ of exact MAML, where there is time and it did not diverge."""
     lengths, joint = plan.lengths(), "joint" if "joint" in known.scored else "joint-ridge"
-    if "maml" not in known.scored or known.scored["maml"][0][0].diverged or made.display.spent > made.budget:
+    if (
+        made.bench.kind == "policies"
+        or "maml" not in known.scored
+        or known.scored["maml"][0][0].diverged
+        or made.display.spent > made.budget
+    ):
         return {}
     from fewstep.compare.probes import probe_all
 
     made.display.say("how tasks differ, what adaptation does")
     params = {
-        name: open_run(made.bench.folder(made.bench.arm(name), 0, 0, lengths)).params()
+        name: made.bench.grounds[0].params(made.bench.folder(made.bench.arm(name), 0, 0, lengths))
         for name in ("maml", joint)
         if name in known.scored and not known.scored[name][0][0].diverged
     }

@@ -11,10 +11,11 @@ from math import log10
 
 import numpy as np
 
-from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
+from fewstep.compare.results import About, Comparison, Metric, Question, Scores, Verdict
 from fewstep.compare.statistics import FEW_TASKS, compared, difference_of, layout, upper
 from fewstep.errors import BadInput, RunFailed
 
+ERROR = Metric("error", "error")
 NO_LEARNING = "prior"
 """the arm that learns nothing from a task"""
 
@@ -26,7 +27,7 @@ def verdict(
     confidence: float = 0.95,
     question: Question = "seeds",
     about: Mapping[str, About] | None = None,
-    metric: str = "error",
+    metric: Metric = ERROR,
 ) -> Verdict:
     """Chooses on `validation`, reports on `test`. `about` has titles and costs for people; `metric` says what the errors are.
 
@@ -71,7 +72,7 @@ class _Words:
     """A comparison in words."""
 
     def __init__(
-        self, comparison: Comparison, costs: dict[str, float], about: Mapping[str, About], metric: str, first: str
+        self, comparison: Comparison, costs: dict[str, float], about: Mapping[str, About], metric: Metric, first: str
     ) -> None:
         self.comparison, self.costs, self.about, self.metric, self.first = comparison, costs, about, metric, first
         self.arm = comparison.chosen
@@ -95,7 +96,7 @@ class _Words:
         else:
             yield f"These tasks cannot tell which arm is best; {self.title(self.arm)} is the choice so far."
         yield (
-            f"On a new task its {self.metric} is about {self.number(error.mean)} "
+            f"On a new task its {self.metric.name} is about {self.number(error.mean)} "
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
         yield from self._without_learning(told)
@@ -109,15 +110,16 @@ class _Words:
 
     def _without_learning(self, told: bool) -> Iterator[str]:
         if self.arm == NO_LEARNING:
-            carries = "what it takes from a task's support rows does not carry over"
+            carries = f"what it takes from a task's {self.metric.support} does not carry over"
             yield (
                 f"No arm that learns is worth its cost here: {carries}." if told else "That learning helps at all is not shown."
             )
         elif (found := self.comparison.differences.get(NO_LEARNING)) and found.outcome != "diverged":
-            share = found.mean / self.comparison.errors[NO_LEARNING].mean
-            beside = f"{self.title(NO_LEARNING)} has {self.number(self.comparison.errors[NO_LEARNING].mean)}"
+            without = self.comparison.errors[NO_LEARNING].mean
+            taken = f"{100 * found.mean / without:.0f} %" if self.metric.from_zero else self.number(found.mean)
+            beside = f"{self.title(NO_LEARNING)} has {self.number(without)}"
             if found.outcome == "worse":
-                yield f"{beside}, so it takes {100 * share:.0f} % of that error away."
+                yield f"{beside}, so it takes {taken} of that {self.metric.name} away."
             else:
                 yield f"{beside}; that learning helps at all is not shown."
 
@@ -127,7 +129,9 @@ class _Words:
         cheaper = sorted(set(same) - set(dearer), key=self.costs.__getitem__)
         if dearer:
             verb = "does" if len(dearer) == 1 else "do"
-            yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and cost{'s' * (verb == 'does')} more."
+            more = "more" if all(self.costs[name] > self.costs[self.arm] for name in dearer) else "no less"
+            cost = f"cost{'s' * (verb == 'does')} {more}"
+            yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and {cost}."
         if cheaper:
             times = self.costs[self.arm] / max(self.costs[cheaper[0]], 1e-30)
             how_much = f"{times:.0f} times " * (1.5 < times < 1e6)
@@ -197,7 +201,8 @@ class _Words:
                 f"margin{smaller}."
             )
         else:
-            yield "What could change it: tasks unlike these, another number of support rows, or a smaller margin."
+            more = f"another number of {self.metric.support}"
+            yield f"What could change it: tasks unlike these, {more}, or a smaller margin."
 
     def _diverged(self) -> Iterator[str]:
         if self.first != self.arm:

@@ -66,7 +66,7 @@ def meta_step_of(problem: PolicyProblem) -> Callable[[MetaState, Key], tuple[Met
     search, environment, policy = problem.search, problem.environment, problem.policy
     if isinstance(environment, Simulation):
         return partial(simulated_meta_step, search, environment, policy)
-    return jax.jit(partial(policy_meta_step, search, environment, policy))
+    return partial(_meta_step, search, environment, policy)
 
 
 def returns_of(
@@ -78,19 +78,38 @@ def returns_of(
     """
     search, environment, policy = problem.search, problem.environment, problem.policy
     settings = {"steps": updates, "rollouts": rollouts or problem.judged_rollouts, "later_rate": problem.later_rate}
+    drawn, roll_key = drawn_tasks(problem, tasks, key, unseen), jax.random.split(key)[1]
     if isinstance(environment, Simulation):
-        task_key, roll_key = jax.random.split(key)
-        drawn = environment.drawn(generator_of(task_key), tasks, unseen)
         return lambda params: (evaluate_outside(search, environment, policy, params, drawn, roll_key, **settings), drawn)
-    task_keys, roll_keys = (jax.random.split(each, tasks) for each in jax.random.split(key))
-    evaluate = partial(evaluate_policy, search, environment, policy, **settings)
+    roll_keys, about = jax.random.split(roll_key, tasks), tuple(settings.items())
+    return lambda params: (_judged(search, environment, policy, about, params, drawn, roll_keys), drawn)
 
-    @jax.jit
-    def program(params: MetaParams) -> tuple[Judged, Any]:
-        drawn = jax.vmap(environment.sample_task)(task_keys)
-        return jax.vmap(evaluate, (None, 0, 0))(params, drawn, roll_keys), drawn
 
-    return program
+# What is fixed of a problem is fixed in its programs: whoever asks again of the same problem traces and compiles nothing.
+_meta_step = jax.jit(policy_meta_step, static_argnums=(0, 1, 2))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _judged(
+    search: PolicySearch,
+    environment: Environment,
+    policy: Policy,
+    settings: tuple[tuple[str, Any], ...],
+    params: MetaParams,
+    drawn: Task,
+    keys: Key,
+) -> Judged:
+    """`evaluate_policy` with these `settings` in each of the tasks."""
+    evaluate = partial(evaluate_policy, search, environment, policy, **dict(settings))
+    return jax.vmap(evaluate, (None, 0, 0))(params, drawn, keys)
+
+
+def drawn_tasks(problem: PolicyProblem, count: int, key: Key, unseen: bool = False) -> Any:
+    """The tasks that `returns_of` judges by the same key: of a simulator as it draws them, else leaves lead with [count]."""
+    environment, task_key = problem.environment, jax.random.split(key)[0]
+    if isinstance(environment, Simulation):
+        return environment.drawn(generator_of(task_key), count, unseen)
+    return jax.jit(jax.vmap(environment.sample_task))(jax.random.split(task_key, count))
 
 
 class AdaptedTo(NamedTuple):

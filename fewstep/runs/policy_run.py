@@ -222,9 +222,25 @@ def plain(task: Any) -> Any:
         return None
 
 
+def task_in_words(task: Any) -> str:
+    """A plain task as people read it, numbers with four digits."""
+    if isinstance(task, float):
+        return f"{task:.4g}"
+    if isinstance(task, list):
+        return "(" + ", ".join(map(task_in_words, task)) + ")"
+    return "as drawn" if task is None else str(task)
+
+
 def sizes_of(problem: PolicyProblem) -> dict[str, Any]:
     environment = problem.environment
     return {name: getattr(environment, name) for name in ("observed", "actions", "discrete")}
+
+
+def write_policy_config(
+    settings: PolicySettings, problem: PolicyProblem, directory: Path, seed: int, preset: str
+) -> dict[str, Any]:
+    """Writes `config.json` of a policy's run, and returns what it holds."""
+    return write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
 
 
 def train_policy_run(
@@ -242,7 +258,7 @@ def train_policy_run(
     directory = new_directory(directory)
     if announce:
         announce(problem)
-    config = write_settings(settings, problem.name, directory, seed, preset, {"sizes": sizes_of(problem)})
+    config = write_policy_config(settings, problem, directory, seed, preset)
     with only_one(directory):
         train_policy(problem, directory, seed=seed, quiet=quiet)
     return PolicyRun(directory, config, settings, problem)

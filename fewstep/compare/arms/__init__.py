@@ -1,6 +1,7 @@
 """The arms of a comparison (floor 5). `ARMS` is what `fewstep compare` tries, in the order in which it is told of them."""
 
-from fewstep.compare.arms import classical, gaussian, learned, mixed
+from fewstep.compare.arms import classical, gaussian, learned, mixed, policies
+from fewstep.compare.arms.arm import AnyGround as AnyGround
 from fewstep.compare.arms.arm import Arm as Arm
 from fewstep.compare.arms.arm import Choice as Choice
 from fewstep.compare.arms.arm import Fitted as Fitted
@@ -29,5 +30,6 @@ ARMS: tuple[Arm, ...] = (
     learned.ANIL,
     learned.MAML_FROM_JOINT,
     learned.IN_CONTEXT,
+    *policies.POLICIES,
 )
 """An arm that follows another stands behind it."""

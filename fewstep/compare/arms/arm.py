@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fewstep.compare.ground import Ground
-from fewstep.problem import Problem
-from fewstep.problems.settings import LearningSettings
-from fewstep.types import Episode, MetaParams
+from fewstep.types import MetaParams
 
 Family = Literal["none", "classical", "joint", "meta", "in-context"]
 Choice = Mapping[str, Any]
 """an arm's decisive settings, by name"""
-Kind = Literal["sine", "table", "images", "robots"]
+Kind = Literal["sine", "table", "images", "robots", "policies"]
+AnyGround = Any
+"""a `Ground`, or of policies a `PolicyGround`: every arm knows which"""
 
 
 class Work(NamedTuple):
     """One fitting of an arm."""
 
-    ground: Ground
+    ground: AnyGround
     choice: Choice
     seed: int
     """of everything random but the split"""
@@ -41,18 +40,22 @@ class Work(NamedTuple):
 class Saved(NamedTuple):
     """What makes an arm an ordinary run."""
 
-    settings: LearningSettings
-    problem: Problem
+    settings: Any
+    problem: Any
+    """a `Problem` or a `PolicyProblem`"""
     params: MetaParams
+    environment_steps: int = 0
+    """of a policy: what its training took"""
 
 
 class Fitted(NamedTuple):
     """An arm that can be asked."""
 
-    predict: Callable[[Episode], Any]
-    """episodes that lead with [episodes] -> outputs [episodes, queries, outputs] from their support sets and query inputs"""
+    predict: Callable[[Any], Any]
+    """episodes that lead with [episodes] -> outputs [episodes, queries, outputs] from their support sets and query inputs; of
+    policies held-out tasks -> mean returns [tasks]"""
     operations: float = 0.0
-    """floating-point operations of fitting it, counted or estimated"""
+    """floating-point operations of fitting it, counted or estimated; of policies environment steps"""
     adapt_operations: Callable[[], float] = lambda: 0.0
     """of adapting to one task"""
     parameters: int = 0
@@ -61,7 +64,7 @@ class Fitted(NamedTuple):
     """None where it cannot be an ordinary run"""
     steps: int | None = None
     """adaptation steps of a task, where it makes some"""
-    after: Callable[[Episode, int], Any] | None = None
+    after: Callable[[Any, int], Any] | None = None
     """`after(episodes, steps)`: what it predicts after other numbers of steps"""
 
 
@@ -75,10 +78,10 @@ class Arm:
     """one sentence for a reader who does not know it"""
     family: Family
     fit: Callable[[Work], Fitted]
-    grid: Callable[[Ground], tuple[Choice, ...]] = lambda ground: ({},)
+    grid: Callable[[AnyGround], tuple[Choice, ...]] = lambda ground: ({},)
     """what is tried of its decisive settings; the first is usual"""
     kinds: tuple[Kind, ...] = ("sine", "table", "images", "robots")
-    problem: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]] | None = None
+    problem: Callable[[AnyGround, Choice, int], tuple[Any, Any]] | None = None
     """`problem(ground, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
     follows: str = ""
     """the arm whose trained parameters it starts from"""
@@ -86,10 +89,10 @@ class Arm:
     """(module, how to install it) beyond what fewstep itself needs"""
     seeded: bool = True
     """whether a seed has a say in it"""
-    why_not: Callable[[Ground], str] = lambda ground: ""
+    why_not: Callable[[AnyGround], str] = lambda ground: ""
     """why it cannot be used here, in words; "" where it can"""
 
-    def absent(self, ground: Ground) -> str:
+    def absent(self, ground: AnyGround) -> str:
         """Why it is left out, in words; "" where it takes part."""
         from importlib.util import find_spec
 

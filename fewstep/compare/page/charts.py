@@ -128,6 +128,7 @@ def lines(
     What is `FAR` times as high as most of it (an arm that diverges) stands at the upper edge, its number in its tooltip."""
     all_heights = sorted(y for line in series.values() for _, y in line)
     top = FAR * max(all_heights[len(all_heights) // 2], level[1] if level else 0.0)
+    top = top if all_heights[0] >= 0 else all_heights[-1]
     heights = [min(y, top) for y in all_heights]
     places = sorted({x for line in series.values() for x, _ in line})
     if level is not None and not 0 <= level[1] <= 1.6 * max(heights):

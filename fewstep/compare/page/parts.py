@@ -84,7 +84,7 @@ def cell(arms: Arms, arm: Mapping[str, Any], column: str) -> Markup | None:
         return interval(arm.get("equal_compute"))
     if column == "To train":
         found = [duration(arm["train_seconds"])] if known(arm.get("train_seconds")) else []
-        found += [f"{number(arm['train_operations'])} operations"] if arm.get("train_operations") else []
+        found += [f"{number(arm['train_operations'])} {arms.work}"] if arm.get("train_operations") else []
     else:
         found = [duration(arm["adapt_milliseconds"] / 1000)] if known(arm.get("adapt_milliseconds")) else []
     return joined(found[0], [element("span", each, class_="what") for each in found[1:]]) if found else None
@@ -97,7 +97,7 @@ def costs(arms: Arms, field: str, axis: str) -> list[charts.Cost]:
         if known(arm.get(field)) and has_error(arm):
             error, cost, name = arm["error"], arm[field], arm.get("name")
             low, high = (error[end] if known(error.get(end)) else error["mean"] for end in ("low", "high"))
-            told = f"{arms.title(name)}: error {number(error['mean'])}, {number(cost)} {axis}"
+            told = f"{arms.title(name)}: {arms.word} {number(error['mean'])}, {number(cost)} {axis}"
             found.append(charts.Cost(str(name), cost, error["mean"], low, high, arms.look(name), told))
     return found
 
@@ -158,13 +158,13 @@ def worst_tasks(arms: Arms) -> Markup | None:
     if not order:
         return None
     head = element("tr", element("th", "task", scope="col"), [element("th", arms.title(name), scope="col") for name in columns])
-    decimals, rows = decimals_of(max(errors[first][order[0]] / 10, 1e-9)), []
+    decimals, rows = decimals_of(max(abs(errors[first][order[0]]) / 10, 1e-9)), []
     for place in order[:WORST]:
         values = [errors[name][place] if place < len(errors[name]) else None for name in columns]
         cells = [element("td", datum(value, decimals)) for value in values]
         rows.append(element("tr", element("th", arms.tasks[place], scope="row"), cells))
     body = element("table", element("thead", head), element("tbody", rows), class_="plain")
-    return figure("Where it goes worst", element("p", f"The largest errors of {arms.title(first)}.", class_="note"), body)
+    return figure("Where it goes worst", element("p", f"The largest {arms.word}s of {arms.title(first)}.", class_="note"), body)
 
 
 def plain(name: str, value: Any) -> str:
@@ -202,7 +202,7 @@ def searches(arms: Arms) -> Markup | None:
     if not rows:
         return None
     head = element(
-        "tr", [element("th", name, scope="col") for name in ("arm", "settings", "tried: error on meta-validation tasks")]
+        "tr", [element("th", name, scope="col") for name in ("arm", "settings", f"tried: {arms.word} on meta-validation tasks")]
     )
     body = element("table", element("thead", head), element("tbody", rows), class_="plain")
     return element("details", element("summary", "Settings that were tried"), element("div", body, class_="inside"))

@@ -25,6 +25,8 @@ class Arms:
     def __init__(self, compare: Mapping[str, Any]):
         metric, verdict = compare.get("metric") or {}, compare.get("verdict") or {}
         self.metric: str = metric.get("title") or metric.get("name") or "error"
+        self.word = named if (named := metric.get("name") or "error") and "error" not in named else "error"
+        self.work: str = compare.get("unit_of_work") or "operations"
         self.axis = self.metric if len(self.metric) <= charts.MOST_LETTERS else metric.get("name") or "error"
         self.lower_is_better: bool = metric.get("lower_is_better", True)
         self.margin = compare.get("margin")
@@ -64,7 +66,8 @@ class Arms:
             return None
         middle = chosen["error"]["mean"]
         least = min(arm["error"]["mean"] for arm in self.all if has_error(arm))
-        return max(middle - self.margin, min(least, middle) / 2), middle + self.margin
+        lowest = min(least, middle) / 2 if least > 0 else middle - self.margin
+        return max(middle - self.margin, lowest), middle + self.margin
 
     def pair(self) -> tuple[str, str] | None:
         """(MAML, or the recommended arm where it is not there; the runner-up, or who else is the best)."""

@@ -82,18 +82,18 @@ def table(compare: Compare, arms: Arms) -> Markup | None:
     takes from a table what it means to a screen reader."""
     if not arms.all:
         return None
-    scale, band = arms.scale(), arms.band()
+    scale, band, word = arms.scale(), arms.band(), arms.word.capitalize()
     used = [
         name for name in COLUMNS if name in ("Arm", "Error") or any(parts.cell(arms, arm, name) is not None for arm in arms.all)
     ]
     heads = []
     for name in used:
         axis = charts.whisker_axis(scale) if name == "Error" and scale else None
-        heads.append(element("th", name, axis, scope="col", role="columnheader"))
+        heads.append(element("th", word if name == "Error" else name, axis, scope="col", role="columnheader"))
     rows = []
     for arm in arms.all:
         cells = [element("th", parts.described(arms, arm), scope="row", role="rowheader")]
-        cells.append(element("td", parts.error(arms, arm, scale, band), role="cell", data_label="Error"))
+        cells.append(element("td", parts.error(arms, arm, scale, band), role="cell", data_label=word))
         for name in used[2:]:
             shown = parts.cell(arms, arm, name)
             empty = "empty" if shown is None else None
@@ -101,25 +101,26 @@ def table(compare: Compare, arms: Arms) -> Markup | None:
         chosen = arm.get("name") == arms.recommended
         rows.append(element("tr", cells, role="row", class_="recommended" if chosen else None))
     body = [element("thead", element("tr", heads, role="row"), role="rowgroup"), element("tbody", rows, role="rowgroup")]
-    notes = [f"Error: {arms.metric}, {'lower' if arms.lower_is_better else 'higher'} is better; in brackets 95 % intervals."]
+    notes = [f"{word}: {arms.metric}, {'lower' if arms.lower_is_better else 'higher'} is better; in brackets 95 % intervals."]
     if band is not None:
         notes.append(f"Shaded: less than the margin of {number(compare['margin'])} from the recommended arm.")
     if "Difference" in used:
-        notes.append("Difference: the error less the recommended arm's, on the same tasks.")
+        notes.append(f"Difference: the {arms.word} less the recommended arm's, on the same tasks.")
     return section("arms", "The arms", element("p", " ".join(notes), class_="note"), element("table", body, role="table"))
 
 
 CURVES = (
-    ("by_shots", "shots", "Error over shots", "support examples of a task"),
-    ("by_steps", "steps", "Error over adaptation steps", "adaptation steps"),
-    ("by_tasks", "tasks", "Error over meta-train tasks", "meta-train tasks"),
+    ("by_shots", "shots", "shots", "support examples of a task"),
+    ("by_steps", "steps", "adaptation steps", "adaptation steps"),
+    ("by_tasks", "tasks", "meta-train tasks", "meta-train tasks"),
 )
 
 
 def curves(compare: Compare, arms: Arms) -> Markup | None:
     """Would more rows a task help, more steps, or more tasks?"""
     figures = []
-    for field, along, title, axis in CURVES:
+    for field, along, over, axis in CURVES:
+        title = f"{arms.word.capitalize()} over {over}"
         given = compare.get(field) or {}
         places, by_arm = given.get(along) or (), given.get("arms") or {}
         series = {
@@ -151,11 +152,11 @@ def by_task(arms: Arms) -> Markup | None:
                 points.append((a, b, told))
         if points:
             title = f"{arms.title(ours)} against {arms.title(theirs)}"
-            count = f"{arms.title(ours)} has the smaller error on {better:,} of {counted(len(points), 'task')}"
+            count = f"{arms.title(ours)} has the smaller {arms.word} on {better:,} of {counted(len(points), 'task')}"
             count += ": the points below the line."
             shown = points[: parts.MOST_POINTS]
             count += f" Drawn are the first {len(shown):,}." * (len(shown) < len(points))
-            look, axes = arms.look(ours), (f"error of {arms.title(theirs)}", f"error of {arms.title(ours)}")
+            look, axes = arms.look(ours), (f"{arms.word} of {arms.title(theirs)}", f"{arms.word} of {arms.title(ours)}")
             figures.append(parts.figure(title, element("p", count, class_="note"), charts.scatter(shown, look, *axes, title)))
     worst = parts.worst_tasks(arms)
     if worst is not None:
@@ -164,16 +165,17 @@ def by_task(arms: Arms) -> Markup | None:
 
 
 COSTS = (
-    ("train_operations", "operations to train", "Error against training"),
-    ("train_seconds", "seconds to train", "Error against training"),
-    ("adapt_milliseconds", "milliseconds to adapt to a task", "Error against adapting"),
+    ("train_operations", "{work} to train", "training"),
+    ("train_seconds", "seconds to train", "training"),
+    ("adapt_milliseconds", "milliseconds to adapt to a task", "adapting"),
 )
 
 
 def compute(arms: Arms) -> Markup | None:
     """Errors against what it costs to train each arm, and to adapt it: operations where they are known, else seconds."""
     figures = {}
-    for field, axis, title in COSTS:
+    for field, axis, against in COSTS:
+        axis, title = axis.format(work=arms.work), f"{arms.word.capitalize()} against {against}"
         drawn = parts.costs(arms, field, axis)
         if len(drawn) > 1 and title not in figures:
             picture = charts.costs(drawn, axis, arms.axis, f"{title}, by {axis}")
@@ -208,7 +210,7 @@ def protocol(compare: Compare, arms: Arms) -> Markup | None:
     """How all of this was measured, and what each arm's search tried."""
     given = dict(compare.get("protocol") or {})
     rows = [("question", compare["question"])] if compare.get("question") else []
-    rows += [("error", arms.metric)] if compare.get("metric") else []
+    rows += [(arms.word, arms.metric)] if compare.get("metric") else []
     rows += [("margin", number(compare["margin"]))] if known(compare.get("margin")) else []
     told = {name: value for name, value in given.items() if value not in (None, "", [])}
     rows += [(name.removesuffix("_s").replace("_", " "), parts.plain(name, value)) for name, value in told.items()]

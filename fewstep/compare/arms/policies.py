@@ -1,0 +1,172 @@
+"""Arms that are policies (floor 5): a few policy-gradient steps from untrained parameters, from one policy for all tasks, or
+from where meta-learning leads. All are judged after as many updates, on as many trajectories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fewstep.compare.arms.arm import Arm, Choice, Fitted, Saved, Work
+from fewstep.compare.policy_ground import HeldTasks, PolicyGround
+from fewstep.problems.policy_settings import PolicySettings
+from fewstep.rl.problem import PolicyProblem
+from fewstep.runs.policy_run import write_policy_config
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
+from fewstep.training.policy_loop import train_policy
+from fewstep.types import MetaParams
+
+RATES = (0.1, 0.03, 0.3, 0.01, 1.0)
+"""of policy-gradient steps"""
+NO_RATE = 1e-12
+"""what trains without adapting: as many trajectories as meta-learning takes, and none is learned from twice"""
+LOGGED = 5
+"""A training is validated and saved so many times."""
+PLAIN: dict[str, Any] = {"inner_optimizer": "sgd", "inner_rate": NO_RATE}
+
+
+def adapts(ground: PolicyGround, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+    """The recipe, over so many meta-steps."""
+    return built(ground, ground.settings, meta_steps)
+
+
+def does_not_adapt(ground: PolicyGround, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+    """The same without adapting: one policy for all tasks."""
+    return built(ground, replace(ground.settings, **PLAIN), meta_steps)
+
+
+def built(ground: PolicyGround, settings: PolicySettings, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+    """The problem of these settings, over so many meta-steps: its programs are the same ones whatever their number."""
+    if settings not in ground.problems:
+        same = {name: getattr(ground.problem, name) for name in ("environment", "policy", "judged_rollouts")}
+        ground.problems[settings] = replace(settings.build(ground.seed), **same)
+    length = {"meta_steps": meta_steps, "log_every": max(1, -(-meta_steps // LOGGED))}
+    settings, problem = replace(settings, **length), ground.problems[settings]
+    return settings, replace(problem, settings=settings, **length)
+
+
+def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaParams:
+    """The best parameters of a training in the folder of `work`, or of what was trained there before."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    write_policy_config(settings, problem, work.folder, work.ground.seed, "compare")
+    train_policy(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True)
+    return work.ground.params(work.folder)
+
+
+def as_fitted(
+    ground: PolicyGround, problem: PolicyProblem, params: MetaParams, updates: int, saved: Saved | None, trained: float = 0.0
+) -> Fitted:
+    """What can be asked of a policy that is judged after so many updates."""
+
+    def ask(held: HeldTasks, updates: int) -> np.ndarray:
+        return ground.returns(problem, params, held)[:, updates]
+
+    return Fitted(
+        predict=lambda held: ask(held, updates),
+        operations=trained,
+        adapt_operations=lambda: float(updates * ground.test.draws * problem.environment.horizon),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params.theta)),
+        saved=saved,
+        steps=updates,
+        after=ask,
+    )
+
+
+def steps_of(work: Work) -> float:
+    """Environment steps of a training, where no trajectory ends early."""
+    settings, horizon = work.ground.settings, work.ground.problem.environment.horizon
+    trajectories = settings.meta_batch_size * settings.rollouts * (1 + settings.adaptation_steps)
+    return float(trajectories * horizon * work.meta_steps)
+
+
+def fit_meta_learned(work: Work) -> Fitted:
+    settings, problem = adapts(work.ground, work.choice, work.planned)
+    params, updates = train(work, settings, problem), work.ground.problem.updates
+    found = as_fitted(work.ground, problem, params, updates, Saved(settings, problem, params), steps_of(work))
+    return found._replace(meta_steps=work.meta_steps)
+
+
+def fit_joint(work: Work) -> Fitted:
+    settings, problem = does_not_adapt(work.ground, work.choice, work.planned)
+    theta = train(work, settings, problem).theta
+    found = fit_descent(work._replace(beneath=MetaParams(theta), beneath_operations=steps_of(work)), adapts=False)
+    return found._replace(meta_steps=work.meta_steps, saved=Saved(settings, problem, MetaParams(theta)))
+
+
+def fit_descent(work: Work, adapts: bool = True) -> Fitted:
+    """Plain policy-gradient steps from the parameters beneath, or from untrained ones where there are none; or no steps."""
+    ground = work.ground
+    rate, updates = (work.choice["rate"], ground.problem.updates) if adapts else (0.0, 0)
+    plain, problem = built(ground, replace(ground.settings, **PLAIN), 1)
+    theta = problem.init(jax.random.key(work.seed)).theta if work.beneath is None else work.beneath.theta
+    asked = replace(problem, search=replace(problem.search, inner_optimizer=optax.sgd))  # one program for all rates
+    settings = replace(plain, inner_rate=rate or NO_RATE)
+    saved = Saved(settings, replace(problem, settings=settings), MetaParams(theta), int(work.beneath_operations))
+    return as_fitted(ground, asked, MetaParams(theta, jnp.asarray(rate)), updates, saved, work.beneath_operations)
+
+
+def save_policy(saved: Saved, folder: Path, seed: int) -> None:
+    """Writes an ordinary run directory of parameters that need no training of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_policy_config(saved.settings, saved.problem, folder, seed, "compare")
+    state, taken = saved.problem.search.outer.init(saved.params), saved.environment_steps
+    with Checkpoints(folder / "checkpoints", "new") as checkpoints:
+        checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "environment_steps": taken})
+
+
+def rates(ground: PolicyGround) -> tuple[Choice, ...]:
+    return tuple({"rate": rate} for rate in RATES)
+
+
+UNTRAINED = Arm(
+    "prior",
+    "No learning",
+    "The untrained policy, in every task.",
+    "none",
+    lambda work: fit_descent(work, adapts=False)._replace(saved=None),
+    kinds=("policies",),
+)
+SCRATCH = Arm(
+    "scratch",
+    "Trained from scratch",
+    "The untrained policy after a few policy-gradient steps in the task, of a chosen rate.",
+    "none",
+    fit_descent,
+    rates,
+    kinds=("policies",),
+)
+JOINT = Arm(
+    "joint",
+    "One policy for all tasks",
+    "The same policy trained on all tasks at once, on as many environment steps; it does not adapt.",
+    "joint",
+    fit_joint,
+    kinds=("policies",),
+    problem=does_not_adapt,
+)
+FINETUNED = Arm(
+    "joint-finetuned",
+    "One policy, fine-tuned",
+    "The policy for all tasks after a few policy-gradient steps in the task, of a chosen rate.",
+    "joint",
+    fit_descent,
+    rates,
+    kinds=("policies",),
+    follows="joint",
+)
+META_LEARNED = Arm(
+    "maml",
+    "MAML",
+    "A starting point from which a few policy-gradient steps lead to a good policy, by the recipe of the problem's settings.",
+    "meta",
+    fit_meta_learned,
+    kinds=("policies",),
+    problem=adapts,
+)
+POLICIES = (UNTRAINED, SCRATCH, JOINT, FINETUNED, META_LEARNED)
