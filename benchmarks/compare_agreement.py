@@ -4,7 +4,9 @@
 
 The longer runs are of benchmarks/tables.py, robots.py, photos.py and sine.py: other splits, other episodes, whole recipes,
 rivals fitted in their own ways. Their errors are brought to the unit of a page by an arm that both have. A verdict agrees where
-the recommended arm is behind the best of the arms that both have by no more than the margin in the longer run, too.
+the recommended arm is behind the best of the arms that both have by no more than the margin in the longer run, too; one that
+cannot tell agrees where that holds of the arm so far or of one that it leaves open. A recurrent network that reads the order of
+transitions, which does better than MAML on robots, is no arm of a comparison.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ TABLE = {
 }
 ROBOTS = {
     "maml": "MAML, 5 steps",
-    "in-context": "history (GRU)",
     "joint": "pooled",
     "joint-finetuned": "pooled, fine-tuned",
     "joint-ridge": "pooled, ridge",
@@ -98,10 +99,14 @@ def agreement(page: dict[str, Any], longer: dict[str, float], unit_by: str) -> d
     there = {name: longer[name] / unit for name in both}
     best = min(there, key=there.__getitem__)
     arm = page["verdict"]["arm"]
-    behind = there[arm] - there[best] if arm in there else None
+    still = {one["name"] for one in page["arms"] if (one.get("difference") or {}).get("outcome") in ("better", "cannot tell")}
+    undecided = page["verdict"]["outcome"] == "cannot_tell"
+    among = [name for name in both if name == arm or (undecided and name in still)]
+    behind = min((there[name] - there[best] for name in among), default=None)
     return {
         "outcome": page["verdict"]["outcome"],
         "arm": arm,
+        "left_open": sorted(still) if undecided else [],
         "best_in_the_longer_run": best,
         "behind_there": None if behind is None else round(behind, 4),
         "margin": round(page["margin"], 4),

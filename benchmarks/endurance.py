@@ -158,7 +158,7 @@ def resident() -> int:
 
 
 def yardstick() -> float:
-    """CPU seconds, best of five, of small products of matrices between steps of Python: what a meta-step of sine waves is like."""
+    """CPU seconds, best of five, of small products of matrices between steps of Python, as a meta-step of sine waves is."""
     matrix = np.eye(40, dtype=np.float32)
     taken = []
     for _ in range(5):

@@ -15,6 +15,7 @@ from compared import comparison, without
 
 from fewstep.compare.page import charts, page
 from fewstep.compare.page.markup import VOID, duration, element, interval, number, short
+from fewstep.compare.page.shown import Arms
 
 HOSTILE = """</style></title><script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
 
@@ -351,3 +352,29 @@ def test_an_arm_that_diverges_at_one_shot_leaves_the_others_readable():
     ways = [[float(at.split(",")[1]) for at in way.split()] for way in re.findall(r'points="([^"]*)"', drawn)]
     assert max(ways[0]) - min(ways[0]) > 5  # units of the picture, not a flat line at its bottom
     assert drawn.count("off the scale") == 1 and "b, 1: 1.0 × 10⁴³" in drawn
+
+
+def test_an_arm_that_broke_in_a_few_tasks_squeezes_no_picture_and_stretches_no_cell():
+    given = comparison()
+    broken = next(arm for arm in given["arms"] if arm["name"] == "anil")
+    whole = Arms(given).scale()
+    broken["error"] = {"mean": 7.3e20, "low": 0.0, "high": 5.2e21}
+    given["by_task"]["anil"][0] = 3e22
+    assert Arms(given).scale() == whole or Arms(given).scale().high <= whole.high
+    shown = page(given)
+    assert "7.3 × 10²⁰" in shown and "730,000,000" not in shown
+
+
+def test_costs_of_policies_are_told_as_costs_and_may_lie_below_zero():
+    given = comparison()
+    given["metric"] = {"name": "cost", "title": "minus the return", "lower_is_better": True}
+    given |= {"unit_of_work": "environment steps", "probes": {}}
+    there = [arm for arm in given["arms"] if arm["error"]]
+    for arm in there:
+        arm["error"] = {end: value - 100 for end, value in arm["error"].items()}
+    given["by_task"] = {name: [value - 100 for value in values] for name, values in given["by_task"].items()}
+    shown = page(given)
+    assert "Cost: minus the return" in shown and "environment steps" in shown and "smaller cost" in shown
+    assert "Error over" not in shown and "operations" not in shown
+    scale = Arms(given).scale()
+    assert scale.low < min(arm["error"]["mean"] for arm in there) < scale.high < 0

@@ -1,11 +1,13 @@
-"""Differences of arms: closed forms, what must not matter, coverage. Place: fewstep/compare/statistics.py."""
+"""Differences of arms: closed forms, what must not matter, coverage. Place: fewstep/compare/statistics.py,
+intervals.py."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from fewstep.compare.intervals import beside, interval, layout, more_tasks, upper
 from fewstep.compare.results import Scores
-from fewstep.compare.statistics import compared, interval, layout, more_tasks, upper
+from fewstep.compare.statistics import compared
 from fewstep.errors import BadInput
 
 
@@ -221,3 +223,29 @@ def test_what_cannot_be_compared_is_refused(change, message):
     given = change(arms(np.random.default_rng(17), [0.0, 0.1]))
     with pytest.raises(BadInput, match=message):
         compared(*given)
+
+
+def test_an_arm_that_breaks_in_a_few_tasks_is_worse_and_does_not_blur_the_choice():
+    random = np.random.default_rng(5)
+    chosen, rival, broken = arms(random, [0.1, 0.4, 0.3])
+    broken.errors[:, :2] += 1e5
+    found = compared([chosen, rival, broken], chosen.name, 0.2)
+    assert found.differences[broken.name].outcome == "worse" and found.differences[broken.name].high > 1e3
+    assert found.regret == compared([chosen, rival], chosen.name, 0.2).regret == 0
+
+
+def test_what_is_cut_off_is_told_of_the_least_that_a_mean_may_be_and_of_nothing_else():
+    random = np.random.default_rng(6)
+    usual, heavy = random.normal(1.0, 0.3, (1, 50)), random.normal(1.0, 0.3, (1, 50))
+    heavy[0, 0] = 1e6
+    assert beside(usual, 0.1).interval(0.05) == interval(layout(usual), 0.05)
+    found = beside(heavy, 0.1).interval(0.05)
+    assert found.mean == heavy.mean() and found.high == interval(layout(heavy), 0.05).high
+    assert 0.5 < found.low < np.median(heavy) and interval(layout(heavy), 0.05).low < 0
+
+
+def test_the_least_that_a_mean_may_be_is_above_the_mean_hardly_ever_where_tasks_are_heavy():
+    random = np.random.default_rng(7)
+    errors = random.pareto(1.5, (2000, 1, 45)) - 2.0  # mean 0, no variance at all
+    missed = np.mean([beside(each, 0.1).interval(0.05).low > 0 for each in errors])
+    assert missed <= 0.035

@@ -23,6 +23,8 @@ from fewstep.runs.policy_run import plain, task_in_words
 from fewstep.tasks.simulation import Simulation
 from fewstep.types import MetaParams
 
+VALIDATION_TASKS, TEST_TASKS = 40, 40
+
 Judge = Callable[["HeldTasks"], np.ndarray]
 """mean returns [tasks] of an arm"""
 
@@ -101,11 +103,11 @@ def policy_ground(settings: PolicySettings, seed: int) -> PolicyGround:
     problem = replace(settings.build(seed), judged_rollouts=settings.rollouts)
     simulated = isinstance(problem.environment, Simulation)
 
-    def held(number: int, unseen: bool) -> HeldTasks:
-        key, count = 1_000_000 * (seed + 1) + number, problem.judged_tasks
+    def held(number: int, count: int, unseen: bool) -> HeldTasks:
+        key = 1_000_000 * (seed + 1) + number
         drawn = drawn_tasks(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
         names = tuple(f"{number + 1}: {task_in_words(plain(task))}" for number, task in enumerate(each))
         return HeldTasks(names, settings.rollouts, key, unseen)
 
-    return PolicyGround(settings, problem, seed, held(1, False), held(2, True))
+    return PolicyGround(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))

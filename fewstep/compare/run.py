@@ -22,6 +22,7 @@ from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.policy_ground import policy_ground
 from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
+from fewstep.problems.own_environment import OwnEnvironment
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import new_directory, only_one, settings_of, write_json
 
@@ -77,10 +78,17 @@ def compare(
 
 
 def resume(directory: str | Path, quiet: bool = False, partial: Callable[..., None] | None = None) -> dict[str, Any]:
-    """Goes on with the comparison in `directory`. Raises `BadInput` where there is none."""
+    """Goes on with the comparison in `directory`. Raises `BadInput` where there is none, or where that would run code that only
+    its folder names."""
     asked = read_asked(Path(directory))
     options = {name: asked[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
-    return compare(settings_of(asked, Path(directory) / ASKED), directory, quiet=quiet, partial=partial, **options)
+    settings = settings_of(asked, Path(directory) / ASKED)
+    if isinstance(settings, OwnEnvironment):
+        raise BadInput(
+            f"{directory} compares in what {settings.env} makes, and this would run that code as it is found here. If you "
+            "trust it, give the same command again with the same --out: then it goes on."
+        )
+    return compare(settings, directory, quiet=quiet, partial=partial, **options)
 
 
 def grounds_of(settings: Any, seed: int, display: Display) -> tuple[AnyGround, ...]:

@@ -1,18 +1,14 @@
 """Errors of arms on the same tasks, over the same seeds: intervals of differences, and what they say of each arm (floor 5).
 
-An arm's errors are a table, seeds × tasks, both of them drawn from many. Rows differ (another seed, another training), columns
-differ (tasks are hard or easy), so the mean of the table is as sure as its rows and its columns are many, not its cells. With
-three seeds a resampled interval has three rows to draw from, and Satterthwaite's t alone covers less than it says; what
-covers it, as `benchmarks/compare_coverage.py` measures, is Satterthwaite's t with two corrections, both in closed form:
-
-* The variance of so few seeds is mostly estimated too small, and the degrees of freedom then too many: they are counted with
-  a seed variance that the true one exceeds once in four times only.
-* Errors of tasks are skewed; the quantile is moved by Hall's cubic transformation (Hall 1992, Journal of the Royal Statistical
-  Society B 54, 221-228), which is monotone.
+An arm's errors are a table, seeds × tasks; how sure its mean is stands in intervals.py.
 
 Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k arms
 are not told to differ yet. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly,
 one has to be wrong about the best arm, which is one of them.
+
+An arm may break in a few tasks, by errors a thousand times as large as all others. How much worse it is on average, nobody can
+tell then; that it is not better needs no such figure. Differences are cut off far above where it is asked what their mean is at
+least: the mean of what is cut off above is never larger than the mean.
 
 All of this is about tasks like those drawn. Few may lack a kind that one in five is of: there no arms are called equivalent.
 """
@@ -20,120 +16,17 @@ All of this is about tasks like those drawn. Few may lack a kind that one in fiv
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
-from scipy import stats
 
+from fewstep.compare.intervals import Beside, beside, interval, layout, more_tasks
 from fewstep.compare.results import Comparison, Difference, Interval, Outcome, Question, Scores
 from fewstep.errors import BadInput
 
 NAN = float("nan")
 FEW_TASKS = 20
 """Fewer held-out tasks than this say that one arm is better than another, never that they are alike."""
-POWER = 0.8
-"""so likely are 'about M more tasks' to tell"""
-FURTHEST = 1e4
-"""times the tasks that there are: nobody has more"""
-
-
-@cache
-def low_share(freedom: int) -> float:
-    """An estimated variance of so many degrees of freedom is less than this part of the true one once in four times."""
-    return float(stats.chi2.ppf(0.25, freedom)) / freedom
-
-
-class Layout(NamedTuple):
-    """The mean of a table [seeds, tasks], and mean squares of the two-way layout as parts of the mean's variance."""
-
-    mean: float
-    between_seeds: float
-    """what rows differ by: from seed to seed, and by chance"""
-    between_tasks: float
-    """what columns differ by: from task to task, and by chance"""
-    within: float
-    """chance alone: of a seed on a task"""
-    third: float
-    """the third cumulant of the mean, from task to task"""
-    seeds: int
-    tasks: int
-
-    @property
-    def seed_variance(self) -> float:
-        """From seed to seed alone; 0 where there is one row."""
-        return max(self.between_seeds - self.within, 0.0)
-
-    @property
-    def variance(self) -> float:
-        return self.seed_variance + self.between_tasks
-
-    @property
-    def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom, at a cautious seed variance."""
-        if not self.variance:
-            return self.tasks - 1.0
-        seeds = max(self.between_seeds / low_share(self.seeds - 1) - self.within, 0.0) if self.seeds > 1 else 0.0
-        parts = seeds**2 / max(self.seeds - 1, 1) + self.between_tasks**2 / (self.tasks - 1)
-        return (seeds + self.between_tasks) ** 2 / parts
-
-    def quantile(self, t: float) -> float:
-        """Where the true mean lies at `t` of Student's distribution."""
-        deviation = self.variance**0.5
-        skew = self.third / deviation**3 if deviation else 0.0
-        if abs(skew) > 1e-6:  # Hall's transformation, inverted
-            t = -3 / skew * (float(np.cbrt(1 - skew * (t + skew / 6))) - 1)
-        return self.mean + deviation * t
-
-    def reversed(self) -> Layout:
-        """Of the negative errors."""
-        return self._replace(mean=-self.mean, third=-self.third)
-
-    def over(self, tasks: float) -> Layout:
-        """As it would be over so many tasks of the same kind: seeds go on differing, all else averages out."""
-        share = self.tasks / tasks
-        between_seeds = self.seed_variance + min(self.between_seeds, self.within) * share
-        squares = between_seeds, self.between_tasks * share, self.within * share
-        return Layout(self.mean, *squares, self.third * share**2, self.seeds, int(tasks))
-
-
-def layout(errors: np.ndarray) -> Layout:
-    """The layout of `errors` [seeds, tasks], all of them finite; at least 2 tasks."""
-    seeds, tasks = errors.shape
-    mean, by_seed, by_task = float(errors.mean()), errors.mean(1), errors.mean(0)
-    left = errors - by_seed[:, None] - by_task + mean
-    third = tasks * np.sum((by_task - mean) ** 3) / ((tasks - 1) * (tasks - 2)) if tasks > 2 else 0.0
-    return Layout(
-        mean,
-        float(np.sum((by_seed - mean) ** 2) / max(seeds - 1, 1) / seeds),
-        float(np.sum((by_task - mean) ** 2) / (tasks - 1) / tasks),
-        float(np.sum(left**2) / max(seeds - 1, 1) / (tasks - 1) / errors.size),
-        float(third / tasks**2),
-        seeds,
-        tasks,
-    )
-
-
-def upper(found: Layout, miss: float) -> float:
-    """An upper bound of the true mean, missed with probability `miss`."""
-    return found.quantile(float(stats.t.isf(miss, found.freedom)))
-
-
-def interval(found: Layout, miss: float) -> Interval:
-    """An interval of the true mean, missed with probability `miss`, half of it on either side."""
-    t = float(stats.t.isf(miss / 2, found.freedom))
-    return Interval(found.mean, found.quantile(-t), found.quantile(t))
-
-
-def more_tasks(found: Layout, target: float, miss: float) -> int | None:
-    """About so many more tasks bring a bound that is missed with probability `miss` within `target` of the mean, four times in
-    five; None where seeds differ too much for any number of tasks."""
-    counts = found.tasks * np.geomspace(1.01, FURTHEST, 200)
-    layouts = [found.over(count) for count in counts]
-    power = stats.norm.ppf(POWER)
-    reach = stats.t.isf(miss, np.array([one.freedom for one in layouts])) + power
-    near = reach * np.sqrt([one.variance for one in layouts]) <= target
-    return max(1, int(np.ceil(counts[near.argmax()])) - found.tasks) if near.any() else None
 
 
 def compared(
@@ -147,7 +40,9 @@ def compared(
     failed = {arm.name: int(np.sum(~np.isfinite(arm.errors).all(1))) for arm in scores}
     known = {arm.name: arm.errors for arm in scores if not failed[arm.name]}
     rows = (lambda errors: errors.mean(0, keepdims=True)) if question == "models" else (lambda errors: errors)
-    layouts = {name: layout(rows(difference_of(errors, known[chosen]))) for name, errors in known.items() if name != chosen}
+    layouts = {
+        name: beside(rows(difference_of(errors, known[chosen])), margin) for name, errors in known.items() if name != chosen
+    }
     miss = 1 - confidence
     spoken = _step_by_step(layouts, margin, miss)
     tasks, differences = scores[0].errors.shape[1], {}
@@ -156,8 +51,8 @@ def compared(
         if arm.name in layouts:
             found, (shown, level) = layouts[arm.name], spoken[arm.name]
             outcome = outcome_of(shown, margin, tasks)
-            behind = upper(found.reversed(), miss)
-            more = more_tasks(found, needed(found.mean, margin), level / 2) if outcome == "cannot tell" else 0
+            behind = found.behind(miss)
+            more = more_tasks(found.cut, needed(found.cut.mean, margin), level / 2) if outcome == "cannot tell" else 0
             more = more and max(more, least)
             differences[arm.name] = Difference(shown.mean, shown.low, shown.high, outcome, behind, more)
         elif arm.name != chosen:
@@ -173,7 +68,7 @@ def compared(
         {arm.name: own.get(arm.name, Interval(NAN, NAN, NAN)) for arm in scores},
         differences,
         max([0.0, *(differences[name].behind for name in layouts)]),
-        _more_for_regret(layouts, margin, miss, least),
+        _more_for_regret(layouts, differences, margin, miss, least),
         {name: count for name, count in failed.items() if count},
     )
 
@@ -196,7 +91,7 @@ def needed(difference: float, margin: float) -> float:
     return max(abs(difference), margin - abs(difference))
 
 
-def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dict[str, tuple[Interval, float]]:
+def _step_by_step(layouts: dict[str, Beside], margin: float, miss: float) -> dict[str, tuple[Interval, float]]:
     """Holm's procedure: each arm's interval, and the probability of missing it.
 
     Arms that are told to differ leave more of that probability to the others. Equivalent ones do not: they may be without any
@@ -205,7 +100,7 @@ def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dic
     told: dict[str, tuple[Interval, float]] = {}
     while left := [name for name in layouts if name not in told]:
         level = miss / len(left)
-        tried = {name: (interval(layouts[name], level), level) for name in left}
+        tried = {name: (layouts[name].interval(level), level) for name in left}
         differ = {name: found for name, found in tried.items() if not found[0].low <= 0 <= found[0].high}
         if not differ:
             return told | tried
@@ -213,13 +108,18 @@ def _step_by_step(layouts: dict[str, Layout], margin: float, miss: float) -> dic
     return told
 
 
-def _more_for_regret(layouts: dict[str, Layout], margin: float, miss: float, least: int) -> int | None:
+def _more_for_regret(
+    layouts: dict[str, Beside], differences: dict[str, Difference], margin: float, miss: float, least: int
+) -> int | None:
     """About so many more tasks would tell whether the chosen arm is behind any other by more than the margin."""
-    wanted = [
-        more_tasks(found, max(margin + found.mean, -found.mean), miss)
-        for found in layouts.values()
-        if upper(found.reversed(), miss) > margin
-    ]
+
+    def target(name: str) -> float:
+        mean = layouts[name].cut.mean
+        within = margin + mean  # so far is the chosen arm from being a margin behind
+        return abs(within) if differences[name].outcome == "better" else max(within, -mean)
+
+    late = [name for name, found in layouts.items() if found.behind(miss) > margin]
+    wanted = [more_tasks(layouts[name].cut, target(name), miss) for name in late]
     return None if None in wanted else max([least, *(count for count in wanted if count is not None)])
 
 

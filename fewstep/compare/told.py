@@ -16,6 +16,7 @@ from fewstep.compare.arms import Arm
 from fewstep.compare.comparing import Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
+from fewstep.compare.kept import read_kept
 from fewstep.compare.plan import Plan
 from fewstep.compare.recommended import RUN, save_recommended
 from fewstep.compare.results import Verdict
@@ -42,7 +43,10 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
     names = [name for name in names if name in known.scored and name not in found.comparison.diverged]
     arm, best = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
     equal = equal_compute(made, plan, found)
-    drawn = {**curves(made, plan, known, names), "probes": probes(made, plan, known)}
+    drawn = drawn_before(made.bench.directory / RESULT)
+    drawn |= {
+        name: one for name, one in {**curves(made, plan, known, names), "probes": probes(made, plan, known)}.items() if one
+    }
     content = content_of(
         made.bench,
         known,
@@ -62,6 +66,14 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
     write_json(made.bench.directory / RESULT, content)
     write_page(made.bench.directory / PAGE, content)
     return content
+
+
+def drawn_before(path: Path) -> dict[str, Any]:
+    """Curves and probes of the comparison when it was told the last time: it may go on without time to draw them again."""
+    before = read_kept(path, dict, "Remove it: it is then written again.") if path.is_file() else {}
+    return {**dict.fromkeys(("by_shots", "by_steps", "by_tasks")), "probes": {}} | {
+        name: before[name] for name in ("by_shots", "by_steps", "by_tasks", "probes") if before.get(name)
+    }
 
 
 def equal_compute(made: Comparing, plan: Plan, found: Verdict) -> dict[str, Any]:

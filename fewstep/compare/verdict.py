@@ -11,8 +11,9 @@ from math import log10
 
 import numpy as np
 
+from fewstep.compare.intervals import layout, upper
 from fewstep.compare.results import About, Comparison, Metric, Question, Scores, Verdict
-from fewstep.compare.statistics import FEW_TASKS, compared, difference_of, layout, upper
+from fewstep.compare.statistics import FEW_TASKS, compared, difference_of
 from fewstep.errors import BadInput, RunFailed
 
 ERROR = Metric("error", "error")

@@ -67,6 +67,12 @@ def scale_of(values: Sequence[float], start: float, end: float, zero: bool = Tru
     return Scale(bottom, high + room, start, end)
 
 
+def top_of(values: Sequence[float], level: float = 0.0) -> float:
+    """The largest that a picture of `values` has room for: what is `FAR` times as high as most of them stands at its edge."""
+    in_order = sorted(values)
+    return in_order[-1] if in_order[0] < 0 else FAR * max(in_order[len(in_order) // 2], level)
+
+
 def svg(width: float, height: float, label: str, *children: Markup | list[Markup] | None, class_: str = "chart") -> Markup:
     return element("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=class_)
 
@@ -126,9 +132,8 @@ def lines(
     """Lines by name through their (x, y), in the class that `looks` gives each; `level` is one more (name, y), as a thin line,
     where it does not squeeze the others. x is logarithmic, as numbers of shots, steps and tasks want it; 0 has room there.
     What is `FAR` times as high as most of it (an arm that diverges) stands at the upper edge, its number in its tooltip."""
-    all_heights = sorted(y for line in series.values() for _, y in line)
-    top = FAR * max(all_heights[len(all_heights) // 2], level[1] if level else 0.0)
-    top = top if all_heights[0] >= 0 else all_heights[-1]
+    all_heights = [y for line in series.values() for _, y in line]
+    top = top_of(all_heights, level[1] if level else 0.0)
     heights = [min(y, top) for y in all_heights]
     places = sorted({x for line in series.values() for x, _ in line})
     if level is not None and not 0 <= level[1] <= 1.6 * max(heights):
@@ -183,9 +188,12 @@ def costs(arms: Sequence[Cost], x_title: str, y_title: str, label: str) -> Marku
     paid, free = [arm.cost for arm in arms if arm.cost > 0] or [1.0], any(arm.cost <= 0 for arm in arms)
     across = Scale(min(paid), max(max(paid), 10 * min(paid)), LEFT + (40 if free else 12), WIDTH - RIGHT - 16, log=True)
     x = lambda cost: across(cost) if cost > 0 else LEFT + 12  # noqa: E731
-    y = scale_of([value for arm in arms for value in (arm.error, arm.low, arm.high)], floor, TOP, zero=False)
+    top = top_of([arm.error for arm in arms])
+    near = [value for arm in arms if arm.error <= top for value in (arm.error, arm.low, min(arm.high, top))]
+    scale = scale_of(near, floor, TOP, zero=False)
+    y = lambda error: scale(min(max(error, scale.low), scale.high))  # noqa: E731
     ticks = [(0.0, x(0.0))] * free + [(value, across(value)) for value in across.ticks(3)]
-    parts, named = [frame(y, ticks, x_title, y_title)], []
+    parts, named = [frame(scale, ticks, x_title, y_title)], []
     taken = [(x(arm.cost) - 5, y(arm.error) - 5, x(arm.cost) + 5, y(arm.error) + 5) for arm in arms]
     for arm in arms:
         place = x(arm.cost), y(arm.error)

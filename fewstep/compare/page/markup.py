@@ -47,6 +47,8 @@ def known(value: Any) -> TypeGuard[float]:
 
 
 MINUS = "−"
+LARGE = 1e6
+"""from here on numbers are told by a power of ten"""
 RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -55,7 +57,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     rounded = float(f"{value:.2e}")
-    if 1e-4 <= abs(rounded) < 1e6:
+    if 1e-4 <= abs(rounded) < LARGE:
         return fixed(rounded, max(2 - math.floor(math.log10(abs(rounded))), 0), trimmed=True)
     digits, power = f"{value:.1e}".split("e")
     return f"{digits.replace('-', MINUS)} × 10{str(int(power)).translate(RAISED)}"
@@ -96,6 +98,8 @@ def interval(estimate: Mapping[str, Any] | None, signed: bool = False) -> Markup
     if not (known(low) and known(high)):
         return datum(mean)
     decimals = decimals_of(high - low)
+    if max(abs(low), abs(high)) >= LARGE:
+        return joined(datum(mean), " ", element("span", datum(low), " to ", datum(high), class_="between"))
     between = datum(low, decimals, signed), " to ", datum(high, decimals, signed)
     return joined(datum(mean, decimals, signed), " ", element("span", between, class_="between"))
 

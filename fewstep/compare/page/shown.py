@@ -56,7 +56,10 @@ class Arms:
 
     def scale(self) -> charts.Scale | None:
         """Of the whiskers; None where no arm has an error yet."""
-        values = [arm["error"][end] for arm in self.all if has_error(arm) for end in ENDS if known(arm["error"].get(end))]
+        errors = [arm["error"] for arm in self.all if has_error(arm)]
+        top = charts.top_of([error["mean"] for error in errors] or [0.0])
+        near = [error for error in errors if error["mean"] <= top]
+        values = [min(error[end], top) for error in near for end in ENDS if known(error.get(end))]
         return charts.scale_of(values, 4.0, charts.WHISKER - 4) if values else None
 
     def band(self) -> tuple[float, float] | None:
