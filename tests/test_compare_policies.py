@@ -1,18 +1,23 @@
 """Policies are compared: judged alike, saved as what was judged, told of in costs. Place: fewstep/compare/policy_ground.py,
 arms/policies.py."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from fewstep import cli, runs
-from fewstep.compare import compare
+from fewstep.compare import compare, resume
 from fewstep.compare.arms.policies import RATES
+from fewstep.compare.asked import ASKED, as_asked
 from fewstep.compare.policy_ground import policy_ground
 from fewstep.compare.results import Metric, Scores
 from fewstep.compare.verdict import verdict
-from fewstep.problems import Nav2d
+from fewstep.errors import BadInput
+from fewstep.problems import Nav2d, OwnEnvironment
 from fewstep.rl.problem import returns_of
+from fewstep.runs import write_json
 
 SMALL = Nav2d(meta_batch_size=2, rollouts=3, hidden=(8,), meta_steps=4)
 
@@ -93,3 +98,12 @@ def test_arms_of_one_cost_cost_no_less():
     ]
     told = " ".join(verdict(scores, scores, 0.1).sentences)
     assert "b does as well, within the margin of 0.10, and costs no less." in told
+
+
+def test_the_code_that_a_comparison_names_runs_only_where_it_is_named_again(tmp_path):
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    write_json(folder / ASKED, as_asked(OwnEnvironment(env="no_such_module:Env"), 60.0, 1, None, 0, ""))
+    with pytest.raises(BadInput, match="would run that code"):
+        resume(folder)
+    assert "no_such_module" not in sys.modules
