@@ -2,6 +2,7 @@
 
     python benchmarks/robots.py table [--robot half-cheetah] [--family severe] [--seeds 0 1 2]
                                       # -> docs/records/robots_half-cheetah_severe.json
+                                      (--arms NAME ...: these alone, the others of the record stay)
     python benchmarks/robots.py latency                     # -> docs/records/robots_latency.json
     python benchmarks/robots.py speed                       # -> docs/records/robots_speed.json: simulation, by threads
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--robot", default="half-cheetah")
     parser.add_argument("--family", default="severe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="all, unless some are named")
     parser.add_argument("--meta-steps", type=int)
     parser.add_argument("--records", type=Path, default=Path("docs/records"))
     arguments = parser.parse_args()
@@ -76,7 +78,7 @@ def main() -> None:
         record, name = speed(settings), "robots_speed.json"
     else:
         path = arguments.records / f"robots_{Path(arguments.robot).stem}_{Path(arguments.family).stem}.json"
-        return table(settings, arguments.seeds, path)
+        return table(settings, arguments.seeds, arguments.arms, path)
     write(arguments.records / name, record)
 
 
@@ -84,8 +86,9 @@ def write(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps({**record, "date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
 
 
-def table(settings: RobotFaults, seeds: list[int], path: Path) -> None:
-    """All arms on the robots of each seed; the record is written after each of them."""
+def table(settings: RobotFaults, seeds: list[int], names: list[str], path: Path) -> None:
+    """The arms of these names on the robots of each seed; the record is written after each of them."""
+    before = json.loads(path.read_text()) if path.exists() and len(names) < len(ARMS) else {}
     errors: dict[str, list[np.ndarray]] = {}
     told: dict[str, Any] = {}
     for number, seed in enumerate(seeds):
@@ -93,9 +96,9 @@ def table(settings: RobotFaults, seeds: list[int], path: Path) -> None:
         maml_problem = settings.build(seed)
         gathering, budget = time.monotonic() - started, maml_problem.meta_steps * meta_step_operations(maml_problem)
         pooled: list[MetaParams] = []
-        for name, arm in ARMS.items():
+        for name in names:
             started = time.monotonic()
-            problem, params, steps, chosen = arm(settings, seed, budget, pooled)
+            problem, params, steps, chosen = ARMS[name](settings, seed, budget, pooled)
             seconds = time.monotonic() - started
             by_robot = errors_of(problem, params, steps)
             for place, step in enumerate(steps):
@@ -110,6 +113,8 @@ def table(settings: RobotFaults, seeds: list[int], path: Path) -> None:
             "meta_steps": settings.meta_steps,
         }  # fmt: skip
         arms = {row: {**summarized(values), "by_seed": told[row]} for row, values in errors.items()}
+        if before and {**before["protocol"], "seeds": []} == {**protocol, "seeds": []}:
+            arms = {**before["arms"], **arms}
         write(path, {"protocol": protocol, "gathering_seconds": told["gathering_seconds"], "arms": arms})
         jax.clear_caches()  # programs of one seed's robots, and what they hold, serve no other
 
@@ -150,6 +155,13 @@ def meta_learned(settings: RobotFaults, seed: int, budget: float, pooled: list[M
     with tempfile.TemporaryDirectory() as folder:
         run = runs.train(settings, Path(folder) / "run", seed=seed, quiet=True)
         return settings.build(seed), run.params(), (0, 1, 3, 5, 10), {"meta_steps": settings.meta_steps}
+
+
+def first_order(settings: RobotFaults, seed: int, budget: float, pooled: list[MetaParams]) -> Arm:
+    """The same without second derivatives, which leaves operations for more meta-steps."""
+    settings = replace(settings, meta_gradient="first-order", first_order_until=0.0)
+    settings = replace(settings, meta_steps=round(budget / meta_step_operations(settings.build(seed))))
+    return meta_learned(settings, seed, budget, pooled)
 
 
 def pooled_network(settings: RobotFaults, seed: int, budget: float, pooled: list[MetaParams]) -> Arm:
@@ -283,6 +295,7 @@ ARMS: dict[str, Callable[[RobotFaults, int, float, list[MetaParams]], Arm]] = {
     "pooled, ridge": ridge,
     "history (GRU)": with_memory,
     "MAML": meta_learned,
+    "MAML, first order": first_order,
     "told the condition": told_all,
 }
 
