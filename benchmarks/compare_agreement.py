@@ -28,6 +28,8 @@ TABLE = {
 }
 ROBOTS = {
     "maml": "MAML, 5 steps",
+    "fomaml": "MAML, first order, 5 steps",
+    "bayes-head": "Bayesian last layer",
     "joint": "pooled",
     "joint-finetuned": "pooled, fine-tuned",
     "joint-ridge": "pooled, ridge",

@@ -97,7 +97,7 @@ def test_arms_of_one_cost_cost_no_less():
         Scores(name, mean + draw.normal(0, 0.001, (3, 60)), 1.0) for name, mean in (("a", 1.0), ("b", 1.001), ("prior", 9.0))
     ]
     told = " ".join(verdict(scores, scores, 0.1).sentences)
-    assert "b does as well, within the margin of 0.10, and costs no less." in told
+    assert "b does as well, within the margin of 0.10, and takes no fewer operations." in told
 
 
 def test_the_code_that_a_comparison_names_runs_only_where_it_is_named_again(tmp_path):

@@ -125,7 +125,8 @@ class Comparing:
         grids = {name: len(self.bench.arm(name).grid(self.bench.grounds[0])) for name in paces}
         self.extra = 0.3 + 0.3 * compiling
         if isinstance(first := self.bench.grounds[0], PolicyGround):
-            self.extra += first.judged_beside() * float(np.mean([pace.meta_step for pace in paces.values()]))
+            known = self.bench.scored(self.bench.arm("prior"), self.seeds - 1, 0, QUICK)  # judged after all was compiled
+            self.extra += first.judgings * known.record["adapt_milliseconds"] / 1000
         costs = Costs(paces, grids, len(self.followers()), len(self.folds), self.extra, compiling)
         left = (1 - LAST_PART) * self.budget - self.display.spent
         try:

@@ -168,7 +168,7 @@ def content_of(
         "command": command,
         "question": question,
         "metric": {"name": first.metric.name, "title": first.metric.title, "lower_is_better": True},
-        "unit_of_work": first.unit_of_work,
+        "unit_of_work": first.metric.work,
         "margin": margin,
         "protocol": protocol_of(bench, plan, budget, spent),
         "verdict": {

@@ -133,8 +133,6 @@ class Ground:
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """the same, with rates as arguments of their programs"""
 
-    unit_of_work = "operations"
-
     @property
     def kind(self) -> str:
         """What an arm has to know of a problem to say whether it can be used."""

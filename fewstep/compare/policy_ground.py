@@ -61,13 +61,12 @@ class PolicyGround:
     """by settings: what arms have made of the problem"""
 
     kind = "policies"
-    unit_of_work = "environment steps"
 
     @property
     def metric(self) -> Metric:
         updates = self.problem.updates
         title = f"minus the return of a trajectory after {updates} updates, mean over trajectories of sampled actions"
-        return Metric("cost", title, from_zero=False, support="trajectories")
+        return Metric("cost", title, from_zero=False, support="trajectories", work="environment steps")
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -85,12 +84,10 @@ class PolicyGround:
         """[tasks]: the cost of each 'validation' or 'test' task."""
         return -np.asarray(judge(getattr(self, split)))
 
-    def judged_beside(self) -> float:
-        """How many meta-steps' trajectories a training's looks at validation tasks and its scores take."""
-        looks = 5 * self.problem.judged_tasks * self.problem.judged_rollouts
-        scores = (self.validation.count + self.test.count) * self.test.draws
-        one = self.settings.meta_batch_size * self.settings.rollouts * (1 + self.settings.adaptation_steps)
-        return (looks + scores) * (1 + self.problem.updates) / one
+    @property
+    def judgings(self) -> int:
+        """How often a training that is validated five times, and then scored, is judged on a task."""
+        return 5 * self.problem.judged_tasks + self.validation.count + self.test.count
 
     def params(self, folder: Path) -> MetaParams:
         """The trained parameters in the folder of a run of this comparison, whose environment was named for it."""

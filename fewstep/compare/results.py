@@ -24,6 +24,8 @@ class Metric(NamedTuple):
     """whether 0 is perfect, so that errors can be told as parts of one another"""
     support: str = "support rows"
     """what arms adapt to a task by"""
+    work: str = "operations"
+    """by which 'the cheaper' is decided"""
 
 
 class Scores(NamedTuple):

@@ -130,9 +130,9 @@ class _Words:
         cheaper = sorted(set(same) - set(dearer), key=self.costs.__getitem__)
         if dearer:
             verb = "does" if len(dearer) == 1 else "do"
-            more = "more" if all(self.costs[name] > self.costs[self.arm] for name in dearer) else "no less"
-            cost = f"cost{'s' * (verb == 'does')} {more}"
-            yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and {cost}."
+            more = "more" if all(self.costs[name] > self.costs[self.arm] for name in dearer) else "no fewer"
+            take = f"take{'s' * (verb == 'does')} {more} {self.metric.work}"
+            yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and {take}."
         if cheaper:
             times = self.costs[self.arm] / max(self.costs[cheaper[0]], 1e-30)
             how_much = f"{times:.0f} times " * (1.5 < times < 1e6)
