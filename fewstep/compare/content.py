@@ -70,9 +70,9 @@ def margin_of(known: Known, asked: float | None) -> float:
         return asked
     metric = known.bench.grounds[0].metric
     errors = {name: float(known.errors(name, "validation").mean()) for name in known.scored}
-    best = 0.0 if metric.from_zero else min(error for error in errors.values() if math.isfinite(error))
+    best = 0.0 if metric.from_zero else min((error for error in errors.values() if math.isfinite(error)), default=0.0)
     found = MARGIN_PART * (errors["prior"] - best)
-    return max(found, metric.least_margin) or MARGIN_PART  # where no arm is better than no learning
+    return max(found if math.isfinite(found) else 0.0, metric.least_margin) or MARGIN_PART
 
 
 def question_of(seeds: int) -> tuple[Question, str]:

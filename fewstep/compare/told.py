@@ -43,10 +43,9 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
     names = [name for name in names if name in known.scored and name not in found.comparison.diverged]
     arm, best = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
     equal = equal_compute(made, plan, found)
-    drawn = drawn_before(made.bench.directory / RESULT)
-    drawn |= {
-        name: one for name, one in {**curves(made, plan, known, names), "probes": probes(made, plan, known)}.items() if one
-    }
+    anew = {**curves(made, plan, known, names), "probes": probes(made, plan, known)}
+    before = told_before(made.bench.directory / RESULT)
+    drawn = {name: one or before.get(name, one) for name, one in anew.items()}
     content = content_of(
         made.bench,
         known,
@@ -68,12 +67,9 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
     return content
 
 
-def drawn_before(path: Path) -> dict[str, Any]:
-    """Curves and probes of the comparison when it was told the last time: it may go on without time to draw them again."""
-    before = read_kept(path, dict, "Remove it: it is then written again.") if path.is_file() else {}
-    return {**dict.fromkeys(("by_shots", "by_steps", "by_tasks")), "probes": {}} | {
-        name: before[name] for name in ("by_shots", "by_steps", "by_tasks", "probes") if before.get(name)
-    }
+def told_before(path: Path) -> dict[str, Any]:
+    """What was told of the comparison the last time: it may go on without time to draw its curves again."""
+    return read_kept(path, dict, "Remove it: it is then written again.") if path.is_file() else {}
 
 
 def equal_compute(made: Comparing, plan: Plan, found: Verdict) -> dict[str, Any]:
