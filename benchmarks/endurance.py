@@ -1,6 +1,7 @@
 """Does a long run leak memory, slow down or compile again? 100,000 meta-steps of sine waves, then 2,000 evaluations.
 
 python benchmarks/endurance.py [--meta-steps 100000] [--evaluations 2000] [--out docs/records/endurance.json]
+                               [--only meta_steps | evaluations]: the other part of the record stays
 Half an hour on two cores. Times are CPU seconds of the process, as medians of windows. A processor that other programs share
 has slow and fast minutes: a piece of work that is always the same is timed at every moment too, and whether the time of a
 meta-step grows is asked in units of it.
@@ -28,6 +29,9 @@ from fewstep.problems import Sine
 from fewstep.training import loop
 from fewstep.training.log import MetricsFile
 
+PARTS = ("meta_steps", "evaluations")
+SHORT = 1000
+"""meta-steps of a run that is only evaluated"""
 LOG_EVERY = 500
 WARM_UP = 0.1
 """the first part of the work, in which memory may still grow and programs are compiled"""
@@ -72,22 +76,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--meta-steps", type=int, default=100_000)
     parser.add_argument("--evaluations", type=int, default=2_000)
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--out", type=Path, default=Path("docs/records/endurance.json"))
     arguments = parser.parse_args()
     from fewstep.training.measured_lowerings import processor
 
+    parts = [arguments.only] if arguments.only else list(PARTS)
+    record = json.loads(arguments.out.read_text()) if arguments.only and arguments.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        run, trained = meta_steps(arguments.meta_steps, Path(folder) / "run")
-        print(told("meta-step", trained), flush=True)
-        evaluated = evaluations(run, arguments.evaluations)
-        print(told("evaluation", evaluated), flush=True)
+        steps = arguments.meta_steps if "meta_steps" in parts else SHORT
+        run, trained = meta_steps(steps, Path(folder) / "run")
+        if "meta_steps" in parts:
+            record["meta_steps"] = trained
+            print(told("meta-step", trained), flush=True)
+        if "evaluations" in parts:
+            record["evaluations"] = evaluations(run, arguments.evaluations)
+            print(told("evaluation", record["evaluations"]), flush=True)
     machine = {
         "cpu": processor(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
-    record = {"meta_steps": trained, "evaluations": evaluated, "machine": machine}
+    record["machine"] = machine
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
