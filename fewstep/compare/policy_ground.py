@@ -100,8 +100,8 @@ def policy_ground(settings: PolicySettings, seed: int) -> PolicyGround:
     problem = replace(settings.build(seed), judged_rollouts=settings.rollouts)
     simulated = isinstance(problem.environment, Simulation)
 
-    def held(number: int, count: int, unseen: bool) -> HeldTasks:
-        key = 1_000_000 * (seed + 1) + number
+    def held(split: int, count: int, unseen: bool) -> HeldTasks:
+        key = 1_000_000 * (seed + 1) + split
         drawn = drawn_tasks(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
         names = tuple(f"{number + 1}: {task_in_words(plain(task))}" for number, task in enumerate(each))

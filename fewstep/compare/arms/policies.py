@@ -95,14 +95,14 @@ def fit_meta_learned(work: Work) -> Fitted:
 def fit_joint(work: Work) -> Fitted:
     settings, problem = does_not_adapt(work.ground, work.choice, work.planned)
     theta = train(work, settings, problem).theta
-    found = fit_descent(work._replace(beneath=MetaParams(theta), beneath_operations=steps_of(work)), adapts=False)
+    found = fit_descent(work._replace(beneath=MetaParams(theta), beneath_operations=steps_of(work)), moves=False)
     return found._replace(meta_steps=work.meta_steps, saved=Saved(settings, problem, MetaParams(theta)))
 
 
-def fit_descent(work: Work, adapts: bool = True) -> Fitted:
+def fit_descent(work: Work, moves: bool = True) -> Fitted:
     """Plain policy-gradient steps from the parameters beneath, or from untrained ones where there are none; or no steps."""
     ground = work.ground
-    rate, updates = (work.choice["rate"], ground.problem.updates) if adapts else (0.0, 0)
+    rate, updates = (work.choice["rate"], ground.problem.updates) if moves else (0.0, 0)
     plain, problem = built(ground, replace(ground.settings, **PLAIN), 1)
     theta = problem.init(jax.random.key(work.seed)).theta if work.beneath is None else work.beneath.theta
     asked = replace(problem, search=replace(problem.search, inner_optimizer=optax.sgd))  # one program for all rates
@@ -129,7 +129,7 @@ UNTRAINED = Arm(
     "No learning",
     "The untrained policy, in every task.",
     "none",
-    lambda work: fit_descent(work, adapts=False)._replace(saved=None),
+    lambda work: fit_descent(work, moves=False)._replace(saved=None),
     kinds=("policies",),
 )
 SCRATCH = Arm(
