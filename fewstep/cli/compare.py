@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
         "margin": arguments.margin,
         "seed": arguments.seed,
         "command": " ".join(["fewstep compare", *argv]),
+        "embeddings": arguments.embeddings,
     }
     say(f"{name}: comparing within {arguments.budget} -> {out}", json=True)
     begin = lambda compare, more: compare.compare(arguments.settings, out, **options, **more)  # noqa: E731
@@ -107,6 +108,15 @@ def _arguments(name: str, settings: Any) -> type:
             "out",
             option(str | None, "folder for the comparison; the same command on the same folder goes on where it stopped"),
             None,
+        ),
+        (
+            "embeddings",
+            option(
+                str,
+                "of images: a table with a column `file` and a number in each other column, the embeddings of all photos by a "
+                "network trained elsewhere; a probe on them is compared, too",
+            ),
+            "",
         ),
         ("seed", option(int, "decides the split of tasks and all held-out episodes"), 0),
         ("json", option(bool, "print one JSON object on stdout"), False),

@@ -39,7 +39,9 @@ def check(budget: float, seeds: int, margin: float | None) -> None:
         raise BadInput(f"--margin should be a positive number in the units of the error, got {margin}.")
 
 
-def as_asked(settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str) -> dict[str, Any]:
+def as_asked(
+    settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str, embeddings: str = ""
+) -> dict[str, Any]:
     """What `comparison.json` holds: all that makes two comparisons the same one."""
     name = next((name for name, kind in PROBLEMS.items() if type(settings) is kind), None)
     if name is None:
@@ -47,6 +49,11 @@ def as_asked(settings: Any, budget: float, seeds: int, margin: float | None, see
             f"compare: expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}."
         )
     data = getattr(settings, "data", None)
+    brought = {}
+    if embeddings:
+        if not Path(embeddings).is_file():
+            raise BadInput(f"--embeddings {embeddings}: expected a table, found no such file.")
+        brought = {"embeddings": str(Path(embeddings).resolve()), "embeddings_sha256": fingerprint(embeddings)}
     return {
         "problem": name,
         "settings": json.loads(json.dumps(asdict(absolute_data(settings)))),
@@ -56,6 +63,7 @@ def as_asked(settings: Any, budget: float, seeds: int, margin: float | None, see
         "seed": seed,
         "command": command,
         "data_sha256": fingerprint(data) if data else None,
+        **brought,
     }
 
 
@@ -64,7 +72,7 @@ def goes_on(directory: Path, asked: dict[str, Any]) -> bool:
     if not (directory / ASKED).is_file():
         return False
     known = read_asked(directory)
-    if other := [name for name in asked if name != "command" and known.get(name) != asked[name]]:
+    if other := [name for name in {**asked, **known} if name != "command" and known.get(name) != asked.get(name)]:
         raise BadInput(
             f"--out {directory} holds another comparison (its {', '.join(other)} differ). Choose another folder, or go on with "
             f"that one: fewstep compare --resume {directory}"

@@ -128,6 +128,8 @@ class Ground:
     """of the split; the seeds of trainings are others"""
     validation: Held
     test: Held
+    embeddings: str = ""
+    """of photos, by a network trained elsewhere: the table that the user brings"""
     models: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """by settings: what arms have made of the problem"""
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
@@ -220,7 +222,7 @@ class Ground:
         return tuple(shots for shots in SHOTS if shots <= room)
 
 
-def ground(settings: LearningSettings, seed: int, fold: int | None = None) -> Ground:
+def ground(settings: LearningSettings, seed: int, fold: int | None = None, embeddings: str = "") -> Ground:
     """The ground of a comparison. Raises `BadInput` for what cannot be compared, or cannot be built."""
     base = recipe_of(settings)
     if fold is not None:
@@ -236,7 +238,7 @@ def ground(settings: LearningSettings, seed: int, fold: int | None = None) -> Gr
         draws = 1 if images else min(EPISODES, max(1, MOST_EPISODES // count))
         return Held(family, names_of(problem, family, count), draws, 1000 * seed + number)
 
-    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2))
+    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), embeddings)
 
 
 def recipe_of(settings: LearningSettings) -> LearningSettings:

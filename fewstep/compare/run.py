@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.compare.arms import AnyGround
+from fewstep.compare.arms.embeddings import embeddings_of
 from fewstep.compare.asked import ASKED, STATE, as_asked, check, goes_on, read_asked, spent_before
 from fewstep.compare.bench import Bench
 from fewstep.compare.comparing import Comparing
@@ -22,6 +23,7 @@ from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.policy_ground import policy_ground
 from fewstep.compare.told import TOO_FEW, tell
 from fewstep.errors import BadInput
+from fewstep.problems.images import Images
 from fewstep.problems.own_environment import OwnEnvironment
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import new_directory, only_one, settings_of, write_json
@@ -40,23 +42,25 @@ def compare(
     seed: int = 0,
     quiet: bool = False,
     command: str = "",
+    embeddings: str = "",
     partial: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> dict[str, Any]:
     """Compares arms on the tasks of a Problem within a budget, writes `compare.json`, `compare.html` and the recommended run
     into `directory`, and returns what `compare.json` holds. Where the directory holds the same comparison, it goes on.
 
     `margin` is a difference in error that does not matter (by default 5 % of the error without learning); `seed` decides the
-    split and the held-out episodes, `seeds` is how often everything is trained. `partial` is shown the first scores.
+    split and the held-out episodes, `seeds` is how often everything is trained. `embeddings` is a
+    table of embeddings of photos by a network trained elsewhere (arms/embeddings.py). `partial` is shown the first scores.
 
     Raises `BadInput` for what cannot be compared, a leak between tasks or a budget that is too small, and `Interrupted` on
     SIGINT or SIGTERM while an arm is trained: what is done is kept.
     """
     check(budget_seconds, seeds, margin)
-    directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command)
+    directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command, embeddings)
     begun = goes_on(directory, asked)
     display = Display(budget_seconds, spent_before(directory) if begun else 0.0, quiet)
     try:
-        grounds = grounds_of(settings, seed, display)
+        grounds = grounds_of(settings, seed, display, embeddings)
         if not begun:
             new_directory(directory)
             write_json(directory / ASKED, asked)
@@ -82,6 +86,7 @@ def resume(directory: str | Path, quiet: bool = False, partial: Callable[..., No
     its folder names."""
     asked = read_asked(Path(directory))
     options = {name: asked[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
+    options["embeddings"] = asked.get("embeddings", "")
     settings = settings_of(asked, Path(directory) / ASKED)
     if isinstance(settings, OwnEnvironment):
         raise BadInput(
@@ -91,11 +96,16 @@ def resume(directory: str | Path, quiet: bool = False, partial: Callable[..., No
     return compare(settings, directory, quiet=quiet, partial=partial, **options)
 
 
-def grounds_of(settings: Any, seed: int, display: Display) -> tuple[AnyGround, ...]:
-    """The split, or where tasks are few all splits of a cross-fitting. Raises `BadInput` for a leak."""
+def grounds_of(settings: Any, seed: int, display: Display, embeddings: str = "") -> tuple[AnyGround, ...]:
+    """The split, or where tasks are few all splits of a cross-fitting. Raises `BadInput` for a leak, or for embeddings that do
+    not fit."""
+    if embeddings and not isinstance(settings, Images):
+        raise BadInput("--embeddings are of photos: leave them out, or compare on images.")
     if isinstance(settings, PolicySettings):
         return (policy_ground(settings, seed),)
-    first = ground(settings, seed)
+    first = ground(settings, seed, embeddings=embeddings)
+    if embeddings:
+        embeddings_of(embeddings, first.settings, seed)  # type: ignore[arg-type]
     for note in first.problem.notes:
         display.note(f"note: {note}")
     refuse_leaks(first)

@@ -1,6 +1,6 @@
 """The arms of a comparison (floor 5). `ARMS` is what `fewstep compare` tries, in the order in which it is told of them."""
 
-from fewstep.compare.arms import classical, gaussian, learned, mixed, policies
+from fewstep.compare.arms import classical, embeddings, gaussian, learned, mixed, policies
 from fewstep.compare.arms.arm import AnyGround as AnyGround
 from fewstep.compare.arms.arm import Arm as Arm
 from fewstep.compare.arms.arm import Choice as Choice
@@ -14,6 +14,7 @@ ARMS: tuple[Arm, ...] = (
     classical.CHANCE,
     learned.RIDGE,
     classical.NEAREST,
+    embeddings.PROBE,
     gaussian.GAUSSIAN,
     mixed.MIXED,
     learned.SCRATCH,
