@@ -117,15 +117,14 @@ def training(problem: Problem) -> Training:
 
 
 def policy_training(problem: PolicyProblem) -> Training:
-    search, key, step = problem.search, jax.random.key(0), meta_step_of(problem)
-    trajectories = search.tasks * search.rollouts * (1 + search.adaptation_steps)
+    key, step = jax.random.key(0), meta_step_of(problem)
 
     def run(state: MetaState, length: int) -> MetaState:
         for _ in range(length):
             state, _ = step(state, key)
         return state
 
-    return float(trajectories * problem.environment.horizon), run, search.outer.init(problem.init(key))
+    return float(problem.environment_steps), run, problem.search.outer.init(problem.init(key))
 
 
 class Costs(NamedTuple):

@@ -60,6 +60,12 @@ class PolicyProblem:
     def meta_batch_size(self) -> int:
         return self.search.tasks
 
+    @property
+    def environment_steps(self) -> int:
+        """of a meta-step, where no trajectory ends early"""
+        trajectories = self.search.tasks * self.search.rollouts * (1 + self.search.adaptation_steps)
+        return trajectories * self.environment.horizon
+
 
 def meta_step_of(problem: PolicyProblem) -> Callable[[MetaState, Key], tuple[MetaState, MetaStepInfo]]:
     """`(state, key of the run) -> (state, what happened)`, compiled."""

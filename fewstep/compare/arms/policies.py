@@ -80,9 +80,7 @@ def as_fitted(
 
 def steps_of(work: Work) -> float:
     """Environment steps of a training, where no trajectory ends early."""
-    settings, horizon = work.ground.settings, work.ground.problem.environment.horizon
-    trajectories = settings.meta_batch_size * settings.rollouts * (1 + settings.adaptation_steps)
-    return float(trajectories * horizon * work.meta_steps)
+    return float(work.ground.problem.environment_steps * work.meta_steps)
 
 
 def fit_meta_learned(work: Work) -> Fitted:
