@@ -173,6 +173,12 @@ def test_how_hard_tasks_are_leaves_chance_out():
     assert spread_beyond_chance(scale, scale, everyone) == pytest.approx(scale.std(ddof=1) / scale.mean())
 
 
+def test_tasks_that_are_fitted_exactly_are_equally_hard_and_such_that_were_before_gain_nothing():
+    """One step of rate ½ on inputs of 1 ends at the level of a task, that of a start at the level stays there."""
+    assert sorted(gains(LINEAR, start(), level_tasks([1.0, 2.0, 4.0, 8.0]), KEY)) == ["gain", "shuffled_gain"]
+    assert gains(LINEAR, start(2.0), level_tasks([2.0] * 4), KEY) == {}
+
+
 def test_a_task_with_a_single_query_row_cannot_be_split():
     episodes = noisy_lines([1.0, 2.0, 3.0, 4.0], 2, 0.1)
     single = episodes._replace(query=jax.tree.map(lambda leaf: leaf[:, :1], episodes.query))

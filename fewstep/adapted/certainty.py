@@ -23,7 +23,7 @@ class Certainty:
     def level(self, asked: float | None) -> int | None:
         """The level of intervals in per cent: as asked, or the highest usual one that the calibration allows; None for none."""
         if asked is not None:
-            percent = round(100 * asked)
+            percent = round(100 * asked) if 0 < asked < 1 else 0
             if not 50 <= percent <= 99 or abs(100 * asked - percent) > 1e-6:
                 raise BadInput(f"--level should be between 0.50 and 0.99, in whole per cent, got {asked}.")
             if not self._allowed(percent):

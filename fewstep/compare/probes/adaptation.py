@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.compare.probes.jackknife import centered, effective_rank, jackknife, spread_beyond_chance
+from fewstep.compare.probes.jackknife import centered, effective_rank, jackknife, ratio, spread_beyond_chance
 from fewstep.compare.probes.measure import Probe, by_task, flat, percent
 from fewstep.maml import Learner, adapt, started
 from fewstep.types import Episode, Examples, Key, MetaParams, Params
@@ -42,9 +42,11 @@ def gains(learner: Learner, params: MetaParams, episodes: Episode, key: Key) -> 
 
     def share(after: str) -> tuple[float, float, float]:
         """By how much the mean loss is less than before."""
-        return jackknife(lambda keep: 1 - of_task[after][keep].mean() / of_task["before"][keep].mean(), count)
+        return jackknife(lambda keep: 1 - ratio(of_task[after][keep].mean(), of_task["before"][keep].mean()), count)
 
     value, low, high = share("after")
+    if not np.isfinite(value):
+        return {}  # the meta-learned start is right already
     says = f"Adapting takes {percent(value)} off the loss on a task's other rows." if value > 0 else "Adapting gains nothing."
     points = ("before adapting", float(of_task["before"].mean())), ("after", float(of_task["after"].mean()))
     found = {"gain": Probe("What adapting gains", value, low, high, says, points)}
@@ -57,7 +59,7 @@ def gains(learner: Learner, params: MetaParams, episodes: Episode, key: Key) -> 
     found["shuffled_gain"] = Probe("The same with shuffled targets", control, low, high, says)
     both = np.stack([of_task["half 0"], of_task["half 1"]])
     both = both[:, np.isfinite(both).all(axis=0)]
-    if both.shape[1] > 2:
+    if both.shape[1] > 2 and both.any():  # nothing varies where all is fitted exactly
         value, low, high = jackknife(lambda keep: spread_beyond_chance(both[0], both[1], keep), both.shape[1])
         says = f"After adapting, losses of tasks vary by {percent(value)} of their mean, beyond what chance explains."
         found["difficulty"] = Probe("How unequally hard tasks are", value, low, high, says)
@@ -111,7 +113,7 @@ def ladder(learner: Learner, params: MetaParams, episodes: Episode, key: Key) ->
     none, last, whole = losses[0], losses[1], losses[-1]
     if none.mean() <= whole.mean():
         return {}  # no gain to have a part in
-    share = lambda keep: (none[keep] - last[keep]).mean() / (none[keep] - whole[keep]).mean()  # noqa: E731
+    share = lambda keep: ratio((none[keep] - last[keep]).mean(), (none[keep] - whole[keep]).mean())  # noqa: E731
     value, low, high = jackknife(share, len(none))
     words = {0: "none adapts", 1: "the last layer", len(names): "all layers"}
     told = [words.get(count, f"the last {count}") for count in counts]

@@ -23,6 +23,11 @@ def jackknife(statistic: Callable[[np.ndarray], float], tasks: int) -> tuple[flo
     return value, value - half, value + half
 
 
+def ratio(part: float, whole: float) -> float:
+    """NaN where there is nothing to be a part of."""
+    return float(part / whole) if whole else float("nan")
+
+
 def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """[tasks, tasks]: of each of `first` [tasks, numbers] with each of `second`; NaN with a vector of zeros."""
     products = first @ second.T
@@ -57,7 +62,7 @@ def centered(products: np.ndarray) -> np.ndarray:
 
 def spread_beyond_chance(first: np.ndarray, second: np.ndarray, keep: np.ndarray) -> float:
     """The standard deviation between tasks by their mean, of what was measured of each twice, [tasks] each: chance is in one of
-    both alone, so it has no part in their covariance. 0 where this is negative."""
+    both alone, so it has no part in their covariance. 0 where this is negative, NaN where the mean is 0."""
     one, two = first[keep], second[keep]
     covariance = float(np.sum((one - one.mean()) * (two - two.mean())) / (len(keep) - 1))
-    return float(np.sqrt(max(covariance, 0.0)) / ((one.mean() + two.mean()) / 2))
+    return ratio(np.sqrt(max(covariance, 0.0)), (one.mean() + two.mean()) / 2)
