@@ -28,12 +28,13 @@ def test_two_thousand_meta_steps_and_twenty_evaluations_compile_nothing_after_th
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 20
     assert at[2_000] == at[200]
     run.evaluate((0, 1), tasks=20)
-    before, living = len(compilations), None
+    before, living, objects = len(compilations), 0, 0
     for number in range(20):
         runs.open_run(tmp_path / "run").evaluate((0, 1), tasks=20)
         if number == 10:
             gc.collect()
-            living = len(jax.live_arrays())
+            living, objects = len(jax.live_arrays()), len(gc.get_objects())
     assert len(compilations) == before
     gc.collect()
     assert len(jax.live_arrays()) <= living  # nothing of an evaluation stays
+    assert len(gc.get_objects()) < objects + 100  # a class of modules is some 170, weak references come and go

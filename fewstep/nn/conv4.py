@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fewstep.nn.modules import network_of
+from fewstep.nn.modules import made_once, network_of
 from fewstep.nn.pooling import largest
 from fewstep.types import Network
 
@@ -21,6 +21,7 @@ GROUP_SIZE = 16
 POOL = (1, 2, 2, 1)
 
 
+@made_once
 def conv4(
     image: tuple[int, int, int],
     classes: int | None,

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fewstep.nn.modules import network_of
+from fewstep.nn.modules import made_once, network_of
 from fewstep.types import Network
 
 GLOROT = jax.nn.initializers.glorot_uniform()
 
 
+@made_once
 def mlp(
     sizes: Sequence[int],
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,

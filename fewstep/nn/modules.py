@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 
 from fewstep.types import Key, Network, Params
+
+MOST_NETWORKS = 256
+P = ParamSpec("P")
+
+
+def made_once(build: Callable[P, Network]) -> Callable[P, Network]:
+    """`build`, whose last networks are kept by its arguments (lists as tuples): flax and JAX keep something of every class of
+    modules, a hundred KiB of it, as long as the process lives, and a process may build the problem of a run thousands of times.
+    """
+    kept = functools.lru_cache(MOST_NETWORKS)(build)
+
+    @functools.wraps(build)
+    def network(*arguments: P.args, **named: P.kwargs) -> Network:
+        fixed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
+        return kept(*map(fixed, arguments), **{name: fixed(value) for name, value in named.items()})
+
+    return network
 
 
 def network_of(make: Callable[[Any], Any]) -> Network:

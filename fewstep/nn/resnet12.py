@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fewstep.errors import BadInput
 from fewstep.nn.conv4 import GROUP_SIZE, POOL, normalize
-from fewstep.nn.modules import network_of
+from fewstep.nn.modules import made_once, network_of
 from fewstep.nn.pooling import largest
 from fewstep.types import Network
 
@@ -22,6 +22,7 @@ SLOPE = 0.1
 """of the leaky ReLU below 0"""
 
 
+@made_once
 def resnet12(
     image: tuple[int, int, int],
     filters: tuple[int, ...] = (64, 160, 320, 640),
