@@ -53,7 +53,7 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
         return
     else:
         port = (coordinator or "").rpartition(":")[2]
-        if processes < 2 or process not in range(processes) or not port.isdigit():
+        if processes < 2 or process is None or not 0 <= process < processes or not port.isdigit():
             raise BadInput(
                 "expected --processes N, 2 or more, --coordinator HOST:PORT, where process 0 runs, both the same for all, and "
                 f"--process I from 0 to N - 1; got {processes}, {coordinator} and {process}."

@@ -199,6 +199,7 @@ def test_processes_that_were_started_for_different_trainings_are_all_refused(tmp
         ("--processes", 2, "--process", 0, "--coordinator", "localhost"),
         ("--processes", 1, "--process", 0, "--coordinator", "localhost:1234"),
         ("--processes", 0),
+        ("--processes", 10**24),
         ("--processes", "auto", "--process", 0),
     ],
 )

@@ -71,6 +71,8 @@ def _answer(argv: list[str]) -> int:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
+        if odd := next((word for word in argv if "\0" in word), ""):
+            raise BadInput(f"expected words without NUL, which no file name may hold, got {odd!r}.")
         return importlib.import_module(f"fewstep.cli.{argv[0].replace('-', '_')}").main(argv[1:])
     except NotTrusted as error:
         again = shlex.join([os.environ.get("FEWSTEP_COMMAND", "fewstep"), *argv])
