@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from known import assert_close, farthest, fast_meta_gradient, keys, mlp_apply, mlp_params, plain, waves
+from known import assert_close, farthest, fast_meta_gradient, keys, mlp_apply, mlp_params, plain, slow_but, waves
 
 from fewstep import Learner, MetaParams, nn
 from fewstep.variants import log_rates, meta_sgd
@@ -97,7 +97,7 @@ def meta_gradient_of(theta, apply, inner=()):
     return fast_meta_gradient(learner, MetaParams(theta, inner(theta, 0.05) if inner else ()), waves(3), keys(3), STEP)
 
 
-@pytest.mark.parametrize("write", [as_flax_nnx, as_flax_linen, as_equinox, as_haiku])
+@pytest.mark.parametrize("write", slow_but([as_flax_nnx, as_flax_linen, as_equinox, as_haiku], as_flax_linen, as_equinox))
 def test_a_model_of_another_framework_gives_the_meta_gradient_of_the_plain_one(write):
     params = mlp_params(SIZES)
     theta, apply, back = write(params)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from known import KEY, STEP, bowl_loss, bowls, fast_gradient, keys, one, plain, steep_loss
+from known import KEY, STEP, bowl_loss, bowls, fast_gradient, keys, one, plain, slow_but, steep_loss
 
 from fewstep import Learner, init, meta_gradient, meta_step
 
@@ -62,7 +62,7 @@ def count_traces(loss):
     return counted, traces
 
 
-@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("name", slow_but(list(INNER), *list(INNER)[::3]))
 def test_the_meta_gradient_through_any_inner_optimizer_is_finite_exact_and_compiled_once(float64, name):
     loss, traces = count_traces(bumpy)
     learner, episodes = Learner(loss, INNER[name], 2), bowls(2)

@@ -339,7 +339,7 @@ def test_cross_validation_over_groups_is_fitting_and_scoring_each_fold_by_hand()
         assert score == pytest.approx(by_hand.score(x[test], y[test], groups=unit[test]))
 
 
-@pytest.mark.parametrize("names", [("no", "yes"), (False, True), (0.0, 1.0)])
+@pytest.mark.parametrize("names", [("no", "yes"), (False, True), pytest.param((0.0, 1.0), marks=pytest.mark.slow)])
 def test_classes_of_any_type_come_back_as_they_went_in(classified, names):
     x, y = waves()
     classes = np.array(names)[(y > 0.5).astype(int)]

@@ -26,7 +26,7 @@ def an_episode(family, task=5):
     return PLANTED[family], settings.fresh().episode(jnp.asarray(task), jax.random.key(1))
 
 
-@pytest.mark.parametrize("family", ["latent", "clustered", "mixture", "identical"])
+@pytest.mark.parametrize("family", slow_but(["latent", "clustered", "mixture", "identical"], "latent", "mixture"))
 def test_the_best_prediction_is_the_mean_over_all_tasks_by_how_well_they_fit(family):
     truth, (support, query) = an_episode(family)
     latents = np.asarray(truth.latents)[:: 1 + len(truth.latents) // 300]

@@ -261,7 +261,9 @@ def test_a_range_of_shots_comes_up_as_it_is_drawn_where_rows_do_not_lack(in_time
 
 
 @pytest.mark.parametrize("in_time", [False, True])
-@pytest.mark.parametrize(("lengths", "room"), [(LENGTHS, 6), (LENGTHS, 40), (LENGTHS, SORTED_UP_TO), (LONG, 40)])
+@pytest.mark.parametrize(
+    ("lengths", "room"), [(LENGTHS, 6), (LENGTHS, SORTED_UP_TO), pytest.param(LENGTHS, 40, marks=pytest.mark.slow), (LONG, 40)]
+)
 def test_a_family_with_more_room_gives_the_same_rows_as_one_made_for_that_number_of_shots(lengths, room, in_time):
     rows, tasks = numbered_rows(lengths), np.array([3, 1, 0])
     roomy = sampler(table_tasks(rows, tasks, Shots(1, 3), 4, in_time).resized(room), 50)

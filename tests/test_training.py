@@ -25,6 +25,7 @@ from known import (
     draw_bowls,
     farthest,
     plain,
+    slow_but,
 )
 
 from fewstep import BadInput, Episode, Learner, RunFailed, init, meta_step, task_loss
@@ -229,7 +230,7 @@ def test_the_lengths_of_compiled_calls_do_not_matter(devices):
     assert_same_bits(state, at_once)
 
 
-@pytest.mark.parametrize("tasks", [1, 4, 5])
+@pytest.mark.parametrize("tasks", slow_but([1, 4, 5], 5))
 def test_two_devices_give_the_meta_gradient_of_one(float64, tasks):
     problem = bowl_problem(meta_batch_size=tasks)
     params = plain(jnp.array([1.0, -2.0, 0.5]))

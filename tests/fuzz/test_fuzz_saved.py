@@ -30,7 +30,7 @@ READERS = {
 }
 """(folder, file) -> the commands that read it"""
 OUT = ["out", "out.csv", "copy", "out_confusion.png"]
-FAST = {("run", "config.json"): 18, ("photos-run", "config.json"): 30, ("adapted", "adapted.json"): 72}
+FAST = {("run", "config.json"): 36, ("photos-run", "config.json"): 60, ("adapted", "adapted.json"): 144}
 """(folder, file) -> every which damage is tried in the fast slice, by the first command that reads the file"""
 
 
