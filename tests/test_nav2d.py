@@ -126,7 +126,7 @@ def test_what_is_offered_is_what_there_is():
         (["--rollouts", "0"], "--rollouts should be at least 1, got 0"),
         (["--discount", "1.5"], "--discount should be between 0 and 1"),
         (["--inner-rate", "-1"], "--inner-rate should be a positive number"),
-        (["--hidden", "0"], "positive numbers of units"),
+        (["--hidden", "0"], "numbers of units from 1"),
         (["--seed", "-1"], "--seed should lie between"),
         (["--variant", "anil"], "not for policies"),
         (["--find-rate"], "nav2d trains a policy"),

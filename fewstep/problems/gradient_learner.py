@@ -16,7 +16,7 @@ from fewstep.maml import InnerOptimizer, Learner, TaskGradient
 from fewstep.problem import LowerRates
 from fewstep.problems.learners import clip_tasks
 from fewstep.problems.settings import ALL, LearningSettings
-from fewstep.types import Loss, MetaParams, Params
+from fewstep.types import Loss, MetaParams, Network, Params
 from fewstep.variants import (
     alfa,
     alfa_start,
@@ -35,6 +35,7 @@ from fewstep.variants import (
     step_values,
 )
 from fewstep.variants.meta_curvature import Curvature
+from fewstep.variants.paths import chosen
 
 WAYS = {"auto": auto, "exact": exact, "stored": stored, "first-order": first_order, "reptile": reptile}
 """the meta-gradients that need no further settings"""
@@ -42,10 +43,14 @@ Parts = Mapping[str, tuple[str, ...]]
 """what "head" and "body" mean where parameters have no such names"""
 
 
-def gradient_learner(settings: LearningSettings, loss: Loss, parts: Parts | None = None) -> Learner:
-    """The learner of gradient steps that the settings describe."""
+def gradient_learner(settings: LearningSettings, network: Network, loss: Loss, parts: Parts | None = None) -> Learner:
+    """The learner of gradient steps that the settings describe. Raises `BadInput` where they name parameters that the
+    `network` does not have."""
     learner = Learner(loss, inner_optimizer(settings), settings.adaptation_steps, task_gradient=task_gradient(settings))
-    if (names := moving(settings, parts or {})) != ALL:
+    names = moving(settings, parts or {})
+    if named := (*(names if names != ALL else ()), *settings.per_step):
+        chosen(jax.eval_shape(network.init, jax.random.key(0)), named)
+    if names != ALL:
         learner = replace(learner, adaptation_step=moves(names))
     if settings.bootstrap:
         learner = replace(learner, objective=bootstrapped(settings.bootstrap))

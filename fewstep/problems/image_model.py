@@ -67,7 +67,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
     body = body_of(settings, format.shape)
     network = with_head(body, width_of(body, format.shape))
     predict = log_probabilities(network)
-    learner = gradient_learner(settings, losses.cross_entropy(predict))
+    learner = gradient_learner(settings, network, losses.cross_entropy(predict))
     errors = {"error_rate": losses.wrong, "log_loss": losses.log_loss}
     return Problem(
         name=settings.name,

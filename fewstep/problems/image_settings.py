@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fewstep.errors import BadInput
 from fewstep.nn.heads import Head
 from fewstep.problems.image_classes import Parts
-from fewstep.problems.settings import ALL, LearningSettings
+from fewstep.problems.settings import ALL, MOST_UNITS, LearningSettings
 from fewstep.tasks.augment import Variation
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
@@ -107,6 +107,8 @@ class ImageSettings(LearningSettings):
         for name, least in {"ways": 2, "test_queries": 1, "filters": 1, "validation_tasks": 1}.items():
             if getattr(self, name) < least:
                 raise BadInput(f"--{name.replace('_', '-')} should be at least {least}, got {getattr(self, name)}.")
+        if self.filters > MOST_UNITS:
+            raise BadInput(f"--filters should be at most {MOST_UNITS:,}, got {self.filters}.")
         if self.train_ways < 0 or self.train_ways == 1:
             raise BadInput(f"--train-ways should be at least 2, or 0 for as many as --ways, got {self.train_ways}.")
         if self.adapter != "gradient" or self.body_steps:

@@ -14,7 +14,7 @@ import optax
 
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy, policy_for
-from fewstep.problems.settings import LARGEST_SEED
+from fewstep.problems.settings import LARGEST_SEED, MOST_UNITS, UNITS
 from fewstep.rl.meta_step import PolicySearch
 from fewstep.rl.problem import PolicyProblem
 from fewstep.rl.proximal_policy import ProximalPolicy
@@ -84,7 +84,7 @@ class PolicySettings:
         expected = {name: ("at least 1", getattr(self, name) >= 1) for name in whole}
         expected |= {name: ("a positive number", 0 < getattr(self, name) < float("inf")) for name in positive}
         expected |= {name: ("between 0 and 1", 0 <= getattr(self, name) <= 1) for name in ("discount", "trace")}
-        expected["hidden"] = ("positive numbers of units", all(units >= 1 for units in self.hidden))
+        expected["hidden"] = (UNITS, all(1 <= units <= MOST_UNITS for units in self.hidden))
         for name, (what, fine) in expected.items():
             if not fine:
                 raise BadInput(f"--{name.replace('_', '-')} should be {what}, got {getattr(self, name)}.")

@@ -21,6 +21,9 @@ from fewstep.tasks.faults import Change, Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.tasks.windows import format_of, windows
 
+MOST = 10**6
+"""robots, runs of each and steps of a run"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RobotFaults(LearningSettings):
@@ -68,15 +71,12 @@ class RobotFaults(LearningSettings):
         }
         if format is not None:
             return supervised(self, format, **shared)
-        if min(self.robots) < 1 or self.runs < 1:
-            raise BadInput(f"--robots and --runs should be at least 1, got {self.robots} and {self.runs}.")
+        if not (1 <= min(self.robots) and max(self.robots) <= MOST and 1 <= self.runs <= MOST):
+            raise BadInput(f"--robots and --runs should be at least 1 and at most {MOST:,}, got {self.robots} and {self.runs}.")
+        if not self.data:
+            self.check_steps(self.run_steps)
         robot, parts = Robot(self.robot), self.lived(seed)
-        steps, least = parts["train"].actions.shape[2], self.shot_range.most + self.queries
-        if steps < least:
-            raise BadInput(
-                f"--run-steps {steps} is too few for {self.shot_range.most} support and {self.queries} query transitions. Try "
-                f"at least {least}."
-            )
+        self.check_steps(parts["train"].actions.shape[2])
         format = format_of(robot, parts["train"])
         families = {part: windows(found, format, self.shot_range, self.queries) for part, found in parts.items()}
         return supervised(
@@ -88,6 +88,17 @@ class RobotFaults(LearningSettings):
             validation_tasks=len(parts["validation"].actions) * 4,
             notes=(*robot.notes, *said(robot, parts)),
         )
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `BadInput` where a task has no room in runs of so many steps, or where they would never end."""
+        least = self.shot_range.most + self.queries
+        if steps < least:
+            raise BadInput(
+                f"--run-steps {steps} is too few for {self.shot_range.most} support and {self.queries} query transitions. Try "
+                f"at least {least}."
+            )
+        if steps > MOST:
+            raise BadInput(f"--run-steps should be at most {MOST:,}, got {steps}.")
 
     def lived(self, seed: int) -> dict[str, Experience]:
         """What robots lived through, by part: read from the file, or simulated."""

@@ -13,6 +13,8 @@ from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import Shots
 
 LARGEST_SEED = 2**31 - 1
+MOST_UNITS = 10**6
+UNITS = f"numbers of units from 1 to {MOST_UNITS:,}"
 ALL = ("all",)
 """what adaptation moves where nothing else is asked for"""
 PLAIN_MAML: dict[str, Any] = {
@@ -154,7 +156,7 @@ class LearningSettings:
         _require(self, "average", 0 <= self.average < 1, "between 0 and 1, and less than 1")
         for name in ("clip", "inner_clip"):
             _require(self, name, 0 <= getattr(self, name) <= 1e15, "between 0 (no limit) and 1e15")
-        _require(self, "hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+        _require(self, "hidden", all(1 <= units <= MOST_UNITS for units in self.hidden), UNITS)
         if self.adapter in ("bayes-head", "in-context") and not self.hidden:
             raise BadInput(f"--adapter {self.adapter} needs at least one layer of --hidden units, got none.")
         for name in ("lora", "context", "bootstrap"):

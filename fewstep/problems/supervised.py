@@ -106,7 +106,7 @@ def gradient_model(settings: LearningSettings, format: TableFormat, layers: dict
     elif settings.lora:
         network = with_lora(network, settings.lora)
     predict_outputs, loss = judged(network.apply, format)
-    learner = gradient_learner(settings, loss, mlp_parts(settings))
+    learner = gradient_learner(settings, network, loss, mlp_parts(settings))
     if settings.context:
         learner = replace(learner, start=fresh_context)
     rate = f"rate {settings.inner_rate:g}" if settings.inner_optimizer == "sgd" else "learned"

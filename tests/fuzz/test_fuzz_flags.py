@@ -75,7 +75,7 @@ def tried(fuzz, shelf, record_property, command, wordings):
 
 @pytest.fixture
 def place(fuzz, monkeypatch):
-    """A folder to run in, where comparisons and measurements too are only begun."""
+    """A folder to run in, where comparisons, measurements and estimates too are only begun."""
     from fuzzing import Begun
 
     from fewstep.compare.ground import ground
@@ -89,6 +89,7 @@ def place(fuzz, monkeypatch):
 
     monkeypatch.setattr("fewstep.compare.run.grounds_of", begin_comparison)
     monkeypatch.setattr("fewstep.runs.measure.measure", begin)
+    monkeypatch.setattr("fewstep.training.estimate.estimate", begin)
     return fuzz
 
 
