@@ -17,7 +17,7 @@ from fewstep.estimators.fitted import FittedModel, FittedUnit
 from fewstep.estimators.groups import blocks, first_rows, group_names, lengths_of, split_groups
 from fewstep.problem import Problem
 from fewstep.problems import Table
-from fewstep.problems.settings import LARGEST_SEED
+from fewstep.problems.settings import LARGEST
 from fewstep.tasks.frames import columns_of, is_frame, names_of
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
@@ -215,7 +215,7 @@ def draw_seed(random_state: Any) -> int:
     """A whole number is the seed itself; None or a NumPy generator draws one."""
     if isinstance(random_state, int | np.integer):
         return int(random_state)
-    return int(check_random_state(random_state).randint(LARGEST_SEED))
+    return int(check_random_state(random_state).randint(LARGEST))
 
 
 def checked_steps(steps: Any) -> Steps | None:

@@ -104,7 +104,7 @@ class ImageSettings(LearningSettings):
 
     def check_images(self) -> None:
         """Raises `BadInput` for the first setting that is out of range."""
-        for name, least in {"ways": 2, "test_queries": 1, "filters": 1, "validation_tasks": 1}.items():
+        for name, least in {"ways": 2, "test_queries": 1, "filters": 1, "validation_tasks": 1, "joint_steps": 0}.items():
             if getattr(self, name) < least:
                 raise BadInput(f"--{name.replace('_', '-')} should be at least {least}, got {getattr(self, name)}.")
         if self.filters > MOST_UNITS:

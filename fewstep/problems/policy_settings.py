@@ -14,7 +14,7 @@ import optax
 
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy, policy_for
-from fewstep.problems.settings import LARGEST_SEED, MOST_UNITS, UNITS
+from fewstep.problems.settings import MOST_UNITS, UNITS, check_counts
 from fewstep.rl.meta_step import PolicySearch
 from fewstep.rl.problem import PolicyProblem
 from fewstep.rl.proximal_policy import ProximalPolicy
@@ -77,8 +77,7 @@ class PolicySettings:
 
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""
-        if not 0 <= seed <= LARGEST_SEED:
-            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED}, got {seed}.")
+        check_counts(self, seed)
         whole = "rollouts", "adaptation_steps", "epochs", "meta_batch_size", "meta_steps", "log_every"
         positive = "inner_rate", "later_rate", "outer_rate", "kl_limit", "deviation"
         expected = {name: ("at least 1", getattr(self, name) >= 1) for name in whole}

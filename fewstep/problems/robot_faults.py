@@ -71,7 +71,7 @@ class RobotFaults(LearningSettings):
         }
         if format is not None:
             return supervised(self, format, **shared)
-        if not (1 <= min(self.robots) and max(self.robots) <= MOST and 1 <= self.runs <= MOST):
+        if not all(1 <= count <= MOST for count in (*self.robots, self.runs)):
             raise BadInput(f"--robots and --runs should be at least 1 and at most {MOST:,}, got {self.robots} and {self.runs}.")
         if not self.data:
             self.check_steps(self.run_steps)

@@ -12,7 +12,8 @@ from fewstep.problem import Problem
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import Shots
 
-LARGEST_SEED = 2**31 - 1
+LARGEST = 2**31 - 1
+"""integer of a device"""
 MOST_UNITS = 10**6
 UNITS = f"numbers of units from 1 to {MOST_UNITS:,}"
 ALL = ("all",)
@@ -135,8 +136,7 @@ class LearningSettings:
 
     def check(self, seed: int) -> None:
         """Raises `BadInput` for the first setting, or the seed, that is out of range."""
-        if not 0 <= seed <= LARGEST_SEED:
-            raise BadInput(f"--seed should lie between 0 and {LARGEST_SEED}, got {seed}.")
+        check_counts(self, seed)
         for name in ("queries", "meta_batch_size", "meta_steps", "log_every"):
             _require(self, name, getattr(self, name) >= 1, "at least 1")
         least, most = self.shot_range
@@ -206,6 +206,16 @@ class LearningSettings:
             yield f"--bootstrap {self.bootstrap}", multi_step, "both say what is judged; give --multi-step 0"
         if self.context and (self.lora or self.adapt != ALL):
             yield f"--context {self.context}", "--lora or --adapt", "all of them say what adaptation moves; choose one"
+
+
+def check_counts(settings: Any, seed: int) -> None:
+    """Raises `BadInput` for a seed that is out of range, or a number that the integers of a device do not hold."""
+    if not 0 <= seed <= LARGEST:
+        raise BadInput(f"--seed should lie between 0 and {LARGEST}, got {seed}.")
+    for name, value in vars(settings).items():
+        for count in value if isinstance(value, tuple) else (value,):
+            if isinstance(count, int) and abs(count) > LARGEST:
+                raise BadInput(f"--{name.replace('_', '-')} should be at most {LARGEST}, got {count}.")
 
 
 def _require(settings: LearningSettings, name: str, fine: bool, expected: str) -> None:

@@ -42,6 +42,8 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
                 raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size")
             known = [f"{part}_{name}" for part in PARTS for name in ("observations", "actions", "conditions")]
             found = {name: arrays[name] for name in known if name in arrays.files}
+            if odd := next((name for name, values in found.items() if not isinstance(values, np.ndarray)), ""):
+                raise ValueError(f"{odd} is no array")
     except Exception as error:  # damaged archives raise many kinds
         table = (
             " A table of one robot is for fewstep adapt --support." if Path(path).suffix in (".csv", ".tsv", ".parquet") else ""
@@ -84,6 +86,6 @@ def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> E
     if conditions.ndim != 2 or len(conditions) != robots or conditions.dtype.kind not in "fiu":
         got = f"{conditions.dtype} {list(conditions.shape)}"
         raise BadInput(f"--data {path}: {part}_conditions: expected numbers [{robots}, factors], got {got}.")
-    if not (np.abs(conditions) <= FARTHEST).all():
+    if not (np.abs(conditions.astype(np.float64)) <= FARTHEST).all():  # 16 bits have no such number
         raise BadInput(f"--data {path}: {part}_conditions: expected finite factors of at most {FARTHEST:,.0f}, got others.")
     return Experience(observations, actions, conditions.astype(np.float32), ())

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+import resource
 import signal
 import tempfile
 from pathlib import Path
@@ -21,6 +22,8 @@ from fewstep.training.plan import shapes_of
 
 SECONDS, MOST_SECONDS = 30, 300
 """of this process's own time, and by the clock: other programs may have the machine"""
+MOST_BYTES = 2**33
+"""that a case may ask for beside what this process has: a machine without them would end it, and other programs with it"""
 MOST_LINES, LONGEST = 4, 2_000
 REFUSED, USABLE, COUNTED = "refused", "usable", "usable, with what is left out counted"
 LEFT_OUT = re.compile(r"left out|lack|missing and become|of no category|cannot be read|outside the trained range|count once")
@@ -51,6 +54,19 @@ def begin_policy(problem, *words, **options):
     """In place of the training of a policy: its parameters are traced."""
     jax.eval_shape(problem.init, jax.random.key(0))
     raise Begun
+
+
+@contextlib.contextmanager
+def memory_limit():
+    """A call finds no more memory than that (Linux)."""
+    before, pages = resource.getrlimit(resource.RLIMIT_AS), Path("/proc/self/statm")
+    if pages.exists():
+        had = int(pages.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (had + MOST_BYTES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @contextlib.contextmanager
@@ -100,7 +116,7 @@ class Fuzz:
         """The command, with everything that it prints; `Begun` is told as exit code 0."""
         out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)  # as a terminal has them
         err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), time_limit():
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), time_limit(), memory_limit():
             try:
                 code = cli.main(list(words))
             except SystemExit as stop:  # only --help may
