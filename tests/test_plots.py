@@ -205,6 +205,14 @@ def test_without_bounds_no_interval_is_drawn_or_named():
     assert not axis.collections
 
 
+def test_where_an_error_is_a_mean_over_episodes_the_page_says_that_one_of_them_is_drawn():
+    several = evaluation()
+    several["protocol"] = {**several["protocol"], "episodes_per_task": 10}
+    said = worst_tasks(contents(several, illustrations())).legends[0].get_title().get_text()
+    assert said.endswith("MSE: of each task the mean over 10 episodes, one of which is drawn")
+    assert "episodes" not in worst_tasks(contents(evaluation(), illustrations())).legends[0].get_title().get_text()
+
+
 def test_the_worst_are_named_with_their_error_after_the_trained_steps():
     axes = worst_tasks(contents(evaluation(), illustrations())).axes
     assert [axis.get_title() for axis in axes] == ["west: MSE 13", "south: MSE 7"]

@@ -44,8 +44,13 @@ def _page(shown: dict[str, Any], tasks: list[dict[str, Any]], result: dict[str, 
     figure.supylabel(shown["y"], fontsize=10)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     options = {"ncols": min(len(labels), 2 * columns + 2), "frameon": False, "fontsize": 9}
+    episodes = result["protocol"].get("episodes_per_task", 1) if result else 1
+    if episodes > 1 and any(task["title"] in errors for task in tasks):
+        of_each = f"{in_words(result['metric'])}: of each task the mean over {episodes} episodes, one of which is drawn"
+        title = f"{title}\n{of_each}" if title else of_each
     # A title of the figure would lie upon the legend: it is the legend's.
-    figure.legend(handles, labels, loc="outside upper center", title=title or None, title_fontsize=11, **options)
+    legend = figure.legend(handles, labels, loc="outside upper center", title=title or None, title_fontsize=11, **options)
+    legend.get_title().set_multialignment("center")
     return figure
 
 
