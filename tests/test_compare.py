@@ -6,6 +6,7 @@ Place: fewstep/compare/run.py, bench.py, kept.py, plan.py, leaks.py, recommended
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,10 @@ from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
 from fewstep.compare import bench, plan
 from fewstep.compare.arms import ARMS
-from fewstep.compare.comparing import Comparing
+from fewstep.compare.comparing import LEFT_OUT, Comparing
 from fewstep.compare.ground import ground
 from fewstep.compare.leaks import refuse_known_photos, refuse_leaks
+from fewstep.compare.told import more_sentences
 from fewstep.problems import Sine, Table
 from fewstep.tasks.image_set import ImageSet
 
@@ -251,6 +253,17 @@ def test_where_time_lacks_extras_go_first_then_seeds_then_arms():
     assert given_up[0] == (False, False, 0, 0) and given_up[-1][2] == 2 and given_up[-1][3] > 0
     with pytest.raises(plan.TooShort):
         plan.planned(found, 3.0, recipe=5_000, seeds=3)
+
+
+def test_the_verdict_names_the_arms_that_the_budget_left_out():
+    bench = SimpleNamespace(arm=lambda name: SimpleNamespace(title=name.upper()))
+    made = SimpleNamespace(bench=bench, folds=[0], left_out={"anil": LEFT_OUT, "reptile": LEFT_OUT, "tabpfn": "not installed"})
+    known = SimpleNamespace(tasks=lambda: range(40))
+    whole = plan.planned(costs(maml=0.01), 1e5, recipe=5_000, seeds=3)
+    (said,) = more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known)
+    assert "left out: ANIL, REPTILE." in said
+    made.left_out = {"tabpfn": "not installed"}
+    assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == []
 
 
 def test_a_plan_is_the_same_when_it_is_read_again():

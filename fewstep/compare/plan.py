@@ -29,7 +29,7 @@ from fewstep.training.programs import once
 
 NEEDED = ("joint", "joint-ridge", "maml")
 """Without these there is no comparison worth its name."""
-FIRST_TO_GO = ("in-context", "fomaml", "maml-from-joint", "reptile", "anil", "bayes-head", "joint-finetuned")
+FIRST_TO_GO = ("in-context", "fomaml", "maml-from-joint", "reptile", "anil", "joint-finetuned", "bayes-head")
 LAST_PART = 0.12
 """of the budget, for the verdict, curves and the run that is recommended"""
 FAIR_PART, LEAST_PART = 1 / 10, 1 / 40

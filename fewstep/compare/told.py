@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.arms import Arm
-from fewstep.compare.comparing import Comparing
+from fewstep.compare.comparing import LEFT_OUT, Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
 from fewstep.compare.kept import read_kept
@@ -169,6 +169,9 @@ def more_sentences(made: Comparing, plan: Plan, found: Verdict, arm: str, known:
         said.append(f"{count} tasks say little about others: take all figures as hints, whatever their intervals.")
     if plan.notes:
         said.append(f"The budget left no time for: {', '.join(plan.notes)}.")
+    if left_out := [name for name, why in made.left_out.items() if why == LEFT_OUT]:
+        arms = ", ".join(made.bench.arm(name).title for name in left_out)
+        said.append(f"Nothing is known of arms that the budget left out: {arms}. A greater --budget tries them.")
     return said
 
 
