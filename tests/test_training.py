@@ -37,6 +37,7 @@ from fewstep.training import devices, loop, programs
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import Progress, read_metrics
+from fewstep.training.signals import terminated_as_interrupted
 
 TRAIN_KEY = jax.random.key(5)
 
@@ -279,6 +280,13 @@ def test_a_meta_step_that_is_not_finite_is_not_taken():
     good, _ = loop.compiled_chunk(bowl_problem(), task_mesh(1))(state_of(problem), TRAIN_KEY, 3)
     assert_close(state, good, rtol=1e-6)
     assert np.isfinite([chunk.meta_loss, chunk.gradient_norm]).all()
+
+
+def test_within_what_may_be_interrupted_sigterm_interrupts_and_afterwards_ends_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_too_large_an_inner_rate_is_named_as_the_cause(tmp_path):

@@ -87,6 +87,7 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
     from fewstep import hosts, plots
     from fewstep.training.loop import Interrupted
+    from fewstep.training.signals import terminated_as_interrupted
 
     go_on = f"{command_name()} resume {out}"
     try:
@@ -95,8 +96,9 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
             return 0
         say("evaluating on unseen tasks, drawing pictures ...", json=True)
         try:
-            result = run.write_evaluation()
-            pictures = plots.draw(run.directory)
+            with terminated_as_interrupted():
+                result = run.write_evaluation()
+                pictures = plots.draw(run.directory)
         except KeyboardInterrupt:
             say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
             return 130

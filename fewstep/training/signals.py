@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, too, raises KeyboardInterrupt within: for what has nothing to save, and something to say."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    except ValueError:  # not in the main thread: there are no signals to catch
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:
