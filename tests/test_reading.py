@@ -217,6 +217,18 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path):
     assert read_table(tmp_path / "t[2].parquet").rows() == [(9,)]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_a_file_whose_name_is_no_text_is_read_as_any_other(tmp_path, suffix):
+    path = tmp_path / f"caf\udce9{suffix}"
+    sound = pl.DataFrame({"x": [1, 2], "word": ["a", "b"]})
+    with path.open("wb") as file:
+        if suffix == ".parquet":
+            sound.write_parquet(file)
+        else:
+            file.write(gzip.compress(sound.write_csv().encode()) if suffix == ".csv.gz" else sound.write_csv().encode())
+    assert read_table(path).equals(sound)
+
+
 def test_an_unknown_column_is_refused_with_the_nearest_name():
     refused(lambda: column_of(TABLE, "szie", "t.csv"), "t.csv", "'szie'", "did you mean 'size'?")
     refused(lambda: column_of(TABLE, "zzzzz", "t.csv"), "'zzzzz'", "'unit', 'day', 'size'")

@@ -46,5 +46,5 @@ def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str
 
 def write_support(path: Path, table: pl.DataFrame) -> None:
     """Writes the rows: whole, or not at all."""
-    with whole(path) as partial:
-        table.write_parquet(partial)
+    with whole(path) as partial, partial.open("wb") as file:  # polars knows no path that is not UTF-8
+        table.write_parquet(file)

@@ -125,7 +125,7 @@ def _in_words(path: Path) -> Iterator[None]:
 
 def _parquet(path: Path) -> Columns:
     """Raises `ValueError` where the file says that it unpacks absurdly: of a value that repeats a few bytes make any number."""
-    table = pl.scan_parquet(path, glob=False)
+    table = pl.scan_parquet(_unpacked(path), glob=False)
 
     def read(columns: list[str]) -> pl.DataFrame:
         rows = table.select(pl.len()).collect().item()
@@ -178,7 +178,7 @@ def _unpacked(path: Path) -> Any:
     if start.startswith(OTHER_PACKINGS):
         raise ValueError("it is packed; unpack it first, or pack it by gzip")
     if not start.startswith(b"\x1f\x8b"):
-        return path
+        return path if legible(str(path)) == str(path) else path.read_bytes()  # polars has no words for such a name
     parts, most = [], most_unpacked(path)
     with gzip.open(path) as file:
         while part := file.read(2**24):
