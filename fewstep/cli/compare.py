@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+from fewstep.cli import printable
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.compare_tables import print_comparison, print_first
 from fewstep.cli.train import free_folder, taken
 from fewstep.errors import BadInput
 
+MOST_SECONDS = 366 * 24 * 3600
 USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seeds 3] [--margin M] [--out DIR] [settings ...]
        fewstep compare --resume DIR
 
@@ -54,7 +57,7 @@ def main(argv: list[str]) -> int:
         "command": " ".join(["fewstep compare", *argv]),
         "embeddings": arguments.embeddings,
     }
-    say(f"{name}: comparing within {arguments.budget} -> {out}", json=True)
+    say(printable(f"{name}: comparing within {arguments.budget} -> {out}"), json=True)
     begin = lambda compare, more: compare.compare(arguments.settings, out, **options, **more)  # noqa: E731
     return work(begin, out, arguments.json)
 
@@ -84,9 +87,10 @@ def work(begin: Any, out: str, as_json: bool) -> int:
 def seconds_of(text: str) -> float:
     """'90s', '10m', '1.5h' or a plain number of seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
-    if not found:
-        raise BadInput(f"--budget should be a time such as 90s, 10m or 2h, got {text!r}.")
-    return float(found.group(1)) * {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}[found.group(2)]
+    seconds = float(found.group(1)) * {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}[found.group(2)] if found else math.inf
+    if seconds > MOST_SECONDS:
+        raise BadInput(f"--budget should be a time such as 90s, 10m or 2h, and at most a year, got {text!r}.")
+    return seconds
 
 
 def _arguments(name: str, settings: Any) -> type:

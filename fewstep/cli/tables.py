@@ -69,7 +69,7 @@ def by_shots(result: dict[str, Any]) -> Any:
     found = result["by_shots"]
     intervals = [entry for entry in found["intervals"] if entry]
     single = all(len(entry["coverage"]) == 1 for entry in intervals)
-    table = titled(f"by number of shots: {named(result['metric'])}")
+    table = titled(f"by number of shots, in other episodes: {named(result['metric'])}")
     for name in ("shots", "tasks", "before", "after ± 95 %", "auto"):
         table.add_column(name, justify="right")
     if intervals:

@@ -53,7 +53,8 @@ def usable(
     if short:
         counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())
         fewer = f"--ways {min(short)}" if min(short) > 1 else "more classes"
-        raise BadInput(f"{source}: --ways {ways}, but there are {counts} classes. Try {fewer}, or another split.")
+        parts = "--parts 0.34 0.33 0.33 in training, or another split"
+        raise BadInput(f"{source}: --ways {ways}, but there are {counts} classes. Try {fewer}, or {parts}.")
     return {part: np.sort(classes) for part, classes in (parts | {"calibration": apart}).items()}, notes
 
 

@@ -83,7 +83,7 @@ def place(fuzz, monkeypatch):
     def begin(*words, **options):
         raise Begun
 
-    def begin_comparison(settings, seed, display):
+    def begin_comparison(settings, seed, *rest):
         ground(settings, seed)
         raise Begun
 
