@@ -334,3 +334,18 @@ def test_figures_of_another_shape_are_refused_and_the_pictures_stay(workplace, c
     assert_refused(*command("plot", "sine"), "damaged or of another version")
     assert_refused(*command("results", "sine"), "evaluation.json is damaged")
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (["train", "sine", "--shot", "6"], "--shots"),
+        (["train", "table", "--tsak", "unit"], "--task"),
+        (["evaluate", "run", "--taks", "3"], "--tasks"),
+        (["evalute", "run"], "evaluate"),
+    ],
+)
+def test_what_is_misspelled_is_told_the_nearest_name(command, words, near):
+    code, out, error = command(*words)
+    assert (code, out) == (2, "")
+    assert f"id you mean {near}?" in error

@@ -63,9 +63,11 @@ def _answer(argv: list[str]) -> int:
         print(f"fewstep {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        print(
-            f"fewstep: there is no command {printable(repr(argv[0]))}; expected one of {', '.join(COMMANDS)}.", file=sys.stderr
-        )
+        import difflib
+
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}."
+        print(f"fewstep: there is no command {printable(repr(argv[0]))}; {expected}", file=sys.stderr)
         return 2
     from fewstep.errors import BadInput, NotTrusted, RunFailed
 

@@ -65,17 +65,14 @@ def _in_short(complaint: str, prog: str) -> str:
     """tyro's framed explanation as one line: what is wrong, the nearest option, where to read more."""
     lines = [re.sub(r"^[│┃]\s?|\s*[│┃]$", "", line).strip() for line in complaint.splitlines()]
     lines = [line for line in lines if line and line[0] not in "╭╰─━"]
-    what = " ".join(
-        lines[
-            : next(
-                (i for i, line in enumerate(lines) if line.startswith(("Argument helptext", "Perhaps", "For full", "Similar"))),
-                2,
-            )
-        ]
-    )
+    if len(lines) > 1 and set(lines[1]) == {"-"}:  # where the terminal has no other letters, the title of the frame
+        lines = [line for line in lines[2:] if set(line) != {"-"}]
+    more = ("Argument helptext", "Perhaps", "For full", "Similar")
+    what = " ".join(lines[: next((i for i, line in enumerate(lines) if line.startswith(more)), 2)])
+    what = re.sub(r"\[/?bold\]", "", what)
     if len(what) > 400:
         what = f"{what[:200]} ... (a pattern such as 'units/*.csv' has to stand in quotes)"
-    near = re.search(r"Perhaps you meant:\s*\n[^-]*(--[a-z0-9-]+)", complaint)
+    near = re.search(r"^Perhaps you meant:\n(--[a-z0-9-]+)", "\n".join(lines), re.MULTILINE)
     hint = f" Did you mean {near.group(1)}?" if near else ""
     return f"{what.rstrip('.')}.{hint} See {prog} --help."
 
