@@ -109,7 +109,7 @@ def outputs_by_hand(trained, table, asked, steps=None):
 BOTH = [("bayes", None), ("bayes", "auto"), ("gradient", None), ("gradient", "auto")]
 
 
-@pytest.mark.parametrize(("name", "steps"), slow_but(BOTH, ("bayes", "auto")))
+@pytest.mark.parametrize(("name", "steps"), slow_but(BOTH, ("gradient", None)))
 def test_a_fleet_is_adapted_and_asked_as_each_of_its_units_alone(request, name, steps):
     trained = request.getfixturevalue(name)
     fleet = adapt(trained, FLEET, steps=steps)

@@ -227,6 +227,7 @@ def small_conv4():
     return network, learner, MetaParams(network.init(KEY)), Episode(examples, examples)
 
 
+@pytest.mark.slow
 def test_convolutions_are_measured_once_and_the_choice_is_remembered_and_changes_no_gradient(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _, learner, params, episode = small_conv4()

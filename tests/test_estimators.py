@@ -61,12 +61,17 @@ OWN_SHAPES = {
 }
 
 
+ALIKE = {"check_fit_score_takes_y", "check_dont_overwrite_parameters"}
+"""fit a model of the same shape for regression and for classes"""
+
+
 def battery():
     for kind in (MetaRegressor, MetaClassifier):
         checks = estimator_checks_generator(kind(**SMALL), expected_failed_checks=EXPECTED_FAILED_CHECKS)
         for number, (estimator, check) in enumerate(checks):
             name = check.func.__name__
-            marks = [pytest.mark.slow] if name in OWN_SHAPES else []
+            twice = kind is MetaClassifier and name in ALIKE
+            marks = [pytest.mark.slow] if name in OWN_SHAPES or twice else []
             yield pytest.param(estimator, check, id=f"{kind.__name__}-{number}-{name}", marks=marks)
 
 
@@ -242,6 +247,7 @@ def test_nullable_and_zoned_pandas_columns_are_read_as_plain_ones():
     assert table["moment"].dt.epoch("s").to_list() == [int(moment.timestamp()) for moment in moments]
 
 
+@pytest.mark.slow
 def test_several_targets_are_predicted_each_in_its_own_units():
     x, y = (values[FEW] for values in waves())
     both, units = np.stack([y, 2 * y + 5], 1), np.array([1_000, 1])
@@ -253,6 +259,7 @@ def test_several_targets_are_predicted_each_in_its_own_units():
     np.testing.assert_allclose(scaled.predict(x[:12]) / units, found, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_groups_contiguous_blocks_are_the_units():
     x, y = (values[:64] for values in waves())
     found = [MetaRegressor(**SMALL).fit(x, y, **given).predict(x[:9]) for given in ({}, {"groups": blocks(len(x))})]
@@ -327,6 +334,7 @@ def test_with_a_time_column_the_order_of_rows_in_a_table_does_not_matter():
     assert model.score(x[order], y[order], groups=unit[order]) == pytest.approx(model.score(x, y, groups=unit), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cross_validation_over_groups_is_fitting_and_scoring_each_fold_by_hand():
     some = UNIT < 16
     (x, y), unit = (values[some] for values in waves()), UNIT[some]

@@ -388,6 +388,7 @@ def test_batches_of_all_classes_have_the_right_labels_and_turned_classes_are_oth
         assert upright[0, 1] == [1, 3][label // 4 if rotate else label] and upright[1].sum() == 0
 
 
+@pytest.mark.slow
 def test_meta_training_begins_from_the_network_of_joint_training(tmp_path):
     problem = Blobs(joint_steps=40, joint_batch=16, meta_steps=1, outer_rate=1e-30).build(0)
     assert problem.beginning is not None

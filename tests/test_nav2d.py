@@ -30,6 +30,7 @@ def leaves(run, which):
     return jax.tree.leaves(run.params(which))
 
 
+@pytest.mark.slow
 def test_the_command_trains_judges_and_draws(tmp_path, capsys):
     folder = tmp_path / "run"
     assert cli.main(["train", "nav2d", "--out", str(folder), "--json", *SMALL]) == 0

@@ -249,6 +249,7 @@ def test_first_order_and_exact_gradients_differ_as_the_closed_form_says():
     assert found.value == pytest.approx(cosine.mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_price_of_second_order_is_nothing_without_steps_and_near_three_with_many():
     """A step costs three forward passes of the support set by first order and nine by the exact way (docs/gradients.md)."""
     network = nn.mlp([8, 32, 32, 8])

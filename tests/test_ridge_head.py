@@ -87,7 +87,7 @@ def test_without_any_support_row_a_set_network_still_answers():
     np.testing.assert_allclose(answers, network.apply(theta, support.inputs), atol=1e-6)
 
 
-@pytest.mark.parametrize("adapter", slow_but(["ridge-head", "in-context"], "ridge-head"))
+@pytest.mark.parametrize("adapter", slow_but(["ridge-head", "in-context"]))
 def test_runs_of_these_adapters_are_trained_opened_and_adapted(adapter, tmp_path):
     run = runs.train(replace(TINY, adapter=adapter), tmp_path / "run", quiet=True)
     again = runs.open_run(run.directory)

@@ -182,6 +182,7 @@ def test_the_command_trains_a_cheetah_and_the_same_seed_gives_the_same_run(tmp_p
     assert told["mean"] == other.evaluate()["mean"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_in_a_simulator_goes_on_bit_for_bit(tmp_path, monkeypatch):
     settings = CheetahDir(meta_batch_size=2, rollouts=2, hidden=(8,), meta_steps=4, log_every=2, horizon=5)
     whole = runs.train(settings, tmp_path / "whole", quiet=True)

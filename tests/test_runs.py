@@ -126,6 +126,7 @@ def test_written_figures_and_illustrations_are_those_of_the_run(sine):
     np.testing.assert_allclose(first["predictions"][1], predicted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_worst_units_are_drawn_by_name_and_what_was_measured_by_shots_is_written(table):
     result = table.write_evaluation()
     assert json.loads((table.directory / "evaluation.json").read_text()) == result
@@ -383,6 +384,7 @@ def test_until_the_choice_is_made_there_is_nothing_to_adapt_and_changed_data_is_
         run.resume()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_diverges_at_once_leaves_the_run_to_the_other(auto, tmp_path, capsys):
     settings, seed = auto
     run = runs.train(replace(settings, inner_rate=1e30), tmp_path / "run", seed=seed, quiet=True)

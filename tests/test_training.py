@@ -239,6 +239,7 @@ def test_two_devices_give_the_meta_gradient_of_one(float64, tasks):
     assert_close(double, single)
 
 
+@pytest.mark.slow
 def test_the_first_tasks_of_a_meta_batch_are_the_same_however_large_it_is_and_all_tasks_and_steps_differ(float64):
     def seen(theta, bowl, key):  # its gradient is the task itself
         return jnp.dot(theta, bowl.center)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 def terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM, too, raises KeyboardInterrupt within: for what has nothing to save, and something to say."""
     try:
-        before = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not in the main thread: there are no signals to catch
         yield
         return
