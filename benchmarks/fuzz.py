@@ -1,7 +1,7 @@
 """How many bad inputs are tried, and what became of them: runs tests/fuzz, and counts.
 
 python benchmarks/fuzz.py [--all] [--out docs/records/fuzz.json]
-The fast slice, which CI runs: a minute of one core. --all: an hour.
+The fast slice, which CI runs: three minutes of one core. --all: more than an hour.
 """
 
 from __future__ import annotations
