@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fewstep.cli.arguments import Together, parse, prepare_jax, say
+from fewstep.cli.arguments import Together, parse, prepare_jax
 from fewstep.cli.train import complete
 
 
@@ -30,11 +30,8 @@ def main(argv: list[str]) -> int:
     prepare_jax()
     devices = arguments.together.join()
     from fewstep import runs
-    from fewstep.runs.run import PARAMETERS
 
     run = runs.open_run(arguments.run, arguments.env)
     if isinstance(run, runs.PolicyRun):
         arguments.together.refuse_policy(arguments.run)
-    if (run.directory / PARAMETERS).is_file():
-        say(f"{arguments.run}: the training is done; what follows it is made now.", json=True)
     return complete(partial(run.resume, **devices), arguments.run, arguments.json)
