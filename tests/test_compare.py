@@ -17,9 +17,10 @@ from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
 from fewstep.compare import bench, plan
 from fewstep.compare.arms import ARMS
-from fewstep.compare.comparing import LEFT_OUT, Comparing
+from fewstep.compare.comparing import Comparing
 from fewstep.compare.ground import ground
 from fewstep.compare.leaks import refuse_known_photos, refuse_leaks
+from fewstep.compare.plan import LEFT_OUT
 from fewstep.compare.told import more_sentences
 from fewstep.problems import Sine, Table
 from fewstep.tasks.image_set import ImageSet

@@ -17,7 +17,7 @@ from fewstep.compare.bench import SEARCH_PART, Bench, Lengths
 from fewstep.compare.content import Known
 from fewstep.compare.display import Display, clock
 from fewstep.compare.kept import RECORD, read_kept
-from fewstep.compare.plan import LAST_PART, NEEDED, Costs, Pace, Plan, Saved, TooShort, pace_of, planned
+from fewstep.compare.plan import LAST_PART, LEFT_OUT, NEEDED, Costs, Pace, Plan, Saved, TooShort, pace_of, planned
 from fewstep.compare.policy_ground import PolicyGround
 from fewstep.errors import BadInput
 from fewstep.runs import write_json
@@ -28,7 +28,6 @@ FIRST_TABLE = 40.0
 """After so many seconds the first scores are shown, if not all quick arms are done before."""
 ROUND_PART = 0.7
 """of the first round's time, which compiles and searches, that another one takes"""
-LEFT_OUT = "not within the budget"
 
 
 class Comparing:

@@ -30,6 +30,7 @@ from fewstep.training.programs import once
 NEEDED = ("joint", "joint-ridge", "maml")
 """Without these there is no comparison worth its name."""
 FIRST_TO_GO = ("in-context", "fomaml", "maml-from-joint", "reptile", "anil", "joint-finetuned", "bayes-head")
+LEFT_OUT = "not within the budget"
 LAST_PART = 0.12
 """of the budget, for the verdict, curves and the run that is recommended"""
 FAIR_PART, LEAST_PART = 1 / 10, 1 / 40
@@ -200,7 +201,7 @@ def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
     plan = plans[-1]
     for name in FIRST_TO_GO:
         if name in costs.paces:
-            plan = replace(plan, left_out={**plan.left_out, name: "not within the budget"})
+            plan = replace(plan, left_out={**plan.left_out, name: LEFT_OUT})
             plans.append(plan)
     return plans
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.arms import Arm
-from fewstep.compare.comparing import LEFT_OUT, Comparing
+from fewstep.compare.comparing import Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
 from fewstep.compare.kept import read_kept
-from fewstep.compare.plan import Plan
+from fewstep.compare.plan import LEFT_OUT, Plan
 from fewstep.compare.recommended import RUN, save_recommended
 from fewstep.compare.results import Verdict
 from fewstep.compare.statistics import compared
