@@ -10,13 +10,14 @@ import optax
 import pytest
 from flax import nnx
 from jax import lax
-from known import slow_but
+from known import assert_close, slow_but
 
 from fewstep import Examples, Learner, MetaParams, losses, nn
 from fewstep.gradients import exact, stored
 from fewstep.maml import adapt, meta_gradient
 from fewstep.nn import fast_convolutions, fast_pooling
 from fewstep.nn.conv4 import GROUP_SIZE, normalize
+from fewstep.nn.pooling import largest
 from fewstep.training.devices import task_mesh
 from fewstep.training.estimate import estimate
 from fewstep.training.mapping import over_tasks
@@ -124,6 +125,23 @@ def test_rewritten_pooling_equals_the_original_and_its_gradient_goes_to_the_firs
     np.testing.assert_array_equal(fast(x), value(x))
     np.testing.assert_array_equal(jax.grad(fast)(x), jax.grad(value)(x))
     assert "reduce_window" not in str(jax.make_jaxpr(fast)(x))
+
+
+def test_one_place_of_every_window_has_the_slope_however_what_is_pooled_is_rounded_on_the_way():
+    """Compiled quickly, XLA computes what is pooled once for the largest and once for its slope, rounded otherwise."""
+    quick = {"xla_backend_optimization_level": 0}
+    quick |= {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+    x, scale, weight = (jax.random.normal(key, (6, 4, 4, 4)) for key in jax.random.split(KEY, 3))
+
+    def value(x, scale, shift):
+        pooled = largest(jax.nn.relu(x * scale + shift) + shift, (1, 2, 2, 1), (1, 2, 2, 1), (1, 1, 1, 1))
+        return jnp.sum(pooled * weight[:, :2, :2])
+
+    program = jax.jit(jax.grad(value, (0, 1, 2)), compiler_options=quick)
+    slopes = program(x, scale, jnp.asarray(0.5))
+    with jax.disable_jit():
+        expected = jax.grad(value, (0, 1, 2))(x, scale, jnp.asarray(0.5))
+    assert_close(slopes, expected, 1e-5)
 
 
 def images(tasks, size, count):

@@ -66,10 +66,10 @@ def largest_along(x: jax.Array, axis: int) -> jax.Array:
 @largest_along.defjvp
 def _largest_along_jvp(axis, primals, tangents):
     (x,), (dot,) = primals, tangents
-    best = largest_along(x, axis)
-    slope, free = jnp.zeros_like(best), jnp.ones(best.shape, bool)
-    for at in range(x.shape[axis]):
+    # By order, not by what equals the largest: XLA may compute x once for the reduction and again here, rounded otherwise.
+    best, slope = (lax.index_in_dim(each, 0, axis, keepdims=False) for each in (x, dot))
+    for at in range(1, x.shape[axis]):
         value, change = (lax.index_in_dim(each, at, axis, keepdims=False) for each in (x, dot))
-        here = free & (value == best)
-        slope, free = jnp.where(here, change, slope), free & ~here
-    return best, slope
+        higher = value > best
+        best, slope = jnp.where(higher, value, best), jnp.where(higher, change, slope)
+    return largest_along(x, axis), slope
