@@ -237,14 +237,17 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
 
     def run(state: MetaState, key: Key, length: jax.Array) -> tuple[MetaState, Chunk]:
         def unfinished(carry):
-            _, chunk, _ = carry
+            _, chunk = carry
             return (chunk.steps < length) & chunk.finite
 
-        def one_meta_step(carry):
-            state, chunk, drawn = carry
-            place = state.step % ahead
-            drawn = jax.lax.cond((place == 0) & (chunk.steps > 0), lambda: draw(state.step, key), lambda: drawn)
-            episodes, keys = jax.tree.map(lambda leaf: leaf[place], drawn)
+        def block(carry):
+            first = carry[0].step // ahead * ahead  # a chunk may begin in the middle of what is drawn at once
+            drawn = draw(first, key)
+            within = lambda carry: unfinished(carry) & (carry[0].step < first + ahead)  # noqa: E731
+            return jax.lax.while_loop(within, lambda carry: one_meta_step(*carry, drawn), carry)
+
+        def one_meta_step(state, chunk, drawn):
+            episodes, keys = jax.tree.map(lambda leaf: leaf[state.step % ahead], drawn)
             loss, gradient, dropped = gradient_of(state.params, episodes, keys, state.step)
             norm = optax.tree.norm(gradient)
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -252,12 +255,11 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
             done = finite.astype(jnp.int32)
             loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
             sums = chunk.meta_loss + loss, chunk.gradient_norm + norm, chunk.dropped + dropped
-            return state, Chunk(chunk.steps + done, *sums, finite), drawn
+            return state, Chunk(chunk.steps + done, *sums, finite)
 
         none = jnp.zeros((), jnp.int32)
         nothing = Chunk(none, jnp.zeros(()), jnp.zeros(()), none, jnp.array(True))
-        drawn = draw(state.step - state.step % ahead, key)  # a chunk may begin in the middle of what is drawn at once
-        return jax.lax.while_loop(unfinished, one_meta_step, (state, nothing, drawn))[:2]
+        return jax.lax.while_loop(unfinished, block, (state, nothing))
 
     program = compiled(run)
     return lambda state, key, length: program(state, key, jnp.asarray(length, jnp.int32))
