@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fewstep.nn.lowerings import by_matrix, by_places, direct, padded, spread, swapped_padding
-from fewstep.nn.rewriting import holds, rewritten
+from fewstep.nn.rewriting import holds, rewritten, traced
 
 Lowering = Literal["direct", "matrix", "places"]
 """'direct': a convolution whose axes stand in the order that loops are fast in, for tasks one after the other; 'matrix': a
@@ -42,6 +42,11 @@ def fast_convolutions(function: Callable[..., Any], lowering: Lowering | Choice 
 def has_convolutions(function: Callable[..., Any], *arguments: Any) -> bool:
     """Whether `function` makes use of them on such arguments; shapes are enough."""
     return holds(function, "conv_general_dilated", *arguments)
+
+
+def traced_for_convolutions(function: Callable[..., Any], *arguments: Any) -> tuple[bool, Callable[..., Any]]:
+    """(`has_convolutions`, the same function of such arguments, which is not traced again)."""
+    return traced(function, "conv_general_dilated", *arguments)
 
 
 def signature(lhs: Any, rhs: Any, params: dict[str, Any]) -> str:

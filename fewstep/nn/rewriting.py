@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
 Rules = Mapping[str, Callable[..., jax.Array]]
 """name of a primitive -> a function of its arguments, and of its parameters by name, to be used in its place"""
@@ -32,7 +32,19 @@ def rewritten(function: Callable[..., Any], rules: Rules, differentiated: bool) 
 
 def holds(function: Callable[..., Any], primitive: str, *arguments: Any) -> bool:
     """Whether `function` makes use of the `primitive` on such arguments; shapes are enough."""
-    return _holds(jax.make_jaxpr(function)(*arguments).jaxpr, {primitive: jax.numpy.add})
+    return traced(function, primitive, *arguments)[0]
+
+
+def traced(function: Callable[..., Any], primitive: str, *arguments: Any) -> tuple[bool, Callable[..., Any]]:
+    """(whether `function` makes use of the `primitive` on such arguments, the same function of such arguments as it was traced
+    for that, which saves tracing it once more); shapes are enough."""
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    structure = jax.tree.structure(result)
+
+    def as_traced(*arguments: Any) -> Any:
+        return jax.tree.unflatten(structure, jaxpr_as_fun(closed)(*jax.tree.leaves(arguments)))
+
+    return _holds(closed.jaxpr, {primitive: jax.numpy.add}), as_traced
 
 
 def _holds(jaxpr: Jaxpr, rules: Rules) -> bool:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fewstep.nn.convolutions import fast_convolutions, has_convolutions
+from fewstep.nn.convolutions import fast_convolutions, traced_for_convolutions
 from fewstep.training.devices import AXIS, task_mesh
 
 _known: ContextVar[bool | None] = ContextVar("convolutions", default=None)
@@ -21,7 +21,7 @@ _known: ContextVar[bool | None] = ContextVar("convolutions", default=None)
 
 def over_tasks(function: Callable[[Any], Any], arguments: Any, at_once: int) -> Any:
     """`function` of each task, whose arguments' leaves lead with [tasks]: at most so many `at_once`."""
-    found = convolutional(function, one_of(arguments))
+    found, function = convolutional(function, one_of(arguments))
     with within(found):
         return _over_tasks(function, arguments, at_once, found)
 
@@ -56,18 +56,19 @@ def shared_out(examples: Any) -> Any:
 
 def over_parameters(function: Callable[[Any], Any], parameters: Any) -> Any:
     """`function` of each of several parameters of one task (after each adaptation step), whose leaves lead with them."""
-    found = convolutional(function, one_of(parameters))
+    found, function = convolutional(function, one_of(parameters))
     with within(found):
         return jax.lax.map(function, parameters) if found else jax.vmap(function)(parameters)
 
 
-def convolutional(function: Callable[[Any], Any], argument: Any) -> bool:
-    """Whether there are convolutions in `function`, or in what is traced around it."""
+def convolutional(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Callable[[Any], Any]]:
+    """(whether there are convolutions in `function`, or in what is traced around it; the function to go on with)."""
     known = _known.get()
-    if known is None:
-        with within(False):  # while it is looked for them, it does not matter how what lies within is mapped
-            known = has_convolutions(function, argument)
-    return known
+    if known is not None:
+        return known, function
+    with within(False):
+        found, as_traced = traced_for_convolutions(function, argument)
+    return found, function if found else as_traced  # where there are some, what lies within is mapped otherwise
 
 
 @contextmanager
