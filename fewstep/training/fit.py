@@ -38,19 +38,33 @@ class Fitted(NamedTuple):
 
 def fit(problem: Problem, params: MetaParams, support: Examples, key: Key, steps: Steps) -> Fitted:
     """Adapts to one task from its support set alone, in `steps` adaptation steps; 'auto' chooses them by leaving rows out."""
+    return fits(problem, params, support, key, [steps])[0]
+
+
+def fits(problem: Problem, params: MetaParams, support: Examples, key: Key, ways: Sequence[Steps]) -> list[Fitted]:
+    """`fit` in each of several ways to choose the steps, of one greatest number, from the same path."""
     trained = problem.learner.adaptation_steps
-    most = trained if steps == "auto" else steps
+    require_steps(problem, ways)
+    (most,) = {trained if steps == "auto" else steps for steps in ways}
     path = adaptation_path(problem.learner, params, support, key, most)
-    outputs = support.targets.shape[-1]
-    chosen, scale = jnp.asarray(most, jnp.int32), jnp.ones(outputs)
     needs_scale = problem.deviation is None and not problem.format.classes
-    require_steps(problem, [steps])
-    if (steps == "auto" or needs_scale) and problem.leave_one_out is not None:
+    left_out = None
+    if ("auto" in ways or needs_scale) and problem.leave_one_out is not None:
         left_out = problem.leave_one_out(params, support, key, most)
-        if steps == "auto":
+
+    def one_way(steps: Steps) -> Fitted:
+        chosen, scale = jnp.asarray(most, jnp.int32), jnp.ones(support.targets.shape[-1])
+        if steps == "auto" and left_out is not None:
             chosen = safe_steps(row_errors(problem, left_out, support), support.weight).astype(jnp.int32)
-        if needs_scale:
+        if needs_scale and left_out is not None:
             scale = miss(left_out[chosen], support)
+        return fitted(problem, path, chosen, scale, support)
+
+    return [one_way(steps) for steps in ways]
+
+
+def fitted(problem: Problem, path: Params, chosen: jax.Array, scale: jax.Array, support: Examples) -> Fitted:
+    """The task after `chosen` steps of its `path`."""
     adapted = at(path, chosen)
     before, after = (problem.predict(theta, support.inputs) for theta in (at(path, 0), adapted))
     error = [mean_error(problem, found, support) for found in (before, after)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
-from fewstep.training.fit import deviation, fit
+from fewstep.training.fit import deviation, fits
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Episode, Examples, MetaParams
@@ -64,8 +64,7 @@ class Prober:
         def one_episode(params, episode, key_data):
             (support, query), key = episode, jax.random.wrap_key_data(key_data)
             found: dict[str, Any] = {}
-            for policy, steps in zip(POLICIES, (trained, "auto"), strict=True):
-                fitted = fit(problem, params, support, key, steps)
+            for policy, fitted in zip(POLICIES, fits(problem, params, support, key, (trained, "auto")), strict=True):
                 spread = jnp.ones_like(query.targets) if problem.format.classes else deviation(problem, fitted, query.inputs)
                 found[policy] = (problem.predict(fitted.params, query.inputs), spread, fitted.signs, fitted.steps)
             return problem.predict(params.theta, query.inputs), found
