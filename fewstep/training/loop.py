@@ -244,9 +244,10 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
             first = carry[0].step // ahead * ahead  # a chunk may begin in the middle of what is drawn at once
             drawn = draw(first, key)
             within = lambda carry: unfinished(carry) & (carry[0].step < first + ahead)  # noqa: E731
-            return jax.lax.while_loop(within, lambda carry: one_meta_step(*carry, drawn), carry)
+            return jax.lax.while_loop(within, partial(one_meta_step, drawn), carry)
 
-        def one_meta_step(state, chunk, drawn):
+        def one_meta_step(drawn, carry):
+            state, chunk = carry
             episodes, keys = jax.tree.map(lambda leaf: leaf[state.step % ahead], drawn)
             loss, gradient, dropped = gradient_of(state.params, episodes, keys, state.step)
             norm = optax.tree.norm(gradient)
