@@ -7,7 +7,7 @@ from known import assert_same_bits
 from test_image_cli import write_photos
 
 from fewstep.problems import Images, image_learning
-from fewstep.tasks.images import OnHost
+from fewstep.tasks.on_host import OnHost
 from fewstep.training import loop
 from fewstep.training.devices import task_mesh
 from fewstep.training.evaluate import evaluate
@@ -50,3 +50,19 @@ def test_images_stay_on_the_host_where_they_would_take_half_of_a_device(data, mo
     monkeypatch.setattr(image_learning, "device_memory", lambda: memory)
     settings = Images(data=data, **SMALL)
     assert isinstance(settings.kept(np.zeros((10, 12, 12, 3), np.uint8)), OnHost) is expected
+
+
+def test_the_host_gathers_ahead_what_every_meta_step_but_the_first_of_a_training_asks_for(data, tmp_path, monkeypatch):
+    at_once, ahead, taken = [], [], OnHost._taken
+
+    def seen(self, numbers):
+        (ahead if np.asarray(numbers).tobytes() in self._waiting else at_once).append(numbers.shape)
+        return taken(self, numbers)
+
+    monkeypatch.setattr(OnHost, "_taken", seen)
+    monkeypatch.setattr(loop, "DRAWN_BYTES", 1)  # one meta-batch at a time
+    loop.train(problem(data, "host"), tmp_path, mesh=task_mesh(2), quiet=True)
+    devices, joint, support, query = 2, (1, 4, 1), (1, 2, 3, 1), (1, 2, 3, 2)
+    for shape, steps in ((joint, 4), (support, 6), (query, 6)):
+        assert at_once.count(shape) == devices
+        assert ahead.count(shape) == devices * (steps - 1)

@@ -19,7 +19,8 @@ from fewstep.tasks.classes import all_classes, count_of
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.images import Cut, OnHost, Photos, image_tasks
+from fewstep.tasks.images import Cut, Photos, image_tasks
+from fewstep.tasks.on_host import OnHost
 
 
 @dataclass(frozen=True, kw_only=True)

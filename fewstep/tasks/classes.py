@@ -37,7 +37,7 @@ def all_classes(
         examples = Examples(inputs, jax.nn.one_hot(label, columns), jnp.ones(batch))
         return Episode(examples, examples)
 
-    return TaskFamily(episode)
+    return TaskFamily(episode, on_host=photos.on_host)
 
 
 def count_of(classes: np.ndarray, rotate: bool) -> int:

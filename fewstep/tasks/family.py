@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.tasks.on_host import OnHost
 from fewstep.types import Batch, Episode, Key
 
 
@@ -54,6 +55,8 @@ class TaskFamily:
     """`resized(most)`: the same family with room for so many shots, to be given to `episode`"""
     describe: Callable[[jax.Array], jax.Array] | None = None
     """`describe(task)`: what the task consists of, such as the numbers of its classes; by it results are told apart"""
+    on_host: OnHost | None = None
+    """what episodes are cut from, where that stays on the host"""
 
     def sample_episode(self, key: Key) -> Episode:
         """An episode of a task drawn at random (lines 3, 5 and 7: support and query are of one and the same task)."""

@@ -16,22 +16,8 @@ import numpy as np
 
 from fewstep.tasks.augment import Variation, varied
 from fewstep.tasks.family import Shots, TaskFamily
+from fewstep.tasks.on_host import OnHost
 from fewstep.types import Episode, Examples, Key
-
-
-@dataclass(frozen=True)
-class OnHost:
-    """Images that stay in the host's memory: those of an episode are sent to the device as it is cut."""
-
-    images: np.ndarray
-    """uint8 [images, height, width, channels]"""
-
-    def __getitem__(self, numbers: jax.Array) -> jax.Array:
-        shape = jax.ShapeDtypeStruct((*numbers.shape, *self.images.shape[1:]), self.images.dtype)
-        return jax.pure_callback(self._taken, shape, numbers, vmap_method="expand_dims")
-
-    def _taken(self, numbers: Any) -> np.ndarray:
-        return self.images[np.asarray(numbers)]
 
 
 class Photos(NamedTuple):
@@ -43,6 +29,10 @@ class Photos(NamedTuple):
     """[classes] the first image of each class"""
     length: jax.Array
     """[classes]"""
+
+    @property
+    def on_host(self) -> OnHost | None:
+        return self.pixels if isinstance(self.pixels, OnHost) else None
 
 
 class Pixels(NamedTuple):
@@ -135,7 +125,7 @@ def image_tasks(photos: Photos, classes: np.ndarray, cut: Cut, pixels: Pixels, k
             found = jax.vmap(turned)(found, turns)
         return pixels.encode(found.reshape(-1, *found.shape[2:]))
 
-    return TaskFamily(episode, describe=lambda task: classes_of(task)[0])
+    return TaskFamily(episode, describe=lambda task: classes_of(task)[0], on_host=photos.on_host)
 
 
 def distinct(key: Key, size: jax.Array | int, most: int, count: int) -> jax.Array:

@@ -84,17 +84,22 @@ def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Arra
     """`(first meta-step, key) -> (episodes, keys)` of `count` meta-steps: leaves are [count, tasks, ...], tasks split.
 
     The task with number i of a meta-batch is drawn from (key, meta-step, i), whichever device it falls to. Where the
-    devices do not divide the meta-batch, fillers follow its last task.
+    devices do not divide the meta-batch, fillers follow its last task. Where images stay on the host, it gathers meanwhile
+    those of the `count` meta-steps that follow.
     """
     assert problem.splits is not None
     family = problem.splits.train
 
     def draw(numbers: jax.Array, first: jax.Array, key: Key):
-        def one_task(step, number):
-            sample_key, learn_key = task_keys(key, step, number)
-            return family.sample_episode(sample_key), learn_key
+        def keys_from(first: jax.Array) -> Key:
+            steps = first + jnp.arange(count)
+            return jax.vmap(lambda step: jax.vmap(lambda number: task_keys(key, step, number))(numbers))(steps)
 
-        return jax.vmap(lambda step: jax.vmap(lambda number: one_task(step, number))(numbers))(first + jnp.arange(count))
+        keys = keys_from(first)
+        drawn = jax.vmap(jax.vmap(family.sample_episode))(keys[..., 0])
+        if family.on_host is not None:
+            family.on_host.ahead(family.sample_episode, keys_from(first + count)[..., 0].reshape(-1))
+        return drawn, keys[..., 1]
 
     everywhere, split = PartitionSpec(), PartitionSpec(None, AXIS)
     numbers = jnp.arange(-(-problem.meta_batch_size // mesh.size) * mesh.size)
