@@ -60,7 +60,8 @@ class OnHost:
     def _begin(self, parts: list[Any]) -> None:
         with self._lock:
             for numbers in map(np.asarray, parts):
-                self._waiting[numbers.tobytes()] = self._threads.submit(self._gathered, numbers)
+                if numbers.tobytes() not in self._waiting:
+                    self._waiting[numbers.tobytes()] = self._threads.submit(self._gathered, numbers)
             while len(self._waiting) > MOST_WAITING:
                 self._waiting.popitem(last=False)
 
