@@ -31,8 +31,8 @@ DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
 def pytest_configure(config):
-    # Compiling is most of what the fast tests do: less of LLVM's work and none of MLIR's saves half of their time.
-    if config.getoption("markexpr") == "not slow":
+    # Compiling is most of what the fast tests do: without LLVM's optimizations and MLIR they take less than half of the time.
+    if config.getoption("markexpr") != "slow":  # long trainings are worth it
         os.environ.setdefault("XLA_FLAGS", " ".join(QUICKLY_COMPILED))
     # Two workers may write one entry of the cache at once; a reader then compiles anew and warns.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")
