@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from fewstep import BadInput, Examples, runs
 from fewstep.adapted import Adapted, adapt, open_adapted
+from fewstep.adapted.certainty import significant
 from fewstep.problems import Sine, Table
 from fewstep.trained import Trained
 from fewstep.training.calibrate import LEVELS
@@ -486,3 +487,8 @@ def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_ano
     with pytest.raises(BadInput, match="No intervals at 95 %"):
         last.predict_interval(asked)
     assert last.unlike == {}
+
+
+def test_numbers_are_written_with_the_digits_that_are_known_and_the_infinite_as_they_are():
+    found = significant(np.array([1234567.891, -0.00012345678912, 0.0, np.inf, -np.inf, np.nan]))
+    np.testing.assert_allclose(found, [1234568.0, -0.0001234568, 0.0, np.inf, -np.inf, np.nan], rtol=1e-12)

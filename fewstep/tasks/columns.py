@@ -151,7 +151,7 @@ class TableFormat:
     @property
     def units(self) -> np.ndarray:
         """[targets]: the size of one standardized unit."""
-        return np.array([target.scale for target in self.targets])
+        return np.array([target.scale for target in self.targets], np.float64)  # JSON may hold whole numbers beyond int64
 
     @property
     def x(self) -> InputColumn | None:
