@@ -60,8 +60,9 @@ class OnHost:
     def _begin(self, parts: list[Any]) -> None:
         with self._lock:
             for numbers in map(np.asarray, parts):
-                if numbers.tobytes() not in self._waiting:
-                    self._waiting[numbers.tobytes()] = self._threads.submit(self._gathered, numbers)
+                asked = numbers.tobytes()
+                if asked not in self._waiting:
+                    self._waiting[asked] = self._threads.submit(self._gathered, numbers)
             while len(self._waiting) > MOST_WAITING:
                 self._waiting.popitem(last=False)
 
