@@ -489,6 +489,8 @@ def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_ano
     assert last.unlike == {}
 
 
-def test_numbers_are_written_with_the_digits_that_are_known_and_the_infinite_as_they_are():
-    found = significant(np.array([1234567.891, -0.00012345678912, 0.0, np.inf, -np.inf, np.nan]))
-    np.testing.assert_allclose(found, [1234568.0, -0.0001234568, 0.0, np.inf, -np.inf, np.nan], rtol=1e-12)
+@pytest.mark.parametrize("dtype, within", [(np.float64, 1e-12), (np.float32, 1e-6)])
+def test_numbers_are_written_with_the_digits_that_are_known_and_the_infinite_as_they_are(dtype, within):
+    found = significant(np.array([1234567.891, -0.00012345678912, 0.0, np.inf, -np.inf, np.nan], dtype))
+    np.testing.assert_allclose(found, [1234568.0, -0.0001234568, 0.0, np.inf, -np.inf, np.nan], rtol=within)
+    assert [str(abs(number)).strip("0.") for number in found[:2]] == ["1234568", "1234568"]

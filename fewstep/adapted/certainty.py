@@ -68,6 +68,7 @@ class Certainty:
 
 def significant(values: np.ndarray) -> np.ndarray:
     """Numbers with the seven digits that float32 has, so that a file shows no more than is known."""
+    values = np.asarray(values, np.float64)
     size = np.floor(np.log10(np.clip(np.abs(values), 1e-30, 1e300)))  # the infinite stay as they are
     unit = 10.0 ** (6 - size)
     return np.round(values * unit) / unit
