@@ -86,6 +86,7 @@ def test_a_run_stopped_by_ctrl_c_is_saved_told_how_to_go_on_and_ends_as_if_never
     assert not (folder / "evaluation.json").exists()
     code, out, err = finish(start("resume", folder, "--json"))
     assert code == 0, err
+    assert "done already" not in err
     assert_same_bits(runs.open_run(folder).params("last"), runs.open_run(trained[0]).params("last"))
     ours, theirs = only_json(out)["evaluation"], only_json(trained[1])["evaluation"]
     assert ours["mean"] == theirs["mean"]

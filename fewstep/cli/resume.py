@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fewstep.cli.arguments import Together, parse, prepare_jax
+from fewstep.cli.arguments import Together, parse, prepare_jax, say
 from fewstep.cli.train import complete
 
 
@@ -34,4 +34,6 @@ def main(argv: list[str]) -> int:
     run = runs.open_run(arguments.run, arguments.env)
     if isinstance(run, runs.PolicyRun):
         arguments.together.refuse_policy(arguments.run)
+    if (run.directory / "evaluation.json").is_file():
+        say("this run is done already: only what follows its training is done anew", json=True)
     return complete(partial(run.resume, **devices), arguments.run, arguments.json)
