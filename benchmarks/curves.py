@@ -38,8 +38,8 @@ def compared(name: str, precision: str) -> list[dict[str, Any]]:
 
     from fewstep import maml
     from fewstep.problems import Sine
+    from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, task_mesh
-    from fewstep.training.loop import compiled_chunk
 
     def curve(count: int) -> np.ndarray:
         problem, mesh = Sine(meta_steps=STEPS, **RECIPES[name]).build(0), task_mesh(count)

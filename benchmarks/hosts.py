@@ -124,8 +124,8 @@ def meta_steps(omniglot: str):
 
     from fewstep import maml
     from fewstep.problems import PRESETS
+    from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, training_mesh
-    from fewstep.training.loop import compiled_chunk
     from fewstep.training.plan import planned
 
     problem, mesh = replace(PRESETS["omniglot"]["maml"][0], data_dir=omniglot).build(0), training_mesh()

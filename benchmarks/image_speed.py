@@ -31,8 +31,8 @@ from fewstep.adapted.photos import adapt_photos
 from fewstep.cli.arguments import prepare_jax
 from fewstep.problems import PRESETS
 from fewstep.trained import Trained
+from fewstep.training.chunk import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.devices import meta_batches, replicate, task_mesh
-from fewstep.training.loop import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.plan import prepared
 from fewstep.training.programs import compiled
 

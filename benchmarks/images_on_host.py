@@ -27,8 +27,8 @@ from fewstep.problem import Problem
 from fewstep.problems import Images
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.on_host import OnHost
+from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import task_mesh
-from fewstep.training.loop import compiled_chunk
 from fewstep.training.measured_lowerings import processor
 from fewstep.training.plan import prepared
 

@@ -149,7 +149,7 @@ import jax
 from fewstep import maml
 from fewstep.problems import Table
 from fewstep.training.devices import replicate, task_mesh
-from fewstep.training.loop import compiled_chunk
+from fewstep.training.chunk import compiled_chunk
 problem = Table(data={str(path)!r}, task="unit", inputs=("x", "z", "kind"), target=("y",)).build()
 read = time.perf_counter() - started
 mesh = task_mesh()

@@ -32,11 +32,12 @@ from fewstep.errors import RunFailed
 from fewstep.problem import Problem
 from fewstep.problems import VARIANTS, Omniglot, Sine, with_variants
 from fewstep.problems.settings import LearningSettings
+from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.estimate import meta_step_operations
 from fewstep.training.evaluate import compiled_validation, evaluate
 from fewstep.training.image_examiner import Examiner
-from fewstep.training.loop import compiled_chunk, train_in_memory
+from fewstep.training.loop import train_in_memory
 from fewstep.training.plan import prepared
 from fewstep.types import MetaParams
 

@@ -13,8 +13,8 @@ from test_cli import TINY
 
 from fewstep import init
 from fewstep.problems import Sine
-from fewstep.training import loop
-from fewstep.training.devices import task_mesh
+from fewstep.training.chunk import compiled_chunk
+from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.log import read_metrics
 
 CURVES = """
@@ -45,8 +45,8 @@ def test_one_device_and_eight_give_one_curve_and_the_same_devices_the_same_bits(
 @pytest.mark.parametrize("tasks", [8, 5])
 def test_a_meta_step_has_one_all_reduce_of_the_gradient_the_loss_and_the_count_and_no_other_collective(tasks):
     problem, mesh = Sine(hidden=(7,), adaptation_steps=2, meta_batch_size=tasks).build(), task_mesh(2)
-    state = loop.replicate(init(problem.outer_optimizer, problem.init(jax.random.key(0))), mesh)
-    run = jax.jit(loop.compiled_chunk(problem, mesh))
+    state = replicate(init(problem.outer_optimizer, problem.init(jax.random.key(0))), mesh)
+    run = jax.jit(compiled_chunk(problem, mesh))
     program = run.lower(state, jax.random.key(1), jax.numpy.asarray(3)).compile().as_text()
     floats = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     assert re.findall(r"= (\S+) all-reduce(?:-start)?\(", program) == [f"f32[{floats + 2}]{{0}}"]

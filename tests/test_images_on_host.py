@@ -8,7 +8,7 @@ from test_image_cli import write_photos
 
 from fewstep.problems import Images, image_learning
 from fewstep.tasks.on_host import OnHost
-from fewstep.training import loop
+from fewstep.training import chunk, loop
 from fewstep.training.devices import task_mesh
 from fewstep.training.evaluate import evaluate
 from fewstep.training.log import read_metrics
@@ -60,7 +60,7 @@ def test_the_host_gathers_ahead_what_every_meta_step_but_the_first_of_a_training
         return taken(self, numbers)
 
     monkeypatch.setattr(OnHost, "_taken", seen)
-    monkeypatch.setattr(loop, "DRAWN_BYTES", 1)  # one meta-batch at a time
+    monkeypatch.setattr(chunk, "DRAWN_BYTES", 1)  # one meta-batch at a time
     loop.train(problem(data, "host"), tmp_path, mesh=task_mesh(2), quiet=True)
     devices, joint, support, query = 2, (1, 4, 1), (1, 2, 3, 1), (1, 2, 3, 2)
     for shape, steps in ((joint, 4), (support, 6), (query, 6)):

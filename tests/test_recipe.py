@@ -42,6 +42,7 @@ from fewstep.nn.rewriting import programs_in
 from fewstep.runs.run import Run
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.evaluate import compiled_validation
 from fewstep.training.log import read_metrics
@@ -265,7 +266,7 @@ def test_a_decay_that_would_forget_nothing_or_less_is_refused(decay):
 def test_training_in_memory_returns_the_average_over_its_meta_steps():
     problem = averaged_problem()
     init_key, train_key, _ = jax.random.split(jax.random.key(3), 3)
-    run = loop.compiled_chunk(problem, task_mesh())
+    run = compiled_chunk(problem, task_mesh())
     state = replicate(init(problem.outer_optimizer, problem.init(init_key)), task_mesh())
     points = [state.params.theta]
     for _ in range(problem.meta_steps):

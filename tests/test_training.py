@@ -35,6 +35,7 @@ from fewstep.problems.sine import Sine
 from fewstep.tasks.family import TaskFamily
 from fewstep.training import devices, loop, programs
 from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import Progress, read_metrics
 from fewstep.training.signals import terminated_as_interrupted
@@ -50,7 +51,7 @@ def gradient_at(problem, devices, params, step):
     """(meta-loss, meta-gradient) of one meta-step of the compiled loop: plain descent at rate 1 shows the gradient."""
     descent = optax.sgd(1.0)
     state = init(descent, params)._replace(step=jnp.asarray(step, jnp.int32))
-    run = loop.compiled_chunk(replace(problem, outer_optimizer=descent), task_mesh(devices))
+    run = compiled_chunk(replace(problem, outer_optimizer=descent), task_mesh(devices))
     after, chunk = run(state, TRAIN_KEY, 1)
     return chunk.meta_loss, jax.tree.map(lambda before, after: before - after, params, after.params)
 
@@ -169,7 +170,7 @@ def test_every_seed_of_the_sine_problem_is_the_same_program(monkeypatch):
     monkeypatch.setattr(programs, "_programs", known)
     for seed in (0, 1):
         problem = Sine(hidden=(2,), adaptation_steps=1).build(seed)
-        loop.compiled_chunk(problem, task_mesh(1))(state_of(problem), jax.random.key(seed), 1)
+        compiled_chunk(problem, task_mesh(1))(state_of(problem), jax.random.key(seed), 1)
     assert [program._cache_size() for program in known.values()] == [1]
 
 
@@ -221,7 +222,7 @@ def test_a_log_that_lost_its_end_stays_readable(half, tmp_path):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_lengths_of_compiled_calls_do_not_matter(devices):
     problem = bowl_problem()
-    run = loop.compiled_chunk(problem, task_mesh(devices))
+    run = compiled_chunk(problem, task_mesh(devices))
     at_once, chunk = run(state_of(problem), TRAIN_KEY, 100)
     assert int(chunk.steps) == 100
     state = state_of(problem)
@@ -275,10 +276,10 @@ def test_a_meta_loss_that_is_not_finite_stops_the_run_names_the_meta_step_and_ke
 
 def test_a_meta_step_that_is_not_finite_is_not_taken():
     problem = failing(3)
-    run = loop.compiled_chunk(problem, task_mesh(1))
+    run = compiled_chunk(problem, task_mesh(1))
     state, chunk = run(state_of(problem), TRAIN_KEY, 20)
     assert (int(chunk.steps), bool(chunk.finite), int(state.step)) == (3, False, 3)
-    good, _ = loop.compiled_chunk(bowl_problem(), task_mesh(1))(state_of(problem), TRAIN_KEY, 3)
+    good, _ = compiled_chunk(bowl_problem(), task_mesh(1))(state_of(problem), TRAIN_KEY, 3)
     assert_close(state, good, rtol=1e-6)
     assert np.isfinite([chunk.meta_loss, chunk.gradient_norm]).all()
 

@@ -13,8 +13,8 @@ from setting import INNER_RATE, OUTER_RATE, QUERIES, SHOTS, SIZES, TASKS, Run, f
 from fewstep import maml
 from fewstep.problem import Problem
 from fewstep.problems.sine import Sine
+from fewstep.training.chunk import Chunk, compiled_chunk
 from fewstep.training.devices import mean_gradient, task_mesh, use_cpu_cores
-from fewstep.training.loop import Chunk, compiled_chunk
 from fewstep.types import Episode, Examples, Key, MetaParams
 
 use_cpu_cores()

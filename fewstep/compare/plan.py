@@ -21,9 +21,9 @@ from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
 from fewstep.rl.problem import PolicyProblem, meta_step_of
+from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.estimate import meta_step_operations
-from fewstep.training.loop import compiled_chunk
 from fewstep.training.plan import prepared
 from fewstep.training.programs import once
 

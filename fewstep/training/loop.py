@@ -1,11 +1,10 @@
-"""The outer loop (floor 3): Algorithm 1, lines 2–9, as one compiled program that runs many meta-steps a call."""
+"""The outer loop (floor 3): Algorithm 1, a chunk of meta-steps at a time; between chunks the log, checkpoints and signals."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from fewstep import hosts, maml
@@ -23,16 +21,17 @@ from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.devices import mean_gradient, meta_batches, replicate, task_mesh
+from fewstep.training.chunk import compiled_chunk
+from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
 from fewstep.training.log import MetricsFile, Progress
 from fewstep.training.overshoot import compiled_judge
 from fewstep.training.plan import prepared
-from fewstep.training.programs import compiled, once
+from fewstep.training.programs import once
 from fewstep.training.rollback import rolled_back
 from fewstep.training.signals import StopSignals
 from fewstep.training.together import NoFiles, agreed, found_by_first, shared
-from fewstep.types import Key, MetaParams
+from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
 SECONDS_A_CALL = 0.5
@@ -43,26 +42,10 @@ BEGINNING = "beginning"
 """the folder in a run of what is trained first"""
 NO_SUMS = (0.0, 0.0, 0, 0)
 """of meta-losses, of gradient norms, of meta-steps and of dropped tasks since the last line of the log"""
-DRAWN_BYTES = 2**21
-"""Episodes are drawn ahead up to this size."""
 
 
 class Interrupted(Exception):
     """The run was asked to stop (SIGINT or SIGTERM); its state is saved."""
-
-
-class Chunk(NamedTuple):
-    """What one compiled call returns beside the state."""
-
-    steps: jax.Array
-    """meta-steps made, fewer than asked for where the meta-loss stopped being finite"""
-    meta_loss: jax.Array
-    """summed over these steps"""
-    gradient_norm: jax.Array
-    """summed over these steps"""
-    dropped: jax.Array
-    """tasks left out in these steps"""
-    finite: jax.Array
 
 
 class Good(NamedTuple):
@@ -223,58 +206,6 @@ def beginning_from(problem: Problem, solution: MetaParams) -> Problem:
     assert problem.beginning is not None
     take_over = problem.beginning.take_over
     return replace(problem, init=lambda key: take_over(key, solution), beginning=None)
-
-
-def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, int], tuple[MetaState, Chunk]]:
-    """`(state, key, length) -> (state, Chunk)`: `length` meta-steps in one compiled call.
-
-    The length is a run-time value, so chunks of any length are the same program and give the same bits. Episodes are
-    drawn for several meta-steps at a time, since on CPU a draw costs about the same for one task as for hundreds. A
-    meta-step whose loss or gradient is not finite is not taken, and ends the chunk.
-    """
-    ahead = meta_steps_drawn_at_once(problem)
-    draw, gradient_of = meta_batches(problem, mesh, ahead), mean_gradient(problem, mesh)
-
-    def run(state: MetaState, key: Key, length: jax.Array) -> tuple[MetaState, Chunk]:
-        def unfinished(carry):
-            _, chunk = carry
-            return (chunk.steps < length) & chunk.finite
-
-        def block(carry):
-            first = carry[0].step // ahead * ahead  # a chunk may begin in the middle of what is drawn at once
-            drawn = draw(first, key)
-            within = lambda carry: unfinished(carry) & (carry[0].step < first + ahead)  # noqa: E731
-            return jax.lax.while_loop(within, partial(one_meta_step, drawn), carry)
-
-        def one_meta_step(drawn, carry):
-            state, chunk = carry
-            episodes, keys = jax.tree.map(lambda leaf: leaf[state.step % ahead], drawn)
-            loss, gradient, dropped = gradient_of(state.params, episodes, keys, state.step)
-            norm = optax.tree.norm(gradient)
-            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            state = jax.lax.cond(finite, lambda: maml.meta_step(problem.outer_optimizer, state, gradient), lambda: state)
-            done = finite.astype(jnp.int32)
-            loss, norm = jnp.where(finite, loss, 0.0), jnp.where(finite, norm, 0.0)
-            sums = chunk.meta_loss + loss, chunk.gradient_norm + norm, chunk.dropped + dropped
-            return state, Chunk(chunk.steps + done, *sums, finite)
-
-        none = jnp.zeros((), jnp.int32)
-        nothing = Chunk(none, jnp.zeros(()), jnp.zeros(()), none, jnp.array(True))
-        return jax.lax.while_loop(unfinished, block, (state, nothing))
-
-    program = compiled(run)
-    return lambda state, key, length: program(state, key, jnp.asarray(length, jnp.int32))
-
-
-def meta_steps_drawn_at_once(problem: Problem) -> int:
-    """As many meta-batches as fit into `DRAWN_BYTES`, between 1 and 64; fewer where that divides the meta-steps between two
-    checkpoints, since a call that begins in the middle draws once more."""
-    assert problem.splits is not None
-    episode = jax.eval_shape(problem.splits.train.sample_episode, jax.random.key(0))
-    size = problem.meta_batch_size * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(episode))
-    most = max(1, min(64, DRAWN_BYTES // max(size, 1)))
-    every = problem.checkpoint_every
-    return math.ceil(every / math.ceil(every / most)) if every else most
 
 
 def train_in_memory(problem: Problem, seed: int = 0) -> MetaParams:
