@@ -6,7 +6,7 @@ import jax
 
 from fewstep import runs
 from fewstep.problems import Sine
-from fewstep.training.log import read_metrics
+from fewstep.training.log import MetricsFile, read_metrics
 
 SMALL = {"hidden": (8,), "adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}
 compilations = []
@@ -18,7 +18,7 @@ jax.monitoring.register_event_duration_secs_listener(
 def test_two_thousand_meta_steps_and_twenty_evaluations_compile_nothing_after_the_first(tmp_path, monkeypatch):
     at = {}
 
-    class Watched(runs.run.loop.MetricsFile):
+    class Watched(MetricsFile):
         def write(self, record):
             super().write(record)
             at[record["meta_step"]] = len(compilations)

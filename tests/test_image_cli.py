@@ -198,7 +198,7 @@ def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tm
     def stopped(*words, **options):
         raise RunFailed("that is enough")
 
-    monkeypatch.setattr("fewstep.runs.run.loop.train", stopped)
+    monkeypatch.setattr("fewstep.training.loop.train", stopped)
     code, _, err = command("train", "images", "--data", data, *settings, "--out", "run")
     assert code == 1 and "1 of 25 classes have fewer than 3 images" in err and "class90 (2)" in err
 

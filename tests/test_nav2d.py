@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         runs.train(SETTINGS, tmp_path / "stopped", quiet=True)
     monkeypatch.undo()
-    again = runs.open_run(tmp_path / "stopped").resume(quiet=True)
+    again = runs.resume(runs.open_run(tmp_path / "stopped"), quiet=True)
     for one, other in zip(leaves(run, "last"), leaves(again, "last"), strict=True):
         np.testing.assert_array_equal(one, other)
     told = [read_metrics(each.directory / "metrics.jsonl") for each in (run, again)]

@@ -195,7 +195,7 @@ def test_a_stopped_run_in_a_simulator_goes_on_bit_for_bit(tmp_path, monkeypatch)
     with pytest.raises(Interrupted):
         runs.train(settings, tmp_path / "parted", quiet=True)
     monkeypatch.undo()
-    parted = runs.open_run(tmp_path / "parted").resume(quiet=True)
+    parted = runs.resume(runs.open_run(tmp_path / "parted"), quiet=True)
     same_bits(parted.params("last"), whole.params("last"))
     logs = [read_metrics(run.directory / "metrics.jsonl") for run in (whole, parted)]
     assert [{**record, "seconds": 0} for record in logs[0]] == [{**record, "seconds": 0} for record in logs[1]]

@@ -155,7 +155,7 @@ def test_data_that_stayed_the_same_is_accepted_wherever_it_lies(table, tmp_path)
 
 def test_data_that_changed_since_the_training_is_noticed(table, tmp_path):
     run = changed(table, tmp_path, lambda rows: rows.with_columns(flow=pl.col("flow") + pl.col("depth")))
-    for act in (run.problem, run.evaluate, run.resume):
+    for act in (run.problem, run.evaluate, lambda: runs.resume(run)):
         with pytest.raises(BadInput, match="has changed since"):
             act()
 
@@ -362,7 +362,7 @@ def half_done(auto, chosen, folder, state):
     ],
 )
 def test_a_choice_that_was_interrupted_is_made_by_resume_as_if_never_stopped(auto, chosen, tmp_path, state):
-    run = half_done(auto, chosen, tmp_path / "run", state).resume(quiet=True)
+    run = runs.resume(half_done(auto, chosen, tmp_path / "run", state), quiet=True)
     assert run.settings == chosen.settings
     assert run.config["chosen_from"] == pytest.approx(chosen.config["chosen_from"], rel=1e-5)
     assert_same_bits(run.params(), chosen.params())
@@ -381,7 +381,7 @@ def test_until_the_choice_is_made_there_is_nothing_to_adapt_and_changed_data_is_
             act()
     run = changed(run, tmp_path / "changed", lambda rows: rows.with_columns(flow=pl.col("flow") + pl.col("depth")))
     with pytest.raises(BadInput, match="has changed since"):
-        run.resume()
+        runs.resume(run)
 
 
 @pytest.mark.slow
@@ -397,7 +397,7 @@ def test_where_all_candidates_diverge_the_run_fails(auto, tmp_path, monkeypatch)
     def diverge(*arguments):
         raise RunFailed("not finite")
 
-    monkeypatch.setattr("fewstep.runs.run.train_candidate", diverge)
+    monkeypatch.setattr("fewstep.runs.candidates.train_candidate", diverge)
     with pytest.raises(RunFailed, match="not finite"):
         runs.train(auto[0], tmp_path / "run", quiet=True)
 

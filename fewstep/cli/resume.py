@@ -36,4 +36,4 @@ def main(argv: list[str]) -> int:
         arguments.together.refuse_policy(arguments.run)
     if (run.directory / "evaluation.json").is_file():
         say("this run is done already: only what follows its training is done anew", json=True)
-    return complete(partial(run.resume, **devices), arguments.run, arguments.json)
+    return complete(partial(runs.resume, run, **devices), arguments.run, arguments.json)

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from fewstep.runs.files import write_json
+import numpy as np
+from jax.sharding import Mesh
+
+from fewstep import hosts
+from fewstep.errors import RunFailed
+from fewstep.problem import Problem
+from fewstep.runs.config import write_config
+from fewstep.runs.files import new_directory, write_json
+from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
+from fewstep.training import loop
+from fewstep.training.checkpoint import has_checkpoint
 from fewstep.training.copies import EVENTS, TABLE
+from fewstep.training.together import found_by_first
 
 FOLDER = "candidates"
 MOVED = ("metrics.jsonl", TABLE, f"{EVENTS}*", "checkpoints", "parameters.npz")
@@ -32,3 +44,53 @@ def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
     write_json(directory / "config.json", {**config, "preset": preset, "chosen_from": chosen_from})
     shutil.rmtree(source)
     return best
+
+
+def train_candidates(
+    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem, mesh: Mesh
+) -> Run | None:
+    """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
+
+    `first` is the Problem of the first candidate. What is finished is not trained again. A candidate that stops being finite
+    competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
+    """
+    quiet = quiet or not hosts.is_first()
+    errors, problems, failed = {}, {}, None
+    for number, (name, settings) in enumerate(several.items()):
+        folder = directory / FOLDER / name
+        problems[name] = problem = settings.build(seed) if number else first
+        if not quiet:
+            print(f"candidate {name}:", file=sys.stderr, flush=True)
+        try:
+            train_candidate(settings, problem, folder, seed, preset, quiet, mesh)
+        except hosts.LostProcess:
+            raise
+        except RunFailed as error:
+            failed = error
+            print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
+    hosts.part()
+    if not hosts.is_first():
+        return None
+    for name, problem in problems.items():
+        folder = directory / FOLDER / name
+        if has_checkpoint(folder):
+            errors[name] = open_run(folder).finish(problem)
+    if not errors and failed is not None:
+        raise failed
+    require_finite(min(errors.values(), key=lambda error: (not math.isfinite(error), error)))
+    best = promote(directory, errors, preset)
+    if not quiet:
+        listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
+        print(f"error on meta-validation tasks: {listed} -> {best}", file=sys.stderr, flush=True)
+    return open_run(directory).calibrate(problems[best])
+
+
+def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
+    """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
+    if hosts.from_first(np.asarray((folder / PARAMETERS).is_file())):
+        return
+    resume = found_by_first(folder)
+    if not resume and hosts.is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+        write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
+    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)

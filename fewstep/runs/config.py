@@ -101,3 +101,9 @@ def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
     assert problem.splits is not None
     families = {field.name: getattr(problem.splits, field.name) for field in fields(problem.splits) if field.name != "left_out"}
     return {split: list(family.names) for split, family in families.items() if family and family.names} or None
+
+
+def several_candidates(settings: Any) -> dict[str, Any]:
+    """The settings to choose among, by name, where there is a choice."""
+    found = settings.candidates()
+    return found if len(found) > 1 else {}

@@ -72,17 +72,6 @@ class PolicyRun:
             "acting: fewstep evaluate shows how well."
         )
 
-    def resume(self, quiet: bool = False) -> PolicyRun:
-        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped.
-
-        Raises `BadInput` where another environment was named than it began in."""
-        problem = self.problem()
-        if self.elsewhere:
-            raise BadInput(f"{self.directory} goes on in the environment that it began in, got another one by --env.")
-        with only_one(self.directory):
-            train_policy(problem, self.directory, seed=self.seed, resume=has_checkpoint(self.directory), quiet=quiet)
-        return self
-
     def adapt(
         self,
         task: Any = None,
@@ -262,3 +251,14 @@ def train_policy_run(
     with only_one(directory):
         train_policy(problem, directory, seed=seed, quiet=quiet)
     return PolicyRun(directory, config, settings, problem)
+
+
+def resume_policy_run(run: PolicyRun, *, quiet: bool = False) -> PolicyRun:
+    """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped. Raises `BadInput`
+    where another environment was named than it began in."""
+    problem = run.problem()
+    if run.elsewhere:
+        raise BadInput(f"{run.directory} goes on in the environment that it began in, got another one by --env.")
+    with only_one(run.directory):
+        train_policy(problem, run.directory, seed=run.seed, resume=has_checkpoint(run.directory), quiet=quiet)
+    return run

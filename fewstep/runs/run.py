@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import math
-import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from fewstep import hosts, maml
+from fewstep import maml
 from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput, RunFailed
 from fewstep.plain import read_json, require_a
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
-from fewstep.runs import candidates, measure
-from fewstep.runs.config import require_known_layout, require_same, require_same_files, settings_of, write_config
-from fewstep.runs.files import fingerprint, new_directory, write_json
-from fewstep.runs.lock import only_one
-from fewstep.runs.policy_run import open_policy_run, train_policy_run
-from fewstep.training import loop
+from fewstep.runs import measure
+from fewstep.runs.config import require_known_layout, require_same_files, settings_of, several_candidates
+from fewstep.runs.files import fingerprint, write_json
+from fewstep.runs.policy_run import open_policy_run
 from fewstep.training.calibration_file import require_calibration
-from fewstep.training.checkpoint import Checkpoints, has_checkpoint
+from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.complete import complete
-from fewstep.training.devices import training_mesh
 from fewstep.training.fit import Steps
-from fewstep.training.together import found_by_first
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
@@ -115,19 +107,6 @@ class Run:
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
-    def resume(self, quiet: bool = False, devices: int | None = None) -> Run | None:
-        """Goes on from the last checkpoint to the planned number of meta-steps, bit for bit as if never stopped on as many
-        devices, and on others but for rounding. Where the run was stopped before the first one, it begins again, which is the
-        same. Of many processes, all call it, and the first alone has the run afterwards."""
-        problem, mesh = self.problem(), training_mesh(devices)
-        require_same(self.settings, self.seed)
-        with only_one(self.directory):
-            if several := several_candidates(self.settings):
-                return train_candidates(several, self.directory, self.seed, self.config["preset"], quiet, problem, mesh)
-            going_on = has_checkpoint(self.directory)
-            loop.train(problem, self.directory, seed=self.seed, resume=going_on, quiet=quiet, mesh=mesh)
-            return completed(self.directory, problem)
-
     def finish(self, problem: Problem) -> float:
         """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error on
         meta-validation tasks."""
@@ -178,54 +157,6 @@ class Run:
         return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
 
 
-def train(
-    settings: Any,
-    directory: str | Path,
-    *,
-    seed: int = 0,
-    preset: str = "default",
-    quiet: bool = False,
-    announce: Callable[[Any], None] | None = None,
-    devices: int | None = None,
-) -> Any:
-    """Meta-trains what `settings` describe into the new folder `directory`. A `Run`, or of a policy a `PolicyRun`; None in all
-    of many processes but the first, which alone writes.
-
-    The tasks of a meta-batch are split over so many `devices` of each process, all where it is None; a policy has no choice.
-    Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
-    """
-    if isinstance(settings, PolicySettings):
-        return train_policy_run(settings, directory, seed=seed, preset=preset, quiet=quiet, announce=announce)
-    problem, several, mesh = settings.build(seed), several_candidates(settings), training_mesh(devices)
-    require_same(settings, seed)
-    directory = Path(directory)
-    if hosts.is_first():
-        new_directory(directory)
-        if announce:
-            announce(problem)
-        write_config(settings, problem, directory, seed, preset, mesh.size)
-    with only_one(directory):
-        try:
-            if several:
-                return train_candidates(several, directory, seed, preset, quiet, problem, mesh)
-            loop.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
-        except BadInput:
-            if hosts.is_first() and not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
-                shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
-            raise
-        return completed(directory, problem)
-
-
-def completed(directory: Path, problem: Problem) -> Run | None:
-    """What follows the last meta-step. The first of many processes does it alone; the others are done."""
-    hosts.part()
-    if not hosts.is_first():
-        return None
-    run = open_run(directory)
-    require_finite(run.finish(problem))
-    return run.calibrate(problem)
-
-
 def require_finite(error: float) -> None:
     """Raises `RunFailed` where adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
     if not math.isfinite(error):
@@ -233,62 +164,6 @@ def require_finite(error: float) -> None:
             "trained, but the error on meta-validation tasks is not finite: adaptation diverges on some of them. Try a smaller "
             "--inner-rate or fewer --adaptation-steps. The checkpoints are kept."
         )
-
-
-def several_candidates(settings: Any) -> dict[str, Any]:
-    """The settings to choose among, by name, where there is a choice."""
-    found = settings.candidates()
-    return found if len(found) > 1 else {}
-
-
-def train_candidates(
-    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem, mesh: Mesh
-) -> Run | None:
-    """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
-
-    `first` is the Problem of the first candidate. What is finished is not trained again. A candidate that stops being finite
-    competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
-    """
-    quiet = quiet or not hosts.is_first()
-    errors, problems, failed = {}, {}, None
-    for number, (name, settings) in enumerate(several.items()):
-        folder = directory / candidates.FOLDER / name
-        problems[name] = problem = settings.build(seed) if number else first
-        if not quiet:
-            print(f"candidate {name}:", file=sys.stderr, flush=True)
-        try:
-            train_candidate(settings, problem, folder, seed, preset, quiet, mesh)
-        except hosts.LostProcess:
-            raise
-        except RunFailed as error:
-            failed = error
-            print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
-    hosts.part()
-    if not hosts.is_first():
-        return None
-    for name, problem in problems.items():
-        folder = directory / candidates.FOLDER / name
-        if has_checkpoint(folder):
-            errors[name] = open_run(folder).finish(problem)
-    if not errors and failed is not None:
-        raise failed
-    require_finite(min(errors.values(), key=lambda error: (not math.isfinite(error), error)))
-    best = candidates.promote(directory, errors, preset)
-    if not quiet:
-        listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
-        print(f"error on meta-validation tasks: {listed} -> {best}", file=sys.stderr, flush=True)
-    return open_run(directory).calibrate(problems[best])
-
-
-def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
-    """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
-    if hosts.from_first(np.asarray((folder / PARAMETERS).is_file())):
-        return
-    resume = found_by_first(folder)
-    if not resume and hosts.is_first():
-        shutil.rmtree(folder, ignore_errors=True)
-        write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
-    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)
 
 
 def open_run(directory: str | Path, env: str = "") -> Any:

@@ -69,7 +69,7 @@ def test_a_run_is_held_while_it_trains_and_free_afterwards(tmp_path, monkeypatch
         runs.train(Sine(**TINY), tmp_path / "run", quiet=True)
     run = runs.open_run(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        run.resume()
+        runs.resume(run)
     assert seen == [True, True]
     with only_one(tmp_path / "run"):
         pass
