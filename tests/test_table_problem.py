@@ -13,8 +13,9 @@ from known import KEY, unit_rows
 
 from fewstep import BadInput
 from fewstep.problems import Table
-from fewstep.problems.table import report_counts, split_tasks
+from fewstep.problems.table import report_counts
 from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.grouping import split_tasks
 from fewstep.tasks.reading import FILE
 
 SPLITS = ("train", "validation", "calibration", "test")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fewstep.problems.table import LEAST_CALIBRATION
 from fewstep.tasks.frames import series_of
+from fewstep.tasks.grouping import LEAST_CALIBRATION
 from fewstep.tasks.units import within_units
 
 LEAST_GROUPS = 10

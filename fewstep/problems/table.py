@@ -17,16 +17,15 @@ from fewstep.problems.settings import LearningSettings
 from fewstep.problems.supervised import supervised
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily
-from fewstep.tasks.fit_columns import Fitting, fit_format, order_of_time
+from fewstep.tasks.fit_columns import Fitting, fit_format
+from fewstep.tasks.grouping import group_rows, note_odd_tasks, split_tasks, with_targets
 from fewstep.tasks.kinds import ColumnKind, declared_kinds, read_values
-from fewstep.tasks.reading import FILE, column_of, read_table
+from fewstep.tasks.reading import FILE, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
 
 TEST_QUERIES = 1_000
 """At most so many held-out rows of a task are measured; nearly always that is all of them."""
-LEAST_CALIBRATION = 4
-"""Fewer calibration tasks than this calibrate no interval worth having, and are better used for validation."""
 
 GRADIENT = {"meta_steps": 4_000, "outer_rate": 4e-3, "hidden": (40, 40), "harmonics": 12}
 """Where the recipe of the gradient adapter differs."""
@@ -197,66 +196,6 @@ class Table(LearningSettings):
 
 
 EXPECTED = "expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN."
-
-
-def with_targets(table: pl.DataFrame, targets: tuple[str, ...], source: str, notes: list[str]) -> pl.DataFrame:
-    """The rows whose targets are all known; the others are counted in `notes`."""
-    known = pl.Series([True]).extend_constant(True, table.height - 1)
-    for name in targets:
-        series = column_of(table, name, source)
-        present = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
-        if not present.all():
-            notes.append(f"{name}: {(~present).sum()} of {table.height} rows lack this target and are left out")
-        known &= present
-    if not known.any():
-        raise BadInput(f"{source}: no row has a value in {' and '.join(map(repr, targets))}. Choose another --target.")
-    return table.filter(known)
-
-
-def group_rows(
-    table: pl.DataFrame, task: str, time: str, source: str, kinds: dict[str, ColumnKind], notes: list[str]
-) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """(row numbers of each task, in the order of time where there is one; the tasks' names), in order of the names."""
-    keys = column_of(table, task, source)
-    if keys.null_count():
-        raise BadInput(f"{source}: column {task!r} names no task in {keys.null_count()} rows. Fill or remove them.")
-    texts = keys.cast(pl.String)
-    names = texts.unique().sort()
-    if len(names) < 2:
-        raise BadInput(
-            f"{source}: column {task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "
-            "Choose the column that tells your units apart."
-        )
-    numbers = texts.rank("dense").to_numpy() - 1
-    moments = order_of_time(table, time, source, kinds, notes) if time else np.zeros(table.height)
-    order = np.lexsort((moments, numbers))  # stable: without time, rows stay in the order of the file
-    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1), tuple(names.to_list())
-
-
-def split_tasks(tasks: int, seed: int, test_fraction: float, fold: int) -> dict[str, np.ndarray]:
-    """Disjoint numbers of meta-train, -validation, -calibration and -test tasks. The number of shots plays no part: whoever
-    evaluates at other shots still meets tasks that were never trained on. Half of what would validate calibrates."""
-    order = np.random.default_rng(seed).permutation(tasks)
-    # From the end, since array_split makes the first parts the larger ones: what is left over goes to training.
-    parts = np.array_split(order[::-1], min(round(1 / test_fraction), tasks))[::-1]
-    test, validation, *train = parts[fold % len(parts) :] + parts[: fold % len(parts)]
-    half = validation.size // 2 if validation.size // 2 >= LEAST_CALIBRATION else 0
-    train_tasks = np.concatenate(train).astype(int) if train else np.zeros(0, int)
-    split = {"train": train_tasks, "validation": validation[half:], "calibration": validation[:half], "test": test}
-    if train_tasks.size == 0:
-        raise BadInput(f"there are {tasks} tasks; expected at least 3 (meta-train, -validation and -test tasks are disjoint).")
-    return {name: np.sort(part) for name, part in split.items()}
-
-
-def note_odd_tasks(rows: Rows, targets: np.ndarray, notes: list[str]) -> None:
-    """Counts the units with one row, and those of several rows whose target never changes."""
-    highest, lowest = np.maximum.reduceat(targets, rows.start), np.minimum.reduceat(targets, rows.start)
-    single = rows.length == 1
-    constant = np.all(highest == lowest, axis=1) & ~single
-    for odd, what in ((single, "have one row"), (constant, "have one target value in all their rows")):
-        if odd.any():
-            shown = ", ".join(np.array(rows.names)[odd][:3])
-            notes.append(f"{odd.sum()} of {len(rows.names)} units {what} ({shown}{', ...' if odd.sum() > 3 else ''})")
 
 
 def report_counts(shots: tuple[int, int], lengths: np.ndarray) -> tuple[int, ...]:
