@@ -15,7 +15,8 @@ from PIL import Image
 
 from fewstep import BadInput, Episode, Examples, adapt
 from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
-from fewstep.compare.ground import Ground, episode_errors, ground
+from fewstep.compare.ground import Ground, ground
+from fewstep.compare.held import episode_errors
 from fewstep.problems import Images, Sine
 
 TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptation_steps=2, shots=5, queries=6)

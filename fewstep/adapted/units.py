@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import polars as pl
 
+from fewstep.adapted.asked import known_rows, owners, past_rows
 from fewstep.adapted.certainty import Certainty, significant
 from fewstep.adapted.rows import alike, support_columns, write_support
 from fewstep.arrays import write_arrays
@@ -17,7 +18,6 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import ColumnKind, read_values
 from fewstep.tasks.reading import column_of
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
@@ -161,58 +161,15 @@ class Adapted:
         asked[owner, place] = inputs
         answer = self.trained.answer(pad_units(self.support, size[0]), asked, self.steps)
         if notes is not None:
-            self._note_known_rows(inputs, owner, notes)
-            self._note_past_rows(table, owner, source, notes)
+            notes += known_rows(self.support, inputs, owner)
+            if time := getattr(self.problem.settings, "time", ""):
+                support = self.table, self._owners(self.table, source)
+                notes += past_rows(self.format, time, support, (table, owner), source)
         return answer.outputs[owner, place], answer.deviation[owner, place], owner
 
     def _owners(self, table: pl.DataFrame, source: str) -> np.ndarray:
         """[rows]: the number of the unit that each row belongs to."""
-        task = self.format.task
-        if task is None or task not in table.columns:
-            if len(self.rows) > 1:
-                raise BadInput(
-                    f"{source}: expected the column {task!r}, which says of which of the {len(self.rows)} units a row is."
-                )
-            return np.zeros(table.height, int)
-        names = column_of(table, task, source).cast(pl.String)
-        if self.units is None:
-            if names.n_unique() > 1:
-                raise BadInput(f"{source}: expected rows of the one adapted unit, found {names.n_unique()} values of {task!r}.")
-            return np.zeros(table.height, int)
-        numbers = {name: number for number, name in enumerate(self.units)}
-        unknown = names.filter(~names.is_in(self.units)) if names.null_count() == 0 else names.filter(names.is_null())
-        if unknown.len():
-            shown = ", ".join(map(repr, unknown.unique(maintain_order=True).head(3)))
-            raise BadInput(
-                f"{source}: {unknown.len()} rows are of units that were not adapted ({shown}); adapted are "
-                f"{', '.join(map(repr, self.units[:3]))}{', ...' if len(self.units) > 3 else ''}. "
-                "Adapt to them first, or leave them out."
-            )
-        return names.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
-
-    def _note_known_rows(self, inputs: np.ndarray, owner: np.ndarray, notes: list[str]) -> None:
-        known = [
-            {row.tobytes() for row, weight in zip(rows, weights, strict=True) if weight}
-            for rows, weights in zip(np.asarray(self.support.inputs), np.asarray(self.support.weight), strict=True)
-        ]
-        shared = sum(row.tobytes() in known[unit] for row, unit in zip(np.ascontiguousarray(inputs), owner, strict=True))
-        if shared:
-            notes.append(f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer")
-
-    def _note_past_rows(self, table: pl.DataFrame, owner: np.ndarray, source: str, notes: list[str]) -> None:
-        """Of a model that was trained to forecast: rows that are no later than the last row known of their unit."""
-        time = next(
-            (column for column in self.format.inputs if column.name == getattr(self.problem.settings, "time", "")), None
-        )
-        if time is None or self.table.height == 0:
-            return
-        how = ColumnKind(time.kind, time.date_format)
-        known, asked = (read_values(rows, time.name, how, source) for rows in (self.table, table))
-        last = np.full(len(self.rows), -np.inf)
-        np.maximum.at(last, self._owners(self.table, source), np.nan_to_num(known, nan=-np.inf))
-        past = int((asked < last[owner]).sum())
-        if past:
-            notes.append(f"{past} of {asked.size} rows precede known rows of their unit; the run was trained to forecast alone")
+        return owners(table, self.format.task, self.units, len(self.rows), source)
 
     def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
         """Adapted again from θ, to old and new rows together. Raises `BadInput` where the columns differ."""

@@ -1,0 +1,68 @@
+"""Rows that an adapted model is asked for (floor 4): which unit each is of, and what is to be said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from fewstep.errors import BadInput
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.kinds import ColumnKind, read_values
+from fewstep.tasks.reading import column_of
+from fewstep.types import Examples
+
+Owned = tuple[pl.DataFrame, np.ndarray]
+"""rows, and the number of the unit of each, [rows]"""
+
+
+def owners(table: pl.DataFrame, task: str | None, units: tuple[str, ...] | None, count: int, source: str) -> np.ndarray:
+    """[rows]: the number of the unit that each row belongs to, by the column `task`; of `count` units, which may have no names.
+
+    Raises `BadInput` where a row does not say, or is of none of them.
+    """
+    if task is None or task not in table.columns:
+        if count > 1:
+            raise BadInput(f"{source}: expected the column {task!r}, which says of which of the {count} units a row is.")
+        return np.zeros(table.height, int)
+    names = column_of(table, task, source).cast(pl.String)
+    if units is None:
+        if names.n_unique() > 1:
+            raise BadInput(f"{source}: expected rows of the one adapted unit, found {names.n_unique()} values of {task!r}.")
+        return np.zeros(table.height, int)
+    numbers = {name: number for number, name in enumerate(units)}
+    unknown = names.filter(~names.is_in(units)) if names.null_count() == 0 else names.filter(names.is_null())
+    if unknown.len():
+        shown = ", ".join(map(repr, unknown.unique(maintain_order=True).head(3)))
+        raise BadInput(
+            f"{source}: {unknown.len()} rows are of units that were not adapted ({shown}); adapted are "
+            f"{', '.join(map(repr, units[:3]))}{', ...' if len(units) > 3 else ''}. Adapt to them first, or leave them out."
+        )
+    return names.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
+
+
+def known_rows(support: Examples, inputs: np.ndarray, owner: np.ndarray) -> list[str]:
+    """A note on rows with the inputs of a support row of their own unit, where there are any. `support` [units, rows, ...]."""
+    known = [
+        {row.tobytes() for row, weight in zip(rows, weights, strict=True) if weight}
+        for rows, weights in zip(np.asarray(support.inputs), np.asarray(support.weight), strict=True)
+    ]
+    shared = sum(row.tobytes() in known[unit] for row, unit in zip(np.ascontiguousarray(inputs), owner, strict=True))
+    if not shared:
+        return []
+    return [f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer"]
+
+
+def past_rows(format: TableFormat, time: str, support: Owned, asked: Owned, source: str) -> list[str]:
+    """A note on rows that precede the last row known of their unit, where there are any; for a model that was trained to
+    forecast in `time`."""
+    column = next((column for column in format.inputs if column.name == time), None)
+    if column is None or support[0].height == 0:
+        return []
+    how = ColumnKind(column.kind, column.date_format)
+    (known, of_known), (wanted, owner) = ((read_values(rows, time, how, source), units) for rows, units in (support, asked))
+    last = np.full(max(of_known.max(), owner.max(initial=0)) + 1, -np.inf)
+    np.maximum.at(last, of_known, np.nan_to_num(known, nan=-np.inf))
+    past = int((wanted < last[owner]).sum())
+    if not past:
+        return []
+    return [f"{past} of {wanted.size} rows precede known rows of their unit; the run was trained to forecast alone"]
