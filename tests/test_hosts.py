@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -175,6 +176,21 @@ def test_the_command_trains_in_two_processes_and_prints_one_json_object(tmp_path
     assert [code for code, _, _ in found] == [0, 0], found
     assert set(json.loads(found[0][1])) == {"run", "evaluation"}
     assert found[1][1] == ""
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["device"].startswith("2 x ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "options"), {"mpirun": ["--allow-run-as-root", "--oversubscribe"], "srun": []}.items())
+def test_what_starts_processes_on_a_cluster_is_asked_by_auto(tmp_path, launcher, options):
+    """Open MPI needs no more than its `mpirun`; Slurm a running controller and two daemons, which may be of one machine."""
+    if shutil.which(launcher) is None or subprocess.run([launcher, *options, "-n", "2", "true"], timeout=60).returncode:
+        pytest.skip(f"{launcher} starts no two processes here")
+    words = ["train", "sine", *SINE, "--meta-steps", "20", "--log-every", "10", "--out", str(tmp_path / "run"), "--json"]
+    words = [launcher, *options, "-n", "2", sys.executable, "-m", "fewstep.cli", *words, "--processes", "auto"]
+    with started(lambda process: words, 1) as processes:
+        ((code, out, error),) = ended(processes)
+    assert code == 0, error
+    assert set(json.loads(out)) == {"run", "evaluation"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["device"].startswith("2 x ")
 
 

@@ -8,6 +8,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@120        # two minutes before the end every process is asked to stop, and the run is saved
 #SBATCH --requeue
+#SBATCH --open-mode=append       # what is printed goes on, too
 
 # A folder that all nodes see. Process 0 writes it; the others read its settings when the run goes on.
 RUN=$HOME/runs/omniglot
@@ -20,3 +21,8 @@ if [ -f "$RUN/config.json" ]; then
 else
   srun --kill-on-bad-exit=1 fewstep train omniglot --data-dir "$HOME/omniglot" --meta-batch-size 512 --out "$RUN" --processes auto
 fi
+status=$?
+
+# 130: it was asked to stop at the end of its time, and the run is saved. The job goes back into the queue, and on from there.
+if [ "$status" -eq 130 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"
