@@ -103,8 +103,9 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
             say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
             return 130
     except Interrupted:
+        if hosts.is_first():
+            say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
         hosts.part()
-        say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
         return 130
     except (OSError, MemoryError, RuntimeError) as error:
         if not (told := exhausted(error, str(out))):

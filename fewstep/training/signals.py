@@ -7,6 +7,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+from fewstep import hosts
+
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
@@ -26,7 +28,7 @@ class StopSignals:
     """Turns SIGINT and SIGTERM into a request that the loop answers between two calls; a second SIGINT is not held back."""
 
     def __enter__(self) -> StopSignals:
-        self.requested = False
+        self.requested, self._speaks = False, hosts.is_first()  # asked for here: a handler may take no locks
         self._previous = {}
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,7 +41,8 @@ class StopSignals:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        os.write(2, b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C again stops at once)\n")
+        if self._speaks:
+            os.write(2, b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C again stops at once)\n")
 
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
