@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED
@@ -26,6 +28,22 @@ def write_arrays(path: Path, tree: Any) -> None:
         np.savez(file, **arrays)
 
 
+@contextmanager
+def arrays_in(path: Path, most: int | None = None) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file by name, read as they are asked for.
+
+    Raises `ValueError` where they unfold to more than `most` bytes, or, where that is not said, are compressed at all; and many
+    kinds of errors where the file is damaged.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load(path) leaves open what it cannot read
+        parts = stored.zip.infolist()
+        if most is None and any(part.compress_type != ZIP_STORED for part in parts):
+            raise ValueError("compressed, as `write_arrays` writes none: it may unfold to any size")
+        if most is not None and sum(part.file_size for part in parts) > most:
+            raise ValueError(f"it unfolds to more than the {most} bytes of what it should hold")
+        yield stored
+
+
 def read_arrays(path: Path, like: Any) -> Any:
     """A pytree of the structure of `like` from a file of `write_arrays`.
 
@@ -33,9 +51,7 @@ def read_arrays(path: Path, like: Any) -> Any:
     nothing else. Raises many kinds of errors where the file is damaged or of another model.
     """
     expected = named_leaves(like)
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        if any(part.compress_type != ZIP_STORED for part in stored.zip.infolist()):
-            raise ValueError("compressed, as `write_arrays` writes none: it may unfold to any size")
+    with arrays_in(path) as stored:
         leaves = [jnp.asarray(stored[name]) for name in expected]
     for (name, known), leaf in zip(expected.items(), leaves, strict=True):
         if known.shape[1:] != leaf.shape[1:] or known.ndim != leaf.ndim:

@@ -205,9 +205,15 @@ def test_classes_with_too_few_photos_are_named_and_left_out(folders, command, tm
 
 def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):
     shutil.copytree(folders / "adapted", tmp_path / "broken")
-    (tmp_path / "broken" / "support.npz").write_bytes(b"PK")
-    code, _, err = command("predict", "broken", "--inputs", folders / "new", "--out", "x.csv")
-    assert code == 2 and "damaged" in err and not (tmp_path / "x.csv").exists()
+    with np.load(tmp_path / "broken" / "support.npz") as stored:
+        images, labels = stored["images"], stored["labels"]
+    for harm in ("cut off", "unfolds to a thousand times as much"):
+        if harm == "cut off":
+            (tmp_path / "broken" / "support.npz").write_bytes(b"PK")
+        else:
+            np.savez_compressed(tmp_path / "broken" / "support.npz", images=np.repeat(images, 1000, 1), labels=labels)
+        code, _, err = command("predict", "broken", "--inputs", folders / "new", "--out", "x.csv")
+        assert code == 2 and "damaged" in err and not (tmp_path / "x.csv").exists()
 
 
 def test_prediction_sets_are_refused_where_too_few_classes_calibrate_them(folders, command, tmp_path):

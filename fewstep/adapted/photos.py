@@ -5,6 +5,7 @@ On disk stand θ, the support photos at the size that the network sees, and thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ import numpy as np
 from fewstep.adapted.certainty import span
 from fewstep.adapted.folder import trained_of
 from fewstep.adapted.units import FILE, PARAMETERS
-from fewstep.arrays import write_arrays
+from fewstep.arrays import arrays_in, write_arrays
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.plain import read_json
@@ -35,6 +36,8 @@ from fewstep.types import Examples, Params
 SUPPORT = "support.npz"
 KIND = "photos"
 QUERIES_AT_ONCE = 32
+HEADERS = 1024
+"""bytes that the headers of two arrays take at most"""
 UNFINISHED = "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` finishes it, then adapt again"
 
 
@@ -202,9 +205,10 @@ def open_photos(directory: str | Path) -> AdaptedPhotos:
     directory = Path(directory)
     try:
         saved = read_json(directory / FILE)
-        with np.load(directory / SUPPORT, allow_pickle=False) as arrays:
-            images, labels = arrays["images"], arrays["labels"]
         trained = trained_of(saved, directory)
+        each = math.prod(trained.problem.format.shape) + np.dtype(int).itemsize
+        with arrays_in(directory / SUPPORT, most=len(saved["files"]) * each + HEADERS) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
         return AdaptedPhotos(trained, tuple(saved["classes"]), images, labels, tuple(saved["files"]), saved["steps"])
     except BadInput:
         raise
