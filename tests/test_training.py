@@ -181,17 +181,35 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(whole, half, tmp_path):
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_stopped_between_two_lines_of_its_log_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, number):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.fixture
+def heeded():
+    """SIGHUP as where no `nohup` has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_run_stopped_between_two_lines_of_its_log_goes_on_bit_for_bit(whole, tmp_path, monkeypatch, heeded, number):
+    before = [signal.getsignal(number) for number in STOPPING]
     with monkeypatch.context() as patch:
         patch.setattr(loop.Progress, "advance", lambda self, done: signal.raise_signal(number))
         with pytest.raises(loop.Interrupted):
             loop.train(bowl_problem(), tmp_path, seed=3, quiet=True)
     stopped = int(last(tmp_path, bowl_problem())[0].step)
     assert 0 < stopped < 10
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in STOPPING] == before
     loop.train(bowl_problem(), tmp_path, seed=3, resume=True, quiet=True)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(whole, tmp_path, monkeypatch, heeded):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(loop.Progress, "advance", lambda self, done: signal.raise_signal(signal.SIGHUP))
+    loop.train(bowl_problem(), tmp_path, seed=3, quiet=True)
     assert_same_run(tmp_path, whole)
 
 

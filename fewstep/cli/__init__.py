@@ -9,6 +9,8 @@ import re
 import shlex
 import sys
 
+from fewstep.cli.unheard import stderr_may_be_closed
+
 COMMANDS = {
     "train": "meta-train: fewstep train sine | table --data FILE ... | images --data FOLDER | omniglot",
     "resume": "go on with an interrupted run",
@@ -45,7 +47,8 @@ HELP = "\n".join(
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
-    code = _answer(sys.argv[1:] if argv is None else argv)
+    with stderr_may_be_closed():
+        code = _answer(sys.argv[1:] if argv is None else argv)
     if together := sys.modules.get("fewstep.hosts"):
         together.leave(code)
     return code

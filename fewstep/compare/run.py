@@ -53,7 +53,7 @@ def compare(
     table of embeddings of photos by a network trained elsewhere (arms/embeddings.py). `partial` is shown the first scores.
 
     Raises `BadInput` for what cannot be compared, a leak between tasks or a budget that is too small, and `Interrupted` on
-    SIGINT or SIGTERM while an arm is trained: what is done is kept.
+    SIGINT, SIGTERM or SIGHUP while an arm is trained: what is done is kept.
     """
     check(budget_seconds, seeds, margin)
     directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command, embeddings)

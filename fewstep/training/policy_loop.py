@@ -32,7 +32,7 @@ def train_policy(
 ) -> MetaState:
     """Meta-trains and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
-    Raises `RunFailed` where a gradient stops being finite, `Interrupted` on SIGINT or SIGTERM; both leave checkpoints.
+    Raises `RunFailed` where a gradient stops being finite, `Interrupted` on SIGINT, SIGTERM or SIGHUP; both leave checkpoints.
     """
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = problem.search.outer.init(problem.init(init_key))

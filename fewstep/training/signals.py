@@ -1,4 +1,5 @@
-"""Stopping a training from outside (floor 3): SIGINT and SIGTERM become a request that the loop answers between two calls."""
+"""Stopping a training from outside (floor 3): SIGINT, SIGTERM and SIGHUP become a request that the loop answers between two
+calls."""
 
 from __future__ import annotations
 
@@ -25,14 +26,16 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a request that the loop answers between two calls; a second SIGINT is not held back."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a request that the loop answers between two calls; a second SIGINT is not held
+    back. A SIGHUP that `nohup` has ignored stays so."""
 
     def __enter__(self) -> StopSignals:
         self.requested, self._speaks = False, hosts.is_first()  # asked for here: a handler may take no locks
         self._previous = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
+                    self._previous[number] = signal.signal(number, self._request)
         except ValueError:  # not in the main thread: there are no signals to catch
             pass
         return self
@@ -41,7 +44,9 @@ class StopSignals:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-        if self._speaks:
+        if not self._speaks:
+            return
+        with contextlib.suppress(OSError):  # nobody may be there to read it
             os.write(2, b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C again stops at once)\n")
 
     def __exit__(self, *exception) -> None:
