@@ -291,10 +291,13 @@ def test_many_classes_have_no_counts_and_very_many_not_every_name(count, named):
     assert len(axis.get_xticklabels()) == len(axis.get_yticklabels()) == named
 
 
-def test_an_image_run_has_its_own_pictures_and_none_of_rows(tmp_path):
+@pytest.mark.parametrize("name", ["apple", "\udcffpple"])
+def test_an_image_run_has_its_own_pictures_and_none_of_rows_whatever_bytes_are_in_a_name(tmp_path, name):
+    confusion_matrix([name, "b"], [[1, 0], [0, 1]], "photos").canvas.draw()
     (tmp_path / "config.json").write_text(json.dumps({"problem": "omniglot"}))
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
-    (tmp_path / "illustrations.json").write_text(json.dumps({"kind": "images", "episodes": [episode()]}))
+    shown = {"kind": "images", "episodes": [episode(names=[name, "b", "c"])]}
+    (tmp_path / "illustrations.json").write_text(json.dumps(shown))
     names = [path.stem for path in plots.draw(tmp_path)]
     assert names == ["episodes", "accuracy", "reliability"]
     for name in names:

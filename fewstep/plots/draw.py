@@ -11,6 +11,7 @@ from fewstep.plain import read_json
 from fewstep.plots import policies
 from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.images import accuracy, by_steps, episodes, reliability
+from fewstep.plots.style import drawable
 from fewstep.plots.units import unseen_tasks, worst_tasks
 from fewstep.training.log import read_metrics
 from fewstep.whole import whole
@@ -79,7 +80,7 @@ def _content(directory: Path, file: str) -> Any:
     if not path.is_file():
         return {}
     try:
-        return read_metrics(path) if path.suffix == ".jsonl" else read_json(path)
+        return drawable(read_metrics(path) if path.suffix == ".jsonl" else read_json(path))
     except (ValueError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
 

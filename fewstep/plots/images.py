@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.plots.style import AUTO, BAND, BEFORE, NOTE, SUPPORT, TRAINED, axes_of
+from fewstep.plots.style import AUTO, BAND, BEFORE, NOTE, SUPPORT, TRAINED, axes_of, drawable
 
 RIGHT, WRONG = "#228833", "#cc3311"
 MOST_SUPPORT, MOST_QUERIES, MOST_ROWS, MOST_EPISODES = 5, 8, 20, 3
@@ -222,7 +222,7 @@ def confusion_matrix(names: list[str], counts: list[list[int]], title: str) -> A
 
     table, count = np.array(counts), len(names)
     cell, size = (0.36, 8) if count <= NO_COUNTS else (0.17 * min(1, NO_NAMES / count), SMALL)
-    labels = [fitted(name, 1.9, size, 1) for name in names]
+    labels = [fitted(name, 1.9, size, 1) for name in drawable(names)]
     side = max(cell * count, 1.5) + max(_width(label, size) for label in labels) + 0.6
     figure, ((axis,),) = axes_of(size=(max(side, 4.0) + 0.8 * (count > NO_COUNTS), side + 0.5))
     part = table / np.maximum(table.sum(axis=1, keepdims=True), 1)

@@ -56,6 +56,15 @@ def date_axis(axis: Any) -> None:
     axis.xaxis.get_offset_text().set_fontsize(8)
 
 
+def drawable(content: Any) -> Any:
+    """JSON whose texts all have letters: a file name that is no UTF-8 holds bytes that are none, which matplotlib refuses."""
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace").decode()
+    if isinstance(content, dict):
+        return {drawable(name): drawable(part) for name, part in content.items()}
+    return [drawable(part) for part in content] if isinstance(content, list) else content
+
+
 def in_words(metric: str) -> str:
     """A metric's name for people: log_loss as "log loss". What follows a blank is the name of a column, and stays."""
     name, blank, column = metric.partition(" ")
