@@ -61,6 +61,7 @@ def test_a_folder_of_classes_becomes_a_run_with_its_pictures(folders):
     assert result["mean"][0] == pytest.approx(1 / 3, abs=0.02) and max(result["mean"]) > 0.8
     for name in ("data", "split", "ways", "shots", "queries_per_class", "classes_turned_at_test", "normalization", "classes"):
         assert name in result["protocol"]
+    assert result["protocol"]["queries_per_class"] == 3
     pictures = {path.stem for path in (folders / "run" / "plots").iterdir()}
     assert pictures == {"training", "episodes", "accuracy", "reliability"}
 

@@ -37,14 +37,18 @@ class ImageLearning(ImageSettings):
         format = ImageFormat(found.images.shape[1], found.images.shape[3], colors(found, split["train"]))
         photos = Photos(self.kept(found.images), jnp.asarray(found.start), jnp.asarray(found.length))
 
+        def queries_of(part: str) -> int:
+            """Of each class; as many as the smallest class has beside its shots, where these are fewer than asked for."""
+            asked = self.queries if part == "train" else self.test_queries
+            return min(asked, int(found.length[split[part]].min()) - self.shot_range.most)
+
         def family(part: str, number: int, strangers: int = 0) -> TaskFamily:
             classes, training = split[part], part == "train"
-            queries = self.queries if training else self.test_queries
             ways = self.train_ways or self.ways if training else self.ways
             cut = Cut(
                 ways,
                 self.shot_range,
-                min(queries, int(found.length[classes].min()) - self.shot_range.most),  # as the smallest class has them
+                queries_of(part),
                 self.rotate if training else self.rotate_test,
                 self.variation if training else "none",
                 min(strangers, classes.size - ways),
@@ -70,6 +74,7 @@ class ImageLearning(ImageSettings):
         counts = ", ".join(f"{split[part].size} {SHOWN[part]}" for part in SHOWN if split[part].size)
         notes = (f"classes: {counts}; {sum(int(found.length[each].sum()) for each in split.values())} images", *notes)
         problem = image_problem(self, format, splits=splits, notes=notes, images=images)
+        problem = replace(problem, protocol={**problem.protocol, "queries_per_class": queries_of("test")})
         if not self.joint_steps:
             return problem
         train = split["train"]
