@@ -326,6 +326,12 @@ def test_an_interval_reaches_so_many_deviations_as_were_calibrated_for_as_many_r
     np.testing.assert_allclose(upper - lower, 2 * factor * deviation, rtol=1e-3)
 
 
+def test_without_a_calibration_the_run_is_said_to_be_unfinished(bayes):
+    early = replace(bayes, calibration={"tasks": 0, "trained_steps": None, "by_shots": []})
+    with pytest.raises(BadInput, match="not trained to its end"):
+        adapt(early, FLEET).predict_interval(ASKED, 0.7)
+
+
 def test_a_level_that_cannot_be_promised_is_refused_and_by_default_it_is_said(bayes, gradient):
     fleet = adapt(bayes, FLEET)
     for level, words in (
@@ -345,7 +351,7 @@ def test_a_level_that_cannot_be_promised_is_refused_and_by_default_it_is_said(ba
     with pytest.raises(BadInput, match="not for 5"):
         other.predict_interval(ASKED)
     unknown = replace(bayes, calibration={"tasks": 0, "by_shots": []})
-    with pytest.raises(BadInput, match=r"found 0 of as many rows\. Train on"):
+    with pytest.raises(BadInput, match=r"found 0 with rows enough\. Train on"):
         adapt(unknown, FLEET).predict_interval(ASKED)
 
 

@@ -11,6 +11,8 @@ from fewstep.trained import Trained
 from fewstep.training.calibrate import STATED, nearest_entry
 from fewstep.training.fit import Steps
 
+UNFINISHED = "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` finishes it, then adapt again"
+
 
 @dataclass(frozen=True)
 class Certainty:
@@ -31,16 +33,23 @@ class Certainty:
             return percent
         return next((percent for percent in STATED if self._allowed(percent)), None)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end, after which it is calibrated."""
+        return self.trained.calibration.get("trained_steps", self.trained.trained_steps) is not None
+
     def why_none(self, percent: int) -> str:
         """In words."""
         if self.trained.problem.format.classes:
             return "There are no intervals of classes; their probabilities are calibrated."
+        if not self.finished:
+            return f"No intervals: {UNFINISHED}."
         if self.trained.policy(self.steps) is None:
             trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
             return f"No intervals: they are calibrated {trained}, not for {self.steps}."
         needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self.calibrated_on()
         return (
-            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} of as many rows. "
+            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} with rows enough. "
             f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."
         )
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.adapted.certainty import span
+from fewstep.adapted.certainty import UNFINISHED, span
 from fewstep.adapted.folder import trained_of
 from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.arrays import arrays_in, write_arrays
@@ -38,7 +38,6 @@ KIND = "photos"
 QUERIES_AT_ONCE = 32
 HEADERS = 1024
 """bytes that the headers of two arrays take at most"""
-UNFINISHED = "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` finishes it, then adapt again"
 
 
 @dataclass(frozen=True)

@@ -77,11 +77,13 @@ def main(argv: list[str]) -> int:
 
 def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
-    from fewstep.adapted.certainty import span
+    from fewstep.adapted.certainty import UNFINISHED, span
 
     say_notes(model.notes)
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
-    if not model.can_tell_unlike:
+    if not model.certainty.finished:
+        say(f"note: {UNFINISHED}", json=True)
+    elif not model.can_tell_unlike:
         found = model.certainty.calibrated_on()
         say(f"note: nothing is flagged as unlike: that takes 19 units to calibrate on, this run has {found}", json=True)
     for name, reason in list(unlike.items())[:10]:

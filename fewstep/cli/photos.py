@@ -15,8 +15,8 @@ from fewstep.errors import BadInput
 
 def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
     """`fewstep adapt RUN --support PHOTOS --out ADAPTED`."""
-    from fewstep.adapted.certainty import span
-    from fewstep.adapted.photos import UNFINISHED, adapt_photos
+    from fewstep.adapted.certainty import UNFINISHED, span
+    from fewstep.adapted.photos import adapt_photos
 
     if steps == "auto":
         raise BadInput("--steps auto is for tables; of images, meta-validation tasks have chosen the number of steps already.")
