@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Timer
 from typing import Any, Literal
 
 import jax
@@ -25,6 +26,8 @@ from fewstep.errors import BadInput, RunFailed
 
 HEARTBEAT_SECONDS = 30
 """A process that is not heard of for so long is lost, and the others stop."""
+WAITING_SECONDS, SILENT_SECONDS = 300, 5
+"""A process waits so long for the others to be started, and says so after so long."""
 LOST = (
     "another process of this training ended or is not heard of any more; its own output may say why. The checkpoints are kept: "
     "go on with fewstep resume, in as many processes as you like."
@@ -61,15 +64,53 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
         where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         where["cluster_detection_method"] = "deactivate"
     jax.config.update("jax_enable_preemption_service", False)  # the loop answers SIGTERM itself
+    what = "as many as the cluster says" if processes == "auto" else f"{processes} in all, process 0 at {coordinator}"
     try:
-        jax.distributed.initialize(**where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        with _awaited(what):
+            jax.distributed.initialize(
+                **where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * WAITING_SECONDS
+            )
     except Exception as error:  # no cluster, an address that is taken or not reached: each raises something else
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if processes == "auto" and "should be defined" in reason:
+            reason = (
+                "no Slurm, Open MPI, Kubernetes or TPU pod that would say where they are. Without one, each is told by "
+                "--processes N --process I --coordinator HOST:PORT."
+            )
         raise BadInput(f"the processes of this training did not find one another: {reason}") from error
     _joined = True
     _keep_stdout()
     ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
     sys.excepthook = lambda *error: (sys.__excepthook__(*error), leave(1))
+
+
+@contextmanager
+def _awaited(what: str) -> Iterator[None]:
+    """Says after a while that the other processes are waited for, and ends this one where they do not come: JAX would abort it
+    with a trace of C++."""
+
+    def give_up() -> None:
+        print(
+            f"fewstep: the other processes of this training ({what}) did not come within {WAITING_SECONDS} seconds. "
+            "Start all of them, with the same words but for --process.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    told = f"waiting for the other processes of this training ({what}) ..."
+    timers = [
+        Timer(SILENT_SECONDS, lambda: print(told, file=sys.stderr, flush=True)),
+        Timer(WAITING_SECONDS, give_up),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def is_first() -> bool:

@@ -226,12 +226,39 @@ def test_processes_without_a_place_or_a_number_are_refused_before_anything_is_wr
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_that_is_left_alone_says_whom_it_waits_for_and_ends_in_words(tmp_path, process):
+    code = (
+        "import sys; from fewstep import cli, hosts; hosts.SILENT_SECONDS, hosts.WAITING_SECONDS = 1, 4; sys.exit(cli.main())"
+    )
+    words = ["train", "sine", "--out", str(tmp_path / "run"), "--processes", "2", "--process", str(process)]
+    with started(lambda _: [sys.executable, "-c", code, *words, "--coordinator", address()], 1) as processes:
+        ((code, _, error),) = ended(processes)
+    assert code == 1
+    assert "waiting for the other processes of this training (2 in all" in error
+    assert error.splitlines()[-1].startswith("fewstep: the other processes")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_follows_a_training_needs_no_other_process(tmp_path, command):
+    words = ["train", "sine", *SINE, "--meta-steps", "20", "--log-every", "10", "--out", str(tmp_path / "run")]
+    assert command(*words)[0] == 0
+    (tmp_path / "run" / "evaluation.json").unlink()
+    again = ["resume", str(tmp_path / "run"), "--processes", "2", "--coordinator", address(), "--process"]
+    with started(lambda process: [sys.executable, "-m", "fewstep.cli", *again, str(process)], 2) as processes:
+        found = ended(processes[1:]) + ended(processes[:1])
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert "process 0 does alone what follows" in found[0][2]
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
 def test_without_a_cluster_processes_auto_says_so(tmp_path):
     words = [sys.executable, "-m", "fewstep.cli", "train", "sine", "--out", str(tmp_path / "run"), "--processes", "auto"]
     with started(lambda process: words, 1) as processes:
         ((code, _, error),) = ended(processes)
     assert code == 2
-    assert "did not find one another" in error
+    assert "did not find one another: no Slurm, Open MPI, Kubernetes" in error
     assert "Traceback" not in error
 
 

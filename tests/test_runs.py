@@ -187,8 +187,33 @@ def test_a_trained_table_adapts_and_predicts_without_its_data(table, tmp_path):
     (tmp_path / "units.csv").unlink()
     model = adapt(run, unit_rows(units=1, seed=9).head(6))
     assert np.isfinite(model.predict(unit_rows(units=1, seed=9))).all()
-    with pytest.raises(BadInput, match="no such file"):
+    with pytest.raises(BadInput, match=r"its data is not at .*units\.csv any more"):
         run.problem()
+
+
+def test_a_trained_run_without_its_checkpoints_is_completed_and_not_trained_again(sine, tmp_path, monkeypatch):
+    shutil.copytree(sine.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "calibration.json").unlink()
+    monkeypatch.setattr("fewstep.training.loop.train", None)
+    assert runs.is_trained(tmp_path / "run")
+    run = runs.resume(runs.open_run(tmp_path / "run"), quiet=True)
+    assert run.calibration() == sine.calibration()
+
+
+def test_a_run_is_trained_when_all_its_meta_steps_are_made(sine, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert not runs.is_trained(tmp_path / "run")
+    shutil.copy(sine.directory / "config.json", tmp_path / "run")
+    for step, done in ((1, False), (sine.settings.meta_steps - 1, False), (sine.settings.meta_steps, True)):
+        (tmp_path / "run" / "checkpoints" / f"{step}.safetensors").touch()
+        assert runs.is_trained(tmp_path / "run") is done
+
+
+def test_checkpoints_without_their_settings_are_not_taken_for_an_empty_folder(sine, tmp_path):
+    shutil.copytree(sine.directory / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(BadInput, match=r"expected config\.json beside its checkpoints"):
+        runs.open_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,15 @@ class Resume:
 def main(argv: list[str]) -> int:
     arguments = parse(Resume, argv, "fewstep resume")
     prepare_jax()
-    devices = arguments.together.join()
     from fewstep import runs
 
+    together = arguments.together
+    if together.process is not None and runs.is_trained(arguments.run):  # the others of it may have ended long ago
+        if together.process > 0:
+            say("this run is trained; process 0 does alone what follows", json=True)
+            return 0
+        together = Together(together.devices)
+    devices = together.join()
     run = runs.open_run(arguments.run, arguments.env)
     if isinstance(run, runs.PolicyRun):
         arguments.together.refuse_policy(arguments.run)

@@ -9,16 +9,17 @@ from typing import Any
 
 from fewstep import hosts
 from fewstep.errors import BadInput
+from fewstep.plain import read_json
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
-from fewstep.runs.candidates import train_candidates
-from fewstep.runs.config import require_same, several_candidates, write_config
+from fewstep.runs.candidates import FOLDER, train_candidates
+from fewstep.runs.config import require_same, settings_of, several_candidates, write_config
 from fewstep.runs.files import new_directory
 from fewstep.runs.lock import only_one
 from fewstep.runs.policy_run import PolicyRun, resume_policy_run, train_policy_run
-from fewstep.runs.run import Run, open_run, require_finite
+from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
 from fewstep.training import loop
-from fewstep.training.checkpoint import has_checkpoint
+from fewstep.training.checkpoint import has_checkpoint, last_meta_step
 from fewstep.training.devices import training_mesh
 
 
@@ -73,11 +74,30 @@ def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
     problem, mesh = run.problem(), training_mesh(devices)
     require_same(run.settings, run.seed)
     with only_one(run.directory):
+        if (run.directory / PARAMETERS).is_file() and not has_checkpoint(run.directory):  # removed, to save room
+            hosts.part()
+            return run.calibrate(problem) if hosts.is_first() else None
         if several := several_candidates(run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
         going_on = has_checkpoint(run.directory)
         loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
         return completed(run.directory, problem)
+
+
+def is_trained(directory: str | Path) -> bool:
+    """Whether all meta-steps of the run in `directory` are made, by the names of its files: what follows is the first process's
+    alone, which needs no others for it. Computes nothing, so that it may be asked before they are joined."""
+    directory = Path(directory)
+    if (directory / PARAMETERS).is_file():
+        return True
+    try:
+        config = read_json(directory / "config.json")
+        settings = settings_of(config, directory / "config.json")
+        several = several_candidates(settings)
+        parts = {directory / FOLDER / name: each for name, each in several.items()} or {directory: settings}
+        return all(0 < each.meta_steps <= last_meta_step(part) for part, each in parts.items())
+    except (BadInput, ValueError, OSError, AttributeError, TypeError):  # who opens it says what is wrong
+        return False
 
 
 def completed(directory: Path, problem: Problem) -> Run | None:

@@ -149,6 +149,13 @@ class Checkpoints:
         raise BadInput(f"{self.directory} holds no checkpoint: expected a run that was trained. Train it again.")
 
 
+def last_meta_step(run: Path) -> int:
+    """The meta-step of the last checkpoint in this run directory, by its name; 0 where there is none."""
+    found = run / "checkpoints"
+    steps = (path.stem for path in found.iterdir() if path.suffix in ("", SUFFIX)) if found.is_dir() else ()
+    return max((int(step) for step in steps if step.isdigit()), default=0)
+
+
 def has_checkpoint(run: Path) -> bool:
     """Whether a checkpoint is in this run directory, be it a damaged one."""
     found = run / "checkpoints"
