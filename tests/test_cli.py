@@ -1,6 +1,7 @@
 """The command from end to end on tiny budgets: what it writes, prints and returns. Place: fewstep/cli."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,18 @@ def test_a_run_stopped_by_ctrl_c_is_saved_told_how_to_go_on_and_ends_as_if_never
         assert [r[name] for r in read_metrics(folder / "metrics.jsonl")] == [
             r[name] for r in read_metrics(trained[0] / "metrics.jsonl")
         ]
+
+
+def test_a_run_whose_words_nobody_reads_any_more_is_trained_to_its_end(trained, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [*COMMAND, "train", "sine", *map(str, TINY), "--out", tmp_path / "run"], stderr=writing, stdout=-3
+    )
+    os.close(writing)
+    assert process.wait(240) == 0
+    assert_same_bits(runs.open_run(tmp_path / "run").params(), runs.open_run(trained[0]).params())
+    assert (tmp_path / "run" / "evaluation.json").exists()
 
 
 def test_evaluate_prints_one_json_object_with_an_entry_for_every_step(trained, command):

@@ -45,7 +45,7 @@ NO_SUMS = (0.0, 0.0, 0, 0)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (SIGINT or SIGTERM); its state is saved."""
+    """The run was asked to stop (SIGINT, SIGTERM or SIGHUP); its state is saved."""
 
 
 class Good(NamedTuple):
@@ -71,8 +71,8 @@ def train(
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
-    where it may not or that is of no use, `Interrupted` on SIGINT or SIGTERM, `OSError` where a disk is full. `unit` is what
-    people call a meta-step of it.
+    where it may not or that is of no use, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` where a disk is full. `unit` is
+    what people call a meta-step of it.
     Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
