@@ -43,6 +43,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     prepare_jax()
     from fewstep import runs
     from fewstep.problems.policy_settings import PolicySettings
+    from fewstep.runs.config import several_candidates
 
     settings = arguments.settings
     if issubclass(type(settings), PolicySettings):
@@ -59,7 +60,10 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
 
     def announce(problem) -> None:
         recipe = f"preset {preset}" + f", variant {variants}" * bool(variants)
-        say(f"{name}, {recipe}: {problem.meta_steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
+        several = several_candidates(settings)
+        lengths = [f"{each.meta_steps} ({name})" for name, each in several.items()]
+        steps = " and ".join(lengths) or problem.meta_steps
+        say(f"{name}, {recipe}: {steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
         if name == "table":
             for line in problem.format.describe():
                 say(f"  {line}", json=True)
@@ -107,6 +111,8 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
             say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
         hosts.part()
         return 130
+    except hosts.LostProcess as error:
+        raise RunFailed(f"{error} Here: {go_on}") from error
     except (OSError, MemoryError, RuntimeError) as error:
         if not (told := exhausted(error, str(out))):
             raise

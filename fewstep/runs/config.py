@@ -16,6 +16,7 @@ from fewstep import hosts
 from fewstep.errors import BadInput
 from fewstep.plain import is_a
 from fewstep.problem import Problem
+from fewstep.problems.policy_settings import PolicySettings
 from fewstep.problems.saved import settings_of as settings_of
 from fewstep.runs.files import DATA, absolute_data, fingerprint, named_files, write_json
 from fewstep.version import __version__
@@ -105,5 +106,5 @@ def names_of_tasks(problem: Problem) -> dict[str, list[str]] | None:
 
 def several_candidates(settings: Any) -> dict[str, Any]:
     """The settings to choose among, by name, where there is a choice."""
-    found = settings.candidates()
+    found = {} if isinstance(settings, PolicySettings) else settings.candidates()
     return found if len(found) > 1 else {}

@@ -23,8 +23,11 @@ def new_directory(directory: str | Path) -> Path:
     """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        what = "already holds a run" if (directory / "config.json").exists() else "already exists and is not empty"
-        raise BadInput(f"--out {directory} {what}. Choose another folder, or remove this one; nothing was changed.")
+        if (directory / "config.json").exists():
+            what = f"already holds a run: `fewstep resume {directory}` goes on with it. For a new one choose another folder"
+        else:
+            what = "already exists and is not empty. Choose another folder, or remove this one"
+        raise BadInput(f"--out {directory} {what}; nothing was changed.")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,6 +42,11 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path that is no UTF-8, as JSON escapes it
+
+
+def is_there(data: str | Path) -> bool:
+    """Whether there is such a file or folder, or a file of such a pattern."""
+    return Path(data).exists() or any(glob.iglob(str(data), recursive=True))
 
 
 def fingerprint(data: str | Path) -> str:

@@ -18,10 +18,10 @@ from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import measure
 from fewstep.runs.config import require_known_layout, require_same_files, settings_of, several_candidates
-from fewstep.runs.files import fingerprint, write_json
+from fewstep.runs.files import fingerprint, is_there, write_json
 from fewstep.runs.policy_run import open_policy_run
 from fewstep.training.calibration_file import require_calibration
-from fewstep.training.checkpoint import Checkpoints
+from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
@@ -56,6 +56,11 @@ class Run:
         if with_data:
             require_same_files(self.settings, self.config, self.directory)
             data = getattr(self.settings, "data", None)
+            if data and not is_there(data):
+                raise BadInput(
+                    f"{self.directory}: its data is not at {data} any more. Put it back, or write where it is now into "
+                    f'{self.directory / "config.json"} ("data").'
+                )
             problem = self.settings.build(self.seed)
             if data and fingerprint(data) != self.config.get("data_sha256"):
                 raise BadInput(
@@ -174,6 +179,10 @@ def open_run(directory: str | Path, env: str = "") -> Any:
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
+        if has_checkpoint(directory):
+            raise BadInput(
+                f"{directory}: expected config.json beside its checkpoints, found none. Restore it from a copy, or train again."
+            )
         found = "a folder without config.json" if directory.is_dir() else "a file" if directory.exists() else "nothing there"
         raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
     try:

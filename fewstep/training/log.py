@@ -98,7 +98,12 @@ class Progress:
         if quiet:
             return
         if not self.stream.isatty():
-            print("compiling ...", file=self.stream, flush=True)
+            begins = f"going on from {unit} {done} of {total}; " * bool(done)
+            print(
+                f"{begins}compiling ..." if done < total else f"{unit} {done}/{total}: trained already",
+                file=self.stream,
+                flush=True,
+            )
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
