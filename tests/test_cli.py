@@ -66,6 +66,9 @@ def test_training_writes_a_whole_run_and_prints_exactly_one_json_object(trained)
     assert [record["meta_step"] for record in read_metrics(folder / "metrics.jsonl")] == [20, 40, 60]
     for step in (20, 40, 60):
         assert f"meta-step {step}/60" in err
+    validation = {record["meta_step"]: record["validation"] for record in read_metrics(folder / "metrics.jsonl")}
+    best = min(validation, key=lambda step: (validation[step], -step))
+    assert f"the best on meta-validation tasks: mse {validation[best]:.4g}, at meta-step {best}\n" in err
     for name in ("training", "adaptation", "shots", "unseen_tasks"):
         with Image.open(folder / "plots" / f"{name}.png") as picture:
             picture.verify()

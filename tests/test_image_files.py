@@ -343,6 +343,14 @@ def test_unreadable_photos_are_left_out_named_and_counted(tmp_path):
     assert found.notes[1] == "classes without a readable image were left out: eel"
 
 
+def test_photos_that_show_nothing_are_counted_and_named(tmp_path):
+    top = folder_of(tmp_path / "data", PETS)
+    Image.new("RGB", (1, 1), "red").save(top / "cat" / "dot.png")
+    told = (f"1 of {len(PETS) + 1} images are of one color all over: cat/dot.png",)
+    assert read_image_folder(top, 6, 3).notes == told
+    assert read_photos(top, 6, 3)[2] == told
+
+
 def test_a_source_without_photos_is_refused_in_words(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.csv").write_text("a,b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> int:
         changes |= {} if arguments.tasks is None else {"tasks": arguments.tasks}
         result = run.evaluate(steps, draws=arguments.draws, which=arguments.checkpoint, **changes)
     else:
+        if not os.access(run.directory, os.W_OK):
+            raise BadInput(f"{run.directory} cannot be written to. With --tasks 1000 it is measured, and nothing is written.")
         result = run.write_evaluation()
     if arguments.json:
         print(json.dumps(result))

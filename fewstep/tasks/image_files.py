@@ -66,6 +66,7 @@ def read_image_folder(
     if lost := ["/".join(each.folder) for each, count in zip(classes, length, strict=True) if not count]:
         notes.append(f"classes without a readable image were left out: {', '.join(lost[:3])}{_more(len(lost))}")
     classes = [each for each, count in zip(classes, length, strict=True) if count]
+    _note_blank(images, [ordered[number].name for number in readable], readable, notes)
     image_set = ImageSet(
         images=images[readable] if unreadable else images,
         length=length[length > 0],
@@ -88,6 +89,7 @@ def read_photos(source: str | Path, size: int, channels: int) -> tuple[np.ndarra
     with photos_in(source) as (photos, read):
         images, unreadable = decode(photos, read, size, channels)
     readable = _readable(unreadable, len(photos), source, notes)
+    _note_blank(images, [photos[number].name for number in readable], readable, notes)
     return images[readable], tuple(photos[number].name for number in readable), tuple(notes)
 
 
@@ -193,6 +195,14 @@ def _groups(classes: Sequence[ImageClass]) -> tuple[str, ...]:
     depth = max(len(each.folder) for each in classes)
     groups = tuple("/".join(each.folder[: depth - 1]) for each in classes)
     return groups if depth > 1 and len(set(groups)) < len(groups) else ()
+
+
+def _note_blank(images: np.ndarray, names: list[str], readable: list[int], notes: list[str]) -> None:
+    """Counts images that show nothing, such as those of one pixel."""
+    blank = [name for name, number in zip(names, readable, strict=True) if (images[number] == images[number, 0, 0]).all()]
+    if blank:
+        few = ", ".join(blank[:3])
+        notes.append(f"{len(blank)} of {len(names)} images are of one color all over: {few}{_more(len(blank))}")
 
 
 def _readable(unreadable: dict[int, str], total: int, source: str | Path, notes: list[str]) -> list[int]:
