@@ -10,7 +10,7 @@ from known import assert_legible
 from matplotlib.collections import LineCollection
 from PIL import Image
 
-from fewstep import plots
+from fewstep import BadInput, plots
 from fewstep.cli.tables import print_evaluation
 from fewstep.plots.curves import adaptation, by_shots, training
 from fewstep.plots.style import error_bars, in_words
@@ -328,6 +328,19 @@ def test_a_run_has_a_picture_for_each_of_its_files_and_old_ones_go_with_their_fi
     (tmp_path / "illustrations.json").write_text(json.dumps(illustrations(worst=[])))
     assert [path.stem for path in plots.draw(tmp_path)] == names[:-1]
     assert not (tmp_path / "plots" / "worst_tasks.png").exists()
+
+
+def test_figures_that_cannot_be_drawn_are_refused_before_a_picture_is_replaced(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"meta_step": 10, "meta_loss": 1.0}) + "\n")
+    result = evaluation()
+    (tmp_path / "evaluation.json").write_text(json.dumps(result))
+    before = {path: path.stat().st_mtime_ns for path in plots.draw(tmp_path)}
+    result["by_shots"]["shots"][-1] = 10**30  # found when it is drawn, and not before
+    (tmp_path / "evaluation.json").write_text(json.dumps(result))
+    with pytest.raises(BadInput, match="damaged or of another version"):
+        plots.draw(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def printed(capsys, **changes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def draw(directory: str | Path) -> list[Path]:
     others = set(plt.get_fignums())
     try:
         with matplotlib.rc_context({"text.parse_math": False}):  # a column may be called $x$
-            figures = {name: paint(contents) for name, paint in (policies.PICTURES if policy else PICTURES).items()}
+            pictures = {name: _rendered(paint(contents)) for name, paint in (policies.PICTURES if policy else PICTURES).items()}
     except Exception as error:  # of files that are damaged or of another version, whatever comes of them
         for number in set(plt.get_fignums()) - others:
             plt.close(number)
@@ -68,10 +69,16 @@ def draw(directory: str | Path) -> list[Path]:
         ) from error
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        if figure is None:  # a picture of figures that are no longer there
-            (folder / f"{name}.png").unlink(missing_ok=True)
-    return [_save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure is not None]
+    drawn = []
+    for name, picture in pictures.items():
+        path = folder / f"{name}.png"
+        if picture is None:  # of figures that are no longer there
+            path.unlink(missing_ok=True)
+            continue
+        with whole(path) as partial:
+            partial.write_bytes(picture)
+        drawn.append(path)
+    return drawn
 
 
 def _content(directory: Path, file: str) -> Any:
@@ -85,10 +92,13 @@ def _content(directory: Path, file: str) -> Any:
         raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _rendered(figure: Any) -> bytes | None:
+    """A figure as PNG; None of none."""
     import matplotlib.pyplot as plt
 
-    with whole(path) as partial:
-        figure.savefig(partial, dpi=130, format="png")
+    if figure is None:
+        return None
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=130, format="png")
     plt.close(figure)
-    return path
+    return picture.getvalue()
