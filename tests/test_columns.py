@@ -527,3 +527,12 @@ def test_a_saved_format_of_another_shape_is_refused(name, value):
     saved["inputs"][0][name] = value
     with pytest.raises((ValueError, TypeError)):
         TableFormat.from_json(saved)
+
+
+def test_whole_numbers_beyond_int64_in_a_saved_format_are_numbers():
+    saved = TableFormat((InputColumn("x", "number"),), (TargetColumn("y"),)).to_json()
+    saved["inputs"][0].update(span=[-(10**30), 10**30], scale=10**30)
+    saved["targets"][0]["scale"] = 10**30
+    format = TableFormat.from_json(saved)
+    assert TableFormat.from_json(format.to_json()) == format
+    assert format.units.tolist() == [1e30]

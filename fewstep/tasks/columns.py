@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from typing import Any, get_type_hints
 
@@ -151,7 +151,7 @@ class TableFormat:
     @property
     def units(self) -> np.ndarray:
         """[targets]: the size of one standardized unit."""
-        return np.array([target.scale for target in self.targets], np.float64)  # JSON may hold whole numbers beyond int64
+        return np.array([target.scale for target in self.targets])
 
     @property
     def x(self) -> InputColumn | None:
@@ -240,13 +240,13 @@ class TableFormat:
                     require_a(getattr(made, name), hint, name)
             if not made.scale > 0:
                 raise ValueError(f"{made.name} has the scale {made.scale}")
-            return made
+            return replace(made, center=float(made.center), scale=float(made.scale))  # JSON may hold whole numbers beyond int64
 
         inputs = []
         for values in saved["inputs"]:
             require_a(values["span"], tuple[float | None, float | None], "span")
             low, high = values["span"]
-            span = (-np.inf if low is None else low, np.inf if high is None else high)
+            span = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
             inputs.append(column(InputColumn, {**values, "span": span}))
             if len(inputs[-1].periods) != len(inputs[-1].harmonics) or not set(inputs[-1].periods) <= set(PERIODS):
                 raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
