@@ -79,4 +79,13 @@ def test_a_run_without_figures_or_with_damaged_ones_is_named(runs, capsys):
     for name, said in (("first", "damaged"), ("second", "fewstep evaluate")):
         assert cli.main(["results", str(runs / name)]) == 2
         assert said in capsys.readouterr().err
+    assert cli.main(["results", str(runs / "first"), str(runs / "second")]) == 2
     assert cli.main(["results"]) == 2 and cli.main(["results", str(runs / "none")]) == 2
+
+
+def test_a_run_that_has_no_figures_yet_does_not_hide_those_of_the_others(runs, capsys):
+    (runs / "second" / "evaluation.json").unlink()
+    assert cli.main(["results", str(runs / "first"), str(runs / "second"), "--markdown"]) == 0
+    out, err = capsys.readouterr()
+    assert "| first (tutorial) | 0.9 ± 0.01 (0.02) |" in out and "second" not in out
+    assert "left out:" in err and "fewstep evaluate" in err

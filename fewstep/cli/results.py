@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fewstep.cli.arguments import parse
+from fewstep.cli.arguments import parse, say_notes
 from fewstep.cli.tables import WIDTH, short, titled, wrapped
 from fewstep.cli.writing import new_file
 
@@ -31,12 +31,20 @@ class Results:
 def main(argv: list[str]) -> int:
     arguments = parse(Results, argv, "fewstep results")
     from fewstep.errors import BadInput
-    from fewstep.runs.results import columns_of, differences, read_result
+    from fewstep.runs.results import NoFigures, columns_of, differences, read_result
 
     if not arguments.runs:
         raise BadInput("expected the folders of one or more runs, as in: fewstep results runs/*")
     picture = None if arguments.plot is None else new_file(arguments.plot, (".png",))
-    results = [read_result(run) for run in arguments.runs]
+    results, lacking = [], []
+    for run in arguments.runs:
+        try:
+            results.append(read_result(run))
+        except NoFigures as error:
+            lacking.append(error)
+    if not results:
+        raise lacking[0]
+    say_notes(f"left out: {error}" for error in lacking)
     columns = columns_of(results)
     apart = differences(columns)
     if picture is not None:

@@ -53,8 +53,13 @@ class Column(NamedTuple):
     results: list[Result]
 
 
+class NoFigures(BadInput):
+    """A run that was not evaluated yet."""
+
+
 def read_result(directory: str | Path) -> Result:
-    """The figure in a run's `evaluation.json`, after the adaptation steps that were chosen or trained. Raises `BadInput`."""
+    """The figure in a run's `evaluation.json`, after the adaptation steps that were chosen or trained. Raises `BadInput`, where
+    there is none yet `NoFigures`."""
     path = Path(directory) / "evaluation.json"
     data = open_run(directory).config.get("data_sha256")
     try:
@@ -79,7 +84,7 @@ def read_result(directory: str | Path) -> Result:
             (steps, found["mean"]),
         )
     except FileNotFoundError as error:
-        raise BadInput(f"{path}: expected the figures of a run; `fewstep evaluate {directory}` writes them.") from error
+        raise NoFigures(f"{path}: expected the figures of a run; `fewstep evaluate {directory}` writes them.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error!r}); `fewstep evaluate {directory}` writes it again.") from error
 
