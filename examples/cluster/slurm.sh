@@ -23,6 +23,7 @@ else
 fi
 status=$?
 
-# 130: it was asked to stop at the end of its time, and the run is saved. The job goes back into the queue, and on from there.
-if [ "$status" -eq 130 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+# 130: it was asked to stop at the end of its time, and the run is saved (143: srun ended the first process after another one had left).
+# The job goes back into the queue, and on from there.
+case "$status" in 130 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac
 exit "$status"
