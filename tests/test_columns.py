@@ -536,3 +536,6 @@ def test_whole_numbers_beyond_int64_in_a_saved_format_are_numbers():
     format = TableFormat.from_json(saved)
     assert TableFormat.from_json(format.to_json()) == format
     assert format.units.tolist() == [1e30]
+    saved["inputs"][0]["kind"] = "date"
+    with pytest.raises(OverflowError):
+        TableFormat.from_json(saved)

@@ -248,6 +248,7 @@ class TableFormat:
             low, high = values["span"]
             span = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
             inputs.append(column(InputColumn, {**values, "span": span}))
+            inputs[-1].describe()  # a moment beyond the calendar is found here
             if len(inputs[-1].periods) != len(inputs[-1].harmonics) or not set(inputs[-1].periods) <= set(PERIODS):
                 raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
         targets = tuple(column(TargetColumn, values) for values in saved["targets"])
