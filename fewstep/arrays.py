@@ -40,7 +40,7 @@ def arrays_in(path: Path, most: int | None = None) -> Iterator[Mapping[str, np.n
         if most is None and any(part.compress_type != ZIP_STORED for part in parts):
             raise ValueError("compressed, as `write_arrays` writes none: it may unfold to any size")
         if most is not None and sum(part.file_size for part in parts) > most:
-            raise ValueError(f"it unfolds to more than the {most} bytes of what it should hold")
+            raise ValueError(f"it unpacks to more than the {most:,} bytes that it may hold")
         yield stored
 
 

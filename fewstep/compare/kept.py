@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, require_a
 from fewstep.runs import write_json
@@ -73,7 +74,7 @@ def read_scored(folder: Path) -> Scored:
     """Raises `BadInput` where a file of it is damaged."""
     record = read_kept(folder / RECORD, Record)
     try:
-        with (folder / SCORES).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with arrays_in(folder / SCORES) as arrays:
             return Scored(arrays["validation"], arrays["test"], record)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
 from fewstep.tasks.experience import AWAY, Experience
 from fewstep.tasks.faults import FARTHEST
-from fewstep.tasks.reading import MOST_RATIO, most_unpacked
+from fewstep.tasks.reading import most_unpacked
 from fewstep.tasks.robots import Robot
 from fewstep.whole import whole
 
@@ -37,11 +38,9 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
     if not Path(path).is_file():
         raise BadInput(f"--data {path}: expected a file that fewstep gather wrote, or a log as in docs/robots.md; found none.")
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            if sum(part.file_size for part in arrays.zip.infolist()) > most_unpacked(Path(path)):
-                raise ValueError(f"it unpacks to more than {MOST_RATIO} times its size")
+        with arrays_in(Path(path), most=most_unpacked(Path(path))) as arrays:
             known = [f"{part}_{name}" for part in PARTS for name in ("observations", "actions", "conditions")]
-            found = {name: arrays[name] for name in known if name in arrays.files}
+            found = {name: arrays[name] for name in known if name in arrays}
             if odd := next((name for name, values in found.items() if not isinstance(values, np.ndarray)), ""):
                 raise ValueError(f"{odd} is no array")
     except Exception as error:  # damaged archives raise many kinds

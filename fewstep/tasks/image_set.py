@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fewstep.arrays import arrays_in
 from fewstep.cache import keep
 
 
@@ -61,7 +62,7 @@ def write_prepared(path: Path, digest: str, image_set: ImageSet) -> None:
 def read_prepared(path: Path, digest: str | None) -> ImageSet | None:
     """The set that was kept under this `digest` (None: under whichever); None where there is none, or a damaged one."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        with arrays_in(path) as kept:
             words = json.loads(kept["text"].tobytes())
             if words.pop("digest") != digest and digest is not None:
                 return None
