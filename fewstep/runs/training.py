@@ -74,12 +74,12 @@ def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
     problem, mesh = run.problem(), training_mesh(devices)
     require_same(run.settings, run.seed)
     with only_one(run.directory):
-        if (run.directory / PARAMETERS).is_file() and not has_checkpoint(run.directory):  # removed, to save room
+        going_on = has_checkpoint(run.directory)
+        if (run.directory / PARAMETERS).is_file() and not going_on:  # its checkpoints were removed, to save room
             hosts.part()
             return run.calibrate(problem) if hosts.is_first() else None
         if several := several_candidates(run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
-        going_on = has_checkpoint(run.directory)
         loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
         return completed(run.directory, problem)
 

@@ -186,7 +186,7 @@ def train(
             if stopped and step < meta_steps:
                 save(None)
                 raise Interrupted
-        if problem.splits is not None and math.isfinite(good.record["validation"]):
+        if math.isfinite(good.record["validation"]):
             best = f"{progress.metric}{good.record['validation']:.4g}, at {unit} {int(good.state.step)}"
             progress.say(f"the best on meta-validation tasks: {best}")
     return state
