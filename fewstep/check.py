@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from fewstep.errors import BadInput
-from fewstep.gradients import exact, first_order
-from fewstep.maml import Learner, TaskGradient
-from fewstep.types import Episode, Key, MetaParams
+from fewstep.gradients import exact, first_order, stored
+from fewstep.gradients.own_rules import own_rules
+from fewstep.maml import Learner, TaskGradient, adapt, started
+from fewstep.nn.rewriting import holds
+from fewstep.types import Batch, Episode, Key, MetaParams, Params
 
 DIRECTIONS = 8
 """random directions of all parameters together, beside one for each leaf"""
@@ -38,6 +41,8 @@ class MetaGradientCheck:
     """between the exact and the first-order meta-gradient, in float64"""
     largest: dict[str, float]
     """path of a leaf -> largest entry of its meta-gradient"""
+    remarks: tuple[str, ...] = ()
+    """what is known of the reasons: a way that is wrong, a loss whose gradient is not its derivative"""
 
     @property
     def passed(self) -> bool:
@@ -54,7 +59,7 @@ class MetaGradientCheck:
         lines.append(f"cosine between exact and first-order meta-gradient: {self.cosine_to_first_order:.4f}")
         passed = "The meta-gradient is right" if self.passed else "The meta-gradient is NOT the derivative of the objective"
         lines.append(f"{passed} (errors up to {TOLERANCE:g} are those of finite differences).")
-        return "\n".join(lines)
+        return "\n".join((*lines, *self.remarks))
 
 
 def check_meta_gradient(
@@ -64,6 +69,7 @@ def check_meta_gradient(
 
     Along a random direction d of each leaf, and of all of them: |(J(θ + ε d) − J(θ − ε d)) / 2 ε − ∇J·d|. Keys are the same in
     all evaluations. A leaf's error is large where a loss has a kink nearby too (ReLU, max-pooling): `random_errors` then tell.
+    If the meta-gradient is wrong, the two exact ways are compared, and the gradient of the loss with its finite differences.
     Raises `BadInput` where the objective is not finite.
     """
     single = ravel_pytree(jax.jit(lambda params: exact(learner, params, episode, key, jnp.asarray(step))[1])(params))[0]
@@ -79,31 +85,76 @@ def check_meta_gradient(
             return np.asarray(ravel_pytree(found)[0])
 
         gradient, rough = gradient_by(exact), gradient_by(first_order)
-        largest = 1.0 + float(jnp.max(jnp.abs(flat)))
         rng, norm = np.random.default_rng(seed), float(np.linalg.norm(gradient))
-
-        def error_along(direction: np.ndarray) -> float:
-            direction = direction / max(float(np.linalg.norm(direction)), 1e-30)
-            claimed, errors = float(gradient @ direction), []
-            for size in (relative * largest for relative in RELATIVE):
-                measured = float(objective(flat + size * direction) - objective(flat - size * direction)) / (2 * size)
-                errors.append(abs(measured - claimed) / max(abs(measured), abs(claimed), 1e-6 * norm, 1e-12))
-            return min(errors)
-
         paths, places = _places(wide_params)
         errors = {}
         for path, place in zip(paths, places, strict=True):
             direction = np.zeros(flat.size)
             direction[place] = somewhere_near(gradient[place], rng)
-            errors[path] = error_along(direction)
+            errors[path] = error_along(direction, objective, flat, gradient)
         mixed = [somewhere_near(gradient, rng) for _ in range(DIRECTIONS)]
-        return MetaGradientCheck(
+        found = MetaGradientCheck(
             errors,
-            tuple(error_along(direction) for direction in mixed),
+            tuple(error_along(direction, objective, flat, gradient) for direction in mixed),
             float(np.linalg.norm(np.asarray(single, np.float64) - gradient) / max(norm, 1e-30)),
             float(gradient @ rough / max(norm * float(np.linalg.norm(rough)), 1e-30)),
             {path: float(np.abs(gradient[place]).max(initial=0)) for path, place in zip(paths, places, strict=True)},
         )
+        remarks = remarks_on_loss(learner, wide_params, wide_episode, key, found.passed)
+        if not found.passed:
+            by_stored = gradient_by(stored)
+            apart = float(np.linalg.norm(by_stored - gradient)) / max(norm, 1e-30)
+            if apart > TOLERANCE:
+                right = max(error_along(direction, objective, flat, by_stored) for direction in mixed) <= TOLERANCE
+                advice = " `stored` agrees with finite differences: use it as task_gradient." if right else ""
+                blame = f"`exact` and `stored` differ by {apart:.1e} of the norm: a way is wrong, not the model.{advice}"
+                remarks = (blame, *remarks)
+        return replace(found, remarks=remarks)
+
+
+def error_along(direction: np.ndarray, function: Callable[[Any], jax.Array], at: jax.Array, gradient: np.ndarray) -> float:
+    """Between the derivative of `function` at `at` [n] along `direction` that its `gradient` claims and the one by central
+    differences, in parts of the larger of the two: the least over the sizes of step."""
+    direction = direction / max(float(np.linalg.norm(direction)), 1e-30)
+    claimed, errors = float(gradient @ direction), []
+    least = max(1e-6 * float(np.linalg.norm(gradient)), 1e-12)
+    for size in (relative * (1.0 + float(jnp.max(jnp.abs(at)))) for relative in RELATIVE):
+        measured = float(function(at + size * direction) - function(at - size * direction)) / (2 * size)
+        errors.append(abs(measured - claimed) / max(abs(measured), abs(claimed), least))
+    return min(errors)
+
+
+def remarks_on_loss(learner: Learner, params: MetaParams, episode: Episode, key: Key, passed: bool) -> tuple[str, ...]:
+    """In words, of each set on which the gradient of the loss is not its derivative: that it is not, and what may be why."""
+    start, adapted = (
+        jax.jit(lambda params, find=find: find(learner, params, episode.support, key))(params) for find in (started, adapt)
+    )
+    rules = own_rules(learner.loss, start, episode.support, key)
+    if passed and not rules:
+        return ()
+    why = ""
+    if rules:
+        why = f": it has derivative rules of its own ({', '.join(rules)})"
+    elif holds(learner.loss, "stop_gradient", start, episode.support, key):
+        why = ": it makes use of stop_gradient, and what that stops is a constant in every derivative"
+    remarks = []
+    for name, point, batch in (("support", start, episode.support), ("query", adapted, episode.query)):
+        error = slope_error(learner, point, batch, key)
+        if error > TOLERANCE:
+            sizes = f"error to finite differences {error:.1e}"
+            remarks.append(f"On the {name} set the gradient of the loss is not its derivative ({sizes}){why}.")
+    if remarks and passed:
+        remarks.append("Adaptation follows that gradient, and the meta-gradient is the derivative of the query loss after it.")
+    return tuple(remarks)
+
+
+def slope_error(learner: Learner, point: Params, batch: Batch, key: Key) -> float:
+    """Error of the learner's inner gradient along random directions: the median, which a kink nearby in some does not move."""
+    flat, restore = ravel_pytree(point)
+    loss = jax.jit(lambda flat: learner.loss(restore(flat), batch, key))
+    found = jax.jit(lambda point: learner.inner_gradient(learner.loss)(point, batch, key))(point)
+    gradient, rng = np.asarray(ravel_pytree(found)[0]), np.random.default_rng(0)
+    return float(np.median([error_along(somewhere_near(gradient, rng), loss, flat, gradient) for _ in range(DIRECTIONS)]))
 
 
 def somewhere_near(gradient: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Ways to the meta-gradient against each other, algebra and compiled memory. Place: fewstep/gradients, fewstep/check.py."""
 
-import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -187,26 +186,6 @@ def test_a_task_that_is_not_finite_is_dropped_from_the_sum_and_counted(at_once):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
     for leaf, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-6)
-
-
-def test_a_loss_without_forward_derivative_falls_back_and_says_so(float64):
-    @jax.custom_vjp
-    def kernel(x):
-        return jnp.tanh(x)
-
-    # Its backward pass makes use of the kernel itself, so that a forward derivative of the gradient has to pass through it.
-    kernel.defvjp(lambda x: (kernel(x), x), lambda x, slope: (slope * (1 - kernel(x) ** 2),))
-
-    def loss(params, batch, key):
-        return mlp_loss(params, batch, key) + jnp.sum(kernel(params[0]["w"]))
-
-    theta, episodes = mlp_params(), waves(2)
-    learner = Learner(loss, optax.sgd(0.1), 3)
-    with pytest.warns(UserWarning, match="backward pass of its own"):
-        found = by(exact, learner, plain(theta), episodes, 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert_close(found, by(stored, learner, plain(theta), episodes, 2))
 
 
 def test_auto_stores_where_there_is_room_and_else_does_not(monkeypatch):

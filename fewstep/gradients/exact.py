@@ -8,19 +8,14 @@ as well be the *forward* derivative of the gradient, H v = ∂/∂ε ∇L(θ + �
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fewstep.gradients.own_rules import own_rules
 from fewstep.maml import Learner, task_gradient
-from fewstep.nn.rewriting import holds
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
-
-NO_DERIVATIVE = "custom_lin"
-"""The primitive in a traced forward derivative that stands for one that does not exist: it fails when it is compiled."""
 
 
 def exact(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
@@ -41,12 +36,12 @@ def with_flat_memory(learner: Learner) -> Learner:
 def forward_over_reverse(loss: Loss):
     """∇L, as `jax.grad(loss)`, whose own derivative is the forward derivative of ∇L: a value for `Learner.inner_gradient`.
 
-    A loss that has no forward derivative (some part of it defines its own backward pass) is differentiated backward over
-    backward, with a warning.
+    Where a part of the loss has a derivative rule of its own (see own_rules.py), the Jacobian of ∇L may not be symmetric, or
+    have no forward derivative. ∇L is then left to reverse mode.
     """
 
     def gradient(params: Params, batch: Batch, key: Key) -> Params:
-        if not has_forward_derivative(loss, params, batch, key):
+        if own_rules(loss, params, batch, key):
             return jax.grad(loss)(params, batch, key)
         leaves, structure = jax.tree.flatten(batch)
         smooth = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in map(jnp.asarray, leaves)]
@@ -90,19 +85,3 @@ def _gradient(loss):
 
     gradient.defvjp(forward, backward)
     return gradient
-
-
-def has_forward_derivative(loss: Loss, params: Params, batch: Batch, key: Key) -> bool:
-    """Whether ∇L can be differentiated forward; warns where it cannot."""
-
-    def product(params: Params) -> Any:
-        return jax.jvp(lambda moved: jax.grad(loss)(moved, batch, key), (params,), (params,))[1]
-
-    if not holds(product, NO_DERIVATIVE, params):
-        return True
-    warnings.warn(
-        "A part of the loss has a backward pass of its own (jax.custom_vjp) that has no forward derivative: the meta-gradient "
-        "is taken backward over backward: still exact, step by step, in somewhat more memory.",
-        stacklevel=2,
-    )
-    return False

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from fewstep.errors import BadInput
+from fewstep.gradients.own_rules import own_rules
 from fewstep.maml import Learner, TaskGradient, adapt, start_and_back
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
@@ -24,6 +26,9 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
     The learner's inner optimizer should have the same pull, `variants.proximal(…, strength)`, and come to the minimum: a
     `remainder` above `tolerance` is said in a warning. What it learns has no part in the minimum, and is left as it is. Where
     a task starts from a function of θ (`Learner.start`), the gradient goes back to θ through it.
+
+    Conjugate gradients need a symmetric H. Raises `BadInput` for a loss with derivative rules of its own (see own_rules.py),
+    of which H may not be symmetric, or which has no forward derivative.
     """
     if strength <= 0:
         raise ValueError(f"expected a positive strength of the proximal term, got {strength}")
@@ -32,6 +37,7 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
         del step
         adapt_key, query_key = jax.random.split(key)
         start, back = start_and_back(learner, params, episode.support, adapt_key)
+        _require_symmetric(learner.loss, start, episode.support, adapt_key)
         adapted = jax.lax.stop_gradient(adapt(learner, params, episode.support, adapt_key))
         left = remainder(learner.loss, start, adapted, strength, episode.support, adapt_key)
         jax.debug.callback(lambda left: _warn(float(jnp.max(left)), tolerance), left)
@@ -53,6 +59,14 @@ def remainder(loss: Loss, theta: Params, adapted: Params, strength: float, suppo
     pull = optax.tree.scale(strength, optax.tree.sub(adapted, theta))
     size = optax.tree.norm(slope) + optax.tree.norm(pull)
     return optax.tree.norm(optax.tree.add(slope, pull)) / jnp.maximum(size, 1e-30)
+
+
+def _require_symmetric(loss: Loss, start: Params, support: Batch, key: Key) -> None:
+    if rules := own_rules(loss, start, support, key):
+        raise BadInput(
+            "implicit: expected a loss with a symmetric Hessian and a forward derivative, which conjugate gradients need; got "
+            f"one with a derivative rule of its own: {', '.join(rules)}. Use exact, stored, auto, truncated or first_order."
+        )
 
 
 def _warn(left: float, tolerance: float) -> None:
