@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from fewstep import cli
 from fewstep.adapted.photos import adapt_photos
 from fewstep.errors import RunFailed
 from fewstep.runs import open_run
+from fewstep.tasks.images import class_weights
 from fewstep.trained import Trained
 from fewstep.types import Examples
 
@@ -99,6 +101,33 @@ def test_a_kept_model_adapts_to_an_odd_number_of_photos_as_by_one_device_and_tra
     first.answers(first.images)
     monkeypatch.setattr("fewstep.training.programs._trace", None)  # to trace again would fail
     assert second.answers(second.images)[0].argmax(1).tolist() == second.labels.tolist()
+
+
+@pytest.mark.parametrize("times", [7, 50])
+def test_more_of_the_same_photos_of_one_class_change_no_answer(folders, times):
+    model = adapt_photos(open_run(folders / "run"), folders / "new")
+    again = np.concatenate([np.tile(np.flatnonzero(model.labels == 0), times), np.flatnonzero(model.labels > 0)])
+    unbalanced = replace(model, images=model.images[again], labels=model.labels[again])
+    assert unbalanced.shots.tolist() == [2 * times, 2, 2, 2]
+    asked = np.random.default_rng(0).integers(0, 256, (20, *model.images.shape[1:])).astype(np.uint8)
+    for one, other in zip(unbalanced.answers(asked), model.answers(asked), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+def test_classes_of_as_many_photos_weigh_one_each_and_others_the_same_in_sum():
+    np.testing.assert_array_equal(class_weights(np.repeat(np.arange(7), 3), 7), np.ones(21, np.float32))
+    weights = class_weights(np.array([0] * 50 + [1] + [2] * 3), 3)
+    np.testing.assert_allclose([weights[:50].sum(), weights[50], weights[51:].sum()], 18, rtol=1e-6)
+
+
+def test_where_the_batch_is_normalized_smaller_classes_are_repeated(folders):
+    model = adapt_photos(open_run(folders / "run"), folders / "new")
+    batch = replace(model.problem, settings=replace(model.problem.settings, normalization="batch"))
+    few = replace(model, trained=replace(model.trained, problem=batch), images=model.images[:-1], labels=model.labels[:-1])
+    assert few.shots.tolist() == [2, 2, 2, 1]
+    np.testing.assert_array_equal(few.support.targets.sum(0), [2, 2, 2, 2])
+    np.testing.assert_array_equal(few.support.weight, np.ones(8))
+    np.testing.assert_array_equal(few.support.inputs[6], few.support.inputs[7])
 
 
 def test_photos_of_other_classes_are_mostly_told_to_be_none_of_these(folders, command, tmp_path):

@@ -26,6 +26,7 @@ from fewstep.problem import Problem
 from fewstep.problems.image_model import features_of
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
+from fewstep.tasks.images import class_weights
 from fewstep.trained import KEY_SEED, Trained
 from fewstep.training.image_certainty import probabilities
 from fewstep.training.image_examiner import similarity
@@ -76,12 +77,20 @@ class AdaptedPhotos:
 
     @cached_property
     def support(self) -> Examples:
-        """[photos, ...], as the network sees them, filled up with some of weight 0 to what all devices can share."""
-        by_itself = self.problem.settings.normalization == "group"
-        fill = -self.labels.size % jax.local_device_count() if by_itself else 0
-        inputs = self.problem.format.pixels.encode(jnp.asarray(np.pad(self.images, [(0, fill), (0, 0), (0, 0), (0, 0)])))
-        targets = jnp.eye(len(self.classes))[np.pad(self.labels, (0, fill))]
-        return shared_out(Examples(inputs, targets, jnp.asarray(np.arange(len(inputs)) < self.labels.size, jnp.float32)))
+        """[photos, ...], as the network sees them, filled up with some of weight 0 to what all devices can share.
+
+        Weights make each class count alike in adaptation. Statistics of a batch know no weights, so where the run normalizes
+        by them, the photos of smaller classes are repeated instead.
+        """
+        if self.problem.settings.normalization == "batch":
+            of_class = [np.flatnonzero(self.labels == number) for number in range(len(self.classes))]
+            chosen, fill = np.concatenate([np.resize(numbers, self.shots.max()) for numbers in of_class]), 0
+        else:
+            chosen, fill = np.arange(self.labels.size), -self.labels.size % jax.local_device_count()
+        images, labels = np.pad(self.images[chosen], [(0, fill), (0, 0), (0, 0), (0, 0)]), self.labels[chosen]
+        targets = jnp.eye(len(self.classes))[np.pad(labels, (0, fill))]
+        weight = jnp.asarray(np.pad(class_weights(labels, len(self.classes)), (0, fill)))
+        return shared_out(Examples(self.problem.format.pixels.encode(jnp.asarray(images)), targets, weight))
 
     @cached_property
     def params(self) -> Params:

@@ -36,6 +36,8 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
         batch = model.problem.settings.normalization == "batch"
         why = "predictions depend on their batch" if batch else "there were too few meta-validation classes to set its limit"
         say(f"note: no photo will be told to be none of the classes: {why}", json=True)
+    if len(set(model.shots.tolist())) > 1:
+        say(f"note: classes have {span(model.shots)} photos; each class counts alike", json=True)
     listed = ", ".join(model.classes[:8]) + (", ..." if len(model.classes) > 8 else "")
     if as_json:
         content = {"adapted": out, "classes": list(model.classes), "photos": model.shots.tolist()}

@@ -128,6 +128,14 @@ def image_tasks(photos: Photos, classes: np.ndarray, cut: Cut, pixels: Pixels, k
     return TaskFamily(episode, describe=lambda task: classes_of(task)[0], on_host=photos.on_host)
 
 
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """[images] float32: images / (classes · images of the same class), for numbers of classes `labels` [images].
+
+    In a weighted mean, each class then counts alike. All are exactly 1 if each class has the same number of images.
+    """
+    return (labels.size / classes / np.bincount(labels, minlength=classes)[labels]).astype(np.float32)
+
+
 def distinct(key: Key, size: jax.Array | int, most: int, count: int) -> jax.Array:
     """[count] different numbers below `size`, which is at most `most` and at least `count`."""
     chance = jnp.where(jnp.arange(most) < size, jax.random.uniform(key, (most,)), -1.0)
