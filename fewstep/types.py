@@ -34,8 +34,8 @@ class Examples(NamedTuple):
     targets: jax.Array
     """[examples, ...outputs]"""
     weight: jax.Array
-    """[examples], 1 for a real row and 0 for padding. Losses and metrics are weighted means, so rows may also count more or less;
-    the closed-form last layers (Bayes, ridge) take 0 and 1 alone"""
+    """[examples], 1 for a real row and 0 for padding. Losses and metrics are weighted means, so rows may also count more or
+    less; the closed-form last layers (Bayes, ridge) take 0 and 1 alone"""
 
 
 class Episode(NamedTuple):

@@ -1,9 +1,11 @@
 """Train, choose, open, resume, evaluate, adapt: the same from Python as by hand. Place: fewstep/runs, fewstep/trained.py."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,10 +19,15 @@ from known import assert_same_bits, unit_rows
 
 from fewstep import BadInput, RunFailed, runs
 from fewstep.adapted import adapt, open_adapted
+from fewstep.adapted.certainty import UNFINISHED, uncalibrated
+from fewstep.cli.policies import say_going_on
 from fewstep.problems import Sine, Table
 from fewstep.runs import measure
 from fewstep.runs.candidates import promote
 from fewstep.runs.config import write_config
+from fewstep.runs.lock import only_one
+from fewstep.runs.state import in_use_by
+from fewstep.trained import Trained
 from fewstep.training import loop
 from fewstep.training.complete import complete
 from fewstep.training.log import read_metrics
@@ -445,3 +452,75 @@ def test_tasks_that_are_not_finite_are_dropped_and_counted_and_a_model_that_dive
     log = read_metrics(tmp_path / "goes-on" / "metrics.jsonl")
     assert [record["meta_step"] for record in log] == [20, 40]
     assert sum(record.get("dropped_tasks", 0) for record in log) > 0
+
+
+def copied(run, folder, *without):
+    """A copy of a run's folder that lacks these files."""
+    shutil.copytree(run.directory, folder)
+    for name in without:
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("without", "held", "free"),
+    [
+        (["calibration.json"], ("calibrating", "was being calibrated by another process"), ("uncalibrated", "stopped before")),
+        (["calibration.json", "parameters.npz"], ("training", "in training by another"), ("stopped", "not trained to its end")),
+    ],
+)
+def test_who_adapts_a_run_that_is_trained_or_calibrated_just_now_is_told_to_wait(table, tmp_path, command, without, held, free):
+    folder, support = copied(table, tmp_path / "run", *without), str(tmp_path / "support.csv")
+    uneven_rows().write_csv(support)
+    with only_one(folder):
+        assert runs.open_run(folder).calibration()["unfinished"] == held[0]
+        code, _, err = command("adapt", folder, "--support", support, "--out", "early")
+        assert code == 0 and held[1] in err and "wait until that ends" in err
+    assert uncalibrated(open_adapted(tmp_path / "early").trained) == UNFINISHED[held[0]]  # as it was when it was adapted
+    run = runs.open_run(folder)
+    assert run.calibration()["unfinished"] == free[0] and free[1] in uncalibrated(Trained.of(run))
+
+
+def test_commands_on_a_run_in_training_say_so_and_leave_its_files_alone(sine, tmp_path, command):
+    folder = copied(sine, tmp_path / "run", "calibration.json", "parameters.npz")
+    with only_one(folder):
+        says = f"process {os.getpid()} on {socket.gethostname()} is training this run"
+        code, _, err = command("evaluate", folder)
+        assert code == 0 and says in err and not (folder / "evaluation.json").exists()
+        code, _, err = command("plot", folder)
+        assert code == 0 and says in err
+        code, _, err = command("results", folder)
+        assert code == 2 and says in err and "fewstep evaluate" not in err
+        code, _, err = command("resume", folder)
+        assert code == 2 and "is in use by" in err
+        shutil.rmtree(folder / "checkpoints")
+        with pytest.raises(BadInput, match=r"holds no checkpoint yet: process .* Wait until"):
+            runs.open_run(folder).params()
+
+
+def test_a_candidate_is_in_use_while_its_run_is(tmp_path):
+    (tmp_path / "candidates" / "one").mkdir(parents=True)
+    with only_one(tmp_path):
+        assert in_use_by(tmp_path / "candidates" / "one") == in_use_by(tmp_path) != ""
+    assert in_use_by(tmp_path) == in_use_by(tmp_path / "nowhere") == ""
+
+
+def test_who_asks_whether_a_run_is_in_use_keeps_nobody_from_training(tmp_path, monkeypatch):
+    (tmp_path / ".lock").touch()
+    with (tmp_path / ".lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))  # it has its answer meanwhile
+        with only_one(tmp_path):
+            assert in_use_by(tmp_path)
+
+
+def test_a_policy_that_is_not_trained_to_its_end_is_adapted_with_a_word(sine, tmp_path, capsys):
+    folder = copied(sine, tmp_path / "run", "parameters.npz")
+    shutil.rmtree(folder / "checkpoints")
+    say_going_on(replace(sine, directory=folder))
+    assert "was not trained to its end" in capsys.readouterr().err
+    with only_one(folder):
+        say_going_on(replace(sine, directory=folder))
+    assert "is training this run; its best checkpoint so far" in capsys.readouterr().err
+    say_going_on(sine)
+    assert capsys.readouterr().err == ""

@@ -11,7 +11,18 @@ from fewstep.trained import Trained
 from fewstep.training.calibrate import STATED, nearest_entry
 from fewstep.training.fit import Steps
 
-UNFINISHED = "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` finishes it, then adapt again"
+WAIT = "so nothing is calibrated; wait until that ends, then adapt again"
+UNFINISHED = {
+    "training": f"the run was in training by another process when this model was adapted, {WAIT}",
+    "calibrating": f"the run was being calibrated by another process when this model was adapted, {WAIT}",
+    "uncalibrated": "the run was trained, and stopped before it was calibrated; `fewstep resume RUN` does it, then adapt again",
+    "stopped": "the run was not trained to its end, so nothing is calibrated; `fewstep resume RUN` does it, then adapt again",
+}
+
+
+def uncalibrated(trained: Trained) -> str:
+    """Why nothing is calibrated, and what to do, in words."""
+    return UNFINISHED[trained.calibration.get("unfinished", "stopped")]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Certainty:
         if self.trained.problem.format.classes:
             return "There are no intervals of classes; their probabilities are calibrated."
         if not self.finished:
-            return f"No intervals: {UNFINISHED}."
+            return f"No intervals: {uncalibrated(self.trained)}."
         if self.trained.policy(self.steps) is None:
             trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
             return f"No intervals: they are calibrated {trained}, not for {self.steps}."

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.adapted.certainty import UNFINISHED, span
+from fewstep.adapted.certainty import span, uncalibrated
 from fewstep.adapted.folder import trained_of
 from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.arrays import arrays_in, write_arrays
@@ -125,7 +125,7 @@ class AdaptedPhotos:
         if not 0 < level < 1:
             raise BadInput(f"--level should lie between 0 and 1, got {level:g}.")
         if not self.calibrated:
-            raise BadInput(f"--level {level:g}: {UNFINISHED}.")
+            raise BadInput(f"--level {level:g}: {uncalibrated(self.trained)}.")
         known = self.trained.calibration.get("sets", {}).get("limits", {})
         limit = known.get(str(round(100 * level)))
         if limit is None:

@@ -77,12 +77,12 @@ def main(argv: list[str]) -> int:
 
 def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
-    from fewstep.adapted.certainty import UNFINISHED, span
+    from fewstep.adapted.certainty import span, uncalibrated
 
     say_notes(model.notes)
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
     if not model.certainty.finished:
-        say(f"note: {UNFINISHED}", json=True)
+        say(f"note: {uncalibrated(model.trained)}", json=True)
     elif not model.can_tell_unlike:
         found = model.certainty.calibrated_on()
         say(f"note: nothing is flagged as unlike: that takes 19 units to calibrate on, this run has {found}", json=True)

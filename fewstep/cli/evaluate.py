@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fewstep.cli.arguments import choose_steps, parse, prepare_jax
+from fewstep.cli.arguments import choose_steps, parse, prepare_jax, say
 from fewstep.cli.tables import print_evaluation
 from fewstep.errors import BadInput
 
@@ -60,6 +60,9 @@ def main(argv: list[str]) -> int:
             )
         changes |= {} if arguments.tasks is None else {"tasks": arguments.tasks}
         result = run.evaluate(steps, draws=arguments.draws, which=arguments.checkpoint, **changes)
+    elif now := runs.going_on(run.directory):
+        say(f"note: {now}; this is its best checkpoint so far, and nothing is written", json=True)
+        result = run.evaluate()
     else:
         if not os.access(run.directory, os.W_OK):
             raise BadInput(f"{run.directory} cannot be written to. With --tasks 1000 it is measured, and nothing is written.")

@@ -15,7 +15,7 @@ from fewstep.errors import BadInput
 
 def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
     """`fewstep adapt RUN --support PHOTOS --out ADAPTED`."""
-    from fewstep.adapted.certainty import UNFINISHED, span
+    from fewstep.adapted.certainty import span, uncalibrated
     from fewstep.adapted.photos import adapt_photos
 
     if steps == "auto":
@@ -24,7 +24,7 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
     model.save(out)
     say_notes(model.notes)
     if not model.calibrated:
-        say(f"note: {UNFINISHED}", json=True)
+        say(f"note: {uncalibrated(model.trained)}", json=True)
     elif not model.as_calibrated:
         trained = model.problem.settings
         say(

@@ -101,13 +101,14 @@ def main(argv: list[str]) -> int:
 
 def play_policy(arguments: Play, out: Path, run: Any, adapted: Any) -> int:
     """Plays a policy's run, or a policy that was `adapted`."""
-    from fewstep.cli.policies import broken
+    from fewstep.cli.policies import broken, say_going_on
     from fewstep.cli.policy_play import STEP_SECONDS, panels, played, played_adapted, played_figures
     from fewstep.plots.film import NoRenderer
     from fewstep.plots.policy_film import policy_film
     from fewstep.runs.policy_run import plain, task_in_words
 
     if run is not None:
+        say_going_on(run)
         say("acting, adapting ...", json=True)
         shown = played(run, arguments.task, arguments.updates, arguments.seed)
     else:

@@ -24,8 +24,11 @@ class Plot:
 def main(argv: list[str]) -> int:
     arguments = parse(Plot, argv, "fewstep plot")
     from fewstep import plots
+    from fewstep.runs import going_on
 
     pictures = plots.draw(arguments.run)
+    if now := going_on(arguments.run):
+        say(f"note: {now}; the pictures show what it has written so far", json=True)
     if arguments.json:
         print(json.dumps({"pictures": [str(path) for path in pictures]}))
     else:

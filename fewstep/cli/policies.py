@@ -10,7 +10,7 @@ from fewstep.cli.arguments import command_name, say
 from fewstep.errors import BadInput
 
 if TYPE_CHECKING:
-    from fewstep.runs import PolicyRun
+    from fewstep.runs import PolicyRun, Run
 
 BROKEN_SHOWN = 3
 
@@ -25,6 +25,7 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
     if arguments.steps is not None:
         raise BadInput("--steps is for models that predict; of a policy say --updates.")
     out = empty_folder(arguments.out)
+    say_going_on(run)
     task = run.problem().read_task(arguments.task) if arguments.task else None
     policy, found = run.adapt(task, arguments.updates, arguments.rollouts, arguments.seed, watch=watched_updates)
     policy.save(out)
@@ -40,6 +41,16 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
     say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
     say(f"watch it: {command_name()} play {out} --out film.gif")
     return 0
+
+
+def say_going_on(run: Run | PolicyRun) -> None:
+    """Says that the best checkpoint so far is taken, if a run is being trained, or was stopped before its end."""
+    from fewstep.runs import going_on, is_trained
+
+    now = going_on(run.directory)
+    if now or not is_trained(run.directory):
+        why = now or f"the run was not trained to its end (`{command_name()} resume {run.directory}` goes on with it)"
+        say(f"note: {why}; its best checkpoint so far is taken", json=True)
 
 
 def watched_updates(numbers: Sequence[int]) -> Iterable[int]:

@@ -40,6 +40,6 @@ def main(argv: list[str]) -> int:
     run = runs.open_run(arguments.run, arguments.env)
     if isinstance(run, runs.PolicyRun):
         arguments.together.refuse_policy(arguments.run)
-    if (run.directory / "evaluation.json").is_file():
+    if (run.directory / "evaluation.json").is_file() and runs.is_trained(run.directory):
         say("this run is done already: only what follows its training is done anew", json=True)
     return complete(partial(runs.resume, run, **devices), arguments.run, arguments.json)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewstep.cli.policies import say_going_on
 from fewstep.driving import Driver, adapting
 from fewstep.errors import BadInput
 from fewstep.plots.film import Scene
@@ -59,6 +60,7 @@ def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: C
 
 def follower_of(run: Run) -> tuple[Follower, RobotFaults]:
     """The model of a run of robot-faults, which follows a robot, and its settings. Raises `BadInput` for another run."""
+    say_going_on(run)
     trained = Trained.of(run)
     settings = trained.problem.settings
     if not isinstance(settings, RobotFaults):

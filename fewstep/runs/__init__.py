@@ -7,6 +7,7 @@ from fewstep.runs.lock import only_one as only_one
 from fewstep.runs.policy_run import PolicyRun as PolicyRun
 from fewstep.runs.run import Run as Run
 from fewstep.runs.run import open_run as open_run
+from fewstep.runs.state import going_on as going_on
 from fewstep.runs.training import is_trained as is_trained
 from fewstep.runs.training import resume as resume
 from fewstep.runs.training import train as train

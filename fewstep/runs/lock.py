@@ -6,14 +6,18 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import jax
 
 from fewstep.errors import BadInput
 
 NAME = ".lock"
+WAITS = (0.01, 0.05, 0.2)
+"""seconds between two attempts to take it"""
 
 
 @contextlib.contextmanager
@@ -32,7 +36,7 @@ def only_one(directory: Path) -> Iterator[None]:
         ) from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError:
             file.seek(0)
             raise BadInput(
@@ -48,3 +52,13 @@ def only_one(directory: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _take(file: IO[str]) -> None:
+    """Takes the lock. Who only asks whether it is taken (`state.in_use_by`) holds it for a moment, which is waited for."""
+    for wait in WAITS:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(wait)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

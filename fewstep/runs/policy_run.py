@@ -20,6 +20,7 @@ from fewstep.rl.problem import AdaptedTo, PolicyProblem, adapted_to, unseen_task
 from fewstep.runs.config import write_settings
 from fewstep.runs.files import new_directory, write_json
 from fewstep.runs.lock import only_one
+from fewstep.runs.state import going_on
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
 from fewstep.tasks.simulation import Simulation
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
@@ -60,6 +61,8 @@ class PolicyRun:
     def checkpoint(self, which: str = "best") -> tuple[MetaParams, dict[str, Any]]:
         """(meta-parameters, what was recorded with them) of the 'best' or the 'last' checkpoint."""
         problem = self.problem()
+        if (now := going_on(self.directory)) and not has_checkpoint(self.directory):
+            raise BadInput(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
         like = jax.eval_shape(lambda: problem.search.outer.init(problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
             state, record = checkpoints.restore(like, which)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, require_a
 from fewstep.runs.run import open_run
+from fewstep.runs.state import going_on
 
 METHOD = ("network", "adaptation", "interval")
 """entries of a protocol that say what was tried, or how it is shown, not on what it was measured"""
@@ -84,7 +85,9 @@ def read_result(directory: str | Path) -> Result:
             (steps, found["mean"]),
         )
     except FileNotFoundError as error:
-        raise NoFigures(f"{path}: expected the figures of a run; `fewstep evaluate {directory}` writes them.") from error
+        now = going_on(directory)
+        then = f"{now}, which writes them at its end" if now else f"`fewstep evaluate {directory}` writes them"
+        raise NoFigures(f"{path}: expected the figures of a run; {then}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
         raise BadInput(f"{path} is damaged ({error!r}); `fewstep evaluate {directory}` writes it again.") from error
 

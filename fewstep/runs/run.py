@@ -20,6 +20,8 @@ from fewstep.runs import measure
 from fewstep.runs.config import require_known_layout, require_same_files, settings_of, several_candidates
 from fewstep.runs.files import fingerprint, is_there, write_json
 from fewstep.runs.policy_run import open_policy_run
+from fewstep.runs.state import PARAMETERS as PARAMETERS
+from fewstep.runs.state import going_on, unfinished
 from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
@@ -27,7 +29,7 @@ from fewstep.training.fit import Steps
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
-PARAMETERS, CALIBRATION = "parameters.npz", "calibration.json"
+CALIBRATION = "calibration.json"
 
 
 class Config(TypedDict):
@@ -89,11 +91,12 @@ class Run:
 
     def checkpoint(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
+        now = going_on(self.directory)
         if several_candidates(self.settings):
-            raise BadInput(
-                f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. "
-                f"`fewstep resume {self.directory}` goes on with them."
-            )
+            then = f"{now}; wait until it ends." if now else f"`fewstep resume {self.directory}` goes on with them."
+            raise BadInput(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")
+        if now and not has_checkpoint(self.directory):
+            raise BadInput(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
         problem = self.problem(with_data=False)
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
@@ -101,10 +104,10 @@ class Run:
         return jax.tree.map(jax.numpy.asarray, evaluated(state))
 
     def calibration(self) -> dict[str, Any]:
-        """What was calibrated on meta-calibration tasks; of no tasks where the run was not trained to its end."""
+        """What was calibrated on meta-calibration tasks; of no tasks, and why, if the run is not calibrated (yet)."""
         path = self.directory / CALIBRATION
         if not path.is_file():
-            return {"tasks": 0, "trained_steps": None, "by_shots": []}
+            return {"tasks": 0, "trained_steps": None, "by_shots": [], "unfinished": unfinished(self.directory)}
         try:
             found = read_json(path)
             require_calibration(found, self.problem(with_data=False))

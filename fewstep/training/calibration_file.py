@@ -41,10 +41,15 @@ class Entry(TypedDict):
     auto: NotRequired[Choice]
 
 
+Unfinished = Literal["training", "calibrating", "uncalibrated", "stopped"]
+"""why a run had no calibration when a model was adapted (`runs/state.py`)"""
+
+
 class OfTables(TypedDict):
     """Of a table, of sine waves, of robots."""
 
     by_shots: tuple[Entry, ...]
+    unfinished: NotRequired[Unfinished]
 
 
 class Rule(TypedDict):
@@ -67,6 +72,7 @@ class OfImages(TypedDict, total=False):
     temperature: float
     none_of_these: Rule
     sets: Sets
+    unfinished: Unfinished
 
 
 def require_calibration(found: Any, problem: Problem) -> None:
