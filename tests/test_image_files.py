@@ -370,7 +370,81 @@ def test_a_link_in_a_circle_is_followed_once(tmp_path):
     top = folder_of(tmp_path / "data", PETS)
     os.symlink(top, top / "cat" / "again")
     os.symlink(top / "dog", top / "hound")
-    assert read_image_folder(top, 6, 3).names == ("cat", "dog", "hound")
+    found = read_image_folder(top, 6, 3)
+    assert found.names == ("cat", "dog") and found.files == tuple(PETS)
+    assert found.notes == (
+        "cat/again leads to the same folder as ., which is read once, as .",
+        "hound leads to the same folder as dog, which is read once, as dog",
+    )
+
+
+def test_a_folder_outside_is_a_class_by_the_first_of_its_links(tmp_path):
+    (away := tmp_path / "away").mkdir()
+    (away / "1.png").write_bytes(photo(100))
+    top = folder_of(tmp_path / "data", PETS)
+    os.symlink(away, top / "wolf")
+    assert read_image_folder(top, 6, 3).names == ("cat", "dog", "wolf") and not read_image_folder(top, 6, 3).notes
+    os.symlink(away, top / "bear")
+    found = read_image_folder(top, 6, 3)
+    assert found.names == ("bear", "cat", "dog")
+    assert found.notes == ("wolf leads to the same folder as bear, which is read once, as bear",)
+    os.symlink("loop", top / "loop")  # leads to itself, so nowhere
+    assert read_image_folder(top, 6, 3).names == ("bear", "cat", "dog")
+
+
+def test_links_between_the_folders_of_parts_bring_no_class_into_two_of_them(tmp_path):
+    names = ["train/cat/1.png", "train/dog/1.png", "test/eel/1.png", "val/fox/1.png"]
+    top = folder_of(tmp_path / "data", names)
+    os.symlink(top / "train" / "cat", top / "test" / "felix")
+    found = read_image_folder(top, 6, 3)
+    assert dict(zip(found.names, found.split, strict=True)) == {
+        "cat": "train",
+        "dog": "train",
+        "eel": "test",
+        "fox": "validation",
+    }
+    assert found.notes == ("test/felix leads to the same folder as train/cat, which is read once, as train/cat",)
+
+
+@pytest.mark.parametrize("make", [shutil.copy, os.link, os.symlink])
+def test_a_photo_that_lies_twice_in_a_class_counts_once_and_in_two_classes_not_at_all(tmp_path, make):
+    top = folder_of(tmp_path / "data", PETS)
+    once = read_image_folder(top, 6, 3)
+    make(top / PETS[0], top / "cat" / "again.png")
+    found = read_image_folder(top, 6, 3)
+    assert found.length.tolist() == [3, 3] and len({image.tobytes() for image in found.images}) == 6
+    assert len(found.notes) == 1 and found.notes[0].startswith("1 photo is there twice in one class and counted once")
+    make(top / PETS[1], top / "dog" / "strange.png")
+    found = read_image_folder(top, 6, 3)
+    assert found.length.tolist() == [2, 3] and once.images[1].tobytes() not in {image.tobytes() for image in found.images}
+    assert found.notes[1] == f"1 photo is in several classes and left out of all: {PETS[1]} is dog/strange.png"
+
+
+@pytest.mark.parametrize("make", [shutil.copy, os.link, os.symlink])
+def test_a_class_under_two_names_is_trained_on_once(tmp_path, make):
+    top = folder_of(tmp_path / "data", PETS)
+    (top / "arctic").mkdir()
+    for name in PETS[:3]:
+        make(top / name, top / "arctic" / f"other {name.split('/')[1]}")
+    found = read_image_folder(top, 6, 3)
+    stays, goes = ("cat", "arctic") if make is os.symlink else ("arctic", "cat")  # links are no names of their own
+    assert found.names == tuple(sorted([stays, "dog"])) and found.length.tolist() == [3, 3]
+    assert found.notes == (f"classes that hold the same photos as another one were left out: {goes} (the same as {stays})",)
+
+
+def test_a_folder_of_all_photos_beside_the_classes_is_refused_by_name(tmp_path):
+    top = folder_of(tmp_path / "data", PETS)
+    (top / "all").mkdir()
+    for name in PETS:
+        shutil.copy(top / name, top / "all" / name.replace("/", "-"))
+    refused(lambda: read_image_folder(top, 6, 3), "6 photos are in several classes", "all, cat, dog", "Remove what is twice")
+
+
+def test_a_table_that_gives_one_file_two_classes_is_refused(tmp_path):
+    (tmp_path / "photos.csv").write_text("file,class\n1.png,cat\n1.png,cat\n2.png,dog\n")
+    assert read_labels(tmp_path / "photos.csv").of_file == {"1.png": "cat", "2.png": "dog"}
+    (tmp_path / "photos.csv").write_text("file,class\n1.png,cat\n1.png,dog\n")
+    refused(lambda: read_labels(tmp_path / "photos.csv"), "1.png is of class cat and of dog")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -436,7 +510,7 @@ def test_a_zip_with_too_many_members_is_refused(tmp_path, monkeypatch):
 
 
 def test_what_is_no_photo_in_a_zip_is_not_looked_at(tmp_path):
-    members = {"zeros.bin": bytes(11_000_000), **{name: photo(0) for name in PETS}}
+    members = {"zeros.bin": bytes(11_000_000), **{name: photo(number) for number, name in enumerate(PETS)}}
     path = patched(zip_of(tmp_path / "data.zip", members, zipfile.ZIP_DEFLATED), 8, b"\x01\x00")
     assert read_image_folder(path, 6, 3).length.tolist() == [3, 3]
 

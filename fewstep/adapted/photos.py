@@ -172,8 +172,9 @@ def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = N
     format = trained.problem.format
     found = read_image_folder(source, format.size, format.channels, cache=False)
     if len(found.names) < 2:
+        why = f" ({'; '.join(found.notes)})" if found.notes else ""
         listed = ", ".join(found.names)
-        raise BadInput(f"{source}: expected photos of at least 2 classes, a folder for each, found only {listed}.")
+        raise BadInput(f"{source}: expected photos of at least 2 classes, a folder for each, found only {listed}{why}.")
     labels = np.repeat(np.arange(len(found.names)), found.length)
     chosen = trained.calibration.get("chosen_steps", trained.trained_steps) if steps is None else steps
     return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, found.notes)

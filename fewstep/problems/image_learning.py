@@ -91,7 +91,10 @@ class ImageLearning(ImageSettings):
         """(the classes that can be used, which are for what, what a person should know). Raises `BadInput` for too few."""
         found = self.read()
         split = lambda found: self.split(found, seed)  # noqa: E731
-        parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
+        try:
+            parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
+        except BadInput as error:
+            raise BadInput(" ".join([str(error), *(f"Note: {note}." for note in found.notes)])) from None
         if parts["train"].size < self.train_ways:
             raise BadInput(
                 f"--train-ways {self.train_ways}, but there are {parts['train'].size} meta-train classes. Try fewer."

@@ -17,6 +17,7 @@ from fewstep.tasks.image_set import ImageSet, read_prepared, write_prepared
 from fewstep.tasks.photos import Progress, decode, digest_of, photos_in
 from fewstep.tasks.photos import Unreadable as Unreadable
 from fewstep.tasks.photos import open_image as open_image
+from fewstep.tasks.same_photos import contents, repeated
 
 Folder: TypeAlias = tuple[str, ...]
 """the names on the way down to it"""
@@ -43,8 +44,9 @@ def read_image_folder(
 
     The class is the folder that holds images, the group of a class the folder above where the tree is that deep. Folders train,
     val and test on top give `split` where they hold different classes, and are put together where they hold the same ones. Of
-    either, `labels` may say otherwise: a class or a photo that they do not have is left out. What was prepared once is kept in
-    the user's cache, unless `cache` is off. `progress(done, total)` is told of every image read.
+    either, `labels` may say otherwise: a class or a photo that they do not have is left out. A photo that is there more than
+    once, by copies or links, counts once in its class, and is left out if it lies in several (`same_photos.py`). What was
+    prepared once is kept in the user's cache, unless `cache` is off. `progress(done, total)` is told of every image read.
     Raises `BadInput` where the source cannot be read or has no class folder with a readable image.
     """
     _check_shape(size, channels)
@@ -52,23 +54,30 @@ def read_image_folder(
         raise BadInput(
             f"{source}: expected a folder or a .zip with a folder of photos for each class, found a file. Give the folder."
         )
-    with photos_in(source) as (photos, read):
-        digest = digest_of(photos, "folder", size, channels, *([] if labels is None else [labels]))
+    with photos_in(source) as (photos, read, links):
+        digest = digest_of(photos, "each photo once", size, channels, *([] if labels is None else [labels]), *links)
         path = cache_directory("images") / f"{digest}.npz"
         if cache and (known := read_prepared(path, digest)):
             return known
         classes, notes = classes_by(labels, [photo.name for photo in photos], source)
         ordered = [photos[number] for each in classes for number in each.photos]
         images, unreadable = decode(ordered, read, size, channels, progress)
-    readable = _readable(unreadable, len(ordered), source, notes)
+        readable = _readable(unreadable, len(ordered), source, notes)
+        content = contents([ordered[number] for number in readable], read)
     owner = np.repeat(np.arange(len(classes)), [len(each.photos) for each in classes])
+    called = ["/".join(each.folder) for each in classes]
     length = np.bincount(owner[readable], minlength=len(classes))
-    if lost := ["/".join(each.folder) for each, count in zip(classes, length, strict=True) if not count]:
+    if lost := [name for name, count in zip(called, length, strict=True) if not count]:
         notes.append(f"classes without a readable image were left out: {', '.join(lost[:3])}{_more(len(lost))}")
+    left_out, said = repeated([ordered[number] for number in readable], owner[readable].tolist(), called, content)
+    readable, notes = [number for place, number in enumerate(readable) if place not in left_out], [*links, *notes, *said]
+    if not readable:
+        raise BadInput(f"{source}: expected photos that lie in one class alone, but {'; '.join(said)}. Remove what is twice.")
+    length = np.bincount(owner[readable], minlength=len(classes))
     classes = [each for each, count in zip(classes, length, strict=True) if count]
     _note_blank(images, [ordered[number].name for number in readable], readable, notes)
     image_set = ImageSet(
-        images=images[readable] if unreadable else images,
+        images=images if len(readable) == len(images) else images[readable],
         length=length[length > 0],
         names=_names(classes),
         files=tuple(ordered[number].name for number in readable),
@@ -86,8 +95,9 @@ def read_photos(source: str | Path, size: int, channels: int) -> tuple[np.ndarra
     the order of their names, or of one image file. Raises `BadInput` where there is none that can be read."""
     _check_shape(size, channels)
     notes: list[str] = []
-    with photos_in(source) as (photos, read):
+    with photos_in(source) as (photos, read, links):
         images, unreadable = decode(photos, read, size, channels)
+    notes += links
     readable = _readable(unreadable, len(photos), source, notes)
     _note_blank(images, [photos[number].name for number in readable], readable, notes)
     return images[readable], tuple(photos[number].name for number in readable), tuple(notes)

@@ -28,7 +28,8 @@ class Labels(NamedTuple):
 def read_labels(path: str | Path) -> Labels:
     """A CSV, TSV or Parquet table with the columns `file` and `class`, `class` and `split`, or all three.
 
-    Raises `BadInput` where it has other columns, another word for a part, or one class in several parts.
+    Raises `BadInput` where it has other columns, another word for a part, one class in several parts or one file in several
+    classes.
     """
     table = read_table(path)
     lower = {name.strip().lower(): name for name in reversed(table.columns)}
@@ -46,7 +47,10 @@ def read_labels(path: str | Path) -> Labels:
         part = PARTS[word.lower()]
         if parts.setdefault(name, part) != part:
             raise BadInput(f"{path}: class {name} is in {parts[name]} and in {part}; expected every class in one part alone.")
-    of_file = dict(zip((name.replace("\\", "/") for name in rows[file]), rows[label], strict=True)) if file else {}
+    of_file: dict[str, str] = {}
+    for name, called in zip(rows[file] if file else (), rows[label], strict=bool(file)):
+        if (other := of_file.setdefault(name.replace("\\", "/"), called)) != called:
+            raise BadInput(f"{path}: {name} is of class {other} and of {called}; expected one class for every file.")
     return Labels(str(path), of_file, parts)
 
 

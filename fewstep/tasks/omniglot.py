@@ -53,14 +53,14 @@ def read_omniglot(data_dir: str | Path | None, *, size: int = 28, progress: Prog
         return read_prepared(path, None) or read_omniglot(_downloaded(), size=size, progress=progress)
     with contextlib.ExitStack() as opened:
         parts = {part: opened.enter_context(photos_in(_find(Path(data_dir), part))) for part in CHARACTERS}
-        drawings = {part: [each for each in photos if each.name.count("/") > 1] for part, (photos, _) in parts.items()}
+        drawings = {part: [each for each in photos if each.name.count("/") > 1] for part, (photos, _, _) in parts.items()}
         digest = digest_of([each for part in CHARACTERS for each in drawings[part]], "omniglot", size)
         if known := read_prepared(path, digest):
             return known
         names = [name for part in CHARACTERS for name in _characters(data_dir, part, drawings[part])]
         images: list[np.ndarray] = []
         total = len(names) * DRAWINGS
-        for part, (_, read) in parts.items():
+        for part, (_, read, _) in parts.items():
             before = sum(map(len, images))
             told = progress and (lambda done, _, before=before: progress(before + done, total))
             pixels, unreadable = decode(drawings[part], read, size, 1, told)

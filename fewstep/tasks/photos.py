@@ -51,6 +51,8 @@ class Photo(NamedTuple):
     stamp: int
     """when it was last changed, in nanoseconds; in a zip, its checksum"""
     place: Path | zipfile.ZipInfo
+    linked: bool = False
+    """whether it is reached by a symbolic link"""
 
 
 Reader = Callable[[Photo], bytes]
@@ -58,15 +60,17 @@ Progress = Callable[[int, int], None]
 
 
 @contextmanager
-def photos_in(source: str | Path) -> Iterator[tuple[list[Photo], Reader]]:
-    """The image files anywhere in a folder or a .zip, by name, or one file; and a function that gives the bytes of each.
+def photos_in(source: str | Path) -> Iterator[tuple[list[Photo], Reader, list[str]]]:
+    """The image files anywhere in a folder or a .zip, by name, or one file; a function that gives the bytes of each; and notes
+    on folders that have several names.
 
     Nothing is unpacked to disk. Raises `BadInput` for what is not there, has no images, or is no sound and harmless zip.
     """
-    path, archive = Path(source), None
+    path, archive, notes = Path(source), None, []
     if path.is_dir():
         try:
-            photos = list(_walk(path))
+            photos, twice = _walk(path)
+            notes = [f"{link} leads to the same folder as {kept}, which is read once, as {kept}" for link, kept in twice]
         except OSError as error:
             raise BadInput(f"{source}: expected a folder that can be read: {error}. Check its permissions.") from error
     elif path.is_file() and path.suffix.lower() == ".zip":
@@ -90,24 +94,55 @@ def photos_in(source: str | Path) -> Iterator[tuple[list[Photo], Reader]]:
     try:
         if not photos:
             raise BadInput(f"{source}: expected photos ({', '.join(ENDINGS)}), found none. Check the path.")
-        yield sorted(photos, key=lambda photo: photo.name), read
+        yield sorted(photos, key=lambda photo: photo.name), read, notes
     finally:
         if archive is not None:
             archive.close()
 
 
-def _walk(folder: Path, above: str = "", passed: tuple[tuple[int, int], ...] = ()) -> Iterator[Photo]:
-    """The photos of a folder and of those in it; links are followed, but not in circles."""
-    here = folder.stat()
-    if (here.st_dev, here.st_ino) in passed:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = above + legible(entry.name)
-            if entry.is_dir() and not _is_hidden(entry.name):
-                yield from _walk(Path(entry.path), name + "/", (*passed, (here.st_dev, here.st_ino)))
-            elif _is_image(entry.name) and entry.is_file():
-                yield Photo(name, entry.stat().st_size, entry.stat().st_mtime_ns, Path(entry.path))
+def _walk(source: Path) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """(the photos of a folder and of those in it; the names of folders that lead to a folder which is read under another name,
+    with that name). Links are followed after all that is reached without them, so each folder is read once, under its own name
+    where that lies in the source, and circles end."""
+    known: dict[tuple[int, int], str] = {}
+    photos: list[Photo] = []
+    twice: list[tuple[str, str]] = []
+    waiting: list[tuple[str, Path]] = []
+
+    def read(folder: Path, name: str, linked: bool) -> None:
+        here = folder.stat()
+        kept = known.setdefault((here.st_dev, here.st_ino), name or ".")
+        if kept != (name or "."):
+            twice.append((name, kept))
+            return
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                inside = f"{name}/{legible(entry.name)}" if name else legible(entry.name)
+                if _is(entry.is_dir) and not _is_hidden(entry.name):
+                    if entry.is_symlink():
+                        waiting.append((inside, Path(entry.path)))
+                    else:
+                        read(Path(entry.path), inside, linked)
+                elif _is_image(entry.name) and _is(entry.is_file):
+                    about = entry.stat()
+                    photos.append(
+                        Photo(inside, about.st_size, about.st_mtime_ns, Path(entry.path), linked or entry.is_symlink())
+                    )
+
+    read(source, "", False)
+    while waiting:
+        links, waiting[:] = sorted(waiting), []
+        for name, folder in links:
+            read(folder, name, True)
+    return photos, twice
+
+
+def _is(what: Callable[[], bool]) -> bool:
+    """`entry.is_dir` or `entry.is_file`; a link that leads to itself is neither."""
+    try:
+        return what()
+    except OSError:
+        return False
 
 
 def legible(name: str) -> str:

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import struct
 import zipfile
 import zlib
@@ -173,6 +174,19 @@ def folders():
         sound(away, 2)
         (folder / "class99").symlink_to(away / "class0")
 
+    def twice_outside(folder):
+        outside(folder)
+        (folder / "class98").symlink_to(folder.parent / "away" / "class0")
+
+    def crossed(folder):
+        (folder / "class0" / "other").symlink_to(folder / "class1")
+        (folder / "class1" / "other").symlink_to(folder / "class0")
+
+    def all_again(folder, make):
+        (folder / "class99").mkdir()
+        for path in sorted((folder / "class0").iterdir()):
+            make(path, folder / "class99" / path.name)
+
     def loose(folder):
         for path in folder.glob("*/*"):
             path.rename(folder / f"{path.parent.name}-{path.name}")
@@ -214,6 +228,20 @@ def folders():
     yield "class folders called like photos", of(lambda folder: (folder / "class0").rename(folder / "class0.png"))
     yield "links in circles", of(loop)
     yield "links that lead outside", of(outside)
+    yield "a class by two names", of(lambda folder: (folder / "class99").symlink_to(folder / "class0"))
+    yield "a class by two links", of(twice_outside)
+    yield "all classes in a linked folder too", of(lambda folder: (folder / "again").symlink_to(folder))
+    yield "links to each other", of(crossed)
+    for name, make in (("copies", shutil.copy), ("hard links", os.link), ("links", os.symlink)):
+        yield f"a class of {name} of another", of(lambda folder, make=make: all_again(folder, make))
+        yield (
+            f"{name} of a photo in another class",
+            of(lambda folder, make=make: make(folder / "class0" / "0.png", folder / "class1" / "9.png")),
+        )
+        yield (
+            f"{name} of a photo in its class",
+            of(lambda folder, make=make: make(folder / "class0" / "0.png", folder / "class0" / "9.png")),
+        )
     yield "links that lead nowhere", of(lambda folder: (folder / "class0" / "9.png").symlink_to("nowhere"))
     yield "a link to an endless device", of(lambda folder: (folder / "class0" / "9.png").symlink_to("/dev/zero"))
     yield "a pipe among the photos", of(lambda folder: os.mkfifo(folder / "class0" / "9.png"))
