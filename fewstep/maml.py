@@ -2,13 +2,13 @@
 
 The names follow the paper's lines. Two seams take every variant, both plain values: how one task is fitted (the *inner
 optimizer*, or the whole *adaptation step*) and the *task gradient* (how θ's gradient of one task is taken). Everything is
-written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax, `types`
-and, for its complaints, `sound`.
+written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax, `types`,
+`varying` and, for its complaints, `sound`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from fewstep.sound import require_sound
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params, Start
+from fewstep.varying import axes_of, axes_of_result, varying
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 AdaptationStep = Callable[["Learner", optax.GradientTransformation, tuple[Params, Any], Batch, Key], tuple[Params, Any]]
@@ -54,6 +55,7 @@ def task_gradient(
     learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array
 ) -> tuple[jax.Array, MetaParams]:
     """(objective, its gradient) of one task, differentiated through the whole inner loop: exact, second order."""
+    params = of_one_task(learner, params, episode, key)
     return jax.value_and_grad(learner.objective, argnums=1)(learner, params, episode, key, step)
 
 
@@ -100,14 +102,12 @@ class MetaState(NamedTuple):
 
 def adapt(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """Inner loop (lines 5–6): fits θ to one task, from its support set alone. `steps` defaults to the learner's K."""
-    start = started(learner, params, support, key)
-    return _inner_loop(learner, params.inner, start, support, key, steps, keep=lambda adapted: None)[0]
+    return _inner_loop(learner, params, support, key, steps, keep=lambda adapted: None)[1]
 
 
 def adaptation_path(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """The inner loop with every point it passes: each leaf gains a leading axis [steps + 1], from θ to θ′."""
-    start = started(learner, params, support, key)
-    path = _inner_loop(learner, params.inner, start, support, key, steps, keep=lambda adapted: adapted)[1]
+    start, _, path = _inner_loop(learner, params, support, key, steps, keep=lambda adapted: adapted)
     if path is None:
         return jax.tree.map(lambda leaf: leaf[None], start)
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
@@ -125,13 +125,33 @@ def start_and_back(
     return jax.vjp(lambda theta: started(learner, MetaParams(theta, params.inner), support, key), params.theta)
 
 
-def _inner_loop(learner, inner, start, support, key, steps, keep):
-    """(θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
+def _task_axes(learner: Learner, params: MetaParams, batches: Sequence[Batch], key: Key) -> frozenset[str]:
+    """The axes of a `jax.shard_map`'s mesh that tasks are split over: those that the loss varies over. The first batch is the
+    support set. Axes that parts of one task are split over are others: there the loss has summed what devices have."""
+
+    def losses(params: MetaParams, batches: Sequence[Batch], key: Key) -> list[jax.Array]:
+        start = started(learner, params, batches[0], key)
+        return [learner.loss(start, batch, key) for batch in batches]
+
+    return axes_of_result(losses, params, batches, key)
+
+
+def of_one_task(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> MetaParams:
+    """The same meta-parameters, as one task has them: inside a `jax.shard_map` a gradient with respect to them is that of this
+    task, and not a sum over devices, whether JAX follows how values vary (`check_vma`) or not."""
+    return varying(params, _task_axes(learner, params, episode, key))
+
+
+def _inner_loop(learner, params, support, key, steps, keep):
+    """(start, θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
+    axes = _task_axes(learner, params, (support,), key)
+    params, support = varying((params, support), axes)
+    start = started(learner, params, support, key)
     steps = learner.adaptation_steps if steps is None else steps
-    optimizer = learner.optimizer(inner)
+    optimizer = learner.optimizer(params.inner)
     if steps == 0:
-        return start, None
-    state = start, optimizer.init(start)
+        return start, start, None
+    state = varying((start, optimizer.init(start)), axes)
 
     def one_step(state, key):
         state = learner.adaptation_step(learner, optimizer, state, support, key)
@@ -143,13 +163,13 @@ def _inner_loop(learner, inner, start, support, key, steps, keep):
         # keeps the first time in memory after all.
         keep_gradient = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
         state, kept = jax.lax.scan(jax.checkpoint(one_step, policy=keep_gradient, prevent_cse=False), state, keys)
-        return state[0], kept
+        return start, state[0], kept
 
     # The first step stands before the scan: there all tasks still share θ, and under vmap the products of their
     # examples with θ are one matrix product. A scan would give every task its own copy of θ from the start.
     state, first = one_step(state, keys[0])
     state, rest = jax.lax.scan(one_step, state, keys[1:], unroll=min(max(steps - 1, 1), UNROLL))
-    return state[0], jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, rest)
+    return start, state[0], jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, rest)
 
 
 def meta_gradient(
@@ -200,7 +220,8 @@ def sum_over_tasks(
     filler, number = number >= tasks, jnp.minimum(number, tasks - 1)  # fillers repeat the last task and count nothing
     parts = jax.tree.map(lambda leaf: leaf[number].reshape(-1, chunk, *leaf.shape[1:]), (episodes, keys, weight))
     parts = (*parts[:2], jnp.where(filler.reshape(-1, chunk), 0, parts[2]))
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(one_chunk, *jax.tree.map(lambda leaf: leaf[0], parts)))
+    shapes = jax.eval_shape(one_chunk, *jax.tree.map(lambda leaf: leaf[0], parts))
+    nothing = jax.tree.map(lambda leaf: varying(jnp.zeros(leaf.shape, leaf.dtype), axes_of(leaf)), shapes)
 
     def add_chunk(total, part):
         return jax.tree.map(jnp.add, total, one_chunk(*part)), None
@@ -220,7 +241,7 @@ def task_gradients(
     """(losses [tasks], gradients [tasks, ...]) of tasks side by side: `vmap` stands outside the gradient."""
 
     def one_task(episode, key):
-        return learner.task_gradient(learner, params, episode, key, step)
+        return learner.task_gradient(learner, of_one_task(learner, params, episode, key), episode, key, step)
 
     return jax.vmap(one_task)(episodes, keys)
 

@@ -13,7 +13,7 @@ import fewstep
 
 ROOT = Path(fewstep.__file__).parent
 FLOORS = {
-    0: ("arrays", "cache", "cores", "errors", "hosts", "version", "types", "sound", "plain", "whole"),
+    0: ("arrays", "cache", "cores", "errors", "hosts", "version", "types", "sound", "varying", "plain", "whole"),
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem", "driving", "rl"),
     3: ("training", "problems", "check"),
@@ -92,7 +92,7 @@ def test_no_file_imports_itself_around_a_corner():
 def test_algorithm_1_imports_jax_optax_and_the_vocabulary_alone():
     allowed = {"__future__", "collections", "dataclasses", "typing", "jax", "optax"}
     names = imports_of(MODULES["fewstep.maml"])
-    ours = ("fewstep.types.", "fewstep.sound.")
+    ours = ("fewstep.types.", "fewstep.sound.", "fewstep.varying.")
     assert {name for name in names if name.split(".")[0] not in allowed and not name.startswith(ours)} == set()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, TaskGradient
+from fewstep.maml import Learner, TaskGradient, of_one_task
 from fewstep.types import Episode, Key, MetaParams
 
 NOISE = 0x65766F6C
@@ -34,6 +34,8 @@ def evolution(deviation: float, directions: int) -> TaskGradient:
     def gradient(
         learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array
     ) -> tuple[jax.Array, MetaParams]:
+        params = of_one_task(learner, params, episode, key)
+
         def value(params: MetaParams) -> jax.Array:
             # The same key on all sides, so that what the objective draws makes no difference between them.
             return learner.objective(learner, params, episode, key, step)

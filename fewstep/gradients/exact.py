@@ -74,8 +74,8 @@ def _gradient(loss):
 
     def forward(params, given, fixed):
         # Behind a barrier: JAX (0.10) mixes up what is kept where it is an argument itself, inside a scan some of whose
-        # constants are differentiated.
-        return gradient(params, given, fixed), jax.lax.optimization_barrier((params, given, fixed))
+        # constants are differentiated. Leaf by leaf: what goes through one together varies alike over the devices of a mesh.
+        return gradient(params, given, fixed), jax.tree.map(jax.lax.optimization_barrier, (params, given, fixed))
 
     def backward(kept, cotangent):
         params, given, fixed = kept

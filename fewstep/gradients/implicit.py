@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from fewstep.errors import BadInput
 from fewstep.gradients.own_rules import own_rules
-from fewstep.maml import Learner, TaskGradient, adapt, start_and_back
+from fewstep.maml import Learner, TaskGradient, adapt, of_one_task, start_and_back
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
 
 
@@ -35,6 +35,7 @@ def implicit(strength: float, iterations: int = 10, tolerance: float = 0.1) -> T
 
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         del step
+        params = of_one_task(learner, params, episode, key)
         adapt_key, query_key = jax.random.split(key)
         start, back = start_and_back(learner, params, episode.support, adapt_key)
         _require_symmetric(learner.loss, start, episode.support, adapt_key)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, adapt, start_and_back
+from fewstep.maml import Learner, adapt, of_one_task, start_and_back
 from fewstep.types import Batch, Episode, Key, MetaParams
 
 
@@ -18,6 +18,7 @@ def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, st
     function of θ (`Learner.start`), what adaptation moved is brought back to θ through that function.
     """
     del step
+    params = of_one_task(learner, params, episode, key)
     adapt_key, query_key = jax.random.split(key)
     everything = together(episode)
     start, back = start_and_back(learner, params, everything, adapt_key)

@@ -112,7 +112,7 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
         volume += 0.5 * target.shape[0] * jnp.log(growth) + counts * jnp.sum(belief.log_noise)
         return (belief, volume), None
 
-    nothing = jnp.zeros((), features.dtype)
+    nothing = jnp.zeros_like(prior.log_weight[0], features.dtype)
     (belief, volume), _ = jax.lax.scan(one_row, (prior, nothing), (features, targets, weight))
     evidence = jax.nn.logsumexp(belief.log_weight)
     return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume

@@ -55,7 +55,10 @@ def with_state(learner: Learner, params: MetaParams) -> Learner:
     def step(_: Learner, none: Any, state: tuple[tuple[Params, Any], Any], support: Batch, key: Key):
         return learner.adaptation_step(learner, optimizer, state[0], support, key), state[1]
 
-    return replace(learner, inner_optimizer=optax.identity(), start=start, adaptation_step=step)
+    def loss(pair: tuple[Params, Any], batch: Batch, key: Key) -> jax.Array:
+        return learner.loss(pair[0], batch, key)
+
+    return replace(learner, loss=loss, inner_optimizer=optax.identity(), start=start, adaptation_step=step)
 
 
 def query_step(learner: Learner, params: MetaParams, adapted: Params, query: Batch, key: Key) -> Params:
