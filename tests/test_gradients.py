@@ -11,6 +11,7 @@ import pytest
 from known import (
     KEY,
     STEP,
+    Bowl,
     assert_close,
     bowl_loss,
     bowls,
@@ -25,12 +26,12 @@ from known import (
     waves,
 )
 
-from fewstep import Episode, Examples, Learner, MetaParams, check_meta_gradient, losses, nn
+from fewstep import Episode, Examples, Learner, MetaParams, adapt, check_meta_gradient, losses, meta_gradient, nn
 from fewstep.errors import BadInput
 from fewstep.gradients import auto, clipped, exact, first_order, half_precision, implicit, reptile, stored, truncated
-from fewstep.gradients.implicit import remainder
+from fewstep.gradients.implicit import remainder, solved
 from fewstep.maml import sum_over_tasks
-from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd, multi_step_loss, proximal
+from fewstep.variants import bootstrapped, curvature, log_rates, meta_curvature, meta_sgd, moves, multi_step_loss, proximal
 
 OPTIMIZERS = {
     "sgd": (optax.sgd(0.1), lambda theta: ()),
@@ -119,7 +120,7 @@ def test_reptile_with_one_step_is_the_gradient_of_joint_training(float64):
     assert_close(jax.tree.map(lambda leaf: leaf / rate, found.theta), jax.grad(joint)(theta))
 
 
-@pytest.mark.parametrize("way", [reptile, implicit(2.0, iterations=20)], ids=["reptile", "implicit"])
+@pytest.mark.parametrize("way", [reptile, implicit(2.0, accuracy=1e-12)], ids=["reptile", "implicit"])
 def test_what_adaptation_moves_is_brought_back_through_the_start_of_a_task(way, float64):
     """With a linear start B θ the gradient is Bᵀ times that of a θ that is B θ itself."""
     matrix, theta, episode = jnp.array([[1.0, 2.0], [0.0, -1.0], [0.5, 3.0]]), jnp.array([0.3, -1.2]), one(bowls(1), 0)
@@ -146,7 +147,7 @@ def test_reptile_says_where_support_and_query_cannot_be_joined():
 def test_implicit_gradient_is_that_of_the_proximal_problem_on_quadratic_tasks(float64):
     """φ* = (A + λ)⁻¹ (A c + λ θ) for ½ (φ − c)ᵀ A (φ − c), so that dφ*/dθ = λ (A + λ)⁻¹."""
     strength, theta, episode = 2.0, jnp.array([0.3, -1.2, 0.7]), one(bowls(1), 0)
-    learner = Learner(bowl_loss, proximal(optax.sgd(0.2), strength), 400, task_gradient=implicit(strength, iterations=20))
+    learner = Learner(bowl_loss, proximal(optax.sgd(0.2), strength), 400, task_gradient=implicit(strength, accuracy=1e-12))
     _, found = jax.jit(lambda params: learner.task_gradient(learner, params, episode, KEY, STEP))(plain(theta))
     matrix = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.support, KEY))(theta))
     query = np.asarray(jax.hessian(lambda x: bowl_loss(x, episode.query, KEY))(theta))
@@ -162,6 +163,78 @@ def test_implicit_warns_where_adaptation_has_not_come_to_the_minimum(float64):
     with pytest.warns(UserWarning, match="implicit: adaptation ends"):
         jax.block_until_ready(learner.task_gradient(learner, plain(jnp.ones(3)), one(bowls(1), 0), KEY, STEP))
         jax.effects_barrier()
+
+
+def test_implicit_names_the_parameters_that_adaptation_leaves_alone(float64):
+    frozen = optax.partition({"a": optax.sgd(0.3), "b": optax.set_to_zero()}, {"a": "a", "b": "b"})
+    loss = lambda theta, bowl, key: bowl_loss(jnp.concatenate([theta["a"], theta["b"]]), bowl, key)  # noqa: E731
+    learner = Learner(loss, proximal(frozen, 1.0), 30, task_gradient=implicit(1.0))
+    with pytest.warns(UserWarning, match=r"leaves parameters where they start \(\['b'\]\).*gradients.exact"):
+        jax.block_until_ready(
+            learner.task_gradient(learner, plain({"a": jnp.ones(2), "b": jnp.ones(1)}), one(bowls(1), 0), KEY, STEP)
+        )
+        jax.effects_barrier()
+
+
+SIZE = 40
+
+
+def system_of(condition, dtype):
+    """An episode of a quadratic loss whose I + H has eigenvalues from 1 to `condition`, evenly spread by their logarithm."""
+    rng = np.random.default_rng(0)
+    turn = np.linalg.qr(rng.normal(size=(SIZE, SIZE)))[0]
+    matrix = turn @ np.diag(np.logspace(0, np.log10(condition), SIZE) - 1) @ turn.T
+    support, query = (Bowl(jnp.asarray(matrix, dtype), jnp.asarray(rng.normal(size=SIZE), dtype)) for _ in range(2))
+    return Episode(support, query._replace(matrix=jnp.eye(SIZE, dtype=dtype)))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float64, 2e-3), (jnp.float32, 1e-2)])
+def test_the_implicit_system_is_solved_whatever_its_condition_and_too_few_iterations_are_said(float64, dtype, error):
+    learner, theta = Learner(bowl_loss, proximal(optax.sgd(1e-4), 1.0), 1), jnp.linspace(-1, 1, SIZE, dtype=dtype)
+    adapted = jax.jit(lambda episode: adapt(learner, plain(theta), episode.support, KEY))
+
+    def by(**given):
+        way = implicit(1.0, tolerance=2.0, **given)
+        return jax.jit(lambda episode: way(learner, plain(theta), episode, KEY, STEP)[1].theta)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = by()
+        for condition in (1.0, 1e2, 1e4):
+            episode = system_of(condition, dtype)
+            matrix = np.eye(SIZE) + np.asarray(episode.support.matrix, np.float64)
+            expected = np.linalg.solve(matrix, np.asarray(adapted(episode) - episode.query.center, np.float64))
+            away = np.linalg.norm(np.asarray(found(episode), np.float64) - expected) / np.linalg.norm(expected)
+            jax.effects_barrier()
+            assert away <= error, condition
+    with pytest.warns(UserWarning, match=r"relative residual of up to 1.*iterations=…\) more"):
+        jax.block_until_ready(by(iterations=10)(system_of(1e4, dtype)))
+        jax.effects_barrier()
+
+
+def test_the_implicit_solver_returns_when_nothing_is_to_be_done_and_when_the_system_is_not_convex():
+    found, error = solved(lambda v: v, jnp.zeros(3), 1e-3, 10)
+    assert_close((found, error), (jnp.zeros(3), jnp.zeros(())))
+    found, error = solved(lambda v: -v, jnp.ones(3), 1e-3, 10)  # as steep as it is at the start, and said to be wrong
+    assert_close(found, jnp.ones(3))
+    assert float(error) == 2.0
+    tiny = 1e-25 * jnp.arange(1.0, 4.0)  # its square is 0 in float32
+    assert_close(solved(lambda v: 2 * v, tiny, 1e-3, 10)[0], tiny / 2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("way", [reptile, implicit(1.0)], ids=["reptile", "implicit"])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"objective": multi_step_loss(10)}, "objective is the query loss.*multi_step_loss.*gradients.exact"),
+        ({"objective": bootstrapped(1)}, "objective is the query loss.*bootstrapped.*gradients.exact"),
+        ({"adaptation_step": moves(["1"])}, "moves all parameters.*gradients.exact"),
+    ],
+)
+def test_ways_that_look_at_the_end_of_adaptation_alone_refuse_what_they_would_ignore(way, change, named):
+    learner = replace(Learner(mlp_loss, proximal(optax.sgd(0.1), 1.0), 2, task_gradient=way), **change)
+    with pytest.raises(BadInput, match=named):
+        jax.eval_shape(lambda: meta_gradient(learner, plain(mlp_params()), waves(2), keys(2), STEP))
 
 
 @pytest.mark.parametrize("at_once", slow_but([1, 2, 3, 4, 7], 1, 3, 7))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fewstep.errors import BadInput
+from fewstep.gradients.implicit import require_plain_objective
 from fewstep.maml import Learner, adapt, of_one_task, start_and_back
 from fewstep.types import Batch, Episode, Key, MetaParams
 
@@ -15,9 +17,18 @@ def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, st
 
     Nothing is differentiated but the loss in each adaptation step, and what the inner optimizer would learn is left as it is.
     With one step of gradient descent at rate α, θ − θ′ = α ∇L(θ): the gradient of joint training. Where a task starts from a
-    function of θ (`Learner.start`), what adaptation moved is brought back to θ through that function.
+    function of θ (`Learner.start`), what adaptation moved is brought back to θ through that function. Raises `BadInput` for a
+    learner with another objective than the query loss, or whose adaptation moves some parameters alone (`variants.moves`): the
+    others would never be learned.
     """
     del step
+    require_plain_objective(learner, "reptile")
+    if getattr(learner.adaptation_step, "partial", False):
+        raise BadInput(
+            "gradients.reptile: expected a Learner whose adaptation moves all parameters, got an adaptation_step that moves "
+            "some alone. θ − θ′ is 0 for the others, so they would never be learned. Use gradients.exact, or remove "
+            "adaptation_step."
+        )
     params = of_one_task(learner, params, episode, key)
     adapt_key, query_key = jax.random.split(key)
     everything = together(episode)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ class PartialStep:
     """What `moves` returns: a value, so that two learners that move the same leaves are one program."""
 
     choose: Callable[[Params], Any] | tuple[str, ...]
+    partial: ClassVar[bool] = True
+    """says so to gradients that need all parameters to move"""
 
     def __call__(
         self, learner: Learner, optimizer: optax.GradientTransformation, state: tuple[Params, Any], support: Batch, key: Key
