@@ -13,7 +13,22 @@ import fewstep
 
 ROOT = Path(fewstep.__file__).parent
 FLOORS = {
-    0: ("arrays", "cache", "cores", "errors", "hosts", "version", "types", "sound", "varying", "plain", "whole"),
+    0: (
+        "arrays",
+        "cache",
+        "cores",
+        "errors",
+        "half",
+        "hosts",
+        "jaxpr",
+        "parts",
+        "plain",
+        "sound",
+        "types",
+        "varying",
+        "version",
+        "whole",
+    ),
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem", "driving", "rl"),
     3: ("training", "problems", "check"),

@@ -37,8 +37,8 @@ from known import (
 
 from fewstep import Episode, Learner, MetaParams, init, meta_step
 from fewstep.gradients import annealed, clipped, exact, first_order, stored, truncated
+from fewstep.jaxpr import programs_in
 from fewstep.maml import task_gradients, task_loss
-from fewstep.nn.rewriting import programs_in
 from fewstep.runs.run import Run
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints

@@ -33,8 +33,8 @@ def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, acc
     as it is. Where a task starts from a function of θ (`Learner.start`), the gradient goes back to θ through it.
 
     Raises `BadInput` for a learner with another objective than the query loss, or with an adaptation step of its own, such as
-    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `BadInput` for a loss
-    with derivative rules of its own too (see own_rules.py), of which H may not be symmetric, or which has no forward derivative.
+    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `BadInput` too for a
+    loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
     """
     if strength <= 0:
         raise ValueError(f"expected a positive strength of the proximal term, got {strength}")

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 
+from fewstep.jaxpr import programs_in
+
 Rules = Mapping[str, Callable[..., jax.Array]]
 """name of a primitive -> a function of its arguments, and of its parameters by name, to be used in its place"""
 CALLS = ("jit", "pjit", "closed_call", "core_call")
@@ -54,12 +56,6 @@ def _holds(jaxpr: Jaxpr, rules: Rules) -> bool:
 def _inside(eqn: Any, rules: Rules) -> bool:
     """Whether a program inside this line holds such a primitive."""
     return any(_holds(part, rules) for part in programs_in(eqn))
-
-
-def programs_in(eqn: Any) -> list[Jaxpr]:
-    """The programs inside a line: the body of a loop, the branches of a choice, what a call calls."""
-    parts = [part for value in eqn.params.values() for part in (value if isinstance(value, tuple | list) else [value])]
-    return [part.jaxpr if isinstance(part, ClosedJaxpr) else part for part in parts if isinstance(part, ClosedJaxpr | Jaxpr)]
 
 
 def _evaluate(closed: ClosedJaxpr, arguments: Any, rules: Rules, differentiated: bool) -> list[Any]:

@@ -21,8 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from fewstep.cache import cache_directory, keep
 from fewstep.hosts import text_from_first
+from fewstep.jaxpr import programs_in
 from fewstep.nn.convolutions import Choice, Lowering, convolution, signature
-from fewstep.nn.rewriting import programs_in
 from fewstep.training.operations import operations_of_line
 
 LOWERINGS: tuple[Lowering, ...] = ("direct", "matrix", "places")

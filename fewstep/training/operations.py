@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from fewstep.nn.rewriting import programs_in
+from fewstep.jaxpr import programs_in
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
