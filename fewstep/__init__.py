@@ -10,10 +10,15 @@ from fewstep.maml import MetaState as MetaState
 from fewstep.maml import adapt as adapt
 from fewstep.maml import adaptation_path as adaptation_path
 from fewstep.maml import adaptation_step as adaptation_step
+from fewstep.maml import finite_meta_gradient as finite_meta_gradient
+from fewstep.maml import finite_tasks as finite_tasks
 from fewstep.maml import init as init
 from fewstep.maml import meta_gradient as meta_gradient
 from fewstep.maml import meta_step as meta_step
+from fewstep.maml import task_gradients as task_gradients
 from fewstep.maml import task_loss as task_loss
+from fewstep.parts import combine as combine
+from fewstep.parts import partition as partition
 from fewstep.types import Episode as Episode
 from fewstep.types import Examples as Examples
 from fewstep.types import MetaParams as MetaParams

@@ -14,8 +14,11 @@ from jax.flatten_util import ravel_pytree
 from fewstep.errors import BadInput
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.own_rules import own_rules
+from fewstep.jaxpr import randomness
 from fewstep.maml import Learner, TaskGradient, adapt, started
 from fewstep.nn.rewriting import holds
+from fewstep.parts import is_array
+from fewstep.sound import require_episode, require_sound
 from fewstep.types import Batch, Episode, Key, MetaParams, Params
 
 DIRECTIONS = 8
@@ -41,6 +44,10 @@ class MetaGradientCheck:
     """between the exact and the first-order meta-gradient, in float64"""
     largest: dict[str, float]
     """path of a leaf -> largest entry of its meta-gradient"""
+    draws: bool = False
+    """whether the loss draws random numbers, such as masks of dropout"""
+    looks_at_key: bool = True
+    """whether the loss looks at its key; where it draws without it, all tasks and steps share one draw"""
     remarks: tuple[str, ...] = ()
     """what is known of the reasons: a way that is wrong, a loss whose gradient is not its derivative"""
 
@@ -55,8 +62,15 @@ class MetaGradientCheck:
             mark = "" if error <= TOLERANCE else "   <- wrong"
             lines.append(f"{path:<{width}}  {self.largest[path]:13.3g}  {error:.1e}{mark}")
         lines.append(f"all together, {len(self.random_errors)} random directions: at most {max(self.random_errors):.1e}")
-        lines.append(f"float32 against float64: {self.float32_error:.1e} of the norm")
+        drawn = ", with the same random numbers in both" if self.draws else ""
+        lines.append(f"float32 against float64: {self.float32_error:.1e} of the norm{drawn}")
         lines.append(f"cosine between exact and first-order meta-gradient: {self.cosine_to_first_order:.4f}")
+        if self.draws and not self.looks_at_key:
+            lines.append(
+                "The loss draws random numbers without looking at its key: all tasks, steps and meta-steps share one draw."
+            )
+        elif not self.looks_at_key:
+            lines.append("The loss does not look at its key: it is the same for every key.")
         passed = "The meta-gradient is right" if self.passed else "The meta-gradient is NOT the derivative of the objective"
         lines.append(f"{passed} (errors up to {TOLERANCE:g} are those of finite differences).")
         return "\n".join((*lines, *self.remarks))
@@ -70,9 +84,17 @@ def check_meta_gradient(
     Along a random direction d of each leaf, and of all of them: |(J(θ + ε d) − J(θ − ε d)) / 2 ε − ∇J·d|. Keys are the same in
     all evaluations. A leaf's error is large where a loss has a kink nearby too (ReLU, max-pooling): `random_errors` then tell.
     If the meta-gradient is wrong, the two exact ways are compared, and the gradient of the loss with its finite differences.
-    Raises `BadInput` where the objective is not finite.
+    JAX draws other random numbers in float64 than in float32. Where a loss draws any, the comparison with float32 is made with
+    parameters of that type and the draws of float64. Raises `BadInput` where the objective is not finite, and where learner,
+    parameters and episode do not fit together.
     """
-    single = ravel_pytree(jax.jit(lambda params: exact(learner, params, episode, key, jnp.asarray(step))[1])(params))[0]
+    require_episode(episode, key)
+    require_sound(learner, params, *jax.tree.map(_as_batch, (episode, key)))
+    start = jax.eval_shape(lambda params: started(learner, params, episode.support, key), params)
+    draws, looks_at_key = randomness(learner.loss, start, episode.support, key)
+    with jax.enable_x64(draws or jnp.result_type(float) == jnp.float64):
+        single = jax.jit(lambda params: exact(learner, params, episode, key, jnp.asarray(step))[1])(params)
+        single = np.asarray(ravel_pytree(single)[0], np.float64)
     with jax.enable_x64(True):
         wide_params, wide_episode = jax.tree.map(_wide, (params, episode))
         flat, restore = ravel_pytree(wide_params)
@@ -96,9 +118,11 @@ def check_meta_gradient(
         found = MetaGradientCheck(
             errors,
             tuple(error_along(direction, objective, flat, gradient) for direction in mixed),
-            float(np.linalg.norm(np.asarray(single, np.float64) - gradient) / max(norm, 1e-30)),
+            float(np.linalg.norm(single - gradient) / max(norm, 1e-30)),
             float(gradient @ rough / max(norm * float(np.linalg.norm(rough)), 1e-30)),
             {path: float(np.abs(gradient[place]).max(initial=0)) for path, place in zip(paths, places, strict=True)},
+            draws,
+            looks_at_key,
         )
         remarks = remarks_on_loss(learner, wide_params, wide_episode, key, found.passed)
         if not found.passed:
@@ -160,6 +184,11 @@ def slope_error(learner: Learner, point: Params, batch: Batch, key: Key) -> floa
 def somewhere_near(gradient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random direction, but not across the gradient, where two numbers near zero would be compared."""
     return gradient + rng.normal(size=gradient.size) * np.sqrt(np.mean(np.square(gradient)))
+
+
+def _as_batch(leaf: Any) -> Any:
+    """The leaf of one task as that of a meta-batch of one."""
+    return leaf[None] if is_array(leaf) else jnp.asarray(leaf)[None] if isinstance(leaf, int | float) else leaf
 
 
 def _wide(leaf: Any) -> Any:

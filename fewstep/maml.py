@@ -8,7 +8,7 @@ written for one task and mapped over tasks by `vmap` in one place, `task_gradien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,9 +17,17 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from fewstep.sound import require_sound
+from fewstep.sound import (
+    checked,
+    require_episode,
+    require_finite,
+    require_gradient,
+    require_learner,
+    require_outer_optimizer,
+    require_sound,
+)
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params, Start
-from fewstep.varying import axes_of, axes_of_result, varying
+from fewstep.varying import axes_of, of_one_task, task_axes, varying
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 AdaptationStep = Callable[["Learner", optax.GradientTransformation, tuple[Params, Any], Batch, Key], tuple[Params, Any]]
@@ -46,6 +54,7 @@ def adaptation_step(
 def task_loss(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
     """L(θ′, query) of one task, after adapting to its support set alone (line 8, inside the sum)."""
     del step  # the meta-step: only objectives that change during training look at it
+    require_episode(episode, key)
     adapt_key, query_key = jax.random.split(key)
     adapted = adapt(learner, params, episode.support, adapt_key)
     return learner.loss(adapted, episode.query, query_key)
@@ -84,6 +93,9 @@ class Learner:
     tasks_at_once: int | None = None
     """so many tasks of a meta-batch are mapped together, one such chunk after the other; None for all"""
 
+    def __post_init__(self) -> None:
+        require_learner(self.loss, self.inner_optimizer, self.adaptation_steps, self.tasks_at_once)
+
     def optimizer(self, inner: Any) -> optax.GradientTransformation:
         """The inner optimizer, with its learned part put in."""
         if isinstance(self.inner_optimizer, optax.GradientTransformation):
@@ -101,13 +113,17 @@ class MetaState(NamedTuple):
 
 
 def adapt(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
-    """Inner loop (lines 5–6): fits θ to one task, from its support set alone. `steps` defaults to the learner's K."""
+    """Inner loop (lines 5–6): fits θ to one task, from its support set alone. `steps` defaults to the learner's K.
+
+    Raises `BadInput` where parameters, support set, key, loss and inner optimizer do not fit together.
+    """
     return _inner_loop(learner, params, support, key, steps, keep=lambda adapted: None)[1]
 
 
 def adaptation_path(learner: Learner, params: MetaParams, support: Batch, key: Key, steps: int | None = None) -> Params:
     """The inner loop with every point it passes: each leaf gains a leading axis [steps + 1], from θ to θ′."""
     start, _, path = _inner_loop(learner, params, support, key, steps, keep=lambda adapted: adapted)
+    start = jax.tree.map(jnp.asarray, start)  # plain numbers too
     if path is None:
         return jax.tree.map(lambda leaf: leaf[None], start)
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
@@ -125,32 +141,21 @@ def start_and_back(
     return jax.vjp(lambda theta: started(learner, MetaParams(theta, params.inner), support, key), params.theta)
 
 
-def _task_axes(learner: Learner, params: MetaParams, batches: Sequence[Batch], key: Key) -> frozenset[str]:
-    """The axes of a `jax.shard_map`'s mesh that tasks are split over: those that the loss varies over. The first batch is the
-    support set. Axes that parts of one task are split over are others: there the loss has summed what devices have."""
-
-    def losses(params: MetaParams, batches: Sequence[Batch], key: Key) -> list[jax.Array]:
-        start = started(learner, params, batches[0], key)
-        return [learner.loss(start, batch, key) for batch in batches]
-
-    return axes_of_result(losses, params, batches, key)
-
-
-def of_one_task(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> MetaParams:
-    """The same meta-parameters, as one task has them: inside a `jax.shard_map` a gradient with respect to them is that of this
-    task, and not a sum over devices, whether JAX follows how values vary (`check_vma`) or not."""
-    return varying(params, _task_axes(learner, params, episode, key))
-
-
 def _inner_loop(learner, params, support, key, steps, keep):
     """(start, θ′, what `keep` kept after each step): the scan that both views of the inner loop share."""
-    axes = _task_axes(learner, params, (support,), key)
-    params, support = varying((params, support), axes)
-    start = started(learner, params, support, key)
     steps = learner.adaptation_steps if steps is None else steps
-    optimizer = learner.optimizer(params.inner)
-    if steps == 0:
-        return start, start, None
+    with checked(learner, params, support, key, steps):
+        axes = task_axes(learner, params, (support,), key)
+        params, support = varying((params, support), axes)
+        start = started(learner, params, support, key)
+        if steps == 0:
+            return start, start, None
+        return start, *_steps_from(start, learner, params.inner, support, key, steps, keep, axes)
+
+
+def _steps_from(start, learner, inner, support, key, steps, keep, axes):
+    """(θ′, what `keep` kept after each step) of at least one adaptation step."""
+    optimizer = learner.optimizer(inner)
     state = varying((start, optimizer.init(start)), axes)
 
     def one_step(state, key):
@@ -163,13 +168,13 @@ def _inner_loop(learner, params, support, key, steps, keep):
         # keeps the first time in memory after all.
         keep_gradient = jax.checkpoint_policies.save_only_these_names(INNER_GRADIENT)
         state, kept = jax.lax.scan(jax.checkpoint(one_step, policy=keep_gradient, prevent_cse=False), state, keys)
-        return start, state[0], kept
+        return state[0], kept
 
     # The first step stands before the scan: there all tasks still share θ, and under vmap the products of their
     # examples with θ are one matrix product. A scan would give every task its own copy of θ from the start.
     state, first = one_step(state, keys[0])
     state, rest = jax.lax.scan(one_step, state, keys[1:], unroll=min(max(steps - 1, 1), UNROLL))
-    return start, state[0], jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, rest)
+    return state[0], jax.tree.map(lambda head, tail: jnp.concatenate([head[None], tail]), first, rest)
 
 
 def meta_gradient(
@@ -178,11 +183,35 @@ def meta_gradient(
     """(meta-loss, ∇θ meta-loss): means over a meta-batch (line 8). Leaves of `episodes` and `keys` lead with the task axis.
 
     The paper sums over tasks; the mean is the same up to the outer rate, and independent of the meta-batch size.
-    Raises `BadInput` where parameters, episodes, loss and inner optimizer do not fit together.
+    Raises `BadInput` where parameters, episodes, loss and inner optimizer do not fit together, and `RunFailed`, which names the
+    tasks, where the loss or the gradient of some is not finite. A compiled program cannot raise: there one such task makes
+    the means NaN or infinite. `finite_meta_gradient` leaves such tasks out and says which they are.
     """
-    require_sound(learner.loss, learner.optimizer(params.inner), params, episodes, keys)
-    loss, gradient, tasks = sum_over_tasks(learner, params, episodes, keys, step, jnp.ones(keys.shape[0]))
-    return jax.tree.map(lambda leaf: leaf / tasks.astype(leaf.dtype), (loss, gradient))
+    require_sound(learner, params, episodes, keys)
+    loss, gradient, _ = _mean_over_tasks(learner, params, episodes, keys, step, drop=False)
+    finite = lambda: _mean_over_tasks(learner, params, episodes, keys, step, drop=True)[2]  # noqa: E731
+    require_finite((loss, gradient), finite, params, episodes)
+    return loss, gradient
+
+
+def finite_meta_gradient(
+    learner: Learner, params: MetaParams, episodes: Episode, keys: Key, step: jax.Array
+) -> tuple[jax.Array, MetaParams, jax.Array]:
+    """(meta-loss, ∇θ meta-loss, finite): as `meta_gradient`, over the tasks alone whose loss and gradient are finite.
+
+    `finite` [tasks], bool, says which tasks of the meta-batch those are: `jnp.sum(~finite)` were left out. Where none is
+    finite, the meta-loss is NaN and the gradient 0, a sum over nothing. Works inside `jax.jit`.
+    """
+    require_sound(learner, params, episodes, keys)
+    return _mean_over_tasks(learner, params, episodes, keys, step, drop=True)
+
+
+def _mean_over_tasks(learner, params, episodes, keys, step, drop):
+    """(mean loss, mean gradient in the types of the parameters, [tasks] which count)."""
+    loss, gradient, weight = sum_over_tasks(learner, params, episodes, keys, step, jnp.ones(keys.shape[0]), drop)
+    tasks = jnp.sum(weight)
+    mean = lambda total, like: (total / jnp.maximum(tasks, 1).astype(total.dtype)).astype(jnp.result_type(like))  # noqa: E731
+    return loss / tasks.astype(loss.dtype), jax.tree.map(mean, gradient, params), weight > 0
 
 
 def sum_over_tasks(
@@ -194,10 +223,11 @@ def sum_over_tasks(
     weight: jax.Array,
     drop: bool = False,
 ) -> tuple[jax.Array, MetaParams, jax.Array]:
-    """(Σ loss, Σ gradient, Σ weight) over a meta-batch, each task times its `weight` [tasks], which may be 0.
+    """(Σ loss, Σ gradient, weight [tasks]) over a meta-batch, each task times its `weight` [tasks], which may be 0.
 
-    With `drop`, a task whose loss or gradient is not finite has weight 0. Chunks of `tasks_at_once` follow one another and are
-    added up, so that a meta-batch need not fit in memory as a whole.
+    With `drop`, a task whose loss or gradient is not finite has weight 0, in the result too. Chunks of `tasks_at_once` follow
+    one another and are added up, so that a meta-batch need not fit in memory as a whole. Sums of half-precision numbers are
+    in float32: a sum of many tasks may be beyond the range of float16 where their mean is not.
     """
     tasks = keys.shape[0]
     chunk = min(learner.tasks_at_once or tasks, tasks)
@@ -208,10 +238,11 @@ def sum_over_tasks(
             weight = jnp.where(finite_tasks(measured), weight, 0)
 
         def weighted(leaf):
+            leaf = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
             by_task = weight.astype(leaf.dtype).reshape((-1,) + (1,) * (leaf.ndim - 1))
             return jnp.sum(jnp.where(by_task == 0, 0, by_task * leaf), axis=0)
 
-        return *jax.tree.map(weighted, measured), jnp.sum(weight)
+        return *jax.tree.map(weighted, measured), weight
 
     if chunk == tasks:
         return one_chunk(episodes, keys, weight)
@@ -220,13 +251,15 @@ def sum_over_tasks(
     filler, number = number >= tasks, jnp.minimum(number, tasks - 1)  # fillers repeat the last task and count nothing
     parts = jax.tree.map(lambda leaf: leaf[number].reshape(-1, chunk, *leaf.shape[1:]), (episodes, keys, weight))
     parts = (*parts[:2], jnp.where(filler.reshape(-1, chunk), 0, parts[2]))
-    shapes = jax.eval_shape(one_chunk, *jax.tree.map(lambda leaf: leaf[0], parts))
+    shapes = jax.eval_shape(one_chunk, *jax.tree.map(lambda leaf: leaf[0], parts))[:2]
     nothing = jax.tree.map(lambda leaf: varying(jnp.zeros(leaf.shape, leaf.dtype), axes_of(leaf)), shapes)
 
     def add_chunk(total, part):
-        return jax.tree.map(jnp.add, total, one_chunk(*part)), None
+        *found, weight = one_chunk(*part)
+        return jax.tree.map(jnp.add, total, tuple(found)), weight
 
-    return jax.lax.scan(add_chunk, nothing, parts)[0]
+    (loss, gradient), weight = jax.lax.scan(add_chunk, nothing, parts)
+    return loss, gradient, weight.reshape(-1)[:tasks]
 
 
 def finite_tasks(measured: tuple[jax.Array, MetaParams]) -> jax.Array:
@@ -247,12 +280,20 @@ def task_gradients(
 
 
 def meta_step(outer_optimizer: optax.GradientTransformation, state: MetaState, gradient: MetaParams) -> MetaState:
-    """θ ← θ − β ∇θ meta-loss (line 8): one step of the outer optimizer."""
+    """θ ← θ − β ∇θ meta-loss (line 8): one step of the outer optimizer.
+
+    Raises `BadInput` for a gradient that is not like the parameters.
+    """
+    require_gradient(outer_optimizer, state, gradient)
     updates, opt_state = outer_optimizer.update(gradient, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     return MetaState(params, opt_state, state.step + 1)
 
 
 def init(outer_optimizer: optax.GradientTransformation, params: MetaParams) -> MetaState:
-    """The state before the first meta-step (line 1)."""
+    """The state before the first meta-step (line 1).
+
+    Raises `BadInput` for parameters that cannot be learned, and for float16 where the outer optimizer needs more precision.
+    """
+    require_outer_optimizer(outer_optimizer, params)
     return MetaState(params, outer_optimizer.init(params), jnp.zeros((), jnp.int32))

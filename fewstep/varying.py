@@ -7,7 +7,7 @@ wrong for the inner loop: each task adapts its own copy of θ, to its own data a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,11 +18,26 @@ def axes_of(tree: Any) -> frozenset[str]:
     return frozenset().union(*map(_axes, jax.tree.leaves(tree)))
 
 
-def axes_of_result(function: Callable[..., Any], *arguments: Any) -> frozenset[str]:
-    """The mesh axes that the result of `function(*arguments)` varies over. Traces it inside `jax.shard_map` alone."""
+def task_axes(learner: Any, params: Any, batches: Sequence[Any], key: Any) -> frozenset[str]:
+    """The axes of a `jax.shard_map`'s mesh that tasks are split over: those that the learner's loss varies over. Axes that
+    parts of one task are split over are others: there the loss has summed what devices have.
+
+    The first batch is the support set. Traces the loss inside `jax.shard_map` alone.
+    """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return frozenset()
-    return axes_of(jax.eval_shape(function, *arguments))
+
+    def losses(params: Any, batches: Sequence[Any], key: Any) -> list[jax.Array]:
+        start = params.theta if learner.start is None else learner.start(params.theta, batches[0], key)
+        return [learner.loss(start, batch, key) for batch in batches]
+
+    return axes_of(jax.eval_shape(losses, params, batches, key))
+
+
+def of_one_task(learner: Any, params: Any, episode: Sequence[Any], key: Any) -> Any:
+    """The same meta-parameters, as one task has them: inside a `jax.shard_map` a gradient with respect to them is that of this
+    task, and not a sum over devices, whether JAX follows how values vary (`check_vma`) or not."""
+    return varying(params, task_axes(learner, params, episode, key))
 
 
 def varying(tree: Any, axes: frozenset[str]) -> Any:

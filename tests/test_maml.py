@@ -32,7 +32,18 @@ from known import (
     waves,
 )
 
-from fewstep import Learner, MetaParams, MetaState, init, meta_gradient, meta_step, task_loss
+from fewstep import (
+    Episode,
+    Learner,
+    MetaParams,
+    MetaState,
+    RunFailed,
+    finite_meta_gradient,
+    init,
+    meta_gradient,
+    meta_step,
+    task_loss,
+)
 from fewstep.gradients import first_order
 from fewstep.variants import curvature, log_rates, meta_curvature, meta_sgd
 
@@ -224,3 +235,45 @@ def test_the_adaptation_steps_of_a_call_overrule_those_of_the_learner(float64):
     learner, episode = Learner(bowl_loss, optax.sgd(0.1), 2), one(bowls(1), 0)
     adapted = fast_adapt(learner, plain(start()), episode.support, KEY, 7)
     assert_close(adapted, bowl_closed_form(start(), episode, 0.1, 7)[0])
+
+
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_the_finite_meta_gradient_is_that_of_the_other_tasks_and_says_which_were_left_out(at_once):
+    params, episodes, others = plain(start()), bowls(5), jnp.array([0, 2, 4])
+    learner = Learner(bowl_loss, optax.sgd(0.1), 2, tasks_at_once=at_once)
+    center = episodes.support.center.at[1, 0].set(jnp.nan).at[3].set(1e30)  # the square of the latter is infinite
+    wild = episodes._replace(support=episodes.support._replace(center=center))
+    loss, gradient, finite = jax.jit(lambda: finite_meta_gradient(learner, params, wild, keys(5), STEP))()
+    assert finite.tolist() == [True, False, True, False, True]
+    expected = fast_meta_gradient(learner, params, one(episodes, others), keys(5)[others], STEP)
+    assert_close((loss, gradient), expected, rtol=1e-4, atol=1e-6)
+    assert np.isnan(fast_meta_gradient(learner, params, wild, keys(5), STEP)[0])
+
+
+def test_where_no_task_is_finite_the_meta_loss_is_nan_and_the_gradient_moves_nothing():
+    episodes = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), bowls(3))
+    learner = Learner(bowl_loss, optax.sgd(0.1), 1)
+    loss, gradient, finite = jax.jit(lambda: finite_meta_gradient(learner, plain(start()), episodes, keys(3), STEP))()
+    assert np.isnan(loss) and not finite.any()
+    assert not np.any(gradient.theta)
+
+
+def test_outside_a_compiled_program_tasks_that_are_not_finite_are_named_by_number_with_what_is_wrong_in_them():
+    learner, episodes = Learner(lambda theta, bowl, key: bowl_loss(theta["a"], bowl, key), optax.sgd(0.1), 0), bowls(5)
+    center = episodes.query.center.at[1, 0].set(jnp.nan).at[3, 2].set(jnp.inf)
+    wild = episodes._replace(query=episodes.query._replace(center=center))
+    with pytest.raises(
+        RunFailed, match=r"2 of 5 tasks is not finite: task 1, 3, .*Not finite: episodes\.query\.center of task 1\."
+    ):
+        meta_gradient(learner, plain({"a": start()}), wild, keys(5), STEP)
+    with pytest.raises(RunFailed, match=r"5 of 5 tasks.*Not finite: parameters\.theta\['a'\]"):
+        meta_gradient(learner, plain({"a": start() * jnp.nan}), episodes, keys(5), STEP)
+
+
+def test_the_mean_over_tasks_of_float16_numbers_is_finite_where_their_sum_is_not():
+    theta, query = {"w": jnp.ones(2, jnp.float16)}, jnp.full(4, 30_000.0, jnp.float16)
+    learner = Learner(lambda theta, batch, key: batch * theta["w"][0], optax.sgd(0.0), 1)
+    loss, gradient = fast_meta_gradient(learner, plain(theta), Episode(query, query), keys(4), STEP)
+    assert gradient.theta["w"].dtype == jnp.float16
+    np.testing.assert_allclose(loss, 30_000, rtol=1e-3)
+    np.testing.assert_allclose(gradient.theta["w"], [30_000, 0], rtol=1e-3)

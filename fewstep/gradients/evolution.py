@@ -10,8 +10,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, TaskGradient, of_one_task
+from fewstep.maml import Learner, TaskGradient
 from fewstep.types import Episode, Key, MetaParams
+from fewstep.varying import of_one_task
 
 NOISE = 0x65766F6C
 """folded into a task's key for the directions: far from the small numbers that an objective may split or fold the key by"""

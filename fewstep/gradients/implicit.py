@@ -19,9 +19,9 @@ from jax.flatten_util import ravel_pytree
 
 from fewstep.errors import BadInput
 from fewstep.gradients.own_rules import own_rules
-from fewstep.maml import Learner, TaskGradient, adapt, adaptation_step, of_one_task, start_and_back, task_loss
+from fewstep.maml import Learner, TaskGradient, adapt, adaptation_step, start_and_back, task_loss
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
-from fewstep.varying import axes_of, varying
+from fewstep.varying import axes_of, of_one_task, varying
 
 
 def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, accuracy: float = 1e-3) -> TaskGradient:
@@ -33,8 +33,8 @@ def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, acc
     as it is. Where a task starts from a function of θ (`Learner.start`), the gradient goes back to θ through it.
 
     Raises `BadInput` for a learner with another objective than the query loss, or with an adaptation step of its own, such as
-    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `BadInput` too for a
-    loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
+    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `BadInput` too for
+    a loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
     """
     if strength <= 0:
         raise ValueError(f"expected a positive strength of the proximal term, got {strength}")

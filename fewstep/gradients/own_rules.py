@@ -19,7 +19,7 @@ import jax
 import optax
 from jax.extend.core import Jaxpr, JaxprEqn
 
-from fewstep.nn.rewriting import programs_in
+from fewstep.jaxpr import programs_in
 
 JAX, OPTAX, FEWSTEP = Path(jax.__file__).parent / "_src", Path(optax.__file__).parent, Path(__file__).parents[1]
 OF_JAX, OF_OPTAX = ("nn", "numpy", "scipy", "third_party"), ("losses", "projections")

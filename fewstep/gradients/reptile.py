@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from fewstep.errors import BadInput
 from fewstep.gradients.implicit import require_plain_objective
-from fewstep.maml import Learner, adapt, of_one_task, start_and_back
+from fewstep.maml import Learner, adapt, start_and_back
 from fewstep.types import Batch, Episode, Key, MetaParams
+from fewstep.varying import of_one_task
 
 
 def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:

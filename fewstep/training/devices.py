@@ -128,7 +128,8 @@ def mean_gradient(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, Episode
         mine = keys.shape[0]
         place = jax.lax.axis_index(AXIS) if mesh.size > 1 else 0
         real = (place * mine + jnp.arange(mine) < tasks).astype(jnp.float32)  # fillers count nothing
-        sums = sum_over_tasks(learner, params, episodes, keys, step, real, drop)
+        loss, gradient, weight = sum_over_tasks(learner, params, episodes, keys, step, real, drop)
+        sums = loss, gradient, jnp.sum(weight)
         if mesh.size > 1:
             # One flat vector: an all-reduce costs the same for one number as for a million, so there is only one.
             flat, restore = ravel_pytree(sums)

@@ -17,9 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.types import Key, Params
+from fewstep.variants.learned import require_entries
 
 LAYERS = 3
 
@@ -49,6 +52,13 @@ def alfa(inner: dict[str, Any]) -> optax.GradientTransformation:
         if params is None:
             raise ValueError("alfa: expected the parameters beside their gradient, they decay")
         gradients, structure = jax.tree.flatten(updates)
+        require_entries("alfa", "alfa_start(theta, rate, steps)", inner, "network", "rate", "decay")
+        shape = np.shape(inner["rate"])
+        if len(shape) != 2 or shape[0] < 1 or shape[1] != len(gradients):
+            raise BadInput(
+                f"alfa: MetaParams.inner['rate']: expected [steps, {len(gradients)}], a column for each array of the "
+                f"parameters, got {list(shape)}. Make MetaParams.inner with variants.alfa_start of these parameters."
+            )
         weights = jax.tree.leaves(params)
         made = generated(inner["network"], jnp.stack([jnp.mean(leaf) for leaf in gradients + weights]))
         step = jnp.minimum(state, inner["rate"].shape[0] - 1)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fewstep.errors import BadInput
+from fewstep.sound import kind_of
 from fewstep.types import Batch, Key, Network, Params
 
 CONTEXT = "context"
@@ -39,4 +40,10 @@ def with_context(network: Network, size: int) -> Network:
 def fresh_context(theta: Params, support: Batch, key: Key) -> Params:
     """The context at 0, whatever θ says of it, as a value for `Learner.start`: its meta-gradient is 0, so it stays there."""
     del support, key
+    if not isinstance(theta, dict) or CONTEXT not in theta:
+        got = f"entries {sorted(map(str, theta))}" if isinstance(theta, dict) else kind_of(theta)
+        raise BadInput(
+            f"fresh_context: expected parameters with the entry {CONTEXT!r}, got {got}. with_context(network, size).init makes "
+            "such parameters."
+        )
     return {**theta, CONTEXT: jnp.zeros_like(theta[CONTEXT])}

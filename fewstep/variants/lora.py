@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fewstep.errors import BadInput
+from fewstep.sound import kind_of
 from fewstep.types import Key, Network, Params
 from fewstep.variants.paths import path_name
 
@@ -39,6 +40,9 @@ def with_lora(network: Network, rank: int) -> Network:
 
 def merged(params: Params) -> Params:
     """Parameters of the network itself, with the products added up: what an adapted model needs no more than."""
+
+    if not isinstance(params, dict) or set(params) != {"base", "lora"}:
+        raise BadInput(f"with_lora: expected parameters {{'base', 'lora'}} as its own init makes them, got {kind_of(params)}.")
 
     def merge(path: tuple, leaf: jax.Array) -> jax.Array:
         factors = params["lora"].get(path_name(path))

@@ -12,9 +12,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fewstep.types import Params
+from fewstep.variants.learned import require_like
 
 
 def layer_step_rates(theta: Params, rate: float, steps: int) -> Params:
@@ -34,6 +36,8 @@ def lslr(rates: Params) -> optax.GradientTransformation:
 
     def update(updates: Params, state: jax.Array, params: Params = None) -> tuple[Params, jax.Array]:
         del params
+        fits = lambda rate, leaf: np.ndim(rate) == 1 and np.size(rate) > 0  # noqa: E731
+        require_like("lslr", "layer_step_rates(theta, rate, steps)", rates, updates, fits, "log rates [steps]")
 
         def downhill(rate: jax.Array, leaf: jax.Array) -> jax.Array:
             return -jnp.exp(rate[jnp.minimum(state, rate.shape[0] - 1)]) * leaf

@@ -7,13 +7,14 @@ The matrices start at the identity, where this is Meta-SGD. Kernels of more axes
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from fewstep.types import Params
+from fewstep.variants.learned import broadcasts, require_like
 
 
 class Curvature(NamedTuple):
@@ -52,8 +53,17 @@ def meta_curvature(inner: Params) -> optax.GradientTransformation:
         # One number is a factor: an array that is wider than θ's (a head for more classes) has it too.
         return matrix[0, 0] * right if matrix.size == 1 else matrix @ right
 
+    def fits(learned: Any, gradient: jax.Array) -> bool:
+        if not (isinstance(learned, Curvature) and broadcasts(learned.rates, gradient)):
+            return False
+        columns = 1 if gradient.ndim < 2 else gradient.shape[-1]
+        rows = gradient.size // max(columns, 1)
+        pairs = [(learned.rows, rows)] + ([] if learned.columns is None else [(learned.columns, columns)])
+        return (learned.columns is None) == (gradient.ndim < 2) and all(m.size == 1 or m.shape == (n, n) for m, n in pairs)
+
     def update(updates, state, params=None):
         del params
+        require_like("meta_curvature", "curvature(theta, rate)", inner, updates, fits, "its Curvature", Curvature)
         return jax.tree.map(turn, updates, inner), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fewstep.types import Params
+from fewstep.variants.learned import broadcasts, require_like
 
 
 def log_rates(theta: Params, rate: float) -> Params:
@@ -25,6 +26,7 @@ def meta_sgd(rates: Params) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         del params
+        require_like("meta_sgd", "log_rates(theta, rate)", rates, updates, broadcasts, "log rates of the same shape")
         return jax.tree.map(lambda rate, leaf: -jnp.exp(rate) * leaf, rates, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

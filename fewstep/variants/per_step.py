@@ -12,10 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.maml import InnerOptimizer
+from fewstep.sound import kind_of
 from fewstep.types import Params
+from fewstep.variants.learned import require_entries
 from fewstep.variants.paths import chosen, path_name
 
 
@@ -50,6 +54,7 @@ def per_step(inner_optimizer: InnerOptimizer, names: Sequence[str]) -> InnerOpti
     """
 
     def optimizer(inner: dict[str, Any]) -> optax.GradientTransformation:
+        require_entries("per_step", "step_values(theta, names, steps)", inner, "inner", "after")
         is_plain = isinstance(inner_optimizer, optax.GradientTransformation)
         wrapped: Any = inner_optimizer if is_plain else inner_optimizer(inner["inner"])  # type: ignore[operator]
 
@@ -61,7 +66,12 @@ def per_step(inner_optimizer: InnerOptimizer, names: Sequence[str]) -> InnerOpti
             def move(path: tuple, among: bool, leaf: jax.Array, update: jax.Array) -> jax.Array:
                 if not among:
                     return update
-                values = inner["after"][path_name(path)]
+                values = inner["after"].get(path_name(path))
+                if values is None or np.shape(values)[1:] != np.shape(leaf) or not np.size(values):
+                    raise BadInput(
+                        f"per_step: MetaParams.inner['after'][{path_name(path)!r}]: expected values [steps, ...] for "
+                        f"parameters of shape {np.shape(leaf)}, got {kind_of(values)}. Make them with variants.step_values."
+                    )
                 return values[jnp.minimum(state.step, values.shape[0] - 1)] - leaf
 
             return jax.tree_util.tree_map_with_path(move, by_step, params, updates), Progress(opt_state, state.step + 1)

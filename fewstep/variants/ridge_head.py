@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.losses import Apply
 from fewstep.maml import AdaptationStep, Learner
+from fewstep.sound import kind_of
 from fewstep.types import Examples, Key, Params
 from fewstep.variants.bayes_head import Belief, posterior, with_constant
 
@@ -28,7 +31,9 @@ class Pull(NamedTuple):
 
 
 def pulled(log_ridge: Any) -> optax.GradientTransformation:
-    """No optimizer at all: it remembers where adaptation started, and log λ."""
+    """No optimizer at all: it remembers where adaptation started, and log λ. Raises `BadInput` for what is no single number."""
+    if np.shape(log_ridge) != ():
+        raise BadInput(f"pulled: expected MetaParams.inner as one number, log λ, got {kind_of(log_ridge)}. Try jnp.zeros(()).")
     return optax.GradientTransformation(
         lambda params: Pull(params, jnp.asarray(log_ridge)),  # type: ignore[arg-type, return-value]
         lambda updates, state, params=None: (updates, state),  # type: ignore[arg-type, return-value]
