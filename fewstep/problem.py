@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,8 @@ from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.images import Pixels
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Metric, Params
 
+MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS = 39, 20
+"""Photos of so many calibration classes are kept with a run of images, and so many of each, or a few more than the shots."""
 LowerRates = Callable[[Any, jax.Array], Any]
 """`(MetaParams.inner, factor) -> MetaParams.inner`, whose learned rates are times the factor"""
 
@@ -63,8 +66,15 @@ class ImageTasks(NamedTuple):
     pixels: Pixels
     features: Callable[[Params, jax.Array], jax.Array]
     """`features(params, images) -> [images, features]`: what the last layer sees"""
-    calibration_classes: int
-    """how many classes serve for calibration alone"""
+    calibration: np.ndarray
+    """uint8 [classes, photos, height, width, channels]: photos of the classes that serve for prediction sets alone"""
+
+
+def needed_to_calibrate(level: float) -> int:
+    """The fewest calibration units, or classes, that allow conformal prediction at a `level` between 0 and 1.
+
+    n of them allow n / (n + 1)."""
+    return math.ceil(level / (1 - level) - 1e-9)
 
 
 class Beginning(NamedTuple):

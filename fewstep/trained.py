@@ -16,6 +16,7 @@ from fewstep.problem import Problem
 from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
+from fewstep.training.image_sets import read_photos
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
@@ -53,12 +54,15 @@ class Trained:
     calibration: dict[str, Any]
     config: dict[str, Any]
     """what opens it again: problem, settings, seed and format, as in `config.json`"""
+    photos: np.ndarray | None = None
+    """of images, uint8 [classes, photos, height, width, channels]: of classes that calibrate prediction sets"""
 
     @staticmethod
     def of(run: Run, which: str = "best") -> Trained:
         """The trained model of a run directory."""
         calibration = run.calibration() if which == "best" else {"tasks": 0, "by_shots": []}
-        return Trained(run.problem(with_data=False), run.params(which), calibration, run.config)
+        problem = run.problem(with_data=False)
+        return Trained(problem, run.params(which), calibration, run.config, read_photos(run.directory, problem))
 
     @property
     def trained_steps(self) -> int:

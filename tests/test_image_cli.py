@@ -14,9 +14,9 @@ from PIL import Image
 
 import fewstep
 from fewstep import cli
-from fewstep.adapted.photos import adapt_photos
+from fewstep.adapted.photos import adapt_photos, open_photos
 from fewstep.errors import RunFailed
-from fewstep.runs import open_run
+from fewstep.runs import only_one, open_run
 from fewstep.tasks.images import class_weights
 from fewstep.trained import Trained
 from fewstep.types import Examples
@@ -162,6 +162,10 @@ def test_an_adapted_model_of_photos_is_not_updated_and_not_called_damaged(folder
 def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(folders, command, tmp_path):
     shutil.copytree(folders / "run", tmp_path / "unfinished")
     (tmp_path / "unfinished" / "calibration.json").unlink()
+    with only_one(tmp_path / "unfinished"):
+        code, _, err = command("adapt", "unfinished", "--support", folders / "new", "--out", "meanwhile")
+        assert code == 0 and "was being calibrated by another process" in err and "trained to its end" not in err
+    (tmp_path / "unfinished" / "parameters.npz").unlink()
     code, _, err = command("adapt", "unfinished", "--support", folders / "new", "--out", "early")
     assert code == 0 and "not trained to its end" in err and "fitted at" not in err and "too few" not in err
     code, _, err = command("predict", "early", "--inputs", folders / "new", "--out", "labels.csv", "--level", "0.9")
@@ -246,6 +250,50 @@ def test_a_damaged_adapted_folder_is_said(folders, command, tmp_path):
         assert code == 2 and "damaged" in err and not (tmp_path / "x.csv").exists()
 
 
-def test_prediction_sets_are_refused_where_too_few_classes_calibrate_them(folders, command, tmp_path):
+def test_prediction_sets_that_cannot_be_had_are_left_out_with_a_word(folders, command, tmp_path):
     code, _, err = command("predict", folders / "adapted", "--inputs", folders / "new", "--out", "x.csv", "--level", 0.9)
-    assert code == 2 and "too few classes" in err and not (tmp_path / "x.csv").exists()
+    assert code == 0 and "the column set is left out: at --level 0.9 they take 9 calibration classes" in err
+    assert "set" not in (tmp_path / "x.csv").read_text().splitlines()[0].split(",")
+    code, _, err = command("predict", folders / "adapted", "--inputs", folders / "new", "--out", "y.csv", "--level", 1.5)
+    assert code == 2 and "--level" in err and not (tmp_path / "y.csv").exists()
+
+
+def test_how_many_classes_prediction_sets_take_is_said_before_the_training(folders):
+    notes = open_run(folders / "run").problem().notes
+    assert any("prediction sets" in note and "it takes 4 for 80 %, 9 for 90 %" in note for note in notes)
+
+
+def test_prediction_sets_are_calibrated_at_any_number_of_classes_and_photos(folders, command, tmp_path):
+    trained = Trained.of(open_run(folders / "run"))
+    model = adapt_photos(trained, write_photos(tmp_path / "support", [50, 51, 52, 53], seed=9, photos=2))
+    own = write_photos(tmp_path / "classes", range(100, 109), seed=9)
+    kept = adapt_photos(trained, own).images.reshape(9, PHOTOS, 12, 12, 3)
+    model = replace(model, trained=replace(trained, photos=kept))
+    model = replace(model, images=model.images[1:], labels=model.labels[1:])  # 1, 2, 2 and 2 photos
+    images, files, _ = model.read(write_photos(tmp_path / "inputs", range(50, 54), seed=3, photos=5))
+    chance, _ = model.answers(images)
+    wide, narrow = model.sets(chance, 0.9), model.sets(chance, 0.5)
+    truth = model.truth(files)
+    assert np.mean([name in each for name, each in zip(truth, wide, strict=True)]) >= 0.8
+    assert all(set(few) <= set(many) for few, many in zip(narrow, wide, strict=True))
+    model.save(tmp_path / "kept")
+    assert open_photos(tmp_path / "kept").sets(chance, 0.9) == wide
+    assert "9 calibration classes, and" not in model.why_no_sets(0.9) and "take 19" in model.why_no_sets(0.95)
+    few = replace(model, trained=replace(model.trained, photos=kept[:, :2]))
+    assert "allow at most 1 support photos" in few.why_no_sets(0.8)
+    (tmp_path / "kept" / "calibration_photos.npz").write_bytes(b"PK")
+    code, _, err = command("predict", "kept", "--inputs", tmp_path / "inputs", "--out", "x.csv")
+    assert code == 2 and "damaged" in err
+
+
+def test_a_rule_that_tells_no_strangers_is_left_out_with_a_word(folders, command, tmp_path):
+    shutil.copytree(folders / "run", tmp_path / "blind")
+    calibration = json.loads((tmp_path / "blind" / "calibration.json").read_text())
+    assert calibration["none_of_these"]["tells"] and calibration["none_of_these"]["told_at_least"] >= 0.2
+    calibration["none_of_these"] |= {"tells": False, "told": 0.07, "told_at_least": 0.05}
+    (tmp_path / "blind" / "calibration.json").write_text(json.dumps(calibration))
+    code, _, err = command("adapt", "blind", "--support", folders / "new", "--out", "unsure")
+    assert code == 0 and "no photo will be told to be none of the classes: it would tell nothing" in err and "7%" in err
+    code, out, err = command("predict", "unsure", "--inputs", folders / "data", "--out", "x.csv", "--json")
+    assert code == 0 and json.loads(out)["none_of_these"] is None and "the column none_of_these is left out" in err
+    assert "none_of_these" not in (tmp_path / "x.csv").read_text().splitlines()[0]

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from fewstep.errors import BadInput
 from fewstep.maml import adapt, started
 from fewstep.nn.heads import start_of, with_head
-from fewstep.problems.image_classes import split_groups, usable
+from fewstep.problem import needed_to_calibrate
+from fewstep.problems.image_classes import calibration_photos, sets_in_words, split_groups, usable
 from fewstep.problems.image_learning import ImageLearning
 from fewstep.problems.images import Images
 from fewstep.tasks.augment import placed, read_at, varied
@@ -18,11 +20,12 @@ from fewstep.tasks.classes import all_classes
 from fewstep.tasks.family import Shots
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.images import Cut, Photos, Pixels, distinct, image_tasks
+from fewstep.tasks.images import Cut, Photos, Pixels, class_weights, distinct, image_tasks
 from fewstep.training import image_report, loop
 from fewstep.training.evaluate import compiled_validation
-from fewstep.training.image_certainty import area, reliability, set_limits, threshold
+from fewstep.training.image_certainty import area, reliability, threshold
 from fewstep.training.image_examiner import Answers, accuracy_of, similarity
+from fewstep.training.image_sets import class_scores, limits, scoring
 from fewstep.types import Episode, Examples
 
 KEY = jax.random.key(0)
@@ -242,29 +245,78 @@ def test_the_calibration_error_is_zero_where_confidence_is_the_share_of_right_an
     assert sum(each["share"] for each in calibrated["bins"]) == pytest.approx(1)
 
 
-def test_prediction_sets_hold_the_right_class_as_often_as_they_say_and_few_classes_allow_no_level():
+@pytest.mark.parametrize(("classes", "level"), [(4, 0.8), (9, 0.9), (19, 0.95), (12, 0.8), (30, 0.9)])
+def test_sets_by_one_photo_of_each_class_hold_the_right_one_exactly_as_often_as_their_ranks_say(classes, level):
+    random, draws = np.random.default_rng(classes), 20_000
+    others = random.normal(0, 3, (draws, 1))  # the other classes of the task move all scores alike
+    bound = limits((others + random.normal(size=(draws, classes)))[..., None], level)
+    inside = (others[:, 0] + random.normal(size=draws)) <= bound
+    exact = np.ceil(level * (classes + 1) - 1e-9) / (classes + 1)  # uniform ranks
+    assert exact >= level and inside.mean() == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / draws))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 5.0])
+def test_sets_by_several_photos_of_each_class_keep_their_guarantee_however_classes_differ(spread):
+    random, draws, level = np.random.default_rng(0), 20_000, 0.8
+    for classes in (4, 9, 24):
+        of_class = spread * random.normal(size=(draws, classes + 1, 1))
+        scores = of_class + random.normal(size=(draws, classes + 1, 5))
+        inside = (scores[:, 0, 0] <= limits(scores[:, 1:], level)).mean()
+        assert inside >= 1 - 2 * (1 - level) and level - 0.03 <= inside <= level + 1 / (classes + 1) + 0.03
+
+
+def test_classes_that_are_too_few_bound_nothing():
+    scores = np.random.default_rng(0).random((3, 8, 2))
+    assert np.isinf(limits(scores, 0.9)).all() and (limits(scores, 0.8) <= scores.max((1, 2))).all()
+    assert [needed_to_calibrate(level) for level in (0.8, 0.9, 0.95)] == [4, 9, 19]
+
+
+def test_a_calibration_class_stands_in_the_place_of_each_class_with_as_many_photos():
+    problem = Blobs().build(0)
+    params, random = problem.init(KEY), np.random.default_rng(0)
+    calibration = random.integers(0, 256, (3, 6, 16, 16, 1)).astype(np.uint8)
+    images, labels = random.integers(0, 256, (5, 16, 16, 1)).astype(np.uint8), np.array([0, 0, 1, 2, 2])
+    found = class_scores(scoring(problem, 2), params, images, labels, calibration, 0.7, 0.6)
+    assert found.shape == (3, 3, 4)
+    for place, counts in enumerate([2, 1, 2]):
+        for number in range(3):
+            given = images.copy()
+            given[labels == place] = calibration[number, :counts]
+            encoded = problem.format.pixels.encode(jnp.asarray(given))
+            support = Examples(encoded, jnp.eye(3)[labels], jnp.asarray(class_weights(labels, 3)))
+            adapted = adapt(problem.learner, params, support, KEY, 2)
+            asked = problem.format.pixels.encode(jnp.asarray(calibration[number, counts : counts + 4]))
+            chance = jax.nn.softmax(problem.predict(adapted, asked) / 0.7)[:, place]
+            np.testing.assert_allclose(found[place, number], 1 - chance, atol=1e-4)
+
+
+@pytest.mark.parametrize(("classes", "calibrating"), [(13, 0), (14, 4), (18, 8), (19, 9), (40, 20)])
+def test_prediction_sets_get_classes_that_meta_validation_can_spare_and_it_is_said(classes, calibrating):
+    found = ImageSet(
+        np.zeros((10 * (classes + 40), 8, 8, 1), np.uint8), np.full(classes + 40, 10), tuple(range(classes + 40)), ()
+    )
+    split = lambda found: {"train": np.arange(20), "validation": np.arange(40, 40 + classes), "test": np.arange(20, 40)}  # noqa: E731
+    parts, _ = usable(found, split, 5, 1, 5, "data", 0)
+    assert parts["calibration"].size == calibrating and parts["validation"].size == classes - calibrating
+    assert not usable(found, split, 5, 1, 5, "data", 0, sets=False)[0]["calibration"].size
+    said = sets_in_words(calibrating, classes + 40)
+    best = {0: "none", 4: "up to 80 %", 8: "up to 80 %", 9: "up to 90 %", 20: "up to 95 %"}[calibrating]
+    assert best in said and f"by {calibrating} of {classes + 40} classes; it takes 4 for 80 %, 9 for 90 %, 19 for 95 %" in said
+    assert calibration_photos(found, parts["calibration"], 1, 0).shape[:2] == (calibrating, 10 if calibrating else 0)
+
+
+@pytest.mark.parametrize(("shift", "tells"), [(0.0, False), (0.3, False), (1.5, True)])
+def test_none_of_these_is_left_out_where_strangers_are_hardly_told(shift, tells):
     random = np.random.default_rng(0)
-
-    def some(count):
-        chance = random.dirichlet([1.0, 1.0, 1.0], (count, 6))
-        truth = (random.random((count, 6, 1)) > chance.cumsum(-1)[..., :-1]).sum(-1)
-        return answers_of(np.log(chance), np.zeros((count, 6)), np.eye(3)[truth])
-
-    limits = set_limits(some(400), 1.0, distinct=100)["limits"]
-    fresh = some(2000)
-    for level in (95, 90, 80):
-        inside = 1 - np.exp(fresh.log_probabilities[:, 0]) <= limits[str(level)]
-        assert (inside & (fresh.targets > 0)).any(-1).mean() == pytest.approx(level / 100, abs=0.02)
-    assert set_limits(some(400), 1.0, distinct=30)["limits"] == {
-        "95": None,
-        "90": limits_at(90, 30),
-        "80": pytest.approx(1, abs=1),
-    }
-
-
-def limits_at(level, distinct):
-    """Whether 30 classes of 3 ways, ten disjoint tasks, allow the level: 10 / 11 is 90.9 %."""
-    return pytest.approx(1, abs=1) if level * (distinct // 3 + 1) <= 100 * (distinct // 3) else None
+    targets = np.zeros((200, 4, 2))
+    targets[:, [0, 1], [0, 1]] = 1
+    alike = random.normal(np.array([shift, shift, 0.0, 0.0]), 1.0, (200, 4))
+    answers = answers_of(np.full((200, 4, 2), np.log(0.5)), alike, targets)
+    answers = answers._replace(classes=random.integers(0, 8, (200, 4)))
+    found = threshold(answers, 0, 1.0)
+    told = ndtr(found["limit"]) if shift else 0.05  # strangers are normal, with mean 0 and deviation 1
+    assert found["told"] == pytest.approx(told, abs=0.08) and found["told_at_least"] < found["told"]
+    assert found["tells"] is tells and found["score"] == ("similarity" if shift else found["score"])
 
 
 def test_similarity_is_greatest_for_a_class_mean_itself():

@@ -15,6 +15,7 @@ from fewstep.runs import settings_of
 from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
 from fewstep.training.calibration_file import require_calibration
+from fewstep.training.image_sets import read_photos
 
 
 def open_adapted(directory: str | Path) -> Adapted:
@@ -43,4 +44,4 @@ def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
     require_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
-    return Trained(problem, params, saved["calibration"], saved["run"])
+    return Trained(problem, params, saved["calibration"], saved["run"], read_photos(directory, problem))

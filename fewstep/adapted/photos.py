@@ -10,26 +10,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.adapted.certainty import span, uncalibrated
+from fewstep.adapted.certainty import uncalibrated
 from fewstep.adapted.folder import trained_of
 from fewstep.adapted.units import FILE, PARAMETERS
 from fewstep.arrays import arrays_in, write_arrays
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.plain import read_json
-from fewstep.problem import Problem
+from fewstep.problem import Problem, needed_to_calibrate
 from fewstep.problems.image_model import features_of
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.tasks.images import class_weights
 from fewstep.trained import KEY_SEED, Trained
-from fewstep.training.image_certainty import probabilities
+from fewstep.training.image_certainty import ACCEPTED, LEAST_TOLD, probabilities
 from fewstep.training.image_examiner import similarity
+from fewstep.training.image_sets import class_scores, limits, scoring, write_photos
 from fewstep.training.mapping import one_task, shared_out
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params
@@ -103,7 +105,8 @@ class AdaptedPhotos:
         return self.trained.program(featuring)(self.params, self.support.inputs)
 
     def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos."""
+        """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos; False for all
+        where `why_no_rule` says why none can be told."""
         found = []
         for start in range(0, len(images), QUERIES_AT_ONCE):
             part = images[start : start + QUERIES_AT_ONCE]
@@ -114,33 +117,69 @@ class AdaptedPhotos:
             found.append((outputs[: len(part)], alike[: len(part)]))
         outputs, alike = (np.concatenate(each) for each in zip(*found, strict=True))
         chance = probabilities(outputs, self.trained.calibration.get("temperature", 1.0))
-        rule = self.trained.calibration.get("none_of_these")
+        rule = self.rule
         if rule is None:
             return chance, np.zeros(len(images), bool)
         return chance, (chance.max(1) if rule["score"] == "probability" else alike) < rule["limit"]
 
-    def sets(self, chance: np.ndarray, level: float) -> list[list[str]]:
-        """For each photo some classes, the right one among them with a probability of `level`, on average over tasks
-        like those of calibration. Raises `BadInput` where there were too few of these, or they were of other shots or ways."""
+    @property
+    def rule(self) -> dict[str, Any] | None:
+        """Which photos are none of the classes; None where that is not known, or tells nothing."""
+        found = self.trained.calibration.get("none_of_these")
+        return found if found and found.get("tells", True) else None
+
+    def why_no_rule(self) -> str:
+        """Why no photo is told to be none of the classes, in words; '' where there is a rule."""
+        found = self.trained.calibration.get("none_of_these")
+        if self.rule is not None:
+            return ""
+        if not self.calibrated:
+            return uncalibrated(self.trained)
+        if self.problem.settings.normalization == "batch":
+            return "predictions depend on their batch"
+        if found is None:
+            return "there were too few meta-validation classes to set its limit"
+        return (
+            f"it would tell nothing: at the limit that {ACCEPTED:.0%} of a task's own photos pass, {found['told']:.0%} of "
+            f"photos of other meta-validation classes are told, and not surely as many as {LEAST_TOLD:.0%}"
+        )
+
+    def why_no_sets(self, level: float) -> str:
+        """Why there are no prediction sets at this `level`, in words; '' where there are. Raises `BadInput` for a level that is
+        none, and where the run is not calibrated."""
         if not 0 < level < 1:
             raise BadInput(f"--level should lie between 0 and 1, got {level:g}.")
         if not self.calibrated:
             raise BadInput(f"--level {level:g}: {uncalibrated(self.trained)}.")
-        known = self.trained.calibration.get("sets", {}).get("limits", {})
-        limit = known.get(str(round(100 * level)))
-        if limit is None:
-            offered = [f"0.{name}" for name, value in known.items() if value is not None]
-            apart = "there are too few classes to calibrate on" if not offered else f"expected one of {', '.join(offered)}"
-            raise BadInput(
-                f"--level {level}: no prediction sets at this level: {apart}. Train on more classes, or leave it out."
-            )
-        if not self.as_calibrated:
-            settings = self.problem.settings
-            raise BadInput(
-                f"--level: prediction sets are calibrated for {settings.ways} classes with {settings.shot_range.most} photos "
-                f"each, got {len(self.classes)} with {span(self.shots)}. Leave --level out."
-            )
-        return [[name for name, part in zip(self.classes, row, strict=True) if 1 - part <= limit] for row in chance]
+        photos, needed = self.trained.photos, needed_to_calibrate(level)
+        if not self.problem.settings.sets:
+            return "predictions depend on their batch"
+        if photos is None:
+            return "the run keeps no photos to calibrate them; `fewstep resume RUN` does it, then adapt again"
+        if len(photos) < needed:
+            return f"they take {needed} calibration classes, and the run has {len(photos)}. Train on more classes"
+        if self.shots.max() >= photos.shape[1]:
+            most = photos.shape[1] - 1
+            return f"calibration classes allow at most {most} support photos of a class, and there are {self.shots.max()}"
+        return ""
+
+    def sets(self, chance: np.ndarray, level: float) -> list[list[str]]:
+        """For each photo, with probabilities `chance` [photos, classes], some classes, the right one among them with a
+        probability of `level` (`training/image_sets.py`). Raises `BadInput` where `why_no_sets` says why there are none."""
+        if why := self.why_no_sets(level):
+            raise BadInput(f"--level {level:g}: no prediction sets: {why}.")
+        assert self.trained.photos is not None
+        scores = class_scores(
+            self.trained.program(scoring, self.steps),
+            self.trained.params,
+            self.images,
+            self.labels,
+            self.trained.photos,
+            self.trained.calibration["temperature"],
+            level,
+        )
+        limit = limits(scores, level)
+        return [[name for name, part, most in zip(self.classes, row, limit, strict=True) if 1 - part <= most] for row in chance]
 
     def seen(self, images: np.ndarray) -> list[str | None]:
         """For each photo the support photo that it is, pixel by pixel; None where there is none."""
@@ -161,6 +200,8 @@ class AdaptedPhotos:
         directory = new_directory(directory)
         write_arrays(directory / PARAMETERS, self.trained.params)
         np.savez_compressed(directory / SUPPORT, images=self.images, labels=self.labels)
+        if self.trained.photos is not None:
+            write_photos(directory, self.trained.photos)
         content = {"kind": KIND, "steps": self.steps, "classes": list(self.classes), "files": list(self.files)}
         write_json(directory / FILE, {**content, "calibration": self.trained.calibration, "run": self.trained.config})
 

@@ -32,9 +32,7 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
             f"{trained.shot_range.shown} photos each",
             json=True,
         )
-    if model.calibrated and "none_of_these" not in model.trained.calibration:
-        batch = model.problem.settings.normalization == "batch"
-        why = "predictions depend on their batch" if batch else "there were too few meta-validation classes to set its limit"
+    if model.calibrated and (why := model.why_no_rule()):
         say(f"note: no photo will be told to be none of the classes: {why}", json=True)
     if len(set(model.shots.tolist())) > 1:
         say(f"note: classes have {span(model.shots)} photos; each class counts alike", json=True)
@@ -61,9 +59,13 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     chance, none = model.answers(images)
     guess = np.array(model.classes)[chance.argmax(1)]
     columns: dict[str, Any] = {"file": files, "prediction": guess, "probability": significant(chance.max(1))}
-    if "none_of_these" in model.trained.calibration:
+    if why := model.why_no_rule():
+        notes = (*notes, f"the column none_of_these is left out: {why}")
+    else:
         columns["none_of_these"] = none
-    if level is not None:
+    if level is not None and (why := model.why_no_sets(level)):
+        notes = (*notes, f"the column set is left out: at --level {level:g} {why}")
+    elif level is not None:
         columns["set"] = [" | ".join(names) for names in model.sets(chance, level)]
     columns |= {f"probability_{name}": significant(chance[:, number]) for number, name in enumerate(model.classes)}
     support = model.seen(images)
@@ -82,7 +84,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     write_table(pl.DataFrame(columns), out)
     picture = confusion(model.classes, truth, guess, out) if known else None
     say_notes(notes)
-    told = int(none.sum())
+    told = None if model.rule is None else int(none.sum())
     if as_json:
         score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}
         print(json.dumps({"predictions": str(out), "photos": len(files), "none_of_these": told, "notes": list(notes), **score}))

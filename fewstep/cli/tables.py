@@ -121,6 +121,8 @@ def of_images(result: dict[str, Any]) -> list[str]:
     if found := result.get("none_of_these"):
         told, lost = found["told"], 1 - found["accepted"]
         lines.append(f"none of these: {told:.0%} of strangers are told, {lost:.0%} of the classes' own images taken for such")
+        if not found.get("tells", True):
+            lines.append("  (too few: predict leaves the column none_of_these out)")
     for level, found in result.get("sets", {}).items():
         lines.append(f"sets at {level} %: {found['coverage']:.1%} hold the right class, of {found['classes']:.2f} classes each")
     return lines

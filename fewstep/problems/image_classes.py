@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 
 from fewstep.errors import BadInput
+from fewstep.problem import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, needed_to_calibrate
 from fewstep.tasks.image_set import ImageSet
 from fewstep.tasks.images import Pixels
 
 SHOWN = {"train": "meta-train", "validation": "meta-validation", "calibration": "calibration", "test": "meta-test"}
-LEAST_CALIBRATION = 4
-"""Classes for fewer disjoint tasks than this calibrate no prediction set worth having."""
+SETS_AT = (80, 90, 95)
+"""per cent: levels of prediction sets that people are told about before the training"""
 MOST_FITTED = 2_000
 """Means and deviations of colors are taken from so many meta-train images."""
 Parts = dict[str, np.ndarray]
@@ -20,10 +21,18 @@ Parts = dict[str, np.ndarray]
 
 
 def usable(
-    found: ImageSet, split: Callable[[ImageSet], Parts], ways: int, shots: int, queries: int, source: str, seed: int
+    found: ImageSet,
+    split: Callable[[ImageSet], Parts],
+    ways: int,
+    shots: int,
+    queries: int,
+    source: str,
+    seed: int,
+    sets: bool = True,
 ) -> tuple[Parts, list[str]]:
     """(which classes are for what, those with too few images left out; what was left out). The split does not depend on how
-    many images are asked for, so that a run can be evaluated at other shots on classes that it never saw.
+    many images are asked for, so that a run can be evaluated at other shots on classes that it never saw. Without `sets`, no
+    classes are kept for prediction sets.
 
     Raises `BadInput` where too few classes are left in a part.
     """
@@ -46,9 +55,11 @@ def usable(
     half = order.size // 2
     parts = {part: classes[~few[classes]] for part, classes in (parts | {"validation": order[half:]}).items()}
     apart = order[:half][~few[order[:half]]]
-    # Classes for prediction sets serve for nothing else; where validation has few, it needs them all.
-    if apart.size < LEAST_CALIBRATION * ways or parts["validation"].size < ways:
-        parts["validation"], apart = np.concatenate([parts["validation"], apart]), apart[:0]
+    # Classes for prediction sets serve for nothing else. Meta-validation keeps enough for tasks and for as many strangers;
+    # if too few are left for the lowest level, it keeps them all.
+    spare = parts["validation"].size + apart.size - 2 * ways
+    back = max(apart.size - spare, 0) if sets and spare >= needed_to_calibrate(SETS_AT[0] / 100) else apart.size
+    parts["validation"], apart = np.concatenate([parts["validation"], apart[apart.size - back :]]), apart[: apart.size - back]
     short = [classes.size for classes in parts.values() if classes.size < ways]
     if short:
         counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())
@@ -82,3 +93,23 @@ def colors(found: ImageSet, train: np.ndarray) -> Pixels:
     return Pixels(
         tuple(round(float(value), 6) for value in values.mean(0)), tuple(round(float(value), 6) for value in deviation)
     )
+
+
+def calibration_photos(found: ImageSet, classes: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """uint8 [classes, photos, height, width, channels]: some photos of calibration classes, as many of each; the same for a
+    `seed`."""
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(classes)[:MOST_CALIBRATION]
+    most = min([max(MOST_CALIBRATION_PHOTOS, shots + 5), *found.length[chosen].tolist()]) if chosen.size else 0
+    places = [found.start[number] + random.permutation(found.length[number])[:most] for number in chosen]
+    return found.images[np.array(places, int).reshape(chosen.size, most)]
+
+
+def sets_in_words(classes: int, all_classes: int) -> str:
+    """Which prediction sets so many calibration classes of `all_classes` allow: a line to read before the training."""
+    needed = {level: needed_to_calibrate(level / 100) for level in SETS_AT}
+    best = max((level for level, number in needed.items() if number <= classes), default=None)
+    allowed = f"up to {best} %" if best else "none"
+    takes = ", ".join(f"{number} for {level} %" for level, number in needed.items())
+    more = "" if best == SETS_AT[-1] else "; more classes in --data or --parts give more"
+    return f"prediction sets (predict --level): {allowed}, by {classes} of {all_classes} classes; it takes {takes}{more}"

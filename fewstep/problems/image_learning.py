@@ -12,7 +12,7 @@ import numpy as np
 from fewstep.errors import BadInput
 from fewstep.gradients.auto import device_memory
 from fewstep.problem import ImageTasks, Problem, Splits
-from fewstep.problems.image_classes import SHOWN, Parts, colors, usable
+from fewstep.problems.image_classes import SHOWN, Parts, calibration_photos, colors, sets_in_words, usable
 from fewstep.problems.image_model import JOINT_PARTS, features_of, image_problem, joint_beginning
 from fewstep.problems.image_settings import ImageSettings
 from fewstep.tasks.classes import all_classes, count_of
@@ -59,7 +59,6 @@ class ImageLearning(ImageSettings):
             family("train", 0),
             family("validation", 1),
             family("test", 2),
-            family("calibration", 3) if split["calibration"].size else None,
         )
         strangers = 0 if self.normalization == "batch" else self.ways  # in its batch they would change all predictions
         images = ImageTasks(
@@ -69,10 +68,12 @@ class ImageLearning(ImageSettings):
             {part: [found.names[number] for number in classes] for part, classes in split.items()},
             format.pixels,
             features_of(self, format.shape),
-            split["calibration"].size,
+            calibration_photos(found, split["calibration"], self.shot_range.most, seed),
         )
         counts = ", ".join(f"{split[part].size} {SHOWN[part]}" for part in SHOWN if split[part].size)
-        notes = (f"classes: {counts}; {sum(int(found.length[each].sum()) for each in split.values())} images", *notes)
+        every = sum(each.size for each in split.values())
+        sets = sets_in_words(split["calibration"].size, every) if self.sets else "prediction sets: none, with batch statistics"
+        notes = (f"classes: {counts}; {sum(int(found.length[each].sum()) for each in split.values())} images", sets, *notes)
         problem = image_problem(self, format, splits=splits, notes=notes, images=images)
         problem = replace(problem, protocol={**problem.protocol, "queries_per_class": queries_of("test")})
         if not self.joint_steps:
@@ -81,6 +82,11 @@ class ImageLearning(ImageSettings):
         part = -(-self.joint_batch // JOINT_PARTS)
         batches = all_classes(photos, train, part, format.pixels, self.rotate, self.variation)
         return replace(problem, beginning=joint_beginning(problem, batches, count_of(train, self.rotate)))
+
+    @property
+    def sets(self) -> bool:
+        """Whether there can be prediction sets: not where a prediction depends on the photos beside it."""
+        return self.normalization != "batch"
 
     def kept(self, images: np.ndarray) -> jax.Array | OnHost:
         """The images where they are to be: a processor's memory is the host's."""
@@ -92,7 +98,7 @@ class ImageLearning(ImageSettings):
         found = self.read()
         split = lambda found: self.split(found, seed)  # noqa: E731
         try:
-            parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed)
+            parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed, self.sets)
         except BadInput as error:
             raise BadInput(" ".join([str(error), *(f"Note: {note}." for note in found.notes)])) from None
         if parts["train"].size < self.train_ways:

@@ -26,6 +26,7 @@ from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.fit import Steps
+from fewstep.training.image_sets import write_photos
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
@@ -123,7 +124,9 @@ class Run:
         return error
 
     def calibrate(self, problem: Problem) -> Run:
-        """Writes `calibration.json`."""
+        """Writes `calibration.json`, and of images the photos that calibrate prediction sets."""
+        if problem.images is not None:
+            write_photos(self.directory, problem.images.calibration)
         write_json(self.directory / CALIBRATION, measure.calibration_of(problem, self.params()))
         return self
 

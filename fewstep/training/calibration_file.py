@@ -57,12 +57,9 @@ class Rule(TypedDict):
 
     score: Literal["probability", "similarity"]
     limit: float
-
-
-class Sets(TypedDict):
-    """Prediction sets, by level in per cent."""
-
-    limits: dict[str, float | None]
+    tells: NotRequired[bool]
+    told: NotRequired[float]
+    told_at_least: NotRequired[float]
 
 
 class OfImages(TypedDict, total=False):
@@ -71,7 +68,6 @@ class OfImages(TypedDict, total=False):
     chosen_steps: int
     temperature: float
     none_of_these: Rule
-    sets: Sets
     unfinished: Unfinished
 
 

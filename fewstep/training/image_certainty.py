@@ -1,5 +1,7 @@
-"""How sure answers about images are (floor 3): probabilities that can be believed, what is none of a task's classes, sets of
-classes. Used by image_report.py and by adapted models."""
+"""How sure answers about images are (floor 3): probabilities that can be believed, and what is none of a task's classes.
+
+Used by image_report.py and by adapted models.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.training.calibrate import STATED, quantiles
 from fewstep.training.image_examiner import Answers
 
 ACCEPTED = 0.95
 """part of the images of a task's own classes that are not to be taken for none of them"""
+LEAST_TOLD = 0.2
+"""The part of strangers that is told has to be at least this, by its lower 95 % bound over their classes. Then a photo that is
+called none of the classes is four times as likely a stranger as one of the task's own, at equal numbers."""
 BINS = 15
 SCORES = ("probability", "similarity")
 """by which an image is known to be none of the classes: the likeliest class's probability, or how much its features look like
@@ -19,12 +23,28 @@ those of any class"""
 
 
 def threshold(answers: Answers, place: int, temperature: float) -> dict[str, Any]:
-    """Which score tells strangers best, and below which value an image is none of the classes."""
+    """Which score tells strangers best, below which value an image is none of the classes, and whether that tells anything."""
     known, score = answers.known, scores(answers, place, temperature)
     found = {name: area(each[:, known].ravel(), each[:, ~known].ravel()) for name, each in score.items()}
     best = max(found, key=found.__getitem__)
     limit = float(np.quantile(score[best][:, known], 1 - ACCEPTED))
-    return {"score": best, "limit": limit, "accepted": ACCEPTED, "area": found}
+    told = score[best][:, ~known] < limit
+    at_least = lower_bound(told, answers.classes[:, -told.shape[1] :])
+    about = {"told": float(told.mean()), "told_at_least": at_least, "tells": at_least >= LEAST_TOLD}
+    return {"score": best, "limit": limit, "accepted": ACCEPTED, "area": found, **about}
+
+
+def lower_bound(told: np.ndarray, classes: np.ndarray) -> float:
+    """The lower 95 % confidence bound of the mean of `told` over `classes` (both [tasks, strangers]), which count alike.
+
+    One-sided, by Student's t over classes, since images of one class are told or not together. 0 for a single class."""
+    from scipy.special import stdtrit
+
+    by_class = np.array([told[classes == number].mean() for number in np.unique(classes)])
+    if by_class.size < 2:
+        return 0.0
+    half = stdtrit(by_class.size - 1, 0.95) * by_class.std(ddof=1) / np.sqrt(by_class.size)
+    return float(max(by_class.mean() - half, 0.0))
 
 
 def scores(answers: Answers, place: int, temperature: float) -> dict[str, np.ndarray]:
@@ -44,20 +64,6 @@ def area(known: np.ndarray, strange: np.ndarray) -> float:
     order = np.sort(strange)
     below = np.searchsorted(order, known, "left") + np.searchsorted(order, known, "right")
     return float(below.mean() / 2 / strange.size)
-
-
-def set_limits(answers: Answers, temperature: float, distinct: int) -> dict[str, Any]:
-    """By level in per cent, the improbability up to which classes belong to a prediction set (split conformal over tasks, Fisch
-    et al. 2021, arXiv 2102.08898): None where the tasks are too few. As many tasks count as there are disjoint ones."""
-    known = answers.known
-    chance = probabilities(answers.log_probabilities[:, 0][:, known], temperature)
-    score = 1 - (chance * answers.targets[:, known]).sum(-1)
-    ways = answers.targets.shape[-1]
-    independent = distinct // ways
-    limits = quantiles(score, np.full(score.shape, 1.0), STATED, score.shape[0])
-    allowed = [level * (independent + 1) <= 100 * independent + 1e-9 for level in STATED]
-    kept = {str(level): limit if fine else None for level, limit, fine in zip(STATED, limits, allowed, strict=True)}
-    return {"classes": distinct, "tasks": score.shape[0], "limits": kept}
 
 
 def reliability(log_probabilities: np.ndarray, targets: np.ndarray, temperature: float) -> dict[str, Any]:
@@ -86,16 +92,11 @@ def strangers_told(answers: Answers, place: int, calibration: dict[str, Any]) ->
     score = scores(answers, place, calibration["temperature"])[found["score"]]
     own, strange = score[:, answers.known], score[:, ~answers.known]
     told = {"accepted": float((own >= found["limit"]).mean()), "told": float((strange < found["limit"]).mean())}
-    return {"none_of_these": {"score": found["score"], **told, "area": area(own.ravel(), strange.ravel())}}
-
-
-def sets_kept(log_probabilities: np.ndarray, targets: np.ndarray, calibration: dict[str, Any]) -> dict[str, Any]:
-    """How often prediction sets hold the right class, and how many classes they have."""
-    limits = {level: limit for level, limit in calibration.get("sets", {}).get("limits", {}).items() if limit is not None}
-    chance = probabilities(log_probabilities, calibration["temperature"])
-    kept = {level: 1 - chance <= limit for level, limit in limits.items()}
-    found = {
-        level: {"coverage": float((inside & (targets > 0)).any(-1).mean()), "classes": float(inside.sum(-1).mean())}
-        for level, inside in kept.items()
+    return {
+        "none_of_these": {
+            "score": found["score"],
+            **told,
+            "area": area(own.ravel(), strange.ravel()),
+            "tells": found.get("tells", True),
+        }
     }
-    return {"sets": found} if found else {}

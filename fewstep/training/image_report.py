@@ -1,7 +1,7 @@
 """How few-shot classification of images is measured (floor 3): what `calibration.json` and `evaluation.json` of a run hold.
 
-Meta-validation tasks choose the number of steps, the temperature and the threshold of "none of these"; classes that serve for
-nothing else calibrate prediction sets. Accuracy has two intervals, over episodes and over classes.
+Meta-validation tasks choose the number of steps, the temperature and the threshold of "none of these"; prediction
+sets are calibrated task by task (`image_sets.py`). Accuracy has two intervals, over episodes and over classes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 
 from fewstep.problem import Problem
+from fewstep.training import image_sets
 from fewstep.training.calibrate import best_temperature
 from fewstep.training.evaluate import summarize
 from fewstep.training.fit import Steps
-from fewstep.training.image_certainty import reliability, set_limits, sets_kept, strangers_told, threshold
+from fewstep.training.image_certainty import reliability, strangers_told, threshold
 from fewstep.training.image_examiner import Examiner, accuracy_of
 from fewstep.types import MetaParams
 
 
 def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
-    """What `calibration.json` holds. Strangers among the queries of meta-validation tasks set the threshold of "none of these";
-    prediction sets are calibrated on classes that serve for nothing else, where there are any."""
+    """What `calibration.json` holds. Strangers among the queries of meta-validation tasks set the threshold of "none of
+    these"."""
     assert problem.images is not None and problem.splits is not None
-    images, calibration = problem.images, problem.splits.calibration
+    images = problem.images
     trained = problem.learner.adaptation_steps
     steps = sorted({trained, *counted(problem.evaluation_steps)})
     answers = Examiner(problem, params, steps).ask(
@@ -51,11 +52,7 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     }
     if not known.all():
         result["none_of_these"] = threshold(answers, place, temperature)
-    if calibration is not None:
-        sets = Examiner(problem, params, [steps[place]]).ask(
-            calibration, problem.validation_tasks, seed=6, what="calibration tasks"
-        )
-        result["sets"] = set_limits(sets, temperature, images.calibration_classes)
+    result["sets"] = {"classes": len(images.calibration)}
     return result
 
 
@@ -97,7 +94,8 @@ def evaluate_images(
     if "temperature" in calibration:
         outputs, targets = answers.log_probabilities[:, place][:, known], answers.targets[:, known]
         result["calibration"] = reliability(outputs, targets, calibration["temperature"])
-        result |= strangers_told(answers, place, calibration) | sets_kept(outputs, targets, calibration)
+        result |= strangers_told(answers, place, calibration)
+        result |= image_sets.measured(problem, params, chosen, calibration["temperature"])
     return result
 
 
