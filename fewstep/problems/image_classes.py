@@ -52,14 +52,13 @@ def usable(
         )
     parts = split(found)
     order = np.random.default_rng(seed).permutation(parts["validation"])
-    half = order.size // 2
-    parts = {part: classes[~few[classes]] for part, classes in (parts | {"validation": order[half:]}).items()}
-    apart = order[:half][~few[order[:half]]]
     # Classes for prediction sets serve for nothing else. Meta-validation keeps enough for tasks and for as many strangers;
-    # if too few are left for the lowest level, it keeps them all.
-    spare = parts["validation"].size + apart.size - 2 * ways
-    back = max(apart.size - spare, 0) if sets and spare >= needed_to_calibrate(SETS_AT[0] / 100) else apart.size
-    parts["validation"], apart = np.concatenate([parts["validation"], apart[apart.size - back :]]), apart[: apart.size - back]
+    # if too few are left for the lowest level, or too few of those kept have images enough, it keeps them all.
+    spare = min(order.size // 2, order.size - 2 * ways) if sets else 0
+    spare = spare if spare >= needed_to_calibrate(SETS_AT[0] / 100) else 0
+    spare = spare if (~few[order[spare:]]).sum() >= ways else 0
+    parts = {part: classes[~few[classes]] for part, classes in (parts | {"validation": order[spare:]}).items()}
+    apart = order[:spare][~few[order[:spare]]]
     short = [classes.size for classes in parts.values() if classes.size < ways]
     if short:
         counts = ", ".join(f"{classes.size} {SHOWN[part]}" for part, classes in parts.items())

@@ -27,6 +27,7 @@ from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
 from fewstep.problem import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, Problem, needed_to_calibrate
+from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.images import class_weights
 from fewstep.training.calibrate import STATED
 from fewstep.training.image_certainty import probabilities
@@ -54,12 +55,13 @@ def write_photos(directory: Path, photos: np.ndarray) -> None:
 
 
 def read_photos(directory: Path, problem: Problem) -> np.ndarray | None:
-    """uint8 [classes, photos, height, width, channels]; None where the folder has none, as of earlier versions.
+    """uint8 [classes, photos, height, width, channels]; None where there are none, as of tables.
 
     Raises `BadInput` where they are damaged."""
-    path, shape = directory / PHOTOS, problem.format.shape
-    if not path.is_file():
+    path = directory / PHOTOS
+    if not isinstance(problem.format, ImageFormat) or not path.is_file():
         return None
+    shape = problem.format.shape
     most = MOST_CALIBRATION * max(MOST_CALIBRATION_PHOTOS, problem.settings.shot_range.most + 5) * math.prod(shape)
     try:
         with arrays_in(path, most=most + HEADERS) as arrays:
