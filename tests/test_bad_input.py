@@ -215,7 +215,7 @@ LATER = {
     "a level of words": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "high"], "--level"),
     "a level beyond the calibration": (
         ["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "0.9"],
-        "not trained to its end",
+        "stopped before it was calibrated",
     ),
     "support without rows": (["adapt", "table", "--support", "header.csv", *OUT], "expected rows"),
     "support of another problem": (["adapt", "sine", "--support", "support.csv", *OUT], "'x'"),

@@ -1,6 +1,7 @@
 """Photos from the command line: train, evaluate, adapt to new classes, predict. Place: fewstep/cli, runs, adapted."""
 
 import csv
+import itertools
 import json
 import shutil
 import zipfile
@@ -14,9 +15,11 @@ from PIL import Image
 
 import fewstep
 from fewstep import cli
-from fewstep.adapted.photos import adapt_photos, open_photos
+from fewstep.adapted.photos import AdaptedPhotos, adapt_photos, open_photos
 from fewstep.errors import RunFailed
-from fewstep.runs import only_one, open_run
+from fewstep.problems.images import Images
+from fewstep.runs import only_one, open_run, train
+from fewstep.tasks.image_files import read_image_folder
 from fewstep.tasks.images import class_weights
 from fewstep.trained import Trained
 from fewstep.types import Examples
@@ -297,3 +300,50 @@ def test_a_rule_that_tells_no_strangers_is_left_out_with_a_word(folders, command
     code, out, err = command("predict", "unsure", "--inputs", folders / "data", "--out", "x.csv", "--json")
     assert code == 0 and json.loads(out)["none_of_these"] is None and "the column none_of_these is left out" in err
     assert "none_of_these" not in (tmp_path / "x.csv").read_text().splitlines()[0]
+
+
+@pytest.fixture(scope="module")
+def groceries(real_data, tmp_path_factory):
+    """(a run trained on small photos of groceries, whose test classes are the twelve that have most photos; all the photos)."""
+    source, root = real_data / "grocery_store" / "grocery84.zip", tmp_path_factory.mktemp("groceries")
+    if not source.is_file():
+        pytest.skip("needs the folder grocery_store in ../shared/data, which is absent here")
+    photos = read_image_folder(source, 28, 3, cache=False)
+    parts = {number: "test" if rank < 12 else "train" for rank, number in enumerate(np.argsort(-photos.length).tolist())}
+    parts |= {number: "validation" for number in np.argsort(-photos.length).tolist()[12::4]}
+    rows = [f"{photos.names[number]},{part}" for number, part in parts.items()]
+    (root / "classes.csv").write_text("\n".join(["class,split", *rows]))
+    small = {"size": 28, "network": "conv4-strided", "meta_steps": 300, "adaptation_steps": 3, "validation_tasks": 40}
+    settings = Images(data=str(source), labels=str(root / "classes.csv"), test_queries=10, log_every=100, **small)
+    return train(settings, root / "run", quiet=True), photos
+
+
+@pytest.mark.slow
+def test_from_1_to_100_photos_of_either_class_are_no_worse_than_one_of_each(groceries):
+    run, photos = groceries
+    trained, most = Trained.of(run), np.argsort(-photos.length)[:5]
+
+    def accuracy(*counts):
+        right = []
+        for number, pair in enumerate(itertools.combinations(most, 2)):
+            random = np.random.default_rng(number)
+            drawn = [photos.start[each] + random.permutation(photos.length[each]) for each in pair]
+            given = np.concatenate([each[:count] for each, count in zip(drawn, counts, strict=True)])
+            asked = np.concatenate([each[-15:] for each in drawn])
+            files, steps = tuple(map(str, given)), trained.calibration["chosen_steps"]
+            model = AdaptedPhotos(trained, ("a", "b"), photos.images[given], np.repeat([0, 1], counts), files, steps)
+            right.append(model.answers(photos.images[asked])[0].argmax(1) == np.repeat([0, 1], 15))
+        return np.mean(right)
+
+    least = accuracy(1, 1)
+    assert least > 0.65
+    for counts in ((5, 5), (10, 1), (50, 1), (1, 50), (100, 1), (100, 100)):
+        assert accuracy(*counts) > least - 0.08, counts  # 0.5 is chance, which 50 and 1 came to when photos counted alike
+
+
+@pytest.mark.slow
+def test_prediction_sets_of_unseen_groceries_hold_the_right_class_as_often_as_promised(groceries):
+    run, _ = groceries
+    assert len(Trained.of(run).photos) >= 4
+    found = run.write_evaluation()["sets"]["80"]
+    assert found["coverage"] >= 0.6 and 1 <= found["classes"] <= 5 and found["tasks"] >= 10
