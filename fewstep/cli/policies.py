@@ -37,6 +37,10 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
         return 0
     say(f"task {task_in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
     say(table(about["returns"], about["environment_steps"]))
+    kept, updates = about["kept"], about["updates"]
+    if kept < updates:
+        after = "before adapting" if not kept else f"after {kept} update{'s' * (kept > 1)}"
+        say(f"kept: the policy {after}, which brought more than the one after {updates}")
     *before, last = about["environment_steps"]
     say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
     say(f"watch it: {command_name()} play {out} --out film.gif")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
@@ -15,8 +17,10 @@ from fewstep.rl.problem import PolicyProblem
 from fewstep.tasks.environments import Environment
 from fewstep.tasks.simulation import Simulation
 
-JUDGED = 10
-"""validation tasks: looking at them takes as many steps of the simulator as a meta-step of twenty tasks and a single update"""
+FEWEST_JUDGED, MOST_JUDGED = 10, 40
+"""validation tasks"""
+JUDGED_PART = 0.25
+"""of the trajectories of meta-steps, at most so many are for validation: a fifth of all"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,13 @@ class SimulatedSettings(PolicySettings):
         observed, actions = environment.observed, environment.actions
         return simulated_policy(observed, actions, environment.discrete, self.hidden, self.deviation, self.normalize)
 
+    @property
+    def judged_tasks(self) -> int:
+        """Validation tasks: 40, or as many as take no more than a fifth of all trajectories, but at least 10. Of each there are
+        `rollouts` trajectories for each update and at last."""
+        trained = self.log_every * self.meta_batch_size * (1 + self.adaptation_steps)
+        return int(np.clip(JUDGED_PART * trained / (1 + PolicyProblem.updates), FEWEST_JUDGED, MOST_JUDGED))
+
     def in_simulator(self, name: str, simulation: Simulation, protocol: dict[str, Any]) -> PolicyProblem:
         """The PolicyProblem of these settings in a simulator."""
         protocol = {**protocol, "action_scale": self.action_scale, "normalized_observations": self.normalize}
@@ -65,7 +76,7 @@ class SimulatedSettings(PolicySettings):
             simulation,
             protocol,
             notes=simulation.notes,
-            judged_tasks=JUDGED,
+            judged_tasks=self.judged_tasks,
             judged_rollouts=self.rollouts,
         )
 

@@ -42,7 +42,9 @@ class PolicyProblem:
     later_rate: float = 0.5
     """updates after the first are so many times as large (Finn et al. 2017, section 5.3)"""
     judged_tasks: int = 40
-    """validation tasks"""
+    """validation tasks, by which the checkpoint is chosen that is kept"""
+    remeasured_tasks: int = 40
+    """others, on which that one is measured once more at the end of a training; 0: it is not"""
     judged_rollouts: int = 40
     """for each update of a task that policies are judged on"""
     normalized: Callable[[jax.Array, Task], jax.Array] | None = None

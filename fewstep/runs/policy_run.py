@@ -83,10 +83,12 @@ class PolicyRun:
         seed: int = 0,
         watch: Callable[[Sequence[int]], Iterable[int]] = iter,
     ) -> tuple[AdaptedPolicy, AdaptedTo]:
-        """Acts in one `task` (an unseen one is drawn where there is none) and adapts by turns: (θ′ on its own, how it went).
+        """Acts in one `task` (an unseen one is drawn where there is none) and adapts by turns: (the best policy on its own, how
+        it went).
 
-        `rollouts` trajectories for each update, by default as trained, and as many at last. Raises `BadInput` where counts are
-        too small.
+        `rollouts` trajectories for each update, by default as trained, and as many at last. The best is that whose own
+        trajectories brought most: each policy is judged on those that were collected with it, which it was not adapted to, so
+        choosing takes no more steps of the environment. Raises `BadInput` where counts are too small.
         """
         problem = self.problem()
         rollouts = problem.search.rollouts if rollouts is None else rollouts
@@ -96,15 +98,17 @@ class PolicyRun:
         task_key, key = jax.random.split(jax.random.key(seed))
         task = unseen_task(problem, task_key) if task is None else task
         found = adapted_to(problem, self.params(), task, updates, rollouts, key, watch)
+        kept = best_update(np.asarray(found.judged.returns, float))
         about = {
             "run": plain({name: self.config[name] for name in ("problem", "preset", "settings", "seed")}),
             "env": problem.protocol.get("env", ""),
             "task": plain(task),
             "updates": updates,
+            "kept": kept,
             "returns": np.round(np.asarray(found.judged.returns, float), 4).tolist(),
             "environment_steps": np.asarray(found.judged.steps).astype(int).tolist(),
         }
-        return AdaptedPolicy(shape_of(problem), found.path[-1], about), found
+        return AdaptedPolicy(shape_of(problem), found.path[kept], about), found
 
     def evaluate(
         self,
@@ -203,6 +207,13 @@ def shape_of(problem: PolicyProblem) -> Shape:
     normalized = getattr(settings, "normalize", False)
     sizes = environment.observed, environment.actions, environment.discrete
     return Shape(*sizes, tuple(settings.hidden), normalized, limit, least, most)
+
+
+def best_update(returns: np.ndarray) -> int:
+    """The number of updates after which the mean return [updates + 1] is greatest, of several the last; NaN is never the best
+    unless all are."""
+    known = np.where(np.isnan(returns), -np.inf, returns)
+    return len(known) - 1 - int(np.argmax(known[::-1]))
 
 
 def plain(task: Any) -> Any:

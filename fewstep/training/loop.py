@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,10 @@ class Interrupted(Exception):
     """The run was asked to stop (SIGINT, SIGTERM or SIGHUP); its state is saved."""
 
 
+class OutOfTime(Exception):
+    """The time for this training is used up; its state is saved."""
+
+
 class Good(NamedTuple):
     """Where a run can go back to."""
 
@@ -66,13 +71,15 @@ def train(
     mesh: Mesh | None = None,
     quiet: bool = False,
     unit: str = "meta-step",
+    late: Callable[[], bool] = lambda: False,
 ) -> MetaState:
     """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
     Where the meta-loss stops being finite, the run goes back to its best checkpoint (`Problem.rollbacks`). Raises `RunFailed`
     where it may not or that is of no use, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` where a disk is full. `unit` is
-    what people call a meta-step of it.
+    what people call a meta-step of it. `late` is asked between two calls: where it is true, the state is saved and `OutOfTime`
+    is raised.
     Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
@@ -186,6 +193,9 @@ def train(
             if stopped and step < meta_steps:
                 save(None)
                 raise Interrupted
+            if late() and step < meta_steps:
+                save(None)
+                raise OutOfTime
         if math.isfinite(good.record["validation"]):
             best = f"{progress.metric}{good.record['validation']:.4g}, at {unit} {int(good.state.step)}"
             progress.say(f"the best on meta-validation tasks: {best}")

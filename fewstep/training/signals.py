@@ -1,14 +1,24 @@
-"""Stopping a training from outside (floor 3): SIGINT, SIGTERM and SIGHUP become a request that the loop answers between two
-calls."""
+"""Stopping from outside (floor 3): SIGINT, SIGTERM and SIGHUP become a request that a training answers between two calls, or at
+once in work that may be left at any point. A second signal ends the process whatever it is doing.
+
+Python runs a signal's handler only between two of its own instructions, so not within a compiled call, which may take minutes.
+A thread therefore hears signals as well.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 
 from fewstep import hosts
+
+GRACE_SECONDS = 3.0
+"""A process that is asked to stop for the second time has so long to end by itself."""
+STOPPING = b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
+STOPPED = b"\nstopped at once, within a compiled call: what was saved before is whole\n"
 
 
 @contextlib.contextmanager
@@ -20,35 +30,88 @@ def terminated_as_interrupted() -> Iterator[None]:
         yield
         return
     try:
-        yield
+        with ended_by_second_signal((signal.SIGINT, signal.SIGTERM)):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class StopSignals:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request that the loop answers between two calls; a second SIGINT is not held
-    back. A SIGHUP that `nohup` has ignored stays so."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a request, `requested`, that the loop answers between two calls. A second signal
+    raises KeyboardInterrupt, and ends the process if that is of no use. A SIGHUP that `nohup` has ignored stays so."""
 
     def __enter__(self) -> StopSignals:
-        self.requested, self._speaks = False, hosts.is_first()  # asked for here: a handler may take no locks
+        self.requested, self.count, self._raises = False, 0, False
+        """`count`: how many signals came"""
         self._previous = {}
+        self._at_exit = contextlib.ExitStack()
         try:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
                     self._previous[number] = signal.signal(number, self._request)
         except ValueError:  # not in the main thread: there are no signals to catch
-            pass
+            return self
+        self._at_exit.enter_context(ended_by_second_signal(self._previous, STOPPING if hosts.is_first() else b""))
         return self
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises KeyboardInterrupt: for work that may be left at any point, and none of whose code is
+        compiled. A simulator's steps are such work. Raises it at the beginning if a signal came before."""
+        self._raises = True
+        try:
+            if self.count:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raises = False
+
     def _request(self, number, frame) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        self.count += 1
         self.requested = True
-        if not self._speaks:
-            return
-        with contextlib.suppress(OSError):  # nobody may be there to read it
-            os.write(2, b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C again stops at once)\n")
+        if self.count > 1 or self._raises:
+            raise KeyboardInterrupt
 
     def __exit__(self, *exception) -> None:
+        self._at_exit.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended_by_second_signal(numbers: Collection[int], told: bytes = b"") -> Iterator[None]:
+    """Writes `told` on stderr when the first of these signals comes, and ends the process `GRACE_SECONDS` after the second one,
+    if it has not left the context by then. Only for the main thread; files that are written whole or not at all stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    before, left = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False), threading.Event()
+
+    def hear() -> None:
+        count = 0
+        while not left.is_set():
+            for number in os.read(heard, 64):
+                if number not in numbers:
+                    continue
+                count += 1
+                with contextlib.suppress(OSError):  # nobody may be there to read it
+                    if count == 1 and told:
+                        os.write(2, told)
+                    if count > 1 and not left.wait(GRACE_SECONDS):
+                        os.write(2, STOPPED)
+                if count > 1 and not left.is_set():
+                    os._exit(128 + number)
+
+    thread = threading.Thread(target=hear, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        signal.set_wakeup_fd(before)
+        os.write(wakes, b"\0")
+        thread.join()
+        os.close(heard)
+        os.close(wakes)

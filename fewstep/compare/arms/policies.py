@@ -48,14 +48,14 @@ def built(ground: PolicyGround, settings: PolicySettings, meta_steps: int) -> tu
         ground.problems[settings] = replace(settings.build(ground.seed), **same)
     length = {"meta_steps": meta_steps, "log_every": max(1, -(-meta_steps // LOGGED))}
     settings, problem = replace(settings, **length), ground.problems[settings]
-    return settings, replace(problem, settings=settings, **length)
+    return settings, replace(problem, settings=settings, remeasured_tasks=0, **length)
 
 
 def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaParams:
     """The best parameters of a training in the folder of `work`, or of what was trained there before."""
     work.folder.mkdir(parents=True, exist_ok=True)
     write_policy_config(settings, problem, work.folder, work.ground.seed, "compare")
-    train_policy(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True)
+    train_policy(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True, late=work.late)
     return work.ground.params(work.folder)
 
 
