@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
@@ -17,12 +18,14 @@ from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
 from fewstep.compare import bench, plan
 from fewstep.compare.arms import ARMS
-from fewstep.compare.comparing import Comparing
+from fewstep.compare.comparing import QUICK, QUICK_PART, Comparing
 from fewstep.compare.ground import ground
+from fewstep.compare.kept import DamagedRecord
 from fewstep.compare.leaks import refuse_known_photos, refuse_leaks
 from fewstep.compare.plan import LEFT_OUT
+from fewstep.compare.recommended import copy_run
 from fewstep.compare.told import more_sentences
-from fewstep.problems import Sine, Table
+from fewstep.problems import Images, Sine, Table
 from fewstep.tasks.image_set import ImageSet
 
 TINY = {"hidden": (8,), "meta_steps": 8, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
@@ -163,9 +166,35 @@ def test_another_comparison_in_the_same_folder_is_refused(sine):
         compare.compare(Sine(**TINY), folder, budget_seconds=3600, seeds=3, quiet=True)
 
 
-def test_a_budget_too_small_for_any_training_says_what_would_do_and_leaves_nothing(tmp_path):
-    with pytest.raises(BadInput, match=r"--budget 0:02 is too small .* least that would do here is about \d+[sm]"):
-        compare.compare(Sine(**{**TINY, "meta_steps": 4_000_000}), tmp_path / "out", budget_seconds=2, quiet=True)
+def test_a_budget_of_seconds_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(BadInput, match=r"--budget should be at least 30s here, got 5s"):
+        compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=5, quiet=True)
+    with pytest.raises(BadInput, match=r"--budget should be at least 120s here"):
+        compare.compare(Images(data="nowhere"), tmp_path / "out", budget_seconds=60, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_budget_had_time_for_is_kept_and_a_greater_one_goes_on_from_there(tmp_path, monkeypatch, no_probes):
+    monkeypatch.setattr("fewstep.compare.asked.LEAST_BUDGET", 0.0)
+    monkeypatch.setattr("fewstep.compare.told.curves", lambda *given: {})
+    out = tmp_path / "out"
+    with pytest.raises(
+        BadInput, match=r"after \d:\d\d there is no arm to compare with no learning.*--resume .*out --budget \d"
+    ):
+        compare.compare(Sine(**TINY), out, budget_seconds=0.01, seeds=1, quiet=True)
+    kept = out / "arms" / "prior" / "seed0" / "scores.json"
+    written = kept.stat().st_mtime_ns
+    found = compare.resume(out, quiet=True, budget_seconds=3600)
+    assert kept.stat().st_mtime_ns == written
+    assert {arm["name"] for arm in found["arms"] if not arm.get("left_out")} == set(TRIED)
+    assert found["protocol"]["budget_s"] == 3600 and json.loads((out / "comparison.json").read_text())["budget_seconds"] == 3600
+
+
+def test_fewer_tasks_than_an_interval_needs_are_refused_before_anything_is_fitted(tmp_path):
+    unit_rows(units=3, rows=12).write_csv(tmp_path / "units.csv")
+    settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
+    with pytest.raises(BadInput, match=r"at least 7 tasks to judge arms on, got 3: .* Give more tasks"):
+        compare.compare(settings, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -228,7 +257,9 @@ def paces(**seconds):
 
 
 def costs(**seconds):
-    return plan.Costs(paces(**seconds), dict.fromkeys(seconds, 2), followers=1, folds=1, extra=0.5, compiling=1.0)
+    return plan.Costs(
+        paces(**seconds), dict.fromkeys(seconds, 2), followers=("joint-ridge",), folds=1, extra=0.5, compiling=1.0
+    )
 
 
 def test_a_plan_takes_the_time_that_there_is_and_no_more():
@@ -252,17 +283,23 @@ def test_where_time_lacks_extras_go_first_then_seeds_then_arms():
         assert not {"maml", "joint"} & set(made.left_out)
     assert given_up == sorted(given_up)
     assert given_up[0] == (False, False, 0, 0) and given_up[-1][2] == 2 and given_up[-1][3] > 0
-    with pytest.raises(plan.TooShort):
-        plan.planned(found, 3.0, recipe=5_000, seeds=3)
+    for left, out in ((3.3, {"maml", "reptile", "anil"}), (0.1, {"maml", "joint", "joint-ridge", "reptile", "anil"})):
+        made = plan.planned(found, left, recipe=5_000, seeds=3)
+        assert set(made.left_out) == out and found.seconds(made) <= left if made.meta_steps else set(made.left_out) >= out
+    assert not made.meta_steps
 
 
 def test_the_verdict_names_the_arms_that_the_budget_left_out():
     bench = SimpleNamespace(arm=lambda name: SimpleNamespace(title=name.upper()))
-    made = SimpleNamespace(bench=bench, folds=[0], left_out={"anil": LEFT_OUT, "reptile": LEFT_OUT, "tabpfn": "not installed"})
+    left_out = {"anil": LEFT_OUT, "reptile": LEFT_OUT, "tabpfn": "not installed"}
+    bench.directory = "out"
+    made = SimpleNamespace(bench=bench, folds=[0], left_out=left_out, budget=100.0)
     known = SimpleNamespace(tasks=lambda: range(40))
     whole = plan.planned(costs(maml=0.01), 1e5, recipe=5_000, seeds=3)
     (said,) = more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known)
-    assert "left out: ANIL, REPTILE." in said
+    assert "left out: ANIL, REPTILE." in said and said.endswith("fewstep compare --resume out --budget 5m")
+    made.left_out = {"tabpfn": "not installed", "anil": "failed: ValueError: odd"}
+    assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == ["ANIL failed: ValueError: odd."]
     made.left_out = {"tabpfn": "not installed"}
     assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == []
 
@@ -310,6 +347,9 @@ class Clock:
     def say(self, text):
         pass
 
+    def note(self, text):
+        pass
+
 
 class Timed(bench.Bench):
     """A bench on which every fitting takes known seconds, `slower` times what was planned, and leaves its record alone."""
@@ -333,7 +373,12 @@ def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, t
     comparing = Comparing(timed, clock, budget, 3)
     trained = {arm.name: 0.01 for arm in comparing.trained()}
     found = plan.Costs(
-        paces(**trained), {arm.name: len(arm.grid(timed.grounds[0])) for arm in comparing.trained()}, 2, 1, 1.0, 0.0
+        paces(**trained),
+        {arm.name: len(arm.grid(timed.grounds[0])) for arm in comparing.trained()},
+        ("joint-ridge", "joint-finetuned"),
+        1,
+        1.0,
+        0.0,
     )
     made = plan.planned(found, (1 - plan.LAST_PART) * budget, 5_000, 3)
     done = comparing.train(made)
@@ -342,3 +387,71 @@ def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, t
     taking_part = [arm for arm in comparing.taking_part() if arm.problem is not None]
     assert {"maml", "joint"} <= {arm.name for arm in taking_part}
     assert all(comparing.is_done([arm], seed, made.lengths()) for arm in taking_part for seed in range(done))
+
+
+def quick_ones(tmp_path, monkeypatch, budget=300.0, **fails):
+    """A comparison of quick arms, each of which takes a second; those of `fails` raise."""
+
+    class Failing(Timed):
+        def scored(self, arm, seed, fold, lengths):
+            if arm.name in fails:
+                raise fails[arm.name]
+            super().scored(arm, seed, fold, lengths)
+
+    monkeypatch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.problem is None))
+    timed, clock = Failing(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock()
+    timed.clock, timed.slower = clock, 1.0
+    comparing = Comparing(timed, clock, budget, 3)
+    comparing.score_quick(None)
+    return comparing
+
+
+def test_an_arm_that_raises_is_left_out_by_its_reason_and_the_others_go_on(tmp_path, monkeypatch):
+    comparing = quick_ones(tmp_path, monkeypatch, gp=ValueError("odd"))
+    assert comparing.left_out["gp"] == "failed: ValueError: odd"
+    others = [arm.name for arm in comparing.quick_arms()]
+    assert "gp" not in others and {"prior", "ridge", "pooled", "boosting"} <= set(others)
+    assert all(comparing.is_done([comparing.bench.arm(name)], 0, QUICK) for name in others)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DamagedRecord("scores.json is damaged")])
+def test_what_is_no_fault_of_an_arm_ends_the_comparison(tmp_path, monkeypatch, error):
+    with pytest.raises(type(error)):
+        quick_ones(tmp_path, monkeypatch, gp=error)
+
+
+def test_quick_arms_leave_time_for_the_others_and_the_first_takes_part_always(tmp_path, monkeypatch):
+    comparing = quick_ones(tmp_path, monkeypatch, budget=5.0)
+    taken = comparing.quick_arms()
+    assert [arm.name for arm in taken] == ["prior", "ridge", "pooled"] and comparing.display.spent <= QUICK_PART * 5.0 + 1
+    assert {why for name, why in comparing.left_out.items() if name in ("gp", "mixed", "boosting", "scratch")} == {LEFT_OUT}
+    assert json.loads((tmp_path / "state.json").read_text())["spent"] == comparing.display.spent
+    comparing.until = 60.0
+    comparing.retry_quick()
+    assert {"gp", "boosting", "scratch"} <= {arm.name for arm in comparing.taking_part()}
+
+
+def test_an_arm_that_starts_from_one_that_was_left_out_is_left_out(tmp_path, monkeypatch):
+    comparing = quick_ones(tmp_path, monkeypatch)
+    monkeypatch.setattr(bench, "ARMS", ARMS)
+    comparing.left_out["joint"] = LEFT_OUT
+    comparing.train_one(comparing.bench.arm("joint-finetuned"), 0, plan.Plan(8, 1, False, {}, {}))
+    assert comparing.left_out["joint-finetuned"] == LEFT_OUT
+
+
+def test_a_recommended_run_of_another_arm_takes_the_place_of_the_one_before(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+    for name, seed in (("one", 0), ("one", 0), ("other", 0)):
+        copy_run(tmp_path / name, tmp_path / "run", {"arm": name, "seed": seed})
+        assert (tmp_path / "run" / "config.json").read_text() == name
+
+
+def test_compiling_is_timed_as_if_the_cache_were_empty():
+    with plan.seconds_saved() as saved:
+        jax.monitoring.record_event_duration_secs("/jax/compilation_cache/compile_time_saved_sec", 4.0)
+        jax.monitoring.record_event_duration_secs("/jax/compilation_cache/compile_time_saved_sec", -1.0)
+        jax.monitoring.record_event_duration_secs("/jax/compilation_cache/cache_retrieval_time_sec", 9.0)
+    jax.monitoring.record_event_duration_secs("/jax/compilation_cache/compile_time_saved_sec", 7.0)
+    assert sum(saved) == 4.0

@@ -267,3 +267,12 @@ def test_a_missing_library_is_said_with_how_to_install_it(sine):
 def test_settings_of_adaptation_are_refused():
     with pytest.raises(BadInput, match="leave --adapt head out"):
         ground(replace(TINY, adapt=("head",)), 0)
+
+
+def test_pooled_trees_answer_by_the_question_alone_and_learn_what_all_tasks_share(sine):
+    """Of sine waves, whose mean over amplitudes and phases is 0 for every input, there is little that tasks share."""
+    pooled = classical.POOLED.fit(work(sine, leaves=8))
+    episodes = some_episodes(features=1)
+    other = episodes._replace(support=jax.tree.map(lambda leaf: -3.0 * leaf, episodes.support))
+    np.testing.assert_array_equal(pooled.predict(episodes), pooled.predict(other))
+    assert np.abs(pooled.predict(episodes)).max() < 0.5 * np.abs(np.asarray(sine.rows.targets)).max()

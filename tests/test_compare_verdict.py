@@ -44,6 +44,12 @@ def test_of_arms_that_do_as_well_the_cheaper_is_taken():
     )
 
 
+def test_where_an_arm_that_does_not_adapt_does_as_well_the_verdict_says_that_there_is_no_need_of_meta_learning():
+    found = verdict(scores(0, NEAR, tasks=400), scores(1, NEAR, tasks=400), 0.05)
+    assert sum("these tasks show no need of meta-learning" in sentence for sentence in found.sentences) == 1
+    assert not any("no need" in sentence for sentence in verdict(scores(0, FAR), scores(1, FAR), 0.05).sentences)
+
+
 def test_a_cheaper_arm_is_not_taken_where_validation_tasks_are_too_few_to_be_sure():
     few = scores(0, NEAR, tasks=6, own=0.3)
     best = min(few, key=lambda arm: arm.errors.mean()).name

@@ -13,12 +13,13 @@ from typing import Annotated, Any
 from fewstep.cli import printable
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
 from fewstep.cli.compare_tables import print_comparison, print_first
+from fewstep.cli.exhausted import exhausted
 from fewstep.cli.train import free_folder, taken
-from fewstep.errors import BadInput
+from fewstep.errors import BadInput, RunFailed
 
 MOST_SECONDS = 366 * 24 * 3600
 USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seeds 3] [--margin M] [--out DIR] [settings ...]
-       fewstep compare --resume DIR
+       fewstep compare --resume DIR [--budget 30m]
 
 Is meta-learning worth it on these tasks? Trains and judges many ways to learn them on the same tasks and the same network:
 no learning, classical models, joint training with and without fine-tuning, and the MAML family. Says which one to take, how
@@ -36,10 +37,12 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     directory, rest = taken("--resume", argv, "needs the folder of a comparison")
     if directory:
+        budget, rest = taken("--budget", rest)
+        more = {"budget_seconds": seconds_of(budget)} if budget else {}
         as_json = "--json" in rest
         if others := [word for word in rest if word != "--json"]:
-            raise BadInput(f"--resume takes the folder alone: all settings are in it. Leave {others[0]} out.")
-        return work(lambda compare, options: compare.resume(directory, **options), directory, as_json)
+            raise BadInput(f"--resume takes the folder and --budget alone: all settings are in it. Leave {others[0]} out.")
+        return work(lambda compare, options: compare.resume(directory, **options, **more), directory, as_json)
     name, *rest = argv
     if name not in PROBLEMS:
         known = ", ".join(PROBLEMS)
@@ -67,18 +70,26 @@ def work(begin: Any, out: str, as_json: bool) -> int:
     prepare_jax()
     from fewstep import compare
     from fewstep.training.loop import Interrupted
+    from fewstep.training.signals import terminated_as_interrupted
 
     try:
-        found = begin(compare, {"partial": print_first})
+        with terminated_as_interrupted():
+            found = begin(compare, {"partial": print_first})
     except (Interrupted, KeyboardInterrupt):
         say(f"Interrupted; what is done is kept. Go on with: {command_name()} compare --resume {out}", json=True)
         return 130
+    except (OSError, MemoryError) as error:
+        if not (told := exhausted(error, out)):
+            raise
+        raise RunFailed(f"{told} To go on: {command_name()} compare --resume {out}") from error
     if as_json:
         print(json.dumps(found))
     else:
         print_comparison(found)
-        run = Path(out) / found["run"]["directory"]
         say(f"all figures: {out}/compare.json" + f"   page: {out}/compare.html" * (Path(out) / "compare.html").is_file())
+        if found["run"] is None:
+            return 0
+        run = Path(out) / found["run"]["directory"]
         words = "" if "updates" in found["protocol"] else "--support FILE "  # a policy adapts by acting
         say(f"the recommended run: {run}   next: {command_name()} adapt {run} {words}--out ADAPTED")
     return 0

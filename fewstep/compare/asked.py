@@ -28,26 +28,45 @@ class Asked(TypedDict):
 
 
 ASKED, STATE = "comparison.json", "state.json"
+FREE = ("command", "budget_seconds")
+"""what may be another when a comparison goes on"""
 
 
-def check(budget: float, seeds: int, margin: float | None) -> None:
+LEAST_SECONDS = {"images": 120.0, "omniglot": 120.0}
+LEAST_BUDGET = 30.0
+"""seconds: with less there is no time to read the data, compile, fit two arms and write the page; of images more"""
+
+
+def check(settings: Any, budget: float, seeds: int, margin: float | None) -> None:
     if not 0 < budget < math.inf:
         raise BadInput(f"--budget should be a positive time such as 90s, 10m or 2h, got {budget}.")
+    least = LEAST_SECONDS.get(problem_of(settings), LEAST_BUDGET)
+    if budget < least:
+        raise BadInput(
+            f"--budget should be at least {least:.0f}s here, got {budget:g}s: reading, compiling and fitting two arms takes "
+            "that long."
+        )
     if seeds < 1:
         raise BadInput(f"--seeds should be at least 1, got {seeds}.")
     if margin is not None and not 0 < margin < math.inf:
         raise BadInput(f"--margin should be a positive number in the units of the error, got {margin}.")
 
 
-def as_asked(
-    settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str, embeddings: str = ""
-) -> dict[str, Any]:
-    """What `comparison.json` holds: all that makes two comparisons the same one."""
+def problem_of(settings: Any) -> str:
+    """The name of the problem. Raises `BadInput` if these are no settings of one."""
     name = next((name for name, kind in PROBLEMS.items() if type(settings) is kind), None)
     if name is None:
         raise BadInput(
             f"compare: expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}."
         )
+    return name
+
+
+def as_asked(
+    settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str, embeddings: str = ""
+) -> dict[str, Any]:
+    """What `comparison.json` holds: all that makes two comparisons the same one."""
+    name = problem_of(settings)
     data = getattr(settings, "data", None)
     brought = {}
     if embeddings:
@@ -68,11 +87,12 @@ def as_asked(
 
 
 def goes_on(directory: Path, asked: dict[str, Any]) -> bool:
-    """Whether the same comparison was begun in this folder. Raises `BadInput` where another one was."""
+    """Whether the same comparison was begun in this folder, be it with another budget. Raises `BadInput` where another one
+    was."""
     if not (directory / ASKED).is_file():
         return False
     known = read_asked(directory)
-    if other := [name for name in {**asked, **known} if name != "command" and known.get(name) != asked.get(name)]:
+    if other := [name for name in {**asked, **known} if name not in FREE and known.get(name) != asked.get(name)]:
         raise BadInput(
             f"--out {directory} holds another comparison (its {', '.join(other)} differ). Choose another folder, or go on with "
             f"that one: fewstep compare --resume {directory}"

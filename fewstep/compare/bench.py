@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from fewstep.compare.arms.policies import save_policy
 from fewstep.compare.kept import RECORD, Scored, Searched, read_kept, read_scored, write_scored
 from fewstep.errors import RunFailed
 from fewstep.runs import write_json
+from fewstep.training.loop import OutOfTime
 from fewstep.types import MetaParams
 
 SEARCH_PART = 0.25
@@ -46,8 +47,8 @@ class Bench:
     grounds: tuple[AnyGround, ...]
     say: Callable[[str], None]
     """tells people what is being done"""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """what each arm took, in this process"""
+    late: Callable[[], bool] = lambda: False
+    """whether the time for fittings is used up"""
 
     def arms(self) -> list[Arm]:
         """Those for this kind of problem."""
@@ -66,19 +67,23 @@ class Bench:
         return self.directory.joinpath("arms", arm.name, *equal, part)
 
     def scored(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Scored:
-        """The arm by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first."""
+        """The arm by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first. Raises
+        `OutOfTime` if it is `late` before it is done; the part that is done is kept."""
         seed = seed if arm.seeded else 0
         folder = self.folder(arm, seed, fold, lengths)
         if (folder / RECORD).is_file():
             return read_scored(folder)
-        started = time.monotonic()
         choice = self.choice(arm, fold, lengths)
         self.say(f"{arm.title}, seed {seed + 1}" if arm.seeded else arm.title)
+        self._require_time()
         self._take_searched(arm, choice, seed, fold, folder)
         scored = self._score(arm, self._work(arm, choice, seed, fold, lengths, folder))
         write_scored(folder, scored)
-        self.seconds[arm.name] = self.seconds.get(arm.name, 0.0) + time.monotonic() - started
         return scored
+
+    def _require_time(self) -> None:
+        if self.late():
+            raise OutOfTime
 
     def choice(self, arm: Arm, fold: int, lengths: Lengths) -> Choice:
         """The arm's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
@@ -94,6 +99,7 @@ class Bench:
             return grid[0]
         found = []
         for number, choice in enumerate(grid):
+            self._require_time()
             self.say(f"{arm.title}, settings {number + 1} of {len(grid)}")
             found.append(self._tried(arm, choice, fold, lengths))
         best = first_of_the_best(found)
@@ -134,7 +140,8 @@ class Bench:
 
     def _work(self, arm: Arm, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
         steps = lengths.meta_steps.get(arm.name, 0)
-        return Work(self.grounds[fold], choice, seed, folder, steps, steps, *self._beneath(arm, seed, fold, lengths))
+        beneath = self._beneath(arm, seed, fold, lengths)
+        return Work(self.grounds[fold], choice, seed, folder, steps, steps, *beneath, late=self.late)
 
     def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
         """(the trained parameters of the arm that this one follows, the operations and the seconds that they took)."""

@@ -14,6 +14,7 @@ from fewstep.compare.bench import Bench, Lengths
 from fewstep.compare.ground import Ground
 from fewstep.errors import RunFailed
 from fewstep.tasks.family import TaskFamily
+from fewstep.training.loop import OutOfTime
 from fewstep.types import Episode
 
 STEPS = (0, 1, 2, 3, 5, 10, 20)
@@ -30,6 +31,8 @@ def by_shots(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
         return None
     found: dict[str, list[float | None]] = {name: [] for name in fitted}
     for shots in counts:
+        if not in_time():
+            return None
         bench.say(f"{shots} support examples")
         held = ground.at_shots(shots)
         for name, one in fitted.items():
@@ -48,6 +51,8 @@ def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
     steps = [count for count in STEPS if count <= beyond] if most > 1 else [0, 1]
     found: dict[str, list[float | None]] = {name: [] for name in moving}
     for count in steps:
+        if not in_time():
+            return None
         bench.say(f"{count} adaptation steps")
         for name, one in moving.items():
             found[name].append(finite(ground.errors(after(one, count), "test")))
@@ -76,9 +81,12 @@ def by_tasks(
         if not counts or not in_time(name):
             continue
         errors = []
-        for count in counts:
-            bench.say(f"{bench.arm(name).title}, {count} meta-train tasks")
-            errors.append(on_part(bench, name, lengths, part_of(whole, count), count))
+        try:
+            for count in counts:
+                bench.say(f"{bench.arm(name).title}, {count} meta-train tasks")
+                errors.append(on_part(bench, name, lengths, part_of(whole, count), count))
+        except OutOfTime:
+            break
         found[name] = [*errors, known[name]]
     return {"tasks": [*counts, size], "arms": found} if found else None
 
@@ -86,7 +94,7 @@ def by_tasks(
 def on_part(bench: Bench, name: str, lengths: Lengths, ground: Ground, count: int) -> float | None:
     """The error of an arm that saw so many meta-train tasks; kept in a folder of its own, beside the others."""
     directory = bench.directory / "arms" / "by-tasks" / str(count)
-    part = Bench(directory, (ground,), bench.say)
+    part = Bench(directory, (ground,), bench.say, bench.late)
     try:
         return finite(part.scored(part.arm(name), 0, 0, lengths._replace(search=False)).test)
     except RunFailed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -84,6 +85,11 @@ class Display:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def rounded(seconds: float) -> str:
+    """'45s' or '4m', as --budget takes it, rounded up."""
+    return f"{math.ceil(seconds / 5) * 5}s" if seconds < 90 else f"{math.ceil(seconds / 60)}m"
 
 
 def clock(seconds: float) -> str:

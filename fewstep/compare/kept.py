@@ -16,6 +16,10 @@ from fewstep.runs import write_json
 SCORES, RECORD = "scores.npz", "scores.json"
 
 
+class DamagedRecord(BadInput):
+    """A file of the comparison is not as it was written. The message says what to remove."""
+
+
 class Record(TypedDict):
     """What a fitting was and what it took."""
 
@@ -53,13 +57,13 @@ class Scored(NamedTuple):
 
 
 def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is then made again.") -> Any:
-    """The content of a JSON file of the comparison. Raises `BadInput`, with the way out, where it is not of the type that
-    `hint` says."""
+    """The content of a JSON file of the comparison. Raises `DamagedRecord`, with the way out, where it is not of the type
+    that `hint` says."""
     try:
         found = read_json(path)
         require_a(found, hint, "the content")
     except (ValueError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}). {way_out}") from error
+        raise DamagedRecord(f"{path} is damaged ({error}). {way_out}") from error
     return found
 
 
@@ -71,12 +75,12 @@ def write_scored(folder: Path, scored: Scored) -> None:
 
 
 def read_scored(folder: Path) -> Scored:
-    """Raises `BadInput` where a file of it is damaged."""
+    """Raises `DamagedRecord` where a file of it is damaged."""
     record = read_kept(folder / RECORD, Record)
     try:
         with arrays_in(folder / SCORES) as arrays:
             return Scored(arrays["validation"], arrays["test"], record)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(
+        raise DamagedRecord(
             f"{folder / SCORES} is damaged ({error}). Remove {folder / RECORD}: the arm is then fitted and scored again."
         ) from error

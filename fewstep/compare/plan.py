@@ -1,14 +1,16 @@
 """How a budget of seconds is spent (floor 5): a meta-step of each arm is timed, then all arms get as many as there is time for.
 
 What does not fit is given up in one order: training to equal compute, the search of settings, seeds, then arms, the least
-asked for first. What was given up is said. Arms that need no training are not planned: they are quick.
+asked for first, MAML and joint training last. What was given up is said. Arms that need no training are not planned: they are
+quick.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypedDict
 
@@ -17,7 +19,6 @@ import jax
 from fewstep import maml
 from fewstep.compare.arms import AnyGround, Arm
 from fewstep.compare.bench import SEARCH_PART, Lengths
-from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.problem import Problem
 from fewstep.rl.problem import PolicyProblem, meta_step_of
@@ -28,8 +29,9 @@ from fewstep.training.plan import prepared
 from fewstep.training.programs import once
 
 NEEDED = ("joint", "joint-ridge", "maml")
-"""Without these there is no comparison worth its name."""
+"""These are timed and trained first, and left out last."""
 FIRST_TO_GO = ("in-context", "fomaml", "maml-from-joint", "reptile", "anil", "joint-finetuned", "bayes-head")
+LAST_TO_GO = ("maml", "joint-ridge", "joint")
 LEFT_OUT = "not within the budget"
 LAST_PART = 0.12
 """of the budget, for the verdict, curves and the run that is recommended"""
@@ -42,14 +44,20 @@ class Pace(NamedTuple):
     """What one arm's training takes."""
 
     compiling: float
-    """seconds, once"""
+    """seconds, once, as if nothing had been found in the cache of compiled programs"""
     meta_step: float
     """seconds"""
     operations: float
     """of a meta-step; of a policy its environment steps"""
 
 
-class Saved(TypedDict):
+class Budget(TypedDict, total=False):
+    """What a plan of an earlier version does not have."""
+
+    budget: float
+
+
+class Saved(Budget):
     """A `Plan` as it is kept."""
 
     meta_steps: int
@@ -75,6 +83,8 @@ class Plan:
     left_out: dict[str, str] = field(default_factory=dict)
     """arm -> why"""
     notes: tuple[str, ...] = ()
+    budget: float = 0.0
+    """seconds, for which it was made"""
 
     def lengths(self, equal_compute: bool = False) -> Lengths:
         steps = self.equal_compute if equal_compute else dict.fromkeys(self.paces, self.meta_steps)
@@ -95,13 +105,31 @@ def pace_of(arm: Arm, ground: AnyGround) -> Pace:
     problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
     count, run, state = policy_training(problem) if isinstance(problem, PolicyProblem) else training(problem)
     started = time.monotonic()
-    state = jax.block_until_ready(run(state, 1))
-    compiling, made, length = time.monotonic() - started, 0, 1
+    with seconds_saved() as saved:
+        state = jax.block_until_ready(run(state, 1))
+    compiling, made, length = time.monotonic() - started + sum(saved), 0, 1
     started = time.monotonic()
     while (taken := time.monotonic() - started) < TIMED_SECONDS:
         state = jax.block_until_ready(run(state, length))
         made, length = made + length, min(2 * length, 64)
     return Pace(compiling, taken / made, count)
+
+
+@contextmanager
+def seconds_saved() -> Iterator[list[float]]:
+    """What compiling would have taken longer meanwhile, had its programs not been in the cache: an arm's other programs may
+    not be there."""
+    saved: list[float] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("compile_time_saved_sec"):
+            saved.append(max(duration_secs, 0.0))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield saved
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
@@ -134,16 +162,18 @@ class Costs(NamedTuple):
     paces: dict[str, Pace]
     choices: dict[str, int]
     """trained arm -> how many of its settings are tried"""
-    followers: int
-    """arms that need no training beside that of another"""
+    followers: tuple[str, ...]
+    """arms that need no training beside that of another, whose programs they share"""
     folds: int
     extra: float
     """seconds that a training takes beside its meta-steps: validation, checkpoints, scores"""
     compiling: float
     """seconds that an arm's programs for validating and scoring take, once"""
+    quick: float = 0.0
+    """seconds that another seed of all arms takes that need no training"""
 
     def seconds(self, plan: Plan) -> float:
-        total = 0.0
+        total = (plan.seeds - 1) * self.quick
         for name, pace in self.paces.items():
             if name in plan.left_out:
                 continue
@@ -154,7 +184,8 @@ class Costs(NamedTuple):
                 total += self.folds * (self.choices[name] - 1) * tried
             if name in plan.equal_compute:
                 total += self.folds * (plan.equal_compute[name] * pace.meta_step + self.extra)
-        return total + self.followers * (self.compiling + self.folds * plan.seeds * self.extra)
+        followers = sum(name not in plan.left_out for name in self.followers)
+        return total + followers * self.folds * plan.seeds * self.extra
 
 
 def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[str, str]) -> dict[str, int]:
@@ -167,24 +198,22 @@ def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[st
 
 
 def planned(costs: Costs, left: float, recipe: int, seeds: int) -> Plan:
-    """The plan that makes the most of the seconds `left`. Raises `BadInput` where not even the least of it fits."""
+    """The plan that makes the most of the seconds `left`. If no training fits, it has 0 meta-steps and leaves all arms out."""
     fair, least = max(1, math.ceil(FAIR_PART * recipe)), max(1, math.ceil(LEAST_PART * recipe))
-    steps = 0
-    for reduced in reductions(Plan(recipe, seeds, True, {}, costs.paces), costs):
+    plans = reductions(Plan(recipe, seeds, True, {}, costs.paces), costs)
+    for reduced in plans:
         steps = affordable(reduced, costs, left, recipe)
         if steps >= fair:
             return with_steps(reduced, steps)
-    if steps < least:
-        raise TooShort(costs.seconds(with_steps(reduced, least)) - left)
-    return with_steps(reduced, steps)
-
-
-class TooShort(BadInput):
-    """The budget lacks so many seconds; whoever knows the budget says what would do."""
-
-    def __init__(self, seconds: float):
-        super().__init__(f"the budget lacks {seconds:.0f} seconds")
-        self.seconds = seconds
+    reduced = plans[-1]
+    for name in ("", *LAST_TO_GO):
+        if name in costs.paces or name in costs.followers:
+            reduced = replace(reduced, left_out={**reduced.left_out, name: LEFT_OUT})
+        if set(costs.paces) <= set(reduced.left_out):
+            break
+        if (steps := affordable(reduced, costs, left, recipe)) >= least:
+            return with_steps(reduced, steps)
+    return Plan(0, seeds, False, {}, costs.paces, dict.fromkeys((*costs.paces, *costs.followers), LEFT_OUT))
 
 
 def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
@@ -200,7 +229,7 @@ def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
         plans.append(reduced)
     plan = plans[-1]
     for name in FIRST_TO_GO:
-        if name in costs.paces:
+        if name in costs.paces or name in costs.followers:
             plan = replace(plan, left_out={**plan.left_out, name: LEFT_OUT})
             plans.append(plan)
     return plans

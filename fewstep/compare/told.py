@@ -16,16 +16,21 @@ from fewstep.compare.arms import Arm
 from fewstep.compare.comparing import Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
+from fewstep.compare.display import clock, rounded
 from fewstep.compare.kept import read_kept
-from fewstep.compare.plan import LEFT_OUT, Plan
-from fewstep.compare.recommended import RUN, save_recommended
+from fewstep.compare.plan import LAST_PART, LEFT_OUT, Plan
+from fewstep.compare.recommended import RUN, calibrate, save_recommended
 from fewstep.compare.results import Verdict
 from fewstep.compare.statistics import compared
 from fewstep.compare.verdict import ranking, verdict
+from fewstep.errors import BadInput
 from fewstep.runs import write_json
+from fewstep.training.loop import OutOfTime
 from fewstep.whole import whole
 
 RESULT, PAGE = "compare.json", "compare.html"
+DRAWN = ("by_shots", "by_steps", "by_tasks", "probes")
+"""what takes longer than the verdict"""
 SHORT = 0.5
 """of a recipe: trainings that are shorter say so beside what is recommended"""
 TOO_FEW = 20
@@ -33,38 +38,65 @@ TOO_FEW = 20
 
 
 def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) -> dict[str, Any]:
-    """What `compare.json` holds, written beside the page and the recommended run."""
+    """What `compare.json` holds, written beside the page and the recommended run. The verdict and the table are written first,
+    and once more with what takes longer. Raises `BadInput` if there was time for no two arms."""
+    require_two(made)
     known = Known(made.bench, made.counts(plan.seeds), plan.lengths())
     margin = margin_of(known, asked_margin)
     question, in_words = question_of(plan.seeds)
     metric = made.bench.grounds[0].metric
     found = verdict(known.scores("validation"), known.scores("test"), margin, 0.95, question, known.about(), metric)
+    before = told_before(made.bench.directory / RESULT)
+
+    def written(run: tuple[str, int] | None, equal: dict[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
+        content = content_of(
+            made.bench,
+            known,
+            found,
+            plan=plan,
+            margin=margin,
+            question=in_words,
+            command=command,
+            budget=made.budget,
+            spent=made.display.spent,
+            equal=equal,
+            left_out=made.left_out,
+            how_short=tuple(how_short(made, plan)),
+            more_sentences=tuple(more_sentences(made, plan, found, run and run[0], known)),
+        )
+        content["run"] = None if run is None else {"arm": run[0], "seed": run[1], "directory": RUN}
+        content |= {name: drawn.get(name) or before.get(name, drawn.get(name)) for name in DRAWN}
+        write_json(made.bench.directory / RESULT, content)
+        write_page(made.bench.directory / PAGE, content)
+        return content
+
+    run = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
+    content = written(run, {}, {})
+    if run is not None and made.bench.kind != "policies" and made.display.spent + made.closing(run[0]) < 1.05 * made.budget:
+        made.display.say("calibrating the recommended run")
+        calibrate(made.bench.directory / RUN)
+    if made.display.spent > made.budget:
+        return content
+    equal = equal_compute(made, plan, found)
     names = list(dict.fromkeys([found.arm, "maml", found.runner_up or found.arm]))
     names = [name for name in names if name in known.scored and name not in found.comparison.diverged]
-    arm, best = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
-    equal = equal_compute(made, plan, found)
-    anew = {**curves(made, plan, known, names), "probes": probes(made, plan, known)}
-    before = told_before(made.bench.directory / RESULT)
-    drawn = {name: one or before.get(name, one) for name, one in anew.items()}
-    content = content_of(
-        made.bench,
-        known,
-        found,
-        plan=plan,
-        margin=margin,
-        question=in_words,
-        command=command,
-        budget=made.budget,
-        spent=made.display.spent,
-        equal=equal,
-        left_out=made.left_out,
-        how_short=tuple(how_short(made, plan)),
-        more_sentences=tuple(more_sentences(made, plan, found, arm, known)),
+    return written(run, equal, {**curves(made, plan, known, names), "probes": probes(made, plan, known)})
+
+
+def require_two(made: Comparing) -> None:
+    """Raises `BadInput` if fewer than two arms are fitted; what is fitted is kept."""
+    if len(made.taking_part()) > 1:
+        return
+    spent, budget = clock(made.display.spent), clock(made.budget)
+    raise BadInput(
+        f"--budget {budget} is too small: after {spent} there is no arm to compare with no learning. What was fitted is kept "
+        f"in {made.bench.directory}. {go_on(made)}"
     )
-    content |= {"run": {"arm": arm, "seed": best, "directory": RUN}, **drawn}
-    write_json(made.bench.directory / RESULT, content)
-    write_page(made.bench.directory / PAGE, content)
-    return content
+
+
+def go_on(made: Comparing) -> str:
+    """How a comparison is given more time."""
+    return f"Go on with a greater budget: fewstep compare --resume {made.bench.directory} --budget {rounded(3 * made.budget)}"
 
 
 def told_before(path: Path) -> dict[str, Any]:
@@ -89,10 +121,12 @@ def equal_compute(made: Comparing, plan: Plan, found: Verdict) -> dict[str, Any]
             continue
         if source.name != name and source.name not in longer:
             continue
-        for fold in made.folds:
-            made.bench.scored(arm, 0, fold, lengths)
-            made.display.step()
-        longer[name] = 1
+        try:
+            made.score(arm, 0, lengths)
+        except OutOfTime:
+            break
+        if made.left_out.pop(name, None) is None:  # it did not fail
+            longer[name] = 1
     if longer:
         known = Known(made.bench, longer, lengths)
         scores = known.scores("test")
@@ -112,7 +146,7 @@ def steps_beneath(made: Comparing, arm: Arm, equal: dict[str, int]) -> int | Non
 def curves(made: Comparing, plan: Plan, known: Known, names: Sequence[str]) -> dict[str, Any]:
     """Learning curves of a few arms, as far as there is time."""
     lengths = plan.lengths()
-    in_time = lambda: made.display.spent < made.budget  # noqa: E731
+    in_time = lambda: made.display.spent < (1 - LAST_PART / 4) * made.budget  # noqa: E731
     fitted = {name: made.bench.fitted(made.bench.arm(name), lengths) for name in names if in_time()}
     shots = by_shots(made.bench, fitted, in_time) if fitted else None
     steps = by_steps(made.bench, fitted, in_time) if fitted else None
@@ -135,7 +169,7 @@ def probes(made: Comparing, plan: Plan, known: Known) -> dict[str, Any]:
         made.bench.kind == "policies"
         or "maml" not in known.scored
         or known.scored["maml"][0][0].diverged
-        or made.display.spent > made.budget
+        or made.display.spent > (1 - LAST_PART / 2) * made.budget
     ):
         return {}
     from fewstep.compare.probes import probe_all
@@ -152,31 +186,40 @@ def probes(made: Comparing, plan: Plan, known: Known) -> dict[str, Any]:
     return probe_all(problem, params["maml"], first.test.one_of_each(), params.get(joint), first.seed)
 
 
-def more_sentences(made: Comparing, plan: Plan, found: Verdict, arm: str, known: Known) -> list[str]:
+def more_sentences(made: Comparing, plan: Plan, found: Verdict, arm: str | None, known: Known) -> list[str]:
     """What the verdict does not know: which run was saved, what there was no time for, how tasks were split."""
-    said = []
-    if arm != found.arm:
+    said, count = [], len(known.tasks())
+    if arm not in (None, found.arm):
         said.append(
             f"{made.bench.arm(found.arm).title} cannot be kept as a run that adapts to new tasks; the run that is saved is "
             f"the next best that can: {made.bench.arm(arm).title}."
         )
+    if arm is None:
+        said.append("None of the arms that were fitted can be kept as a run that adapts to new tasks.")
     if len(made.folds) > 1:
         said.append(
-            f"There are few tasks, so they were split {len(made.folds)} times and every task was tested once; the arm was "
-            "chosen on validation tasks that are test tasks of other splits, though never of the same."
+            f"There are few tasks, so they were split {len(made.folds)} times and {count} tasks were tested, once each; the "
+            "arm was chosen on validation tasks that may be test tasks of other splits, though never of the same."
         )
-    if (count := len(known.tasks())) < TOO_FEW:
+    if count < TOO_FEW:
         said.append(f"{count} tasks say little about others: take all figures as hints, whatever their intervals.")
     if plan.notes:
         said.append(f"The budget left no time for: {', '.join(plan.notes)}.")
+    for name, why in made.left_out.items():
+        if why.startswith("failed"):
+            said.append(f"{made.bench.arm(name).title} {why}.")
     if left_out := [name for name, why in made.left_out.items() if why == LEFT_OUT]:
         arms = ", ".join(made.bench.arm(name).title for name in left_out)
-        said.append(f"Nothing is known of arms that the budget left out: {arms}. A greater --budget tries them.")
+        if not plan.meta_steps:
+            said.append("The budget left no time to train a network, so this says nothing of meta-learning.")
+        said.append(f"Nothing is known of arms that the budget left out: {arms}. {go_on(made)}")
     return said
 
 
 def how_short(made: Comparing, plan: Plan) -> list[str]:
     """What stands before all else that follows from trainings where these are short."""
+    if not plan.meta_steps:
+        return []
     if (part := plan.meta_steps / made.bench.grounds[0].settings.meta_steps) >= SHORT:
         return []
     return [

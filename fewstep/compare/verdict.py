@@ -19,6 +19,8 @@ from fewstep.errors import BadInput, RunFailed
 ERROR = Metric("error", "error")
 NO_LEARNING = "prior"
 """the arm that learns nothing from a task"""
+POOLED = ("pooled", "joint")
+"""arms that learn of all tasks at once, and do not adapt to any"""
 
 
 def verdict(
@@ -101,6 +103,11 @@ class _Words:
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
         yield from self._without_learning(told)
+        if told and self.arm in POOLED:
+            yield (
+                "It does not adapt to a task, and no arm tried here that adapts is better by more than the margin of "
+                f"{self.number(self.comparison.margin)}: these tasks show no need of meta-learning."
+            )
         if told:
             yield from self._equivalent(same)
         yield self._how_sure(told, level)

@@ -15,6 +15,7 @@ ARMS: tuple[Arm, ...] = (
     learned.RIDGE,
     classical.NEAREST,
     embeddings.PROBE,
+    classical.POOLED,
     gaussian.GAUSSIAN,
     mixed.MIXED,
     learned.SCRATCH,

@@ -35,6 +35,8 @@ class Work(NamedTuple):
     beneath_operations: float = 0.0
     beneath_seconds: float = 0.0
     """what these took"""
+    late: Callable[[], bool] = lambda: False
+    """whether the time for this fitting is used up: a training then saves its state and raises `OutOfTime`"""
 
 
 class Saved(NamedTuple):

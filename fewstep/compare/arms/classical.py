@@ -6,6 +6,8 @@ They see the encoded arrays of the same episodes as all others. None of them can
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,16 +116,16 @@ def described(episodes: Episode) -> np.ndarray:
     return np.concatenate([asked, wide, nearest, near, line, distance], -1)
 
 
-def fit_boosting(work: Work) -> Fitted:
-    """Trees on questions with their support sets' statistics, grown on episodes of meta-train tasks."""
+def fit_boosting(work: Work, features: Callable[[Episode], np.ndarray] = described) -> Fitted:
+    """Trees on questions with their support sets' statistics, or other `features`, grown on episodes of meta-train tasks."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits  # on few rows several threads only wait for each other
 
     ground = work.ground
     episodes = ground.episodes(EPISODES, draw=1 + work.seed)
     known = np.asarray(episodes.query.weight).ravel() > 0
-    features = described(episodes)
-    x, y = features.reshape(-1, features.shape[-1])[known], np.asarray(episodes.query.targets, np.float64)
+    found = features(episodes)
+    x, y = found.reshape(-1, found.shape[-1])[known], np.asarray(episodes.query.targets, np.float64)
     y = y.reshape(-1, y.shape[-1])[known]
     some = np.random.default_rng(work.seed).permutation(len(x))[:ROWS]
     x, y = x[some], y[some]
@@ -142,7 +144,7 @@ def fit_boosting(work: Work) -> Fitted:
         return answer
 
     def predict(episodes: Episode) -> np.ndarray:
-        rows = described(episodes)
+        rows = features(episodes)
         with threadpool_limits(1):
             return ask(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:2], -1)
 
@@ -150,6 +152,11 @@ def fit_boosting(work: Work) -> Fitted:
     return Fitted(
         predict, operations=grown * x.size * np.log2(work.choice["leaves"]), adapt_operations=lambda: 10.0 * x.shape[1]
     )
+
+
+def inputs_alone(episodes: Episode) -> np.ndarray:
+    """[episodes, queries, features]: the questions without their support sets."""
+    return np.asarray(as_arrays(episodes).query.inputs)
 
 
 def few_outputs(ground: Ground) -> str:
@@ -187,6 +194,13 @@ BOOSTING = Arm(
     kinds=VECTORS,
     needs=SKLEARN,
     why_not=few_outputs,
+)
+POOLED = replace(
+    BOOSTING,
+    name="pooled",
+    title="Boosting, pooled",
+    what="Trees grown on the rows of all meta-train tasks at once; they do not look at a task's support set.",
+    fit=partial(fit_boosting, features=inputs_alone),
 )
 TABPFN = Arm(
     "tabpfn",

@@ -149,7 +149,7 @@ def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSetting
     work.folder.mkdir(parents=True, exist_ok=True)
     write_config(settings, model_of(work.ground, settings), work.folder, work.ground.seed, "compare")
     resume = has_checkpoint(work.folder)
-    loop.train(problem, work.folder, seed=work.seed, meta_steps=work.meta_steps, resume=resume, quiet=True)
+    loop.train(problem, work.folder, seed=work.seed, meta_steps=work.meta_steps, resume=resume, quiet=True, late=work.late)
     params = best_of(problem, work)
     if problem.completions is not None and work.meta_steps == work.planned:
         params = complete(problem, params)[0]
