@@ -3,9 +3,12 @@ what fewstep/rl/simulated.py does where a trajectory breaks. Oracle: 2D navigati
 """
 
 import json
+import os
 import shlex
+import signal
 import sys
 import warnings
+from typing import ClassVar
 
 import gym_family
 import jax
@@ -23,6 +26,8 @@ from fewstep.rl.simulated import evaluate_outside, simulated_meta_step
 from fewstep.rl.trust_region import TrustRegion
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks
 from fewstep.tasks.navigation import navigation
+from fewstep.training.log import read_metrics
+from fewstep.training.loop import Interrupted
 
 
 def test_navigation_as_a_gymnasium_environment_goes_the_ways_of_the_pure_function():
@@ -130,6 +135,53 @@ def test_the_command_trains_in_a_users_own_environment(tmp_path, capsys):
     assert "expected module:factory" in capsys.readouterr().err
     assert cli.main(["train", "cheetah-vel", "--action-scale", "2", "--out", str(tmp_path / "none")]) == 2
     assert "--action-scale should lie above 0" in capsys.readouterr().err
+
+
+class Asked(gym_family.Point):
+    """A slow environment in which the run is asked to stop, by `signals` at so many steps of all environments."""
+
+    at: ClassVar[dict[int, int]] = {}
+    steps: ClassVar[int] = 0
+
+    def step(self, action):
+        Asked.steps += 1
+        if number := Asked.at.get(Asked.steps):
+            os.kill(os.getpid(), number)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_answered_between_two_steps_of_an_environment_and_the_run_goes_on_bit_for_bit(
+    number, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gym_family, "Asked", Asked, raising=False)
+    settings = OwnEnvironment(
+        env="gym_family:Asked", horizon=4, meta_batch_size=2, rollouts=2, hidden=(4,), meta_steps=2, log_every=2
+    )
+    monkeypatch.setattr(Asked, "steps", 0)
+    whole = runs.train(settings, tmp_path / "whole", quiet=True)
+    made, one = Asked.steps, 2 * 2 * 2 * 4  # steps in all, and of a meta-step: tasks, rollouts, collections, horizon
+    for name, asked, number in (("meta-step", one + 5, signal.SIGTERM), ("validation", 2 * one + 7, signal.SIGINT)):
+        monkeypatch.setattr(Asked, "steps", 0)
+        monkeypatch.setattr(Asked, "at", {asked: number})
+        with pytest.raises(Interrupted):
+            runs.train(settings, tmp_path / name, quiet=True)
+        assert Asked.steps == asked < made
+        monkeypatch.setattr(Asked, "at", {})
+        parted = runs.resume(runs.open_run(tmp_path / name, env="gym_family:Asked"), quiet=True)
+        for left, right in zip(jax.tree.leaves(parted.params("last")), jax.tree.leaves(whole.params("last")), strict=True):
+            np.testing.assert_array_equal(left, right)
+        logs = [read_metrics(run.directory / "metrics.jsonl") for run in (whole, parted)]
+        assert [{**record, "seconds": 0} for record in logs[0]] == [{**record, "seconds": 0} for record in logs[1]]
+
+
+def test_validation_takes_at_most_a_fifth_of_all_trajectories_and_as_many_tasks_as_that_allows():
+    for settings in (OwnEnvironment(), OwnEnvironment(meta_batch_size=40), OwnEnvironment(log_every=12, adaptation_steps=2)):
+        trained = settings.log_every * settings.meta_batch_size * (1 + settings.adaptation_steps) * settings.rollouts
+        judged = settings.judged_tasks * (1 + 3) * settings.rollouts
+        assert settings.judged_tasks == 40 or 0.18 < judged / (judged + trained) <= 0.2
+    assert OwnEnvironment().judged_tasks == 25
+    assert OwnEnvironment(meta_batch_size=2).judged_tasks == 10
 
 
 WITNESS = """

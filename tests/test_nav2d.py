@@ -2,6 +2,7 @@
 fewstep/training/policy_loop.py, fewstep/training/policy_report.py, fewstep/runs/policy_run.py, fewstep/plots/policies.py."""
 
 import json
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import jax
@@ -10,9 +11,12 @@ import pytest
 
 from fewstep import cli, runs
 from fewstep.errors import BadInput
-from fewstep.problems import PRESETS, Nav2d
+from fewstep.problems import PRESETS, Nav2d, OwnEnvironment
+from fewstep.problems.locomotion import AntDir, CheetahVel
 from fewstep.problems.policy_settings import FASTER, learned_rates
+from fewstep.rl.problem import returns_of
 from fewstep.rl.surrogates import INNER
+from fewstep.runs.policy_run import best_update
 from fewstep.training import policy_loop
 from fewstep.training.log import read_metrics
 from fewstep.training.loop import Interrupted
@@ -84,6 +88,37 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
     told = [read_metrics(each.directory / "metrics.jsonl") for each in (run, again)]
     for one, other in zip(*told, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_the_kept_policy_is_measured_once_more_on_tasks_that_did_not_choose_it(run):
+    last = read_metrics(run.directory / "metrics.jsonl")[-1]
+    problem, (params, record) = run.problem(), run.checkpoint()
+    kept = min(read_metrics(run.directory / "metrics.jsonl"), key=lambda each: each["validation"])
+    assert last["chosen_meta_step"] == kept["meta_step"] and record["validation"] == pytest.approx(kept["validation"], rel=1e-5)
+    key = jax.random.split(jax.random.key(0), 3)[2]
+    anew = returns_of(problem, 40, 3, jax.random.fold_in(key, 1))(params)[0].returns
+    np.testing.assert_allclose(last["chosen_returns"], np.mean(anew, 0), rtol=1e-4, atol=1e-3)
+    assert last["chosen_returns"] != kept["validation_returns"]
+
+
+def test_the_best_of_the_policies_on_the_way_is_kept_by_its_own_trajectories(run, monkeypatch):
+    policy, found = run.adapt(np.array([0.3, 0.2], np.float32), updates=3, rollouts=4)
+    best = int(np.argmax(found.judged.returns))
+    for kept, returns in ((best, found.judged.returns), (1, np.array([1.0, 5.0, 3.0, 2.0])), (0, np.array([5.0, 1, 3, 2]))):
+        known = found._replace(judged=found.judged._replace(returns=returns))
+        monkeypatch.setattr("fewstep.runs.policy_run.adapted_to", lambda *given, known=known: known)
+        policy = run.adapt(np.array([0.3, 0.2], np.float32), updates=3)[0]
+        assert policy.about["kept"] == kept and policy.about["updates"] == 3
+        for left, right in zip(jax.tree.leaves(policy.theta), jax.tree.leaves(found.path[kept]), strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert best_update(np.array([2.0, 2.0, np.nan])) == 1 and best_update(np.full(3, np.nan)) == 2
+
+
+def test_the_page_says_of_each_family_whether_deviations_are_learned():
+    page = " ".join((Path(cli.__file__).parents[2] / "docs" / "policies.md").read_text().split())
+    assert ("not learned by default in `nav2d`" in page) == (not Nav2d().learn_deviation)
+    learned = all(each().learn_deviation for each in (CheetahVel, AntDir, OwnEnvironment))
+    assert ("In simulators (`cheetah-vel`, …, `rl`) it is learned by default" in page) == learned
 
 
 def test_a_run_builds_its_problem_once(run, monkeypatch):

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
@@ -38,7 +40,7 @@ from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import Progress, read_metrics
-from fewstep.training.signals import terminated_as_interrupted
+from fewstep.training.signals import StopSignals, terminated_as_interrupted
 
 TRAIN_KEY = jax.random.key(5)
 
@@ -307,6 +309,57 @@ def test_within_what_may_be_interrupted_sigterm_interrupts_and_afterwards_ends_a
     with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+SLEEPING = """
+import hashlib, os, signal, sys, time
+from fewstep.training import signals
+signals.GRACE_SECONDS = 0.1
+with {context}:
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # many minutes in which Python runs no handler, as in a compiled call
+"""
+
+
+@pytest.mark.parametrize("context", ["signals.StopSignals()", "signals.terminated_as_interrupted()"])
+def test_a_second_sigterm_ends_a_process_that_is_within_a_compiled_call(context):
+    code = [sys.executable, "-c", SLEEPING.format(context=context)]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.stderr is not None and not process.stderr.readline().strip()
+            assert "stopping" in process.stderr.readline() and process.poll() is None
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+            assert "stopped at once" in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_a_signal_interrupts_what_may_be_left_at_any_point_and_is_a_request_elsewhere():
+    before = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
+    with StopSignals() as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and stop.count == 1
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            pytest.fail("a signal that came before is answered at the beginning")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before
+
+
+def test_a_training_whose_time_is_used_up_keeps_its_state_and_goes_on_bit_for_bit(half, tmp_path):
+    problem = bowl_problem()
+    with pytest.raises(loop.OutOfTime):
+        loop.train(problem, tmp_path, seed=3, quiet=True, late=lambda: True)
+    state = loop.train(problem, tmp_path, seed=3, resume=True, quiet=True)
+    whole = loop.train(problem, tmp_path / "whole", seed=3, quiet=True)
+    assert_same_bits(state, whole)
 
 
 def test_too_large_an_inner_rate_is_named_as_the_cause(tmp_path):

@@ -57,7 +57,8 @@ class PolicySettings:
     deviation: float = 0.6
     """of actions before adapting"""
     learn_deviation: bool = False
-    """let the outer loop change it: it hardly sees what exploring is good for, and makes it ever smaller"""
+    """let the outer loop change it: it hardly sees what exploring is good for, and makes it ever smaller; with trpo it always
+    does"""
     discount: float = 0.99
     """gamma, of rewards to come"""
     trace: float = 0.9

@@ -18,6 +18,7 @@ from fewstep import hosts
 GRACE_SECONDS = 3.0
 """A process that is asked to stop for the second time has so long to end by itself."""
 STOPPING = b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
+INTERRUPTED = b"\nstopping as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
 STOPPED = b"\nstopped at once, within a compiled call: what was saved before is whole\n"
 
 
@@ -30,7 +31,7 @@ def terminated_as_interrupted() -> Iterator[None]:
         yield
         return
     try:
-        with ended_by_second_signal((signal.SIGINT, signal.SIGTERM)):
+        with ended_by_second_signal((signal.SIGINT, signal.SIGTERM), INTERRUPTED):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
