@@ -1,12 +1,14 @@
 """Robots, their faults and what they do: MuJoCo itself is the oracle. Place: fewstep/tasks/{robots,faults,experience}.py."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fewstep.errors import BadInput
 from fewstep.tasks.experience import Simulator, beginnings, commands, gathered
+from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import FAMILIES, Change, Faults, read_family
 from fewstep.tasks.robots import Robot
 
@@ -96,6 +98,93 @@ def test_a_cart_of_another_mass_and_gain_moves_as_newton_says(cart):
     )
     velocity = states[0, :, 3]  # time, x, z, vx, vz
     np.testing.assert_allclose(np.diff(velocity), 0.4 * (3 * 2.0) / (2 * 0.5) * cart.seconds, rtol=1e-6)
+
+
+ARM = """<mujoco><option timestep="0.01"/><worldbody><geom name="floor" type="plane" size="5 5 .1"/>
+<body name="upper" pos="0 0 1">
+<joint name="shoulder" axis="0 1 0" damping=".1" armature="{armature}" limited="true" range="-179 179"/>
+<geom type="capsule" fromto="0 0 0 .5 0 0" size=".05" mass="2"/>
+<geom name="ghost" size=".1" contype="0" conaffinity="0" mass="0"/>
+<body name="lower" pos=".5 0 0"><joint name="elbow" axis="0 1 0" damping=".2"/>
+<geom type="capsule" fromto="0 0 0 .4 0 .1" size=".04" mass="{large}"/>
+<geom pos=".2 .1 0" size=".04" mass="{small}"/></body></body></worldbody>
+<tendon><fixed name="belt"><joint joint="shoulder" coef="1"/><joint joint="elbow" coef="-1"/></fixed></tendon>
+<actuator><motor name="push" joint="shoulder" gear="{gear}"/><motor joint="elbow"/><motor tendon="belt"/></actuator></mujoco>"""
+AS_BUILT = {"armature": 0.01, "large": 1.0, "small": 0.5, "gear": 3.0}
+
+
+def arm(folder, **numbers):
+    path = folder / "arm.xml"
+    path.write_text(ARM.format(**AS_BUILT | numbers))
+    robot = Robot(str(path))
+    assert robot.model.nu == 3
+    return robot
+
+
+def test_a_robot_with_faults_is_the_robot_that_mujoco_reads_from_a_file_with_these_numbers(tmp_path):
+    changes = (("body_mass", "lower", 1.5), ("dof_armature", "shoulder", 3.0), ("actuator_gear", "push", 2.0))
+    healthy = arm(tmp_path)
+    faults = Faults(healthy, tuple(Change(field, (1.0, 5.0), of=(name,)) for field, name, _ in changes))
+    found = faults.model(np.array([factor for *_, factor in changes]))
+    expected = arm(tmp_path, large=1.5, small=0.75, armature=0.03, gear=6.0)
+    for name in dir(found):
+        if isinstance(values := getattr(found, name), np.ndarray) and values.dtype.kind == "f":
+            np.testing.assert_allclose(values, getattr(expected.model, name), rtol=1e-9, atol=1e-12, err_msg=name)
+    assert found.stat.meaninertia == pytest.approx(expected.model.stat.meaninertia, rel=1e-9)
+    assert found.stat.meaninertia > 1.2 * healthy.model.stat.meaninertia
+    random = np.random.default_rng(0)
+    states, actions = beginnings(expected, random, 1), commands(expected, random, 1, 20)
+    moved = [Simulator(expected, 1).run([model], states, actions) for model in (found, expected.model)]
+    np.testing.assert_allclose(*moved, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "field, instead",
+    [
+        ("body_subtreemass", "body_mass"),
+        ("body_invweight0", "body_mass"),
+        ("dof_M0", "body_mass"),
+        ("dof_invweight0", "dof_armature"),
+        ("actuator_acc0", "actuator_gear"),
+        ("actuator_length0", ""),
+        ("tendon_length0", ""),
+        ("tendon_invweight0", "body_mass"),
+        ("geom_rbound", "geom_size"),
+        ("geom_aabb", "geom_size"),
+    ],
+)
+def test_what_mujoco_computes_of_other_fields_is_refused_with_these(field, instead, tmp_path):
+    with pytest.raises(BadInput, match=f"{field}: MuJoCo computes it from other fields.* Change instead: .*{instead}"):
+        Faults(arm(tmp_path), (Change(field, (0.5, 2.0)),))
+
+
+@pytest.mark.parametrize("field", ["jnt_stiffness", "body_gravcomp", "tendon_damping"])
+def test_a_multiple_of_0_is_refused(field, tmp_path):
+    with pytest.raises(BadInput, match=f"{field}: its numbers are 0 here, and so is every multiple"):
+        Faults(arm(tmp_path), (Change(field, (0.5, 2.0)),))
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (Change("tendon_width", (0.5, 2.0)), "tendon_width: no such factor changes how the robot moves"),
+        (Change("geom_size", (0.5, 2.0), of=("ghost",)), "geom_size of geom ghost: no such factor"),
+        (Change("geom_friction", (0.5, 2.0), of=("floor", "ghost")), "geom_friction of geom ghost: no such|of geom floor: no"),
+        (Change("body_mass", (1.0, 1.0)), "body_mass: no such factor changes"),
+        (Change("dof_solref", (0.9, 1.1)), "dof_solref: no such factor changes .* in 80 seconds of random"),
+    ],
+)
+def test_a_change_that_moves_no_robot_otherwise_is_refused_by_its_name(change, complaint, tmp_path):
+    faults = Faults(arm(tmp_path), (Change("actuator_gear", (0.5, 2.0), of=("push",)), change))
+    with pytest.raises(BadInput, match=complaint):
+        require_effects(faults)
+    require_effects(replace(faults, changes=faults.changes[:1]))
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_every_family_moves_every_robot_that_it_is_for(name):
+    for family in FAMILIES.values():
+        require_effects(Faults(Robot(name), family))
 
 
 def test_observations_leave_out_where_a_robot_is():

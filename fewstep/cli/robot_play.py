@@ -15,6 +15,7 @@ from fewstep.problems.robot_faults import RobotFaults, unmet
 from fewstep.runs import Run
 from fewstep.runs.config import require_same_files
 from fewstep.runtime import Follower
+from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.trained import Trained
@@ -40,6 +41,7 @@ def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: C
     follower, settings = follower_of(run)
     robot = Robot(settings.robot)
     faults = Faults(robot, read_family(family or settings.family))
+    require_effects(faults)
     condition = unmet(faults, seed, 1)[0]
     healthy, faulty = faults.model(faults.healthy()), faults.model(condition)
     driver, steps = Driver(follower, robot), round(seconds / robot.seconds)

@@ -17,6 +17,7 @@ from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.experience import Experience, gathered
 from fewstep.tasks.experience_file import PARTS, read_experience
 from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import Change, Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.tasks.windows import format_of, windows
@@ -104,7 +105,7 @@ class RobotFaults(LearningSettings):
         """What robots lived through, by part: read from the file, or simulated."""
         robot, family = Robot(self.robot), read_family(self.family)
         if self.data:
-            Faults(robot, family)  # says now whether fewstep gather and play can draw faults from it
+            require_effects(Faults(robot, family))  # says now whether fewstep gather and play can draw faults from it
             return read_experience(self.data, robot)
         return experience_of(robot, robot.path.read_bytes(), family, self.robots, self.runs, self.run_steps, seed)
 
@@ -138,6 +139,7 @@ def experience_of(
     the `content` of the robot's file has changed, another robot is asked for."""
     del content
     faults = Faults(robot, family)
+    require_effects(faults)
     return {
         part: gathered(faults, (seed, number), count, runs, steps)
         for number, (part, count) in enumerate(zip(PARTS, robots, strict=True))

@@ -10,20 +10,18 @@ import copy
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.plain import is_a
-from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
+from fewstep.tasks.model_fields import DIRECTIONS, ELEMENTS, causes, computed_again, is_derived, is_numbers
+from fewstep.tasks.robots import Robot
 
-ELEMENTS = {"body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "actuator": "actuator", "tendon": "tendon"}
-"""by the first word of a field of the model: what its rows belong to"""
 MOST_BYTES, FARTHEST = 100_000, 1e6
 """No family is a larger file, whose YAML would take long to read, and no fault multiplies by more."""
-DIRECTIONS = ("quat", "_axis")
-"""how fields of directions end: these have no size to multiply, and MuJoCo ends the process where one is not of length 1"""
+MOST_CAUSES = 3
 MOST_SHOWN = 200
 """letters of what a file says, in a message"""
 PARTS: dict[str, tuple[Any, str]] = {
@@ -125,7 +123,8 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Faults:
-    """A family of faults of one robot. Raises `BadInput` for a field or a name that it lacks, and for masses below 0."""
+    """A family of faults of one robot. Raises `BadInput` for a field or a name that it lacks, for a field that MuJoCo computes
+    of others or whose numbers are all 0, and for masses below 0."""
 
     robot: Robot
     changes: tuple[Change, ...]
@@ -135,6 +134,17 @@ class Faults:
             rows, least = self._rows(change), min(change.among or change.between or (1.0,))
             if not len(rows):
                 raise BadInput(f"{change.field}: the robot has none, so nothing would change. Leave this change out.")
+            if is_derived(self.robot.model, change.field):
+                instead = ", ".join(causes(self.robot.model, change.field)[:MOST_CAUSES]) or "what it is computed from"
+                raise BadInput(
+                    f"{change.field}: MuJoCo computes it from other fields, so setting it would change nothing, or make the "
+                    f"model contradict itself. Change instead: {instead}."
+                )
+            if not getattr(self.robot.model, change.field)[rows].any():
+                raise BadInput(
+                    f"{change.field}: its numbers are 0 here, and so is every multiple of them: nothing would change. Give "
+                    f"{'them' if len(rows) > 1 else 'it'} a value in the robot's file, or leave this change out."
+                )
             if change.any > len(rows):
                 raise BadInput(f"{change.field}: any: {change.any} is more than the {len(rows)} that there are.")
             if change.field in ("body_mass", "body_inertia") and least <= 0:
@@ -154,7 +164,8 @@ class Faults:
         if not is_numbers(values) or kind is None or change.field.endswith(DIRECTIONS):
             fields = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and not name.endswith(DIRECTIONS)]
             offered = [name for name in fields if is_numbers(getattr(model, name))]
-            near = difflib.get_close_matches(change.field, offered, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(change.field, offered, n=9, cutoff=0.5)
+            near = [name for name in near if not is_derived(model, name)][:3]
             listed = ", ".join(dict.fromkeys((*near, "body_mass", "actuator_gear")))
             raise BadInput(f"{shown(change.field)}: expected a field of numbers of MuJoCo's model, such as {listed}.")
         if not change.of:
@@ -175,7 +186,11 @@ class Faults:
     @property
     def size(self) -> int:
         """Numbers of a condition."""
-        return sum(1 if change.alike else len(self._rows(change)) for change in self.changes)
+        return sum(map(self.width, self.changes))
+
+    def width(self, change: Change) -> int:
+        """Numbers of a condition that are of this change."""
+        return 1 if change.alike else len(self._rows(change))
 
     def healthy(self) -> np.ndarray:
         """[size]: the condition of the robot as its file has it."""
@@ -207,7 +222,7 @@ class Faults:
 
     def model(self, condition: np.ndarray) -> Any:
         """The `mujoco.MjModel` of a robot in this condition. A body's inertia goes with its mass, as if of another density."""
-        mujoco, model, start = imported_mujoco(), copy.copy(self.robot.model), 0
+        model, start = copy.copy(self.robot.model), 0
         for change in self.changes:
             rows = self._rows(change)
             width = 1 if change.alike else len(rows)
@@ -216,14 +231,11 @@ class Faults:
             for field in (change.field, "body_inertia") if change.field == "body_mass" else (change.field,):
                 values = getattr(model, field)
                 values[rows] = values[rows] * factors.reshape(-1, *(1,) * (values.ndim - 1))
-        with warnings_of(mujoco):  # whether the robot can be simulated is seen when it is
-            mujoco.mj_setConst(model, mujoco.MjData(model))
+        computed_again(model)
+        inertia = float(np.mean(self.robot.model.dof_M0))
+        if inertia > 0:  # by which the solver decides when it is done; MuJoCo computes it only when it reads a file
+            model.stat.meaninertia = self.robot.model.stat.meaninertia * (float(np.mean(model.dof_M0)) / inertia)
         return model
-
-
-def is_numbers(values: Any) -> TypeGuard[np.ndarray]:
-    """Whether a field of the model holds what can be multiplied."""
-    return isinstance(values, np.ndarray) and values.dtype == np.float64
 
 
 SPOKEN = {"actuator_gear": "gain", "body_mass": "mass", "geom_friction": "friction", "dof_damping": "damping"}

@@ -21,6 +21,28 @@ FIELDS = [
     *("geom_rgba", "geom_friction", "actuator_ctrlrange", "actuator_gainprm", "actuator_trntype", "tendon_stiffness", "nbody"),
     *("qpos0", "opt", "__class__", "__init__", "body", "_address", "body_", "actuator", "names", "stat", "geom_dataid", "Höhe"),
     *("body_mass ", "BODY_MASS", "\x1b[31m", "../../x", "body_mass.__class__", "mesh_vert", "body_subtreemass", "geom_margin"),
+    *(
+        "dof_M0",
+        "dof_length",
+        "dof_invweight0",
+        "body_invweight0",
+        "body_margin",
+        "actuator_acc0",
+        "actuator_length0",
+        "geom_rbound",
+    ),
+    *(
+        "geom_aabb",
+        "geom_solmix",
+        "geom_user",
+        "jnt_user",
+        "actuator_user",
+        "tendon_length0",
+        "cam_pos0",
+        "light_pos0",
+        "key_qpos",
+    ),
+    *("sensor_noise", "site_pos", "dof_solref", "jnt_margin", "actuator_lengthrange"),
 ]
 """of a change: what is none of the model, or none that faults should change"""
 
@@ -70,7 +92,7 @@ def families():
             text = json.dumps([{name: each for name, each in sound_change.items() if name != part}])[1:-2]
             yield f"{part} is {kind} of YAML", f"- {text}, {part}: {value}}}\n".encode()
     for field in FIELDS:
-        for factors in ([0.5, 1.5], [-1.0, 1.0]):
+        for factors in ([0.5, 1.5], [-1.0, 1.0], [1.0, 1.0]):
             yield f"field {field!r} {factors}", json.dumps([{"field": field, "between": factors}]).encode()
     for name in (
         "",

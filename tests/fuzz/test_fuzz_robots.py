@@ -28,7 +28,7 @@ WORDS = ["--robots", "2", "1", "1", "--runs", "1", "--run-steps", "6", "--shots"
 TRAIN = ["train", "robot-faults", *WORDS, "--meta-batch-size", "2", "--out", "out"]
 FILES = {
     "families": ("faults.yaml", odd_faults.families, [*TRAIN, "--robot", "cart.xml", "--family", "faults.yaml"], 15),
-    "robots": ("robot.xml", odd_robots.robots, [*TRAIN, "--robot", "robot.xml", "--family", "friction"], 13),
+    "robots": ("robot.xml", odd_robots.robots, [*TRAIN, "--robot", "robot.xml", "--family", "mild"], 13),
     "experiences": ("lived.npz", odd_lived.experiences, [*TRAIN, "--robot", "cart.xml", "--data", "lived.npz"], 11),
 }
 """kind -> (file, what it may hold, the command that reads it, every which is tried in the fast slice)"""
@@ -108,7 +108,7 @@ def test_a_damaged_policy_is_played_or_refused(fuzz, policy, record_property, fi
 def test_a_damaged_follower_predicts_or_is_refused(tmp_path, monkeypatch, record_property, file):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cart.xml").write_text(odd_robots.CART)
-    settings = RobotFaults(robot="cart.xml", family="friction", robots=(2, 1, 1), runs=1, run_steps=6, **SMALL)
+    settings = RobotFaults(robot="cart.xml", family="mild", robots=(2, 1, 1), runs=1, run_steps=6, **SMALL)
     trained = Trained.of(untrained(settings, tmp_path / "run"))
     Follower(trained.problem, trained.params, trained.config).save(tmp_path / "follower")
     contents, failed = damages(tmp_path / "follower", file), {}
