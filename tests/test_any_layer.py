@@ -1,5 +1,8 @@
 """Layers of all kinds give an exact meta-gradient: checked by finite differences in float64. Place: fewstep/gradients."""
 
+import warnings
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -122,6 +125,8 @@ def test_the_exact_meta_gradient_of_any_layer_passes_finite_differences(layer):
     learner, params = Learner(loss, optax.sgd(0.1), 2), MetaParams(theta)
     found = check_meta_gradient(learner, params, episode, KEY)
     assert found.passed, str(found)
+    assert found.draws == (layer == "dropout")
+    assert found.float32_error < 1e-3
     gradients = [
         jax.jit(lambda params, way=way: way(learner, params, episode, KEY, jnp.zeros((), int)))(params)
         for way in (exact, stored)
@@ -169,3 +174,41 @@ def test_what_does_not_fit_together_is_named_by_its_path(change, message):
         meta_gradient(
             learner, MetaParams(theta), change.get("episodes", EPISODES), change.get("keys", KEYS), jnp.zeros((), int)
         )
+
+
+def one_mask(params, batch, key):
+    """Dropout whose mask is drawn from a key of its own, as that of a model which keeps its seed beside its weights."""
+    return dropout(params, batch, jax.random.key(7))
+
+
+@pytest.mark.parametrize("wrapped", [lambda loss: loss, jax.jit, jax.checkpoint])
+def test_a_loss_that_draws_without_its_key_is_warned_of(wrapped):
+    learner = Learner(wrapped(one_mask), optax.sgd(0.1), 1)
+    with pytest.warns(UserWarning, match="draws random numbers and does not look at its key"):
+        jax.make_jaxpr(lambda: meta_gradient(learner, MetaParams(weights(EMBEDDED)), EPISODES, KEYS, jnp.zeros((), int)))()
+    for loss in (simple, wrapped(dropout), lambda p, b, k: dropout(p, b, jax.random.fold_in(k, 1))):  # no warning
+        right = Learner(loss, optax.sgd(0.1), 1)
+        jax.make_jaxpr(partial(meta_gradient, right))(MetaParams(weights(EMBEDDED)), EPISODES, KEYS, jnp.zeros((), int))
+
+
+@pytest.mark.parametrize(
+    ("loss", "draws", "looks_at_key", "said"),
+    [
+        (
+            lambda p, b, k: jnp.sum(jnp.square(p * jax.random.bernoulli(k, 0.5, (4,)) - b)),
+            True,
+            True,
+            "same random numbers in both",
+        ),
+        (lambda p, b, k: jnp.sum(jnp.square(p * jax.random.bernoulli(KEY, 0.5, (4,)) - b)), True, False, "share one draw"),
+        (lambda p, b, k: jnp.sum(jnp.square(p - b)), False, False, "does not look at its key"),
+    ],
+)
+def test_the_check_says_what_a_loss_draws_and_gives_float32_and_float64_the_same_draws(loss, draws, looks_at_key, said):
+    learner, task = Learner(loss, optax.sgd(0.1), 1), Episode(jnp.arange(4.0), jnp.ones(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said by another test
+        found = check_meta_gradient(learner, MetaParams(jnp.array([0.3, -1.2, 0.7, 2.0])), task, jax.random.key(3))
+    assert (found.passed, found.draws, found.looks_at_key) == (True, draws, looks_at_key)
+    assert found.float32_error < 1e-5  # with other masks: about 1
+    assert said in str(found)

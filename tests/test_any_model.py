@@ -1,5 +1,8 @@
 """Any model will do: five ways to write one perceptron give one and the same meta-gradient. Place: fewstep/maml.py."""
 
+import os
+import warnings
+from functools import partial
 from itertools import pairwise
 
 import equinox as eqx
@@ -11,9 +14,22 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from known import assert_close, farthest, fast_meta_gradient, keys, mlp_apply, mlp_params, plain, slow_but, waves
+from known import (
+    KEY,
+    assert_close,
+    assert_same_bits,
+    farthest,
+    fast_meta_gradient,
+    keys,
+    mlp_apply,
+    mlp_params,
+    one,
+    plain,
+    slow_but,
+    waves,
+)
 
-from fewstep import Learner, MetaParams, nn
+from fewstep import Learner, MetaParams, combine, init, meta_gradient, meta_step, nn, partition
 from fewstep.variants import log_rates, meta_sgd
 
 SIZES = (1, 5, 4, 1)
@@ -141,3 +157,88 @@ def test_the_built_in_perceptron_draws_other_weights_for_another_key():
     assert farthest(first, again) == 0
     assert farthest(first, other) > 0.1
     assert_close(plain(first), plain(again))
+
+
+class Odd(eqx.Module):
+    """A model with leaves of all kinds."""
+
+    layer: eqx.nn.Linear
+    activation: object
+    count: jax.Array
+    nothing: None
+    rate: float
+
+
+def test_a_model_of_any_leaves_is_learned_in_its_arrays_of_real_numbers_and_carried_in_the_rest():
+    model = Odd(eqx.nn.Linear(1, 1, key=KEY), jnp.tanh, jnp.array(3), None, 0.5)
+    theta, rest = partition(model)
+    expected, others = eqx.partition(model, eqx.is_inexact_array)
+    assert_same_bits(theta, expected)
+    assert jax.tree.structure(rest) == jax.tree.structure(others)
+    assert jax.tree.leaves(combine(theta, rest)) == jax.tree.leaves(model)
+
+    def odd_loss(theta, batch, key):
+        whole = combine(theta, rest)
+        outputs = jax.vmap(lambda x: whole.activation(whole.layer(x)))(batch.inputs)
+        return jnp.mean(jnp.square(outputs - batch.targets)) * whole.count * whole.rate
+
+    learner = Learner(odd_loss, meta_sgd, 2)
+    params = MetaParams(theta, log_rates(theta, 0.1))
+    _, gradient = fast_meta_gradient(learner, params, waves(3), keys(3), STEP)
+    state = meta_step(optax.sgd(0.1), init(optax.sgd(0.1), params), gradient)
+    moved = combine(state.params.theta, rest)
+    assert moved.activation is jnp.tanh and int(moved.count) == 3 and moved.rate == 0.5
+    assert np.any(moved.layer.weight != model.layer.weight)
+
+
+def dropped_out_by_nnx():
+    """The recipe for flax.nnx: random numbers are given with the call."""
+
+    class Perceptron(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.last = nnx.Linear(1, 16, rngs=rngs), nnx.Linear(16, 1, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5)
+
+        def __call__(self, x, rngs):
+            return self.last(self.dropout(jnp.tanh(self.first(x)), rngs=rngs))
+
+    graph, theta = nnx.split(Perceptron(nnx.Rngs(0)))
+    return theta, lambda theta, x, key: nnx.merge(graph, theta)(x, nnx.Rngs(key))
+
+
+def dropped_out_by_keras():
+    """The recipe for Keras: the state of each seed generator is made from the loss's key."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("needs Keras with its JAX backend")
+    layers = keras.layers
+    model = keras.Sequential([layers.Input((1,)), layers.Dense(16, activation="tanh"), layers.Dropout(0.5), layers.Dense(1)])
+    theta = [variable.value for variable in model.trainable_variables]
+
+    def apply(theta, x, key):
+        state = [
+            jax.random.key_data(jax.random.fold_in(key, number)) if "seed_generator" in variable.path else variable.value
+            for number, variable in enumerate(model.non_trainable_variables)
+        ]
+        return model.stateless_call(theta, state, x, training=True)[0]
+
+    return theta, apply
+
+
+@pytest.mark.parametrize("write", [dropped_out_by_nnx, dropped_out_by_keras])
+def test_by_the_recipe_dropout_of_a_framework_draws_from_the_key_of_the_loss(write):
+    theta, apply = write()
+
+    def loss(theta, examples, key):
+        return jnp.mean(jnp.square(apply(theta, examples.inputs, key) - examples.targets))
+
+    task = one(waves(1), 0)
+    with jax.numpy_rank_promotion("allow"):  # Keras adds its biases so
+        outputs = [apply(theta, task.query.inputs, key) for key in (*keys(3), keys(3)[0])]
+        assert_same_bits(outputs[3], outputs[0])
+        assert min(farthest(outputs[a], outputs[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 1e-3
+        learner = Learner(loss, optax.sgd(0.01), 2)
+        jax.make_jaxpr(partial(meta_gradient, learner))(MetaParams(theta), waves(3), keys(3), STEP)  # without a warning
