@@ -89,7 +89,8 @@ class Learner:
     objective: Objective = task_loss
     """what the outer loop minimizes, for one task"""
     task_gradient: TaskGradient = task_gradient
-    """how the gradient of one task with respect to the meta-parameters is taken"""
+    """How the gradient of one task with respect to the meta-parameters is taken. By default by plain reverse mode, which keeps
+    the activations of all adaptation steps. `gradients.auto` takes `gradients.exact` instead if these would not fit."""
     tasks_at_once: int | None = None
     """so many tasks of a meta-batch are mapped together, one such chunk after the other; None for all"""
 

@@ -279,12 +279,20 @@ def auto_module():
     return sys.modules["fewstep.gradients.auto"]
 
 
-def deep(steps, way):
+@jax.custom_vjp
+def reverse(x):
+    return x
+
+
+reverse.defvjp(lambda x: (x, None), lambda _, slope: (-slope,))
+
+
+def deep(steps, way, part=lambda x: x):
     """Temporary bytes of one meta-gradient of a twelve-layer network, compiled, not run."""
     network = nn.mlp([32] * 13, jnp.tanh)
     batch = Examples(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 32), (256, 32), (256,))))
     params = MetaParams(jax.eval_shape(network.init, KEY))
-    learner = Learner(losses.mean_squared_error(network.apply), optax.sgd(0.01), steps, task_gradient=way)
+    learner = Learner(losses.mean_squared_error(lambda params, x: part(network.apply(params, x))), optax.sgd(0.01), steps)
     program = jax.jit(lambda params, episode: way(learner, params, episode, KEY, STEP))
     compiled = program.lower(params, Episode(batch, batch)).compile()
     return compiled.memory_analysis().temp_size_in_bytes, sum(4 * leaf.size for leaf in jax.tree.leaves(params))
@@ -294,6 +302,11 @@ def test_memory_of_exact_grows_by_the_parameters_of_each_step_alone_and_that_of_
     (few, size), (many, _) = deep(5, exact), deep(50, exact)
     assert many - 50 * size <= 1.15 * (few - 5 * size)
     assert deep(20, stored)[0] >= 20 * deep(20, exact)[0]
+
+
+def test_memory_of_exact_grows_by_the_parameters_of_each_step_alone_for_a_loss_with_a_derivative_rule_of_its_own():
+    (few, size), (many, _) = deep(5, exact, reverse), deep(50, exact, reverse)
+    assert many - 50 * size <= 1.15 * (few - 5 * size)
 
 
 def test_a_meta_gradient_checks_right_and_a_wrong_backward_pass_is_found():

@@ -4,6 +4,7 @@ fewstep/gradients/own_rules.py, fewstep/check.py."""
 import sys
 from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -79,6 +80,15 @@ binary.defjvps(lambda slope, found, x: slope * (jnp.abs(x) <= 1))
 bent.defjvps(lambda slope, found, x: slope)
 
 
+@eqx.filter_custom_vjp
+def reverse_of_equinox(x):
+    return x
+
+
+reverse_of_equinox.def_fwd(lambda perturbed, x: (x, None))
+reverse_of_equinox.def_bwd(lambda kept, slope, perturbed, x: -slope)
+
+
 def halfway(x, solver):
     """y with y³ + y = x, by a derivative that skips the solve (Fung et al. 2022)."""
     steps = lambda f, y: jax.lax.fori_loop(0, 9, lambda i, y: y - f(y) / (3 * jnp.square(y) + 1), y)  # noqa: E731
@@ -107,6 +117,7 @@ UNKNOWN = RULES | {
     "custom_jvp of a function of JAX": binary,
     "custom_jvp of a function of JAX with a rule": bent,
     "custom_vjp in a while loop": lambda x: jax.lax.while_loop(lambda x: x.sum() > 0, reverse, x),
+    "custom_vjp of equinox": reverse_of_equinox,
     "custom_root": lambda x: halfway(x[0], lambda g, y: y)[None],
     "an iterative solver": by_conjugate_gradients,
     "odeint": flow,
