@@ -142,5 +142,7 @@ class Problem:
     """numbers of support examples at which results are given beside the trained one, and intervals calibrated"""
     notes: tuple[str, ...] = ()
     """what a person should know of the data: what was left out, imputed, inferred"""
+    questions: tuple[str, ...] = ()
+    """what the user has to say before it is trained: expected, got, what to do"""
     made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """what was made of this very value once, such as its programs (`training.programs.once`); a changed one begins anew"""

@@ -19,6 +19,7 @@ from fewstep.problem import Problem
 from fewstep.problems.image_settings import ImageSettings
 from fewstep.problems.settings import LearningSettings
 from fewstep.runs import open_run
+from fewstep.runs.training import require_answers
 from fewstep.tasks.family import TaskFamily
 from fewstep.types import Episode, Examples, MetaParams
 
@@ -143,6 +144,7 @@ def ground(settings: LearningSettings, seed: int, fold: int | None = None, embed
     if fold is not None:
         base = replace(base, fold=fold)  # type: ignore[call-arg]
     problem = base.build(seed)
+    require_answers(problem)
     assert problem.splits is not None
     images = isinstance(base, ImageSettings)
 

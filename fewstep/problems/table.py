@@ -3,8 +3,10 @@ one or several numbers, or a class, as target."""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from fewstep.errors import BadInput
 from fewstep.problem import Illustration, Problem, Splits
 from fewstep.problems.settings import LearningSettings
 from fewstep.problems.supervised import supervised
+from fewstep.tasks.advice import advise, unused_dates
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.fit_columns import Fitting, fit_format
@@ -26,6 +29,9 @@ from fewstep.types import Examples
 
 TEST_QUERIES = 1_000
 """At most so many held-out rows of a task are measured; nearly always that is all of them."""
+
+READ_AGAIN = 2**25
+"""A file of at most so many bytes is read whole, to look for dates in columns that are not used."""
 
 GRADIENT = {"meta_steps": 4_000, "outer_rate": 4e-3, "hidden": (40, 40), "harmonics": 12}
 """Where the recipe of the gradient adapter differs."""
@@ -96,7 +102,17 @@ class Table(LearningSettings):
             raise BadInput(f"--data is missing: {EXPECTED}")
         table = read_table(self.data, self.columns)
         settings = replace(self, task=FILE) if not self.task and FILE in table.columns else self
-        return settings.build_from(table, self.data, seed)
+        problem = settings.build_from(table, self.data, seed)
+        return problem if self.time else replace(problem, notes=(*problem.notes, *self._unused_dates()))
+
+    def _unused_dates(self) -> tuple[str, ...]:
+        """What is said of dates in columns that are not used; of a large file, which would have to be read again, nothing."""
+        if sum(Path(name).stat().st_size for name in glob.glob(self.data) or [self.data]) > READ_AGAIN:
+            return ()
+        try:
+            return tuple(unused_dates(read_table(self.data), self.columns, self.data))
+        except BadInput:  # what is not used may be anything
+            return ()
 
     def build_from(
         self, table: pl.DataFrame, source: str, seed: int = 0, split: Callable[[int, int], dict[str, np.ndarray]] | None = None
@@ -128,6 +144,7 @@ class Table(LearningSettings):
         in_train[np.concatenate([rows_of[task] for task in parts["train"]])] = True
         fitting = Fitting(table, self.inputs, self.target, in_train, source, self.task, kinds, self.harmonics)
         format = fit_format(fitting, notes)
+        questions = advise(fitting, format, rows_of, self.time, notes)
         order = np.concatenate(rows_of)
         inputs = format.encode_inputs(table, source, notes)[order]
         targets = format.encode_targets(table, source)[0][order]
@@ -150,9 +167,8 @@ class Table(LearningSettings):
         x = x_values(table, format, source)[order]
         illustrate = _illustrator(rows, enough["test"], format, most, x, bool(self.time))
         counts = report_counts(self.shot_range, length[enough["test"]])
-        return self._problem(
-            format, splits=splits, illustrate=illustrate, shot_counts=counts, notes=tuple(dict.fromkeys(notes))
-        )
+        parts = {"splits": splits, "illustrate": illustrate, "shot_counts": counts}
+        return self._problem(format, **parts, notes=tuple(dict.fromkeys(notes)), questions=questions)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ def train(
     if isinstance(settings, PolicySettings):
         return train_policy_run(settings, directory, seed=seed, preset=preset, quiet=quiet, announce=announce)
     problem, several, mesh = settings.build(seed), several_candidates(settings), training_mesh(devices)
+    require_answers(problem)
     require_same(settings, seed)
     directory = Path(directory)
     if hosts.is_first():
@@ -82,6 +83,12 @@ def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
         loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
         return completed(run.directory, problem)
+
+
+def require_answers(problem: Problem) -> None:
+    """Raises `BadInput` where the user has to decide something before `problem` is trained."""
+    if problem.questions:
+        raise BadInput(" ".join(problem.questions))
 
 
 def is_trained(directory: str | Path) -> bool:

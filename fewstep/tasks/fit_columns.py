@@ -135,7 +135,7 @@ def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], targets: Seq
     table, source = fitting.table, fitting.source
     question = "will you know it when you ask?"
     for target in targets:
-        words, y = read_words(table, target.name, source), _as_numbers(fitting, target)
+        words, y = read_words(table, target.name, source), as_numbers(fitting, target)
         for column in inputs:
             if column.kind == "category":
                 same = (read_words(table, column.name, source) == words).all()
@@ -147,7 +147,7 @@ def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], targets: Seq
                 notes.append(f"warning: input {column.name!r} says exactly what target {target.name!r} is; {question}")
 
 
-def _as_numbers(fitting: Fitting, target: TargetColumn) -> np.ndarray:
+def as_numbers(fitting: Fitting, target: TargetColumn) -> np.ndarray:
     """[rows] of a target: its numbers, of two classes 0 and 1, of more the numbers that name them; NaN where there are none."""
     if not target.classes:
         return read_values(fitting.table, target.name, ColumnKind("number"), fitting.source)
