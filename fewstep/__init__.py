@@ -3,6 +3,7 @@
 The public names, in reading order. Nothing heavy is imported before it is used.
 """
 
+import fewstep.command  # noqa: F401, before jax is loaded
 from fewstep.errors import BadInput as BadInput
 from fewstep.errors import RunFailed as RunFailed
 from fewstep.maml import Learner as Learner

@@ -16,6 +16,7 @@ FLOORS = {
     0: (
         "arrays",
         "cache",
+        "command",
         "cores",
         "errors",
         "half",

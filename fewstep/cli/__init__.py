@@ -74,7 +74,6 @@ def _answer(argv: list[str]) -> int:
         return 2
     from fewstep.errors import BadInput, NotTrusted, RunFailed
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's own chatter
     try:
         if odd := next((word for word in argv if "\0" in word), ""):
             raise BadInput(f"expected words without NUL, which no file name may hold, got {odd!r}.")
