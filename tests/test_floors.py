@@ -31,7 +31,7 @@ FLOORS = {
         "whole",
     ),
     1: ("maml", "gradients", "losses", "nn", "planning", "tasks"),
-    2: ("variants", "problem", "driving", "rl"),
+    2: ("variants", "problem", "driving", "rl", "classics"),
     3: ("training", "problems", "check"),
     4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
     5: ("compare",),

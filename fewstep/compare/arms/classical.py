@@ -12,20 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from fewstep.classics.rows import as_arrays, described, grown, inputs_alone
 from fewstep.compare.arms.arm import Arm, Fitted, Work
 from fewstep.compare.ground import Ground
-from fewstep.types import Episode, Examples
+from fewstep.types import Episode
 
 SKLEARN = ("sklearn", "pip install 'fewstep[compare]' (scikit-learn)")
 EPISODES, ROWS = 600, 10_000
 """of meta-train tasks that boosting learns from, and so many of their rows"""
 MOST_OUTPUTS = 4
 """Boosting grows trees for each output by itself."""
-
-
-def as_arrays(episodes: Episode) -> Episode:
-    """Episodes on the host, in float64."""
-    return Episode(*(Examples(*(np.asarray(leaf, np.float64) for leaf in part)) for part in episodes))  # type: ignore[arg-type]
 
 
 def fit_chance(work: Work) -> Fitted:
@@ -91,72 +87,13 @@ def fit_tabpfn(work: Work) -> Fitted:
     return per_task(make, work.ground.classes)
 
 
-def described(episodes: Episode) -> np.ndarray:
-    """[episodes, queries, features]: each question with statistics of its support set: how many rows there are, means and
-    deviations of the targets, the target of the nearest row, a mean that nearer rows weigh more in, and slopes."""
-    support, query = as_arrays(episodes)
-    weight = np.asarray(support.weight)
-    count = np.maximum(weight.sum(1), 1.0)
-    x, y, asked = (np.asarray(each) for each in (support.inputs, support.targets, query.inputs))
-    mean_x = np.einsum("es,esf->ef", weight, x) / count[:, None]
-    mean = np.einsum("es,eso->eo", weight, y) / count[:, None]
-    away_x, away = (x - mean_x[:, None]) * weight[..., None], (y - mean[:, None]) * weight[..., None]
-    deviation = np.sqrt(np.square(away).sum(1) / count[:, None])
-    slopes = np.einsum("esf,eso->efo", away_x, away) / (np.square(away_x).sum(1)[..., None] + 1.0)
-    squares = np.square(x).sum(-1)[:, None] + np.square(asked).sum(-1)[..., None] - 2 * np.einsum("eqf,esf->eqs", asked, x)
-    squares = np.where(weight[:, None] > 0, np.maximum(squares, 0.0), np.inf)
-    place = squares.argmin(-1)
-    nearest = np.take_along_axis(y, place[..., None], 1)
-    share = np.exp(-np.where(np.isfinite(squares), squares, 1e9) / (0.1 * x.shape[-1])) + 1e-12 * (weight[:, None] > 0)
-    near = np.einsum("eqs,eso->eqo", share, y) / np.maximum(share.sum(-1, keepdims=True), 1e-12)
-    line = mean[:, None] + np.einsum("eqf,efo->eqo", asked - mean_x[:, None], slopes)
-    everywhere = np.concatenate([count[:, None], mean, deviation], 1)
-    wide = np.broadcast_to(everywhere[:, None], (*asked.shape[:2], everywhere.shape[1]))
-    distance = np.sqrt(np.take_along_axis(np.where(np.isfinite(squares), squares, 1e9), place[..., None], 2))
-    return np.concatenate([asked, wide, nearest, near, line, distance], -1)
-
-
 def fit_boosting(work: Work, features: Callable[[Episode], np.ndarray] = described) -> Fitted:
     """Trees on questions with their support sets' statistics, or other `features`, grown on episodes of meta-train tasks."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits  # on few rows several threads only wait for each other
-
-    ground = work.ground
+    ground, leaves = work.ground, work.choice["leaves"]
     episodes = ground.episodes(EPISODES, draw=1 + work.seed)
-    known = np.asarray(episodes.query.weight).ravel() > 0
-    found = features(episodes)
-    x, y = found.reshape(-1, found.shape[-1])[known], np.asarray(episodes.query.targets, np.float64)
-    y = y.reshape(-1, y.shape[-1])[known]
-    some = np.random.default_rng(work.seed).permutation(len(x))[:ROWS]
-    x, y = x[some], y[some]
-    options: dict[str, Any] = {"max_leaf_nodes": work.choice["leaves"], "learning_rate": 0.1, "random_state": work.seed}
-    with threadpool_limits(1):
-        if ground.classes:
-            several = [HistGradientBoostingClassifier(**options).fit(x, y.argmax(1))]
-        else:
-            several = [HistGradientBoostingRegressor(**options).fit(x, column) for column in y.T]
-
-    def ask(rows: np.ndarray) -> np.ndarray:
-        if not ground.classes:
-            return np.stack([trees.predict(rows) for trees in several], 1)
-        answer = np.zeros((len(rows), y.shape[1]))
-        answer[:, several[0].classes_] = several[0].predict_proba(rows)
-        return answer
-
-    def predict(episodes: Episode) -> np.ndarray:
-        rows = features(episodes)
-        with threadpool_limits(1):
-            return ask(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:2], -1)
-
-    grown = 100.0 * y.shape[1]
-    return Fitted(
-        predict, operations=grown * x.size * np.log2(work.choice["leaves"]), adapt_operations=lambda: 10.0 * x.shape[1]
-    )
-
-
-def inputs_alone(episodes: Episode) -> np.ndarray:
-    """[episodes, queries, features]: the questions without their support sets."""
-    return np.asarray(as_arrays(episodes).query.inputs)
+    predict, (rows, columns) = grown(episodes, ground.classes, ROWS, leaves, work.seed, features)
+    operations = 100.0 * ground.outputs * rows * columns * np.log2(leaves)
+    return Fitted(predict, operations=operations, adapt_operations=lambda: 10.0 * columns)
 
 
 def few_outputs(ground: Ground) -> str:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
+from fewstep.classics.rows import as_arrays
 from fewstep.compare.arms.arm import Arm, Fitted, Work
-from fewstep.compare.arms.classical import as_arrays
 from fewstep.compare.ground import Ground
 from fewstep.types import Episode
 

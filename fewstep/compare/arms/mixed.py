@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fewstep.classics.rows import as_arrays
 from fewstep.compare.arms.arm import Arm, Fitted, Work
-from fewstep.compare.arms.classical import as_arrays, few_outputs
+from fewstep.compare.arms.classical import few_outputs
 from fewstep.compare.arms.gaussian import numbers_alone, with_one
 from fewstep.compare.ground import Ground
 from fewstep.errors import RunFailed
