@@ -144,5 +144,7 @@ class Problem:
     """what a person should know of the data: what was left out, imputed, inferred"""
     questions: tuple[str, ...] = ()
     """what the user has to say before it is trained: expected, got, what to do"""
+    classics: tuple[str, ...] = ()
+    """the cheapest models of this kind, by name in `training/classics.py`, beside which a trained one is evaluated"""
     made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """what was made of this very value once, such as its programs (`training.programs.once`); a changed one begins anew"""

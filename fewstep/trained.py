@@ -15,6 +15,7 @@ from fewstep import maml
 from fewstep.problem import Problem
 from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
+from fewstep.training.findings import said_of_run
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
 from fewstep.training.image_sets import read_photos
 from fewstep.training.mapping import over_tasks
@@ -56,13 +57,21 @@ class Trained:
     """what opens it again: problem, settings, seed and format, as in `config.json`"""
     photos: np.ndarray | None = None
     """of images, uint8 [classes, photos, height, width, channels]: of classes that calibrate prediction sets"""
+    findings: tuple[str, ...] = ()
+    """what the run's evaluation says against it"""
 
     @staticmethod
     def of(run: Run, which: str = "best") -> Trained:
         """The trained model of a run directory."""
         calibration = run.calibration() if which == "best" else {"tasks": 0, "by_shots": []}
-        problem = run.problem(with_data=False)
-        return Trained(problem, run.params(which), calibration, run.config, read_photos(run.directory, problem))
+        problem, params = run.problem(with_data=False), run.params(which)
+        photos = read_photos(run.directory, problem)
+        return Trained(problem, params, calibration, run.config, photos, run.bad_findings())
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The findings as one line for people, or none."""
+        return said_of_run(self.findings)
 
     @property
     def trained_steps(self) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,7 +70,16 @@ def test_training_writes_a_whole_run_and_prints_exactly_one_json_object(trained)
         assert f"meta-step {step}/60" in err
     validation = {record["meta_step"]: record["validation"] for record in read_metrics(folder / "metrics.jsonl")}
     best = min(validation, key=lambda step: (validation[step], -step))
-    assert f"the best on meta-validation tasks: mse {validation[best]:.4g}, at meta-step {best}\n" in err
+    told = f"the best checkpoint on meta-validation tasks: meta-step {best}, mse {validation[best]:.4g} while training\n"
+    assert told in err
+    following = ("finishing the best checkpoint", "calibrating", "evaluating on unseen tasks", "drawing pictures")
+    places = [err.index(f"\n{words}") for words in following]
+    assert places == sorted(places) and err.index(told) < places[0], "what follows the last meta-step is said as it begins"
+    evaluation = result["evaluation"]
+    assert evaluation["classics"]["best"] == "nearest" and evaluation["classics"]["tasks"] == 200
+    gain = evaluation["adaptation_gain"]
+    assert (gain["metric"], gain["steps"], gain["tasks"]) == ("mse", 2, 1000), "though 2 steps are not in the table"
+    assert gain["before"] == pytest.approx(evaluation["mean"][0]) and gain["after"] not in evaluation["mean"]
     for name in ("training", "adaptation", "shots", "unseen_tasks"):
         with Image.open(folder / "plots" / f"{name}.png") as picture:
             picture.verify()
@@ -129,6 +140,7 @@ def test_evaluate_prints_a_table_for_people_and_keeps_special_figures_out_of_the
     code, out, _ = command("evaluate", trained[0], "--steps", "0,2", "--shots", "3", "--tasks", "30")
     assert code == 0
     assert "30 unseen tasks" in out
+    assert re.search(r"^Adaptation .*95 % interval", out, re.MULTILINE)
     assert "shots 3" in out
     assert "trained shots 10" in out
     assert (trained[0] / "evaluation.json").read_bytes() == before
@@ -152,6 +164,23 @@ def test_adapt_and_predict_give_what_python_gives(trained, support, command, tmp
         assert written["note"].to_list() == ["a", "b", "c"]
         np.testing.assert_allclose(written["prediction"], expected, rtol=1e-6)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_adapt_and_predict_repeat_a_bad_answer_of_the_evaluation_in_one_line_and_no_good_one(trained, support, command):
+    shutil.copytree(trained[0], "run")
+    path = Path("run", "evaluation.json")
+    result = json.loads(path.read_text())
+    for outcome in ("better", "not shown"):
+        result["adaptation_gain"]["outcome"] = result["classics"]["by_classic"]["nearest"]["outcome"] = outcome
+        path.write_text(json.dumps(result))
+        assert ("not shown" in command("results", "run")[1].lower()) == (outcome == "not shown")
+        said = command("adapt", "run", "--support", support, "--out", outcome)[2]
+        said += command("predict", outcome, "--inputs", support, "--out", f"{outcome}.csv")[2]
+        lines = [line for line in said.splitlines() if "of this run's evaluation:" in line]
+        assert len(lines) == 2 * (outcome == "not shown")
+        assert all("not shown to help" in line and "Not shown to be better than a cheap classic" in line for line in lines)
+    path.unlink()
+    assert "evaluation" not in command("adapt", "run", "--support", support, "--out", "unknown")[2]
 
 
 def test_a_table_is_trained_adapted_and_predicted_from_the_command(command):

@@ -30,6 +30,7 @@ from fewstep.runs.state import in_use_by
 from fewstep.trained import Trained
 from fewstep.training import loop
 from fewstep.training.complete import complete
+from fewstep.training.evaluate import TaskErrors
 from fewstep.training.log import read_metrics
 
 TINY = {"hidden": (8,), "meta_steps": 6, "log_every": 3, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
@@ -111,9 +112,10 @@ def test_an_evaluation_at_other_shots_keeps_the_split_and_the_reading_of_the_tra
 
     def spy(problem, params, **options):
         seen.append(problem)
-        return {"problem": "table", "protocol": {}}
+        nothing = np.zeros((problem.splits.test.size, len(options["steps"])))
+        return TaskErrors(dict.fromkeys(problem.metrics, nothing), nothing)
 
-    monkeypatch.setattr(measure, "evaluate", spy)
+    monkeypatch.setattr(measure, "measured_errors", spy)
     table.evaluate()
     table.evaluate(shots=6)
     before, after = seen

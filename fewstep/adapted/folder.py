@@ -44,4 +44,7 @@ def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
     require_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
-    return Trained(problem, params, saved["calibration"], saved["run"], read_photos(directory, problem))
+    findings = saved.get("findings", [])
+    require_a(findings, list[str], "findings")
+    photos = read_photos(directory, problem)
+    return Trained(problem, params, saved["calibration"], saved["run"], photos, tuple(findings))

@@ -203,7 +203,8 @@ class AdaptedPhotos:
         if self.trained.photos is not None:
             write_photos(directory, self.trained.photos)
         content = {"kind": KIND, "steps": self.steps, "classes": list(self.classes), "files": list(self.files)}
-        write_json(directory / FILE, {**content, "calibration": self.trained.calibration, "run": self.trained.config})
+        trained = {name: getattr(self.trained, name) for name in ("calibration", "findings")}
+        write_json(directory / FILE, {**content, **trained, "run": self.trained.config})
 
 
 def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = None) -> AdaptedPhotos:

@@ -194,6 +194,7 @@ class Adapted:
         saved = {
             "run": self.trained.config,
             "calibration": self.trained.calibration,
+            "findings": list(self.trained.findings),
             "steps": self.steps,
             "protocol": self.protocol,
         }

@@ -79,7 +79,7 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
     from fewstep.adapted.certainty import span, uncalibrated
 
-    say_notes(model.notes)
+    say_notes((*model.trained.said, *model.notes))
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
     if not model.certainty.finished:
         say(f"note: {uncalibrated(model.trained)}", json=True)

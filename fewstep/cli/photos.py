@@ -22,7 +22,7 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
         raise BadInput("--steps auto is for tables; of images, meta-validation tasks have chosen the number of steps already.")
     model = adapt_photos(run, support, steps)
     model.save(out)
-    say_notes(model.notes)
+    say_notes((*model.trained.said, *model.notes))
     if not model.calibrated:
         say(f"note: {uncalibrated(model.trained)}", json=True)
     elif not model.as_calibrated:
@@ -83,7 +83,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     right = [truth[number] == guess[number] for number in known]
     write_table(pl.DataFrame(columns), out)
     picture = confusion(model.classes, truth, guess, out) if known else None
-    say_notes(notes)
+    say_notes((*model.trained.said, *notes))
     told = None if model.rule is None else int(none.sum())
     if as_json:
         score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}

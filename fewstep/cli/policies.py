@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewstep.cli.arguments import command_name, say
+from fewstep.cli.arguments import command_name, say, say_notes
 from fewstep.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
     """Adapts a policy to a task, tells how it went, writes the folder `--out`; `arguments` are those of `fewstep adapt`."""
     from fewstep.rl.acting import empty_folder
     from fewstep.runs.policy_run import task_in_words
+    from fewstep.runs.run import bad_findings_in
+    from fewstep.training.findings import said_of_run
 
     if arguments.support:
         run.calibration()  # says that it is a policy
@@ -30,8 +32,7 @@ def adapt(run: PolicyRun, arguments: Any) -> int:
     policy, found = run.adapt(task, arguments.updates, arguments.rollouts, arguments.seed, watch=watched_updates)
     policy.save(out)
     about, notes = policy.about, broken(found.said)
-    for note in notes:
-        say(f"note: {note}", json=True)
+    say_notes((*said_of_run(bad_findings_in(run.directory)), *notes))
     if arguments.json:
         print(json.dumps({"adapted": str(out), **about, "notes": notes}))
         return 0

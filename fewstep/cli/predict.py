@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         raise BadInput(f"{arguments.inputs}: there is a column {taken[0]!r} already. Rename it, or it would be lost.")
     result = table.with_columns(*(pl.Series(name, values) for name, values in columns.items()))
     write_table(result, out)
-    say_notes(notes)
+    say_notes((*model.trained.said, *notes))
     for name, reason in list(model.unlike.items())[:10]:
         say(f"unlike anything trained on: {name}: {reason}", json=True)
     targets = [target.name for target in model.format.targets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         print_rows(heads, rows)
     if any(one.over_classes for one in results):
         print("in brackets: half the width of the 95 % interval over classes")
-    print("\n".join([*in_the_middle(columns), *explained(columns, apart)]))
+    print("\n".join([*in_the_middle(columns), *explained(columns, apart), *found_of(results)]))
     return 0
 
 
@@ -108,6 +109,12 @@ def in_the_middle(columns: Any) -> list[str]:
                 said = (f"after {step} {text}" for step, text in zip(column.results[0].by_steps[0], ends, strict=True))
                 lines += wrapped(start, said)
     return lines
+
+
+def found_of(results: Any) -> list[str]:
+    """What each run's evaluation found: a line or two an answer."""
+    said = (f"{one.name}: {text}" for one in results for text in one.findings)
+    return [line for text in said for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
 
 
 def cell(result: Any) -> str:

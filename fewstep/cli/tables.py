@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ def print_evaluation(result: dict[str, Any]) -> None:
     """Errors by number of adaptation steps and by number of shots, the worst tasks, and under them the protocol."""
     from rich.console import Console
 
+    from fewstep.training.findings import findings
+
     console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)  # a column may be called [bold]
     single = len(result.get("metrics", {})) < MOST_METRICS
     tables = [by_steps(result, result.get("metrics", {}) if single else {})]
@@ -32,6 +35,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     if taken := result.get("environment_steps"):
         lines.append(steps_taken(taken))
     lines += wrapped("protocol: ", (f"{name.replace('_', ' ')} {value}" for name, value in result["protocol"].items()))
+    lines += (line for finding in findings(result) for line in textwrap.wrap(finding.text, WIDTH, subsequent_indent="  "))
     print("\n".join(lines))
 
 
@@ -139,7 +143,7 @@ def choice(errors: dict[str, float]) -> list[str]:
     """Which candidate was the best on meta-validation tasks, and by how much."""
     best = min(errors, key=errors.__getitem__)
     listed = (f"{name} {error:.4g}" for name, error in errors.items())
-    return wrapped(f"{best} was chosen on meta-validation tasks: ", listed)
+    return wrapped(f"{best} was chosen, by the finished models on meta-validation tasks: ", listed)
 
 
 def titled(title: str) -> Any:

@@ -90,6 +90,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
 def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
     from fewstep import hosts, plots
+    from fewstep.training.log import working
     from fewstep.training.loop import Interrupted
     from fewstep.training.signals import terminated_as_interrupted
 
@@ -98,11 +99,11 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
         run = work()
         if run is None:  # not the first of many processes
             return 0
-        say("evaluating on unseen tasks, drawing pictures ...", json=True)
         try:
             with terminated_as_interrupted():
                 result = run.write_evaluation()
-                pictures = plots.draw(run.directory)
+                with working("drawing pictures"):
+                    pictures = plots.draw(run.directory)
         except KeyboardInterrupt:
             say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
             return 130

@@ -22,7 +22,7 @@ def training(contents: dict[str, Any]) -> Any:
     figure, axes = axes_of(1, 2 if validated else 1, (6.4, 5.6 if validated else 3.4))
     curves = [(records, "meta_loss", "meta-loss (mean since the last point)", STEPS[1])]
     if validated:
-        curves.append((validated, "validation", "error on meta-validation tasks", STEPS[4]))
+        curves.append((validated, "validation", "checkpoints, meta-validation tasks", STEPS[4]))
     for axis, (points, name, label, color) in zip(axes[:, 0], curves, strict=True):
         steps, values = [point["meta_step"] for point in points], [point[name] for point in points]
         axis.plot(steps, values, color=color, lw=1.4, marker="o", ms=3)

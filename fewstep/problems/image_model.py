@@ -89,6 +89,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
         validation_tasks=settings.validation_tasks,
         protocol=settings.protocol(),
         format=format,
+        classics=("pixels", "gradients"),
         evaluation_steps=tuple(sorted({0, 1, *(learner.adaptation_steps * times for times in (1, 2, 3))})),
         **parts,
     )

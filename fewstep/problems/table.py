@@ -208,7 +208,8 @@ class Table(LearningSettings):
             if self.time
             else "rows drawn at random, in time before and after the queries alike",
         }
-        return supervised(self, format, name="table", protocol=protocol, **parts)
+        classics = ("mean", "nearest", "boosting")
+        return supervised(self, format, name="table", protocol=protocol, classics=classics, **parts)
 
 
 EXPECTED = "expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN."

@@ -74,15 +74,16 @@ def train_candidates(
     for name, problem in problems.items():
         folder = directory / FOLDER / name
         if has_checkpoint(folder):
-            errors[name] = open_run(folder).finish(problem)
+            errors[name] = open_run(folder).finish(problem, quiet)
     if not errors and failed is not None:
         raise failed
     require_finite(min(errors.values(), key=lambda error: (not math.isfinite(error), error)))
     best = promote(directory, errors, preset)
     if not quiet:
         listed = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
-        print(f"error on meta-validation tasks: {listed} -> {best}", file=sys.stderr, flush=True)
-    return open_run(directory).calibrate(problems[best])
+        metric = next(iter(first.metrics)).replace("_", " ")
+        print(f"{metric} of the finished models on meta-validation tasks: {listed} -> {best}", file=sys.stderr, flush=True)
+    return open_run(directory).calibrate(problems[best], quiet)
 
 
 def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:

@@ -6,10 +6,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from fewstep.problem import Problem
 from fewstep.training.calibrate import LEVELS, STATED, calibrate, nearest_entry
-from fewstep.training.evaluate import evaluate
+from fewstep.training.classics import beside_classics
+from fewstep.training.evaluate import figures, measured_errors
 from fewstep.training.fit import Steps
+from fewstep.training.gain import gain_of_adaptation
 from fewstep.training.image_pictures import episodes_shown
 from fewstep.training.image_report import calibrate_images, evaluate_images
 from fewstep.training.report import illustrations, report_by_shots
@@ -28,16 +32,27 @@ def measure(
     steps: Sequence[Steps],
     tasks: int = 1000,
     draws: int | None = None,
+    beside: bool = False,
 ) -> dict[str, Any]:
-    """What `evaluation.json` holds, timed. Where tasks are few, each is met with several support sets: less hangs on rows."""
+    """What `evaluation.json` holds, timed. Where tasks are few, each is met with several support sets: less hangs on rows.
+    By choice `beside` the cheapest classics."""
     started = time.monotonic()
     splits = problem.splits
     assert splits is not None
     if problem.images is not None:
-        result = evaluate_images(problem, params, calibration, steps, tasks)
+        result = evaluate_images(problem, params, calibration, steps, tasks, beside)
         return {**result, "seconds": round(time.monotonic() - started, 2)}
     draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
-    result = evaluate(problem, params, steps=steps, tasks=tasks, draws=draws)
+    trained = problem.learner.adaptation_steps
+    every = list(dict.fromkeys((*steps, 0, trained)))
+    measured = measured_errors(problem, params, steps=every, tasks=tasks, draws=draws)
+    asked = jax.tree.map(lambda errors: errors[:, : len(steps)], measured)
+    result, (name, *others) = figures(problem, asked, steps, draws), problem.metrics
+    result |= gain_of_adaptation(measured.metrics[name], every, trained, name)
+    if beside and problem.classics:
+        judged = "error_rate" if "error_rate" in others else name  # scores of classes are no probabilities
+        errors = measured.metrics[judged][:, every.index(trained)]
+        result["classics"] = beside_classics(problem, errors, judged, draws, seed=0)
     return {**result, "seconds": round(time.monotonic() - started, 2)}
 
 

@@ -24,6 +24,7 @@ from fewstep.runs.state import going_on
 from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
 from fewstep.tasks.simulation import Simulation
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
+from fewstep.training.log import working
 from fewstep.training.policy_loop import train_policy
 from fewstep.training.policy_report import evaluate_policies, ways_shown
 from fewstep.types import MetaParams
@@ -122,12 +123,14 @@ class PolicyRun:
         updates = self._updates(steps)
         return self._evaluated(*self.checkpoint(which), updates, tasks)
 
-    def write_evaluation(self, steps: Sequence[Any] | None = None) -> dict[str, Any]:
+    def write_evaluation(self, steps: Sequence[Any] | None = None, quiet: bool = False) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
         updates, (params, record) = self._updates(steps), self.checkpoint()
-        result = self._evaluated(params, record, updates, TASKS)
-        write_json(self.directory / "evaluation.json", result)
-        write_json(self.directory / "illustrations.json", ways_shown(self.problem(), params, updates))
+        with working(f"evaluating on {TASKS} unseen tasks", quiet):
+            result = self._evaluated(params, record, updates, TASKS)
+            write_json(self.directory / "evaluation.json", result)
+        with working("computing what pictures show", quiet):
+            write_json(self.directory / "illustrations.json", ways_shown(self.problem(), params, updates))
         return result
 
     def _evaluated(self, params: MetaParams, record: dict[str, Any], updates: int, tasks: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fewstep.errors import BadInput
 from fewstep.plain import read_json, require_a
 from fewstep.runs.run import open_run
 from fewstep.runs.state import going_on
+from fewstep.training.findings import findings
 
 METHOD = ("network", "adaptation", "interval")
 """entries of a protocol that say what was tried, or how it is shown, not on what it was measured"""
@@ -32,6 +33,8 @@ class Result(NamedTuple):
     """the preset: runs of one preset in one column are seeds of one method"""
     by_steps: tuple[Sequence[int | str], Sequence[float | None]] = ((), ())
     """(numbers of adaptation steps, the figure after each)"""
+    findings: tuple[str, ...] = ()
+    """does adaptation help, is a cheap classic as good: in words"""
 
 
 class Figures(TypedDict):
@@ -83,6 +86,7 @@ def read_result(directory: str | Path) -> Result:
             {**conditions, "adaptation_steps": steps[place]},
             found["preset"],
             (steps, found["mean"]),
+            tuple(finding.text for finding in findings(found)),
         )
     except FileNotFoundError as error:
         now = going_on(directory)

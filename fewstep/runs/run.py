@@ -25,12 +25,14 @@ from fewstep.runs.state import going_on, unfinished
 from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
+from fewstep.training.findings import bad_findings
 from fewstep.training.fit import Steps
 from fewstep.training.image_sets import write_photos
+from fewstep.training.log import working
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
-CALIBRATION = "calibration.json"
+CALIBRATION, EVALUATION = "calibration.json", "evaluation.json"
 
 
 class Config(TypedDict):
@@ -116,18 +118,20 @@ class Run:
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
-    def finish(self, problem: Problem) -> float:
-        """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error on
-        meta-validation tasks."""
-        params, error = complete(problem, self.checkpoint())
-        write_arrays(self.directory / PARAMETERS, params)
+    def finish(self, problem: Problem, quiet: bool = False) -> float:
+        """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error of
+        the finished model on meta-validation tasks."""
+        with working("finishing the best checkpoint on meta-validation tasks", quiet):
+            params, error = complete(problem, self.checkpoint())
+            write_arrays(self.directory / PARAMETERS, params)
         return error
 
-    def calibrate(self, problem: Problem) -> Run:
+    def calibrate(self, problem: Problem, quiet: bool = False) -> Run:
         """Writes `calibration.json`, and of images the photos that calibrate prediction sets."""
-        if problem.images is not None:
-            write_photos(self.directory, problem.images.calibration)
-        write_json(self.directory / CALIBRATION, measure.calibration_of(problem, self.params()))
+        with working("calibrating", quiet):
+            if problem.images is not None:
+                write_photos(self.directory, problem.images.calibration)
+            write_json(self.directory / CALIBRATION, measure.calibration_of(problem, self.params()))
         return self
 
     def evaluate(
@@ -147,16 +151,23 @@ class Run:
         calibration = measure.calibration_of(problem, params) if anew else self.calibration()
         return self._named(measure.measure(problem, params, calibration, steps, tasks, draws))
 
-    def write_evaluation(self, steps: Sequence[Steps] | None = None) -> dict[str, Any]:
+    def write_evaluation(self, steps: Sequence[Steps] | None = None, quiet: bool = False) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
         problem, params, calibration = self.problem(), self.params(), self.calibration()
         steps = steps or problem.evaluation_steps
-        result = self._named(measure.measure(problem, params, calibration, steps))
-        result |= measure.measure_more(problem, params, calibration)
-        write_json(self.directory / "evaluation.json", result)
-        drawn = measure.drawings(problem, params, steps, calibration, measure.worst_tasks(result))
-        write_json(self.directory / "illustrations.json", drawn)
+        with working("evaluating on unseen tasks, beside the cheapest classics", quiet):
+            result = self._named(measure.measure(problem, params, calibration, steps, beside=True))
+        with working("measuring by number of support examples", quiet or not problem.shot_counts):
+            result |= measure.measure_more(problem, params, calibration)
+        write_json(self.directory / EVALUATION, result)
+        with working("computing what pictures show", quiet):
+            drawn = measure.drawings(problem, params, steps, calibration, measure.worst_tasks(result))
+            write_json(self.directory / "illustrations.json", drawn)
         return result
+
+    def bad_findings(self) -> tuple[str, ...]:
+        """What its evaluation says against it, in words; nothing where it is not evaluated."""
+        return bad_findings_in(self.directory)
 
     def _named(self, result: dict[str, Any]) -> dict[str, Any]:
         """`result` with what only the run knows: its preset, the shots and ways it was trained at."""
@@ -166,6 +177,14 @@ class Run:
         result["protocol"] |= {f"trained_{name}": value for name, value in trained.items()}
         chosen = {"chosen_from": self.config["chosen_from"]} if "chosen_from" in self.config else {}
         return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
+
+
+def bad_findings_in(directory: Path) -> tuple[str, ...]:
+    """What the `evaluation.json` of a run says against it; nothing where there is none, or it is damaged."""
+    try:
+        return bad_findings(read_json(directory / EVALUATION))
+    except (ValueError, OSError):
+        return ()
 
 
 def require_finite(error: float) -> None:

@@ -59,7 +59,7 @@ def train(
             if hosts.is_first() and not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
                 shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
             raise
-        return completed(directory, problem)
+        return completed(directory, problem, quiet)
 
 
 def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
@@ -78,11 +78,11 @@ def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
         going_on = has_checkpoint(run.directory)
         if (run.directory / PARAMETERS).is_file() and not going_on:  # its checkpoints were removed, to save room
             hosts.part()
-            return run.calibrate(problem) if hosts.is_first() else None
+            return run.calibrate(problem, quiet) if hosts.is_first() else None
         if several := several_candidates(run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
         loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
-        return completed(run.directory, problem)
+        return completed(run.directory, problem, quiet)
 
 
 def require_answers(problem: Problem) -> None:
@@ -107,11 +107,11 @@ def is_trained(directory: str | Path) -> bool:
         return False
 
 
-def completed(directory: Path, problem: Problem) -> Run | None:
+def completed(directory: Path, problem: Problem, quiet: bool) -> Run | None:
     """What follows the last meta-step. The first of many processes does it alone; the others are done."""
     hosts.part()
     if not hosts.is_first():
         return None
     run = open_run(directory)
-    require_finite(run.finish(problem))
-    return run.calibrate(problem)
+    require_finite(run.finish(problem, quiet))
+    return run.calibrate(problem, quiet)

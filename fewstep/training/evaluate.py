@@ -24,10 +24,10 @@ MOST_DRAWS = 10
 
 
 class TaskErrors(NamedTuple):
-    """What was measured, per task; arrays are [tasks, steps]."""
+    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]."""
 
-    metrics: dict[str, jax.Array]
-    query_loss: jax.Array
+    metrics: dict[str, Any]
+    query_loss: Any
 
 
 def task_errors(
@@ -114,16 +114,38 @@ def evaluate(
     split: str = "test",
 ) -> dict[str, Any]:
     """The figures of `evaluation.json`: mean and 95 % interval over distinct tasks, one entry per entry of `steps`."""
+    measured = measured_errors(problem, params, steps=steps, tasks=tasks, draws=draws, seed=seed, split=split)
+    return figures(problem, measured, steps, draws, seed, split)
+
+
+def measured_errors(
+    problem: Problem,
+    params: MetaParams,
+    *,
+    steps: Sequence[Steps],
+    tasks: int = 1000,
+    draws: int = 1,
+    seed: int = 0,
+    split: str = "test",
+) -> TaskErrors:
+    """What `evaluate` measures, float64 [tasks, steps]: of the first `tasks` of the `split`."""
     family = getattr(problem.splits, split)
     numbers = family.tasks(tasks)
     program = compiled(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
-    measured = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), program(params, jax.random.key(seed)))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), program(params, jax.random.key(seed)))
+
+
+def figures(
+    problem: Problem, measured: TaskErrors, steps: Sequence[Steps], draws: int, seed: int = 0, split: str = "test"
+) -> dict[str, Any]:
+    """What was `measured`, in the figures of `evaluation.json`."""
+    family = getattr(problem.splits, split)
     name, *others = problem.metrics
     summary, loss_summary = summarize(measured.metrics[name]), summarize(measured.query_loss)
     return {
         "problem": problem.name,
         "split": split,
-        "tasks": int(numbers.shape[0]),
+        "tasks": int(measured.query_loss.shape[0]),
         "steps": list(steps),
         "metric": name,
         **summary,

@@ -3,7 +3,7 @@ all the rest is NumPy on what it returns. Used by image_report.py and image_cert
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from fewstep.training.fit import at
 from fewstep.training.log import watched
 from fewstep.training.mapping import over_parameters, over_tasks
 from fewstep.training.programs import compiled
-from fewstep.types import Examples, Key, MetaParams
+from fewstep.types import Episode, Examples, Key, MetaParams
 
 AT_ONCE = 32
 """tasks of one compiled call"""
@@ -66,14 +66,7 @@ class Examiner:
 
     def ask(self, family: TaskFamily, tasks: int, seed: int, what: str = "tasks") -> Answers:
         """The answers on the first so many tasks, each met once; `what` people call them while they wait."""
-
-        def draw(numbers):
-            keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(seed), number)))(numbers)
-            episodes = jax.vmap(lambda number, key: family.episode(number, key))(numbers, keys[:, 0])
-            assert family.describe is not None
-            return episodes, jax.random.key_data(keys[:, 1]), jax.vmap(family.describe)(numbers)
-
-        cut = compiled(draw)
+        cut = cutting(family, seed)
         found = []
         for start in watched(range(0, tasks, AT_ONCE), what, AT_ONCE):
             numbers = np.minimum(np.arange(start, start + AT_ONCE), tasks - 1)  # filled up, so that the shape stays
@@ -81,6 +74,18 @@ class Examiner:
             outputs, alike = self._program(self.params, episodes.support, episodes.query, keys)
             found.append(jax.device_get((outputs, alike, episodes.query.targets, classes)))
         return Answers(*(np.concatenate(each)[:tasks] for each in zip(*found, strict=True)))
+
+
+def cutting(family: TaskFamily, seed: int) -> Callable[[jax.Array], tuple[Episode, jax.Array, jax.Array]]:
+    """`numbers [tasks] -> (episodes, data of the keys of adaptation, the classes)` of the tasks of these numbers."""
+
+    def draw(numbers: jax.Array) -> tuple[Episode, jax.Array, jax.Array]:
+        keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(seed), number)))(numbers)
+        episodes = jax.vmap(lambda number, key: family.episode(number, key))(numbers, keys[:, 0])
+        assert family.describe is not None
+        return episodes, jax.random.key_data(keys[:, 1]), jax.vmap(family.describe)(numbers)
+
+    return compiled(draw)
 
 
 def similarity(queries: jax.Array, support: jax.Array, examples: Examples) -> jax.Array:

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fewstep.problem import Problem
 from fewstep.training import image_sets
 from fewstep.training.calibrate import best_temperature
+from fewstep.training.classics import beside_image_classics
 from fewstep.training.evaluate import summarize
 from fewstep.training.fit import Steps
+from fewstep.training.gain import gain_of_adaptation
 from fewstep.training.image_certainty import reliability, strangers_told, threshold
-from fewstep.training.image_examiner import Examiner, accuracy_of
+from fewstep.training.image_examiner import Examiner, accuracy_of, cutting
 from fewstep.types import MetaParams
 
 
@@ -57,9 +60,14 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
 
 
 def evaluate_images(
-    problem: Problem, params: MetaParams, calibration: dict[str, Any], steps: Sequence[Steps], tasks: int
+    problem: Problem,
+    params: MetaParams,
+    calibration: dict[str, Any],
+    steps: Sequence[Steps],
+    tasks: int,
+    beside: bool = False,
 ) -> dict[str, Any]:
-    """The figures of `evaluation.json` for the first so many meta-test tasks."""
+    """The figures of `evaluation.json` for the first so many meta-test tasks; by choice `beside` the cheapest classics."""
     assert problem.images is not None
     names = problem.images.names
     chosen = calibration.get("chosen_steps", problem.learner.adaptation_steps)
@@ -91,6 +99,11 @@ def evaluate_images(
             "interval": "95 %, Student's t, over episodes of these classes; and over classes",
         },
     }
+    errors = 1 - right.mean(2)
+    result |= gain_of_adaptation(errors, numbers_of_steps, chosen, "error_rate")
+    if beside:
+        cut = cutting(problem.images.test, seed=0)
+        result["classics"] = beside_image_classics(problem, errors[:, place], lambda numbers: cut(jnp.asarray(numbers))[0])
     if "temperature" in calibration:
         outputs, targets = answers.log_probabilities[:, place][:, known], answers.targets[:, known]
         result["calibration"] = reliability(outputs, targets, calibration["temperature"])

@@ -8,14 +8,44 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
+
+import numpy as np
 
 from fewstep.training.copies import Copies
 
 SECONDS_A_LINE = 20.0
 """Where there is no terminal, so long passes between two lines that only say how far it is."""
 Part = TypeVar("Part")
+
+
+RISEN = 5.0
+"""A meta-loss that ends so many times its noise above where it began, or above its lowest, has risen."""
+LEAST_RECORDS = 10
+"""Of fewer records of a log nothing is said."""
+
+
+def risen(losses: Sequence[float], steps: Sequence[int]) -> str:
+    """Says that the meta-losses of a log, after so many meta-steps, rise; "" where they do not.
+
+    Medians over a tenth of the records, at least three, are compared: the last one with the first and with the lowest. The
+    noise of a record is the median size of the change from one to the next, in standard deviations of normal noise, over √2.
+    """
+    values = np.asarray(losses, float)
+    if values.size < LEAST_RECORDS or not np.isfinite(values).all():
+        return ""
+    width = max(3, values.size // 10)
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(values, width), axis=1)
+    margin = RISEN * 1.4826 * float(np.median(np.abs(np.diff(values)))) / math.sqrt(2)
+    first, lowest, last = smooth[0], smooth.min(), smooth[-1]
+    if last > first + margin:
+        return f"the meta-loss has risen over the training, from {first:.3g} to {last:.3g}"
+    if last > lowest + margin and last - lowest > 0.1 * (first - lowest):
+        at = steps[int(smooth.argmin()) + width // 2]
+        return f"the meta-loss fell to {lowest:.3g} about meta-step {at} and has risen to {last:.3g} since"
+    return ""
 
 
 class MetricsFile:
@@ -187,6 +217,25 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextmanager
+def working(what: str, quiet: bool = False) -> Iterator[None]:
+    """Says on stderr what is being done in this block: a line, in a terminal with the time that it takes."""
+    if quiet:
+        yield
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+            bar.add_task(what, total=None)
+            yield
+    else:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+        yield
 
 
 def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:

@@ -25,7 +25,7 @@ from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.diagnose import why_not_finite
-from fewstep.training.log import MetricsFile, Progress
+from fewstep.training.log import MetricsFile, Progress, read_metrics, risen
 from fewstep.training.overshoot import compiled_judge
 from fewstep.training.plan import prepared
 from fewstep.training.programs import once
@@ -197,8 +197,14 @@ def train(
                 save(None)
                 raise OutOfTime
         if math.isfinite(good.record["validation"]):
-            best = f"{progress.metric}{good.record['validation']:.4g}, at {unit} {int(good.state.step)}"
-            progress.say(f"the best on meta-validation tasks: {best}")
+            best = f"{unit} {int(good.state.step)}, {progress.metric}{good.record['validation']:.4g} while training"
+            progress.say(f"the best checkpoint on meta-validation tasks: {best}")
+        if writes:
+            records = [record for record in read_metrics(directory / "metrics.jsonl") if record.get("meta_loss") is not None]
+            if told := risen(*([record[name] for record in records] for name in ("meta_loss", "meta_step"))):
+                progress.say(
+                    f"warning: {told}. The best checkpoint is kept; a smaller --outer-rate or --inner-rate may learn more."
+                )
     return state
 
 

@@ -15,6 +15,7 @@ from fewstep.rl.problem import PolicyProblem, returns_of
 from fewstep.rl.trajectories import Scored, returns
 from fewstep.tasks.simulation import Simulation
 from fewstep.training.evaluate import summarize
+from fewstep.training.gain import gain_of_adaptation
 from fewstep.types import Key, MetaParams, Params
 
 TEST = 1_000_000
@@ -43,6 +44,7 @@ def evaluate_policies(
         "metric": first,
         **summaries[first],
         "metrics": {name: summaries[name] for name in others},
+        **gain_of_adaptation(by_name["return"], range(updates + 1), updates, "return", rising=True),
         "environment_steps": {"by_update": np.mean(np.asarray(found.steps), 0).round().astype(int).tolist()},
         "protocol": {**problem.protocol, "test_rollouts": rollouts},
         "seconds": round(time.monotonic() - started, 2),
