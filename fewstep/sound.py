@@ -143,12 +143,10 @@ def checked(learner: Any, params: Any, support: Any, key: Any, steps: Any) -> It
 def _reason(learner: Any, params: MetaParams, support: Any, key: Key) -> BadInput | None:
     """What is wrong with one task, by the checks of a meta-batch; None where it is something else."""
     try:
-        for path, leaf in jax.tree_util.tree_leaves_with_path(support):
-            if not (is_array(leaf) or isinstance(leaf, int | float | complex)):
-                raise BadInput(f"support{name_of(path)}: expected an array, got {kind_of(leaf)}.")
         start = params.theta if learner.start is None else learner.start(params.theta, support, key)
-        theta, batch = jax.tree.map(_shape, (start, support))
-        _require_number(learner.loss, theta, batch, jax.ShapeDtypeStruct(key.shape, key.dtype), "support")
+        theta, arrays = jax.tree.map(_shape, start), [_shape(leaf) for leaf in jax.tree.leaves(support) if is_array(leaf)]
+        loss = lambda theta, arrays, key: learner.loss(theta, support, key)  # noqa: E731
+        _require_number(loss, theta, arrays, jax.ShapeDtypeStruct(key.shape, key.dtype), "support")
         _require_matching(learner.optimizer(params.inner), theta)
     except BadInput as reason:
         return reason
