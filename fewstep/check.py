@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.flatten_util import ravel_pytree
 
 from fewstep.errors import BadInput
@@ -50,10 +51,12 @@ class MetaGradientCheck:
     """whether the loss looks at its key; where it draws without it, all tasks and steps share one draw"""
     remarks: tuple[str, ...] = ()
     """what is known of the reasons: a way that is wrong, a loss whose gradient is not its derivative"""
+    reason: str = ""
+    """why the meta-gradient is not finite, where it is not"""
 
     @property
     def passed(self) -> bool:
-        return max((*self.errors.values(), *self.random_errors)) <= TOLERANCE
+        return not self.reason and max((*self.errors.values(), *self.random_errors)) <= TOLERANCE
 
     def __str__(self) -> str:
         width = max(len(path) for path in self.errors)
@@ -71,6 +74,8 @@ class MetaGradientCheck:
             )
         elif not self.looks_at_key:
             lines.append("The loss does not look at its key: it is the same for every key.")
+        if self.reason:
+            lines.append(f"The meta-gradient is not finite: {self.reason}")
         passed = "The meta-gradient is right" if self.passed else "The meta-gradient is NOT the derivative of the objective"
         lines.append(f"{passed} (errors up to {TOLERANCE:g} are those of finite differences).")
         return "\n".join((*lines, *self.remarks))
@@ -102,7 +107,7 @@ def check_meta_gradient(
         if not np.isfinite(objective(flat)):
             raise BadInput(f"check_meta_gradient: expected a finite objective, got {float(objective(flat))}.")
 
-        def gradient_by(way: TaskGradient) -> np.ndarray:
+        def gradient_by(way: TaskGradient, learner: Learner = learner) -> np.ndarray:
             found = jax.jit(lambda each: way(learner, each, wide_episode, key, jnp.asarray(step))[1])(wide_params)
             return np.asarray(ravel_pytree(found)[0])
 
@@ -121,8 +126,11 @@ def check_meta_gradient(
             float(np.linalg.norm(single - gradient) / max(norm, 1e-30)),
             float(gradient @ rough / max(norm * float(np.linalg.norm(rough)), 1e-30)),
             {path: float(np.abs(gradient[place]).max(initial=0)) for path, place in zip(paths, places, strict=True)},
-            draws,
-            looks_at_key,
+            draws=draws,
+            looks_at_key=looks_at_key,
+            reason=_why_not_finite(
+                gradient, rough, lambda: gradient_by(exact, replace(learner, inner_optimizer=optax.sgd(1e-3)))
+            ),
         )
         remarks = remarks_on_loss(learner, wide_params, wide_episode, key, found.passed)
         if not found.passed:
@@ -179,6 +187,20 @@ def slope_error(learner: Learner, point: Params, batch: Batch, key: Key) -> floa
     found = jax.jit(lambda point: learner.inner_gradient(learner.loss)(point, batch, key))(point)
     gradient, rng = np.asarray(ravel_pytree(found)[0]), np.random.default_rng(0)
     return float(np.median([error_along(somewhere_near(gradient, rng), loss, flat, gradient) for _ in range(DIRECTIONS)]))
+
+
+def _why_not_finite(gradient: np.ndarray, rough: np.ndarray, by_descent: Callable[[], np.ndarray]) -> str:
+    """What is not finite, by the exact meta-gradient, the first-order one, and the exact one by plain gradient descent."""
+    if np.isfinite(gradient).all():
+        return ""
+    if not np.isfinite(rough).all():
+        return "neither is the first-order one. The loss has no derivative at θ′ (a norm or a root of zero?)."
+    if not np.isfinite(by_descent()).all():
+        return "the loss has no second derivative on the support set (a norm or a root of zero?)."
+    return (
+        "the update of the inner optimizer has no derivative. Give it eps_root=1e-8, if it takes that, or use another inner "
+        "optimizer, or gradients.first_order."
+    )
 
 
 def somewhere_near(gradient: np.ndarray, rng: np.random.Generator) -> np.ndarray:

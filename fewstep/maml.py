@@ -3,7 +3,7 @@
 The names follow the paper's lines. Two seams take every variant, both plain values: how one task is fitted (the *inner
 optimizer*, or the whole *adaptation step*) and the *task gradient* (how θ's gradient of one task is taken). Everything is
 written for one task and mapped over tasks by `vmap` in one place, `task_gradients`. This file needs jax, optax, `types`,
-`varying` and, for its complaints, `sound`.
+`varying`, `updates` and, for its complaints, `sound`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fewstep.sound import (
     require_sound,
 )
 from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params, Start
+from fewstep.updates import differentiable
 from fewstep.varying import axes_of, of_one_task, task_axes, varying
 
 InnerOptimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
@@ -98,10 +99,10 @@ class Learner:
         require_learner(self.loss, self.inner_optimizer, self.adaptation_steps, self.tasks_at_once)
 
     def optimizer(self, inner: Any) -> optax.GradientTransformation:
-        """The inner optimizer, with its learned part put in."""
+        """The inner optimizer, with its learned part put in, and with derivatives where a gradient is zero."""
         if isinstance(self.inner_optimizer, optax.GradientTransformation):
-            return self.inner_optimizer
-        return self.inner_optimizer(inner)
+            return differentiable(self.inner_optimizer)
+        return differentiable(self.inner_optimizer(inner))
 
 
 class MetaState(NamedTuple):
