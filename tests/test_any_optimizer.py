@@ -129,7 +129,7 @@ def partly_dead(params, batch, key):
     return jnp.mean((hidden @ params["v"] - jnp.sum(batch, -1)) ** 2)
 
 
-@pytest.mark.filterwarnings("ignore:Specifying a key")
+@pytest.mark.filterwarnings("ignore:Specifying a key", "ignore:`optimistic_adam` is deprecated")
 @pytest.mark.parametrize("name", slow_but(list(ALL), "adam", "adafactor", "radam"))
 def test_the_meta_gradient_of_a_network_with_dead_units_is_exact_through_all_optimizers_of_optax(float64, name):
     learner = Learner(
