@@ -1,5 +1,6 @@
 """Robots, their faults and what they do: MuJoCo itself is the oracle. Place: fewstep/tasks/{robots,faults,experience}.py."""
 
+import copy
 import os
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from fewstep.errors import BadInput
 from fewstep.tasks.experience import Simulator, beginnings, commands, gathered
 from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import FAMILIES, Change, Faults, read_family
+from fewstep.tasks.model_fields import computed_again, is_derived
 from fewstep.tasks.robots import Robot
 
 mujoco = pytest.importorskip("mujoco", reason="robots need the extra [rl]")
@@ -156,6 +158,15 @@ def test_a_robot_with_faults_is_the_robot_that_mujoco_reads_from_a_file_with_the
 def test_what_mujoco_computes_of_other_fields_is_refused_with_these(field, instead, tmp_path):
     with pytest.raises(BadInput, match=f"{field}: MuJoCo computes it from other fields.* Change instead: .*{instead}"):
         Faults(arm(tmp_path), (Change(field, (0.5, 2.0)),))
+
+
+def test_what_mujoco_cannot_change_once_a_model_is_read_is_refused_in_its_words(cart):
+    model = cart.model
+    assert model.body_simple[1] and is_derived(model, "body_subtreemass") and not is_derived(model, "body_ipos")
+    changed = copy.copy(model)
+    changed.body_ipos[1] = 0.3
+    with pytest.raises(BadInput, match=r"MuJoCo .* refuses: .*simple"):
+        computed_again(changed)
 
 
 @pytest.mark.parametrize("field", ["jnt_stiffness", "body_gravcomp", "tendon_damping"])

@@ -3,11 +3,13 @@ Used by faults.py."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from fewstep.errors import BadInput
 from fewstep.tasks.robots import imported_mujoco, warnings_of
 
 ELEMENTS = {"body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "actuator": "actuator", "tendon": "tendon"}
@@ -21,10 +23,15 @@ USUAL = ("body_mass", "dof_armature", "actuator_gear", "geom_size")
 
 
 def computed_again(model: Any) -> None:
-    """Has MuJoCo compute what follows of the fields that were set. Whether the robot can be simulated is seen when it is."""
+    """Has MuJoCo compute what follows of the fields that were set. Raises `BadInput` if it refuses them; whether the robot
+    can be simulated is seen when it is."""
     mujoco = imported_mujoco()
-    with warnings_of(mujoco):
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+    try:
+        with warnings_of(mujoco):
+            mujoco.mj_setConst(model, mujoco.MjData(model))
+    except mujoco.FatalError as error:
+        problem = " ".join(str(error).split())
+        raise BadInput(f"expected faults that MuJoCo can give a robot once it is read, but it refuses: {problem}") from error
 
 
 def is_derived(model: Any, field: str) -> bool:
@@ -35,7 +42,10 @@ def is_derived(model: Any, field: str) -> bool:
         return False
     values[:] = shifted(values)
     before = values.copy()
-    computed_again(changed)
+    try:
+        computed_again(changed)
+    except BadInput:  # of so large a change; nothing is known
+        return field in DERIVED
     return field in DERIVED or not np.array_equal(getattr(changed, field), before, equal_nan=True)
 
 
@@ -48,7 +58,8 @@ def causes(model: Any, field: str) -> list[str]:
         changed = copy.copy(model)
         values = getattr(changed, name)
         values[:] = shifted(values)
-        computed_again(changed)
+        with contextlib.suppress(BadInput):
+            computed_again(changed)
         if name != field and not np.array_equal(getattr(changed, field), getattr(model, field)) and not is_derived(model, name):
             found.append(name)
     return sorted(found, key=lambda name: USUAL.index(name) if name in USUAL else len(USUAL))
