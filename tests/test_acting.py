@@ -81,7 +81,7 @@ def test_an_adapted_policy_opens_as_it_was_saved_and_acts_as_its_parameters_say(
     assert sorted(path.name for path in (tmp_path / "adapted").iterdir()) == ["policy.json", "policy.npz"]
     functions = run.problem().policy
     for observation in np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32):
-        drawn_from = functions.distribution(found.path[-1], jnp.asarray(observation))
+        drawn_from = functions.distribution(found.path[policy.about["kept"]], jnp.asarray(observation))
         action, sampled = np.asarray(functions.mode(drawn_from), float), np.asarray(functions.sample(drawn_from, KEY), float)
         if which == "own":  # a Box of ±0.1, of which an action of 1 is the half
             action, sampled = (np.clip(0.05 * each, -0.1, 0.1) for each in (action, sampled))

@@ -91,6 +91,8 @@ def work(begin: Any, out: str, as_json: bool) -> int:
             return 0
         run = Path(out) / found["run"]["directory"]
         words = "" if "updates" in found["protocol"] else "--support FILE "  # a policy adapts by acting
+        if "updates" not in found["protocol"] and not (run / "calibration.json").is_file():
+            say(f"there was no time to calibrate the recommended run; this does it: {command_name()} resume {run}")
         say(f"the recommended run: {run}   next: {command_name()} adapt {run} {words}--out ADAPTED")
     return 0
 

@@ -33,6 +33,8 @@ QUICK_PART, TIMING_PART = 0.4, 0.5
 """of the budget, after which no quick arm begins, and no arm's program is compiled to be timed"""
 JUDGING = 2.0
 """times as long as its meta-step the other programs of a trained arm take to compile, which validate and predict"""
+FIRST_COMPILING = 10.0
+"""seconds that compiling a program is expected to take, where no arm's was compiled yet"""
 CLOSING_PART = 0.2
 """of the budget at most, which is kept for what follows the trainings"""
 ROUND_PART = 0.7
@@ -166,8 +168,7 @@ class Comparing:
         """Times a meta-step of every arm that is trained, as far as there is time; the others, and why they are left out."""
         left_out = {}
         for arm in self.trained():
-            compiling = max((pace.compiling for pace in self.paces.values()), default=0.0)
-            if arm.name not in self.paces and self.display.spent + compiling > TIMING_PART * self.budget:
+            if arm.name not in self.paces and not self.may_compile():
                 left_out[arm.name] = LEFT_OUT
             else:
                 self.time(arm)
@@ -188,8 +189,13 @@ class Comparing:
         """Times the arms without which a comparison says little, before other quick arms take their time."""
         if not (self.bench.directory / PLAN).is_file():
             for arm in self.trained():
-                if arm.name in NEEDED and self.display.spent < QUICK_PART * self.budget:
+                if arm.name in NEEDED and self.may_compile():
                     self.time(arm)
+
+    def may_compile(self) -> bool:
+        """Whether there is time to compile another arm's program, which nothing interrupts."""
+        longest = max([FIRST_COMPILING, *(pace.compiling for pace in self.paces.values())])
+        return self.display.spent + longest <= TIMING_PART * self.budget
 
     def fitting(self, paces: dict[str, Pace]) -> Plan:
         """The plan for arms of these paces."""
@@ -277,7 +283,7 @@ class Comparing:
 
     def closing(self, name: str) -> float:
         """Seconds that it takes to calibrate the run of this arm, which compiles about as much as a meta-step of it."""
-        return JUDGING * self.paces[name].compiling if name in self.paces else 0.0
+        return JUDGING * self.paces[name].compiling if name in self.paces else FIRST_COMPILING / 2
 
     def is_done(self, arms: Sequence[Arm], seed: int, lengths: Lengths) -> bool:
         folders = (self.bench.folder(arm, seed, fold, lengths) for arm in arms for fold in self.folds)

@@ -72,7 +72,7 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
 
     run = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
     content = written(run, {}, {})
-    if run is not None and made.bench.kind != "policies" and made.display.spent + made.closing(run[0]) < 1.05 * made.budget:
+    if run is not None and made.bench.kind != "policies" and made.display.spent + made.closing(run[0]) < made.budget:
         made.display.say("calibrating the recommended run")
         calibrate(made.bench.directory / RUN)
     if made.display.spent > made.budget:
