@@ -238,7 +238,7 @@ LATER = {
     "missing inputs": (["predict", "adapted", "--inputs", "none.csv", "--out", "p.csv"], "no such file"),
     "inputs without a column": (["predict", "adapted", "--inputs", "without_depth.csv", "--out", "p.csv"], "'depth'"),
     "inputs with predictions": (["predict", "adapted", "--inputs", "predicted.csv", "--out", "p.csv"], "'prediction' already"),
-    "unknown kind of output": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.doc"], ".csv, .tsv or .parquet"),
+    "unknown kind of output": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.doc"], ".csv, .tsv, .parquet"),
     "output that exists": (["predict", "adapted", "--inputs", "support.csv", "--out", "units.csv"], "already exists"),
     "output in no folder": (
         ["predict", "adapted", "--inputs", "support.csv", "--out", "no/p.csv"],

@@ -10,7 +10,7 @@ import pytest
 
 from fewstep import cli
 from fewstep.cli.sample_table import DAYS, ENERGY, FIRST_DAY, KNOWN_ROWS, STORED_AT, cold_rooms, unmetered
-from fewstep.tasks.kinds import infer_kind
+from fewstep.tasks.infer_kinds import infer_kind
 from fewstep.tasks.reading import read_table
 
 KINDS = {"day": "date", "outside_temperature": "number", "product": "category", "delivery": "boolean", ENERGY: "number"}
@@ -104,7 +104,7 @@ def test_energy_is_what_the_formula_says_up_to_its_noise():
     ("words", "expected"),
     [
         (["--out", "taken.csv"], "already exists"),
-        (["--out", "table.xlsx"], r".csv, .tsv or .parquet"),
+        (["--out", "table.xlsx"], r".csv, .tsv, .parquet"),
         (["--out", "nowhere/table.csv"], "cannot be written"),
         (["--out", "t.csv", "--units", "9"], "--units"),
         (["--out", "t.csv", "--units", "many"], "--units"),

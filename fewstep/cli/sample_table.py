@@ -35,7 +35,7 @@ class SampleTable:
     """Write a generated table to try it all on: the energy that cold-storage rooms use, by day."""
 
     out: str
-    """the file to write: .csv, .tsv or .parquet"""
+    """the file to write: .csv, .tsv, .parquet, .arrow, .feather, .json or .jsonl"""
     units: int = 60
     """how many rooms, with 30 to 60 rows each; intervals at 95 per cent want some 220 of them"""
     seed: int = 0

@@ -12,7 +12,7 @@ from fewstep.whole import whole
 if TYPE_CHECKING:
     import polars as pl
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".json", ".jsonl")
 
 
 def new_table(out: str) -> Path:
@@ -36,10 +36,17 @@ def write_table(table: pl.DataFrame, out: Path) -> None:
 
     try:
         with whole(out) as partial, partial.open("wb") as file:
-            if out.suffix.lower() == ".parquet":
-                table.write_parquet(file)
-            else:
-                table.write_csv(file, separator="\t" if out.suffix.lower() == ".tsv" else ",")
+            match out.suffix.lower():
+                case ".parquet":
+                    table.write_parquet(file)
+                case ".arrow" | ".feather":
+                    table.write_ipc(file)
+                case ".json":
+                    table.write_json(file)
+                case ".jsonl":
+                    table.write_ndjson(file)
+                case suffix:
+                    table.write_csv(file, separator="\t" if suffix == ".tsv" else ",")
     except PolarsError as error:
         raise BadInput(
             f"--out {out} cannot hold the columns: {error}. Choose a .parquet file, or leave columns out."
