@@ -15,6 +15,7 @@ from fewstep import BadInput, Examples, runs
 from fewstep.adapted import Adapted, adapt, open_adapted
 from fewstep.adapted.certainty import significant
 from fewstep.problems import Sine, Table
+from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
 from fewstep.training.calibrate import LEVELS
 
@@ -154,6 +155,29 @@ def test_rows_that_belong_to_no_adapted_unit_are_refused_and_named(bayes):
     ):
         with pytest.raises(BadInput, match=words):
             fleet.predict(asked, "asked.csv")
+
+
+def test_units_are_named_as_their_label_is_written_in_every_file(bayes, tmp_path):
+    labels = {"unit-00": "001", "unit-01": "1", "unit-02": "1.0", "unit-03": "7"}
+
+    def in_a_file(table, name):
+        table.with_columns(pl.col("unit").replace(labels)).write_csv(tmp_path / name)
+        return read_table(tmp_path / name, labels=bayes.problem.format.labels)
+
+    fleet = adapt(bayes, in_a_file(FLEET, "support.csv"))
+    assert fleet.units == tuple(labels.values())
+    assert any('unit: labels "001" and "1" are different units' in note for note in fleet.notes), fleet.notes
+    np.testing.assert_allclose(fleet.predict(in_a_file(ASKED, "asked.csv")), adapt(bayes, FLEET).predict(ASKED), rtol=1e-6)
+    fleet.save(tmp_path / "adapted")
+    reopened = open_adapted(tmp_path / "adapted")
+    assert reopened.units == fleet.units
+    whole = of_unit(FLEET, 3).with_columns(unit=pl.lit(7), depth=pl.col("depth") + 0.5)  # as Parquet has whole numbers
+    for number in (pl.Int64, pl.Float64):
+        updated = reopened.update(whole.with_columns(pl.col("unit").cast(number)))
+        assert updated.units == fleet.units
+        assert updated.rows.tolist() == [*LENGTHS[:3], 2 * LENGTHS[3]]
+    with pytest.raises(BadInput, match=r'units that were not adapted .*did you mean "7"'):
+        fleet.predict(ASKED.with_columns(unit=pl.lit("07")))
 
 
 def test_one_unit_needs_no_name(bayes):

@@ -11,15 +11,16 @@ import pytest
 from fewstep import BadInput
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.fit_columns import MOST_CATEGORIES, Fitting, fit_format, order_of_time, visible_periods
-from fewstep.tasks.kinds import ColumnKind, declared_kinds, read_values
+from fewstep.tasks.infer_kinds import declared_kinds
+from fewstep.tasks.kinds import ColumnKind, read_values
 from fewstep.tasks.reading import read_table
 
 START = datetime.datetime(2016, 1, 3)
 YEAR = 365.2425 * 86_400
 
 
-def dates(count, **spacing):
-    return [START + number * datetime.timedelta(**spacing) for number in range(count)]
+def dates(count, start=START, **spacing):
+    return [start + number * datetime.timedelta(**spacing) for number in range(count)]
 
 
 def seconds(moments):
@@ -440,11 +441,75 @@ def test_a_table_is_encoded_the_same_from_every_kind_of_file(tmp_path, suffix):
         np.testing.assert_array_equal(one.encode_targets(read, "t")[0], format.encode_targets(table, "t")[0])
 
 
-def test_dates_with_a_time_zone_are_the_same_moments():
-    hourly = pl.DataFrame({"unit": ["u"] * 99, "t": dates(99, hours=1), "flow": np.arange(99.0) ** 2})
-    abroad = hourly.with_columns(pl.col("t").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"))
-    format = fitted(hourly, ("t",))
-    np.testing.assert_array_equal(format.encode_inputs(abroad, "t"), format.encode_inputs(hourly, "t"))
+BERLIN = "Europe/Berlin"
+
+
+def hours_around_a_change_of_clocks(days=12):
+    """Every hour around 31 March 2024 by the clock of Berlin, with a target that only the hour on that clock decides."""
+    utc = pl.Series("t", dates(24 * days, hours=1, start=datetime.datetime(2024, 3, 25)))
+    local = utc.dt.replace_time_zone("UTC").dt.convert_time_zone(BERLIN)
+    flow = (2 * np.pi * local.dt.hour().cast(pl.Float64) / 24).sin()
+    return pl.DataFrame({"unit": ["u"] * local.len(), "t": local, "flow": flow})
+
+
+def as_text(table):
+    return table.with_columns(pl.col("t").dt.strftime("%Y-%m-%dT%H:%M:%S%:z"))
+
+
+def as_utc(table):
+    return table.with_columns(pl.col("t").dt.convert_time_zone("UTC"))
+
+
+@pytest.mark.parametrize("write", [lambda table: table, as_text], ids=["named zone", "texts that end in +01:00 and +02:00"])
+def test_a_daily_cycle_by_a_local_clock_is_a_linear_function_of_the_waves_across_a_change_of_clocks(write):
+    table = write(hours_around_a_change_of_clocks())
+    format = fitted(table, ("t",))
+    features = format.encode_inputs(table, "t").astype(np.float64)
+    flow = table["flow"].to_numpy()
+    design = np.column_stack([features, np.ones(len(flow))])
+    left = flow - design @ np.linalg.lstsq(design, flow, rcond=None)[0]
+    assert np.abs(left).max() < 1e-3  # by the clock of UTC it is 0.1 or more
+    assert (
+        "by the clock of Europe/Berlin" if write is not as_text else "by local clocks (+01:00 +02:00)"
+    ) in format.describe()[0]
+
+
+def test_the_trend_of_zoned_moments_is_that_of_utc_and_their_order_survives_the_hour_that_comes_twice():
+    utc = pl.Series("t", dates(9, hours=1, start=datetime.datetime(2024, 10, 26, 20)))
+    table = pl.DataFrame(
+        {"unit": ["u"] * 9, "t": utc.dt.replace_time_zone("UTC").dt.convert_time_zone(BERLIN), "flow": np.arange(9.0)}
+    )
+    for written in (table, as_text(table)):
+        trend = fitted(written, ("t",)).encode_inputs(written, "t")[:, 0]
+        np.testing.assert_allclose(np.diff(trend), np.diff(trend)[0], rtol=1e-4)
+
+
+def test_moments_of_a_named_zone_mean_the_same_in_whatever_zone_a_later_file_writes_them():
+    table = hours_around_a_change_of_clocks()
+    format = TableFormat.from_json(json.loads(json.dumps(fitted(table, ("t",)).to_json())))
+    expected = format.encode_inputs(table, "t")
+    for later in (
+        as_text(table),
+        as_utc(table),
+        as_text(as_utc(table)),
+        table.with_columns(pl.col("t").dt.convert_time_zone("Asia/Tokyo")),
+    ):
+        np.testing.assert_array_equal(format.encode_inputs(later, "t"), expected)
+
+
+def test_moments_that_lose_or_gain_a_zone_later_are_refused_and_clocks_that_training_did_not_have_are_said():
+    zoned = as_text(hours_around_a_change_of_clocks())
+    naive = zoned.with_columns(pl.col("t").str.slice(0, 19))
+    refused(lambda: fitted(zoned, ("t",)).encode_inputs(naive, "new.csv"), "new.csv", "'t'", "with a time zone (+01:00 +02:00)")
+    refused(lambda: fitted(naive, ("t",)).encode_inputs(zoned, "new.csv"), "new.csv", "'t'", "without a time zone")
+    refused(
+        lambda: fitted(naive, ("t",)).encode_inputs(as_utc(hours_around_a_change_of_clocks()), "new.csv"), "without a time zone"
+    )
+    notes = []
+    fitted(zoned, ("t",)).encode_inputs(zoned.with_columns(pl.col("t").str.replace(r".\d\d:00$", "Z")), "new.csv", notes)
+    assert any("clocks +00:00 from UTC, in training +01:00 +02:00" in note for note in notes), notes
+    utc = zoned.with_columns(pl.col("t").str.replace(r".\d\d:00$", "Z"))
+    assert "by the clock of UTC" in fitted(utc, ("t",)).describe()[0]
 
 
 def test_a_column_that_is_absent_or_of_another_kind_later_is_refused():
@@ -539,3 +604,22 @@ def test_whole_numbers_beyond_int64_in_a_saved_format_are_numbers():
     saved["inputs"][0]["kind"] = "date"
     with pytest.raises(OverflowError):
         TableFormat.from_json(saved)
+
+
+def test_classes_and_categories_are_text_as_written_and_near_twins_are_said():
+    codes = ["01", "1", "02", "Shop 1", "shop  1"]
+    table = a_table(60).with_columns(grade=pl.Series([codes[row % 5] for row in range(60)]))
+    kinds = declared_kinds(("grade=category",))
+
+    def fit(inputs, target, notes):
+        return fit_format(Fitting(table, inputs, target, np.ones(60, bool), "t.csv", kinds=kinds), notes)
+
+    classed = fit(("height",), ("grade",), notes=(notes := []))
+    assert classed.classes == tuple(sorted(codes))
+    assert any('grade: labels "01" and "1" are different classes' in note and "1 more" in note for note in notes), notes
+    assert fit(("grade",), ("flow",), notes=(notes := [])).inputs[0].categories == tuple(sorted(codes))
+    assert any("different categories" in note for note in notes), notes
+    later = table.with_columns(grade=pl.lit("2"))
+    refused(lambda: classed.encode_targets(later, "new.csv"), "the class '2'", 'did you mean "02"?')
+    fit(("grade",), ("flow",), notes=[]).encode_inputs(later, "new.csv", notes := [])
+    assert any('did you mean "02"?' in note for note in notes), notes

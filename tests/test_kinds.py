@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from fewstep import BadInput
-from fewstep.tasks.kinds import ColumnKind, declared_kinds, infer_kind, read_values, read_words
+from fewstep.tasks.infer_kinds import declared_kinds, infer_kind
+from fewstep.tasks.kinds import ColumnKind, read_values, read_words
 
 NAN, DATE = float("nan"), datetime.date
 

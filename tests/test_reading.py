@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,12 @@ import polars as pl
 import pytest
 
 from fewstep import BadInput
-from fewstep.tasks.reading import DATES, FILE, GAPS, column_of, date_formats, parse_dates, read_table
+from fewstep.cli.writing import SUFFIXES, write_table
+from fewstep.tasks.dates import DATES, date_formats, parse_dates
+from fewstep.tasks.infer_kinds import infer_kind
+from fewstep.tasks.kinds import read_values, read_words
+from fewstep.tasks.reading import FILE, column_of, read_table
+from fewstep.tasks.text_files import GAPS
 
 TABLE = pl.DataFrame(
     {
@@ -27,6 +33,10 @@ TABLE = pl.DataFrame(
 def written(path, text):
     path.write_bytes(text.encode("utf-8"))
     return path
+
+
+def numbers(table, name):
+    return read_values(table, name, infer_kind(table, name, "t"), "t").tolist()
 
 
 def refused(act, *words):
@@ -111,10 +121,10 @@ def test_parquet_columns_keep_their_kinds(tmp_path, suffix):
 )
 def test_where_semicolons_separate_a_comma_is_a_decimal_point(tmp_path, rows):
     read = read_table(written(tmp_path / "t.csv", "name;x;n\n" + rows))
-    assert read["x"].to_list()[1] == -2.25
-    assert read.schema == {"name": pl.String, "x": pl.Float64, "n": pl.Int64}
+    assert numbers(read, "x")[1] == -2.25
+    assert numbers(read, "n") == [2, 3]
     first = read_table(written(tmp_path / "t.csv", "x;name\n1;a\n2,5;b\n"))  # only the first column has a comma
-    assert first["x"].to_list() == [1.0, 2.5]
+    assert numbers(first, "x") == [1.0, 2.5]
 
 
 def test_where_semicolons_separate_a_decimal_point_is_one_too(tmp_path):
@@ -195,7 +205,7 @@ def test_a_column_that_is_empty_or_whole_in_one_file_and_has_fractions_in_anothe
     assert read["x"].to_list() == [2.0, 1.5, 3.0]
     assert read["e"].cast(pl.Float64).to_list() == [None, 2.0, 1.5]
     assert read["w"].to_list() == [None, "v", None]
-    assert read["b"].to_list() == [None, "true", "false"]
+    assert read["b"].to_list() == [None, True, False]
 
 
 def test_files_without_rows_add_none_and_files_that_all_have_none_are_refused(tmp_path):
@@ -298,7 +308,8 @@ def test_bytes_durations_and_lists_are_refused_in_words(value):
 
 def test_a_table_in_gzip_is_read_by_its_own_separator(tmp_path):
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a;b\n1,5;2\n"))
-    assert read_table(tmp_path / "t.csv.gz").rows() == [(1.5, 2)]
+    read = read_table(tmp_path / "t.csv.gz")
+    assert (numbers(read, "a"), numbers(read, "b")) == ([1.5], [2])
 
 
 def test_a_gzip_that_unpacks_to_absurd_sizes_is_refused(tmp_path, monkeypatch):
@@ -312,3 +323,101 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(BadInput, match="found a pipe or a device"):
         read_table(tmp_path / "t.csv")
+
+
+RECORDS = pl.DataFrame({"unit": ["a", "b", "b"], "x": [1.5, None, -2.25], "n": [1, 2, 3]})
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".feather", ".json", ".jsonl", ".ndjson", ".jsonl.gz", ".parquet"])
+def test_a_table_reads_the_same_from_arrow_json_and_lines_of_json_as_from_csv(tmp_path, suffix):
+    buffer = io.BytesIO()
+    write = {".arrow": "ipc", ".feather": "ipc", ".json": "json", ".parquet": "parquet"}.get(suffix, "ndjson")
+    getattr(RECORDS, f"write_{write}")(buffer)
+    content = buffer.getvalue()
+    (tmp_path / f"t{suffix}").write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    RECORDS.write_csv(tmp_path / "t.csv")
+    assert read_table(tmp_path / f"t{suffix}").equals(read_table(tmp_path / "t.csv"))
+    assert read_table(tmp_path / f"t{suffix}", ["x"]).columns == ["x"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ", ", " | "])
+def test_encodings_separators_and_blanks_in_the_header_do_not_change_a_table(tmp_path, encoding, separator):
+    lines = [("unit", "größe", "n"), ("Höhe", "1.5", "2"), ("Łódź", "-0.25", "3")]
+    (tmp_path / "t.csv").write_bytes("\n".join(map(separator.join, lines)).encode(encoding))
+    read = read_table(tmp_path / "t.csv", ["größe", "unit", "n"])
+    assert dict(read.to_dict(as_series=False)) == {"unit": ["Höhe", "Łódź"], "größe": [1.5, -0.25], "n": [2, 3]}
+
+
+def test_lines_of_comments_above_the_header_are_left_out_and_a_header_that_begins_with_a_hash_is_none(tmp_path):
+    sound = "unit,x\na,1\n#b,2\n"
+    plain = read_table(written(tmp_path / "t.csv", sound))
+    assert plain["unit"].to_list() == ["a", "#b"]
+    for above in ("# made by hand\n", "# a, b, c\n#\n", "#x=1\n\n# y\n"):
+        assert read_table(written(tmp_path / "t.csv", above + sound)).equals(plain)
+    assert read_table(written(tmp_path / "t.csv", "#,x\n1,2\n")).columns == ["#", "x"]
+    assert read_table(written(tmp_path / "t.csv", "# by hand\n# unit,x\na,2\n")).columns == ["# unit", "x"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "ndjson", "json", "parquet", "ipc"])
+def test_a_table_is_read_from_standard_input(monkeypatch, kind):
+    buffer = io.BytesIO()
+    getattr(RECORDS, f"write_{kind}")(buffer)
+    buffer.seek(0)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(buffer))
+    assert read_table("-").equals(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.xlsx", b"PK\x03\x04 a zip", ["spreadsheet", "Export it as CSV", "pip install fastexcel"]),
+        ("t.db", b"SQLite format 3\x00" + bytes(90), ["database", "sqlite3 -header -csv"]),
+        ("t.csv", b"SQLite format 3\x00" + bytes(90), ["database"]),
+        ("t.feather", b"FEA1" + bytes(20), ["version 1"]),
+        ("t.csv", b"unit,x\nb,1\nZ\xfcrich,2\n", ["no text in UTF-8", "byte 0xFC in line 3", "iconv"]),
+        ("t.csv", "unit,x\nb,1\n".encode("utf-16-le"), ["no text in UTF-8"]),
+        ("t.csv", b'# made\nunit,x\n"a,b",1\nb,1,5\n', ["has 3 values, the header has 2"]),
+        ("t.json", b'{"unit": ["a"], "x": 3', ["list of records"]),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_its_remedy(tmp_path, name, content, words, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastexcel", None)
+    (tmp_path / name).write_bytes(content)
+    refused(lambda: read_table(tmp_path / name), name, *words)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/t.csv", "http://example.org/t.csv?a=*", "s3://bucket/t.parquet"])
+def test_an_address_is_refused_and_nothing_is_downloaded(address):
+    refused(lambda: read_table(address), address, "Download it first")
+
+
+def test_labels_stay_text_as_it_is_written(tmp_path):
+    path = written(tmp_path / "t.csv", "unit,code,x\n001,1.0,1.5\n1,1.50,2\n01,2,3.5\n")
+    read = read_table(path, labels=["code"])
+    assert read["unit"].to_list() == ["001", "1", "01"]
+    assert read["code"].to_list() == ["1.0", "1.50", "2"]
+    assert read["x"].to_list() == [1.5, 2.0, 3.5]
+    whole = read_table(written(tmp_path / "t.csv", "unit,x\n10,1.5\n-2,1\n"))
+    assert read_words(whole, "unit", "t").to_list() == ["10", "-2"]
+
+
+@pytest.mark.parametrize("used", [["a", "y"], ["a"]])
+def test_a_point_before_three_digits_parts_thousands_where_any_column_of_the_file_has_decimal_commas(tmp_path, used):
+    values = range(950, 1150)
+    rows = "".join(f"{value:,};{value / 1000:.3f}\n".replace(",", "_").replace(".", ",").replace("_", ".") for value in values)
+    read = read_table(written(tmp_path / "t.csv", "a;y\n" + rows), used)
+    assert numbers(read, "a") == list(values)
+
+
+def test_a_word_among_numbers_is_named_with_the_file_and_row_that_it_is_in(tmp_path):
+    table = read_table(units(tmp_path / "u", north="x\n1\n2\n", south="x\n3\nhigh\n4\n"))
+    refused(lambda: numbers(table, "x"), "'high'", "data row 2 of 'south'")
+    dated = read_table(units(tmp_path / "d", north="t\n2024-01-01\n2024-01-02\n", south="t\n2024-01-03\nlost\n"))
+    refused(lambda: numbers(dated, "t"), "'lost'", "data row 2 of 'south'")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_command_writes_is_read_as_the_same_table(tmp_path, suffix):
+    write_table(RECORDS, tmp_path / f"t{suffix}")
+    assert read_table(tmp_path / f"t{suffix}").equals(RECORDS)

@@ -437,3 +437,44 @@ def test_tasks_may_be_named_by_numbers_dates_or_categories():
         found = rows_of(problem_of(table.with_columns(unit=unit)), "test", 0)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_table_written_with_decimal_commas_and_thousands_is_the_same_problem_as_one_written_plainly(tmp_path):
+    draw = np.random.default_rng(0)
+    plain = pl.DataFrame(
+        {
+            "unit": [f"u{row // 9}" for row in range(180)],
+            "a": np.arange(950, 1130),
+            "price": draw.uniform(0.5, 3000, 180).round(2),
+            "y": draw.normal(size=180).round(3),
+        }
+    )
+
+    def german(name, unit=""):
+        return [f"{value:,}".replace(",", "_").replace(".", ",").replace("_", ".") + unit for value in plain[name]]
+
+    odd = plain.with_columns(a=pl.Series(german("a")), price=pl.Series(german("price", " €")), y=pl.Series(german("y")))
+    plain.write_csv(tmp_path / "plain.csv")
+    odd.write_csv(tmp_path / "odd.csv", separator=";")
+    settings = {"task": "unit", "inputs": ("a", "price"), "target": ("y",), "shots": 3, "adapter": "gradient"}
+    found, expected = (Table(data=str(tmp_path / f"{name}.csv"), **settings).build() for name in ("odd", "plain"))
+    assert "written as 1.234,5 €" in found.format.describe()[1]
+    assert found.notes == expected.notes
+    for part in ("train", "test"):
+        one, other = (getattr(problem.splits, part).episode(1, jax.random.key(0)) for problem in (found, expected))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert found.format.inputs[0].span == expected.format.inputs[0].span
+
+
+def test_units_are_split_by_their_labels_as_written_and_standard_input_is_no_table_to_train_on(tmp_path):
+    labels = ["001", "1", "1.0", "01", "Shop 1", "shop 1", *"23456789"]
+    rows = "".join(f"{label},{row}.5,0{row % 2}\n" for label in labels for row in range(5))
+    (tmp_path / "t.csv").write_text("unit,x,y\n" + rows)
+    settings = {"task": "unit", "inputs": ("x",), "target": ("y",), "shots": 2, "kinds": ("y=category",)}
+    problem = Table(data=str(tmp_path / "t.csv"), **settings).build()
+    assert problem.format.classes == ("00", "01")
+    assert any("different units" in note and "1 more" in note for note in problem.notes), problem.notes
+    parts = [getattr(problem.splits, part) for part in ("train", "validation", "test")]
+    assert sorted(name for part in parts for name in part.names) == sorted(labels)
+    with pytest.raises(BadInput, match="standard input"):
+        Table(data="-", **settings).build()

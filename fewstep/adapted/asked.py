@@ -7,8 +7,8 @@ import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import ColumnKind, read_values
-from fewstep.tasks.reading import column_of
+from fewstep.tasks.kinds import read_values, read_words
+from fewstep.tasks.labels import twin_hint
 from fewstep.types import Examples
 
 Owned = tuple[pl.DataFrame, np.ndarray]
@@ -24,7 +24,7 @@ def owners(table: pl.DataFrame, task: str | None, units: tuple[str, ...] | None,
         if count > 1:
             raise BadInput(f"{source}: expected the column {task!r}, which says of which of the {count} units a row is.")
         return np.zeros(table.height, int)
-    names = column_of(table, task, source).cast(pl.String)
+    names = read_words(table, task, source)
     if units is None:
         if names.n_unique() > 1:
             raise BadInput(f"{source}: expected rows of the one adapted unit, found {names.n_unique()} values of {task!r}.")
@@ -32,7 +32,7 @@ def owners(table: pl.DataFrame, task: str | None, units: tuple[str, ...] | None,
     numbers = {name: number for number, name in enumerate(units)}
     unknown = names.filter(~names.is_in(units)) if names.null_count() == 0 else names.filter(names.is_null())
     if unknown.len():
-        shown = ", ".join(map(repr, unknown.unique(maintain_order=True).head(3)))
+        shown = ", ".join(map(repr, unknown.unique(maintain_order=True).head(3))) + twin_hint(unknown[0] or "", units)
         raise BadInput(
             f"{source}: {unknown.len()} rows are of units that were not adapted ({shown}); adapted are "
             f"{', '.join(map(repr, units[:3]))}{', ...' if len(units) > 3 else ''}. Adapt to them first, or leave them out."
@@ -58,8 +58,9 @@ def past_rows(format: TableFormat, time: str, support: Owned, asked: Owned, sour
     column = next((column for column in format.inputs if column.name == time), None)
     if column is None or support[0].height == 0:
         return []
-    how = ColumnKind(column.kind, column.date_format)
-    (known, of_known), (wanted, owner) = ((read_values(rows, time, how, source), units) for rows, units in (support, asked))
+    (known, of_known), (wanted, owner) = (
+        (read_values(rows, time, column.how, source), units) for rows, units in (support, asked)
+    )
     last = np.full(max(of_known.max(), owner.max(initial=0)) + 1, -np.inf)
     np.maximum.at(last, of_known, np.nan_to_num(known, nan=-np.inf))
     past = int((wanted < last[owner]).sum())

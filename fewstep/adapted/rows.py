@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import ColumnKind, read_values, read_words
+from fewstep.tasks.infer_kinds import in_numbers
+from fewstep.tasks.kinds import read_moments, read_words
 from fewstep.tasks.reading import column_of
 from fewstep.whole import whole
 
 
 def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
-    """The columns of a support file that are kept: the task where it has one, inputs, targets."""
+    """The columns of a support file that are kept: the task where it has one, inputs, targets; numbers as numbers and labels as
+    text, so that they mean the same when the rows are read without the rest of their file."""
     wanted = [*(column.name for column in format.inputs), *(target.name for target in format.targets)]
     task = [format.task] if format.task and format.task in table.columns else []
     for name in [*task, *wanted]:
         column_of(table, name, source)
-    return table.select([*task, *wanted])
+    table = in_numbers(table, format.how, source)
+    texts = {name: read_words(table, name, source) for name in format.labels if name in table.columns}
+    return table.with_columns(**texts).select([*task, *wanted])
 
 
 def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -36,9 +39,7 @@ def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str
                 else table[name].cast(pl.Float64).fill_nan(None)
             )
         if name in dates:
-            seconds = read_values(table, name, ColumnKind("date", dates[name].date_format), source)
-            moments = pl.Series(name, np.round(seconds * 1e6)).fill_nan(None).cast(pl.Int64)
-            return moments.cast(pl.Datetime("us"))
+            return read_moments(table, name, dates[name].how, source)
         return table[name] if len(types) == 1 else read_words(table, name, source)
 
     return tuple(pl.DataFrame([read(table, name) for name in old.columns]) for table in (old, new))  # type: ignore[return-value]

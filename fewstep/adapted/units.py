@@ -18,7 +18,8 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.reading import column_of
+from fewstep.tasks.kinds import read_words
+from fewstep.tasks.labels import note_twins
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
@@ -226,10 +227,11 @@ def adapt(
         raise BadInput(f"{source}: expected rows with a value of {names}, found none.")
     inputs = format.encode_inputs(table, source, notes)
     named = format.task is not None and format.task in table.columns
-    names = column_of(table, format.task, source).cast(pl.String) if named and format.task else pl.Series(["it"] * table.height)
+    names = read_words(table, format.task, source) if named and format.task else pl.Series(["it"] * table.height)
     if names.null_count():
         raise BadInput(f"{source}: column {format.task!r} names no unit in {names.null_count()} rows. Fill or remove them.")
     units = tuple(names.unique(maintain_order=True).to_list())
+    note_twins(str(format.task), units, "units", notes)
     owner = names.replace_strict({name: number for number, name in enumerate(units)}, return_dtype=pl.Int64).to_numpy()
     support = stack_units(inputs, targets, owner, len(units))
     padded = pad_units(support, bucket(len(units)) if len(units) > 1 else 1)

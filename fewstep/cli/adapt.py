@@ -64,7 +64,8 @@ def main(argv: list[str]) -> int:
         from fewstep.cli import photos
 
         return photos.adapt(run, arguments.support, arguments.out, steps[0] if steps else None, arguments.json)
-    table = read_table(arguments.support)
+    format = run.settings.read_format(run.config["format"])
+    table = read_table(arguments.support, labels=format.labels)
     model = adapted.adapt(run, table, arguments.support, steps[0] if steps else None)
     model.save(arguments.out)
     if model.units is None and model.format.task not in (None, FILE):

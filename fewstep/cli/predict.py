@@ -23,7 +23,7 @@ class Predict:
     """a CSV, TSV or Parquet file, or a pattern of them, with the input columns; of several units, with the task column too; of
     images, a photo, or a folder or zip of photos"""
     out: str
-    """the file to write: .csv, .tsv or .parquet"""
+    """the file to write: .csv, .tsv, .parquet, .arrow, .feather, .json or .jsonl"""
     level: float | None = None
     """which part of rows lower and upper enclose, such as 0.9; by default 0.95 where enough units were left to calibrate it. Of
     images: adds sets of classes that hold the right one so often"""
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
 
     from fewstep.adapted import open_adapted
     from fewstep.adapted.photos import is_photos
+    from fewstep.tasks.infer_kinds import in_numbers
     from fewstep.tasks.reading import read_table
 
     if is_photos(arguments.adapted):
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> int:
         return photos.predict(arguments.adapted, arguments.inputs, arguments.out, arguments.level, arguments.json)
     out = new_table(arguments.out)
     model = open_adapted(arguments.adapted)
-    table = read_table(arguments.inputs)
+    format = model.format
+    table = in_numbers(read_table(arguments.inputs, labels=format.labels), format.how, arguments.inputs)
     notes: list[str] = []
     columns = model.columns(table, arguments.inputs, arguments.level, notes)
     if taken := [name for name in columns if name in table.columns]:

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
             f"{arguments.adapted}: update is for models of tables. Of photos, adapt anew: fewstep adapt RUN --support "
             "FOLDER, with the old and the new photos in it."
         )
-    model = open_adapted(arguments.adapted).update(read_table(arguments.support), arguments.support)
+    model = open_adapted(arguments.adapted)
+    model = model.update(read_table(arguments.support, labels=model.format.labels), arguments.support)
     if arguments.out is None:
         model.save_update(arguments.adapted)
     else:

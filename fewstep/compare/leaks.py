@@ -87,7 +87,7 @@ def lines_of(settings: Any, task: str) -> str:
     """'rows 12 to 64', counted from 1 without the header."""
     from fewstep.tasks.reading import FILE, read_table
 
-    table = read_table(settings.data, settings.columns)
+    table = read_table(settings.data, settings.columns, settings.label_columns)
     column = settings.task or FILE
     number = np.flatnonzero(np.array(table[column].cast(pl.String).to_list(), object) == task) + 1
     if number.size == number[-1] - number[0] + 1:

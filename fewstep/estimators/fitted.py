@@ -14,7 +14,7 @@ from fewstep.adapted import Adapted, adapt
 from fewstep.problem import Problem
 from fewstep.problems import Table
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import ColumnKind, read_values
+from fewstep.tasks.kinds import read_values
 from fewstep.trained import Trained
 from fewstep.training.calibrate import calibrate
 from fewstep.training.fit import Steps
@@ -50,7 +50,7 @@ class FittedModel:
         time = next((column for column in self.trained.problem.format.inputs if column.name == self.settings.time), None)
         if time is None:
             return np.arange(table.height)
-        return read_values(table, time.name, ColumnKind(time.kind, time.date_format), "X")
+        return read_values(table, time.name, time.how, "X")
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "trained"}

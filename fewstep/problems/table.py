@@ -22,8 +22,9 @@ from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.fit_columns import Fitting, fit_format
 from fewstep.tasks.grouping import group_rows, note_odd_tasks, split_tasks, with_targets
-from fewstep.tasks.kinds import ColumnKind, declared_kinds, read_values
-from fewstep.tasks.reading import FILE, read_table
+from fewstep.tasks.infer_kinds import declared_kinds, in_numbers, number_kinds
+from fewstep.tasks.kinds import read_values
+from fewstep.tasks.reading import FILE, INPUT, read_table
 from fewstep.tasks.table import Rows, table_tasks
 from fewstep.types import Examples
 
@@ -100,7 +101,9 @@ class Table(LearningSettings):
             return self._problem(format, splits=None)
         if not self.data:
             raise BadInput(f"--data is missing: {EXPECTED}")
-        table = read_table(self.data, self.columns)
+        if self.data == INPUT:
+            raise BadInput("--data - is standard input, which is read once; a run reads its table again. Save it to a file.")
+        table = read_table(self.data, self.columns, self.label_columns)
         settings = replace(self, task=FILE) if not self.task and FILE in table.columns else self
         problem = settings.build_from(table, self.data, seed)
         return problem if self.time else replace(problem, notes=(*problem.notes, *self._unused_dates()))
@@ -129,6 +132,8 @@ class Table(LearningSettings):
         kinds = declared_kinds(self.kinds)
         if strangers := [name for name in kinds if name not in (*self.inputs, *self.target, self.time)]:
             raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target nor --time.")
+        kinds |= number_kinds(table, filter(None, (*self.inputs, *self.target, self.time)), kinds, source)
+        table = in_numbers(table, kinds, source)
         table = with_targets(table, self.target, source, notes)
         rows_of, names = group_rows(table, self.task, self.time, source, kinds, notes)
         length = np.array([rows.size for rows in rows_of])
@@ -174,6 +179,11 @@ class Table(LearningSettings):
     def columns(self) -> tuple[str, ...]:
         """All that is read of the table."""
         return tuple(name for name in (self.task, *self.inputs, *self.target, self.time) if name)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns whose text is a name, known before the table is read: the task, and what is declared a category."""
+        return (self.task, *(name for name, how in declared_kinds(self.kinds).items() if how.kind == "category"))
 
     def _check_columns(self) -> None:
         for name in ("task", "inputs", "target"):
@@ -232,7 +242,7 @@ def x_values(table: pl.DataFrame, format: TableFormat, source: str) -> np.ndarra
     column = format.x
     if column is None:
         return np.arange(table.height, dtype=float)
-    values = read_values(table, column.name, ColumnKind(column.kind, column.date_format), source)
+    values = read_values(table, column.name, column.how, source)
     return np.where(np.isnan(values), column.center, values)
 
 

@@ -6,8 +6,6 @@ JSON, and travels with the run: a support file next year is read exactly as the 
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from typing import Any, get_type_hints
@@ -17,112 +15,11 @@ import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.plain import require_a
-from fewstep.tasks.kinds import ColumnKind, Kind, read_values, read_words, row_list
-
-DAY = 86_400.0
-FARTHEST = 1e15
-"""standard deviations from the mean: what lies farther is an error of the table, and beyond float32 when it is squared"""
-PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
-"""Days. A date column gets harmonics of the periods that its span and its spacing can show."""
-
-
-@dataclass(frozen=True)
-class InputColumn:
-    """One input column and its features: `(value − center) / scale`, for a date the harmonics of `periods` beside that trend,
-    for a category one feature a known value, which is 1 or 0; and one more for gaps, where the meta-train rows had any."""
-
-    name: str
-    kind: Kind
-    center: float = 0.0
-    scale: float = 1.0
-    periods: tuple[str, ...] = ()
-    harmonics: tuple[int, ...] = ()
-    """how many of each period: the first has the period itself, the second half of it ..."""
-    categories: tuple[str, ...] = ()
-    gaps: bool = False
-    """whether there is a feature that says that the value is not known"""
-    date_format: str | None = None
-    span: tuple[float, float] = (-float("inf"), float("inf"))
-    """least and greatest value of the meta-train rows"""
-    remark: str = ""
-
-    @property
-    def features(self) -> int:
-        return (len(self.categories) if self.kind == "category" else 1 + 2 * sum(self.harmonics)) + self.gaps
-
-    def encode(self, table: pl.DataFrame, source: str, notes: list[str]) -> Iterable[np.ndarray]:
-        """Its features one by one, each [rows]: many waves of many rows need not be held at once.
-
-        Gaps become the mean; gaps, unseen categories and values beyond the span are noted.
-        """
-        if self.kind == "category":
-            words = read_words(table, self.name, source)
-            missing = words.is_null().to_numpy()
-            features = ((words == category).fill_null(False).to_numpy() for category in self.categories)
-            other = words.filter(~words.is_in(self.categories)).drop_nulls()
-            if other.len():
-                shown = ", ".join(map(repr, other.unique(maintain_order=True).head(3)))
-                notes.append(
-                    f"{self.name}: {other.len()} of {words.len()} values are of no category that is kept ({shown}): 'other'"
-                )
-        else:
-            values = read_values(table, self.name, ColumnKind(self.kind, self.date_format), source)
-            missing = np.isnan(values)
-            values = np.where(missing, self.center, values)
-            scaled = (values - self.center) / self.scale
-            require_near(scaled, self.name, source)
-            features = chain([scaled], self._waves(values))
-            beyond = int(np.sum((values < self.span[0]) | (values > self.span[1])))
-            if beyond:
-                low, high = map(self._show, self.span)
-                notes.append(f"{self.name}: {beyond} of {values.size} values lie outside the trained range, {low} to {high}")
-        if missing.any():
-            how = "with a feature that says so" if self.gaps else "the training table had none"
-            becomes = "no category" if self.kind == "category" else "the mean"
-            notes.append(f"{self.name}: {missing.sum()} of {missing.size} values are missing and become {becomes} ({how})")
-        return chain(features, [missing] if self.gaps else [])
-
-    def _waves(self, values: np.ndarray) -> Iterator[np.ndarray]:
-        for period, count in zip(self.periods, self.harmonics, strict=True):
-            for order in range(1, count + 1):
-                angle = 2 * np.pi * order * values / (PERIODS[period] * DAY)
-                yield np.sin(angle)
-                yield np.cos(angle)
-
-    def _show(self, value: float) -> str:
-        if self.kind != "date" or not np.isfinite(value):
-            return f"{value:.4g}"
-        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
-        return str(moment.date() if moment.time() == datetime.time() else moment.replace(microsecond=0))
-
-    def describe(self) -> str:
-        gaps = " + a feature for gaps" if self.gaps else ""
-        if self.kind == "category":
-            shown = ", ".join(self.categories[:6]) + (", ..." if len(self.categories) > 6 else "")
-            return f"{self.name}: category of {len(self.categories)} values ({shown}){gaps}"
-        if self.kind == "boolean":
-            return f"{self.name}: yes or no, {100 * self.center:.0f} % yes{gaps}"
-        low, high = map(self._show, self.span)
-        if self.kind == "date":
-            waves = "".join(f" + {n} {period} harmonics" for period, n in zip(self.periods, self.harmonics, strict=True))
-            remark = f", {self.remark}" if self.remark else ""
-            return f"{self.name}: date -> trend{waves}{gaps}; {low} to {high}{remark}"
-        return f"{self.name}: number, {low} to {high}, mean {self.center:.4g}, standard deviation {self.scale:.4g}{gaps}"
-
-
-@dataclass(frozen=True)
-class TargetColumn:
-    """One target column: a number, standardized, or a class, one of `classes`."""
-
-    name: str
-    center: float = 0.0
-    scale: float = 1.0
-    classes: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        if self.classes:
-            return f"{self.name}: target, one of {len(self.classes)} classes ({', '.join(self.classes[:8])})"
-        return f"{self.name}: target, mean {self.center:.4g}, standard deviation {self.scale:.4g}"
+from fewstep.tasks.column import PERIODS, InputColumn, TargetColumn, require_near
+from fewstep.tasks.dates import names_zone
+from fewstep.tasks.kinds import ColumnKind, read_values, read_words
+from fewstep.tasks.labels import twin_hint
+from fewstep.tasks.numerals import split_example
 
 
 @dataclass(frozen=True)
@@ -137,6 +34,16 @@ class TableFormat:
     @property
     def features(self) -> int:
         return sum(column.features for column in self.inputs)
+
+    @property
+    def how(self) -> dict[str, ColumnKind]:
+        """How each column that is read is read."""
+        return {column.name: column.how for column in (*self.inputs, *self.targets)}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns whose text is a name: of units, of categories, of classes."""
+        return tuple(filter(None, (self.task, *(name for name, how in self.how.items() if how.kind == "category"))))
 
     @property
     def outputs(self) -> int:
@@ -193,16 +100,17 @@ class TableFormat:
             words = read_words(table, self.targets[0].name, source)
             unknown = words.filter(~words.is_in(self.classes)).drop_nulls().unique()
             if unknown.len():
+                hint = twin_hint(unknown[0], self.classes)
                 raise BadInput(
-                    f"{source}: column {self.targets[0].name!r} holds the class {unknown[0]!r}; expected one of "
+                    f"{source}: column {self.targets[0].name!r} holds the class {unknown[0]!r}{hint}; expected one of "
                     f"{', '.join(map(repr, self.classes[:8]))}, those of the training table."
                 )
             hot = [(words == name).fill_null(False).to_numpy() for name in self.classes]
             return np.stack(hot, axis=1).astype(np.float32), words.is_not_null().to_numpy()
-        values = [read_values(table, t.name, ColumnKind("number"), source, "numbers") for t in self.targets]
+        values = [read_values(table, t.name, t.how, source, "numbers") for t in self.targets]
         scaled = [(value - target.center) / target.scale for value, target in zip(values, self.targets, strict=True)]
         for target, column in zip(self.targets, scaled, strict=True):
-            require_near(column, target.name, source)
+            require_near(column, target.name, source, table)
         stacked = np.stack(scaled, axis=1)
         return np.nan_to_num(stacked).astype(np.float32), np.all(~np.isnan(stacked), axis=1)
 
@@ -249,20 +157,17 @@ class TableFormat:
             span = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
             inputs.append(column(InputColumn, {**values, "span": span}))
             inputs[-1].describe()  # a moment beyond the calendar is found here
+            split_example(inputs[-1].written)
+            if inputs[-1].zone[:1] not in ("+", "-"):
+                pl.select(pl.datetime(2000, 1, 1, time_zone=inputs[-1].zone or None))
             if len(inputs[-1].periods) != len(inputs[-1].harmonics) or not set(inputs[-1].periods) <= set(PERIODS):
                 raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
+            if names_zone(inputs[-1].date_format) and not inputs[-1].zone:
+                inputs[-1] = replace(inputs[-1], zone="UTC")  # formats of versions that turned all moments to UTC
         targets = tuple(column(TargetColumn, values) for values in saved["targets"])
+        for target in targets:
+            split_example(target.written)
         require_a(saved["task"], str | None, "task")
         if not inputs or not targets:
             raise ValueError("no inputs, or no targets")
         return TableFormat(tuple(inputs), targets, saved["task"])
-
-
-def require_near(scaled: np.ndarray, name: str, source: str) -> None:
-    """Raises `BadInput` where standardized values of a column, NaN for gaps, lie absurdly far from those of training."""
-    far = np.flatnonzero(np.abs(scaled) > FARTHEST)
-    if far.size:
-        raise BadInput(
-            f"{source}: column {name!r} has {far.size} values (data {row_list(far)}) more than {FARTHEST:g} standard "
-            "deviations away from those of training. Correct them, or empty these cells."
-        )

@@ -9,8 +9,13 @@ import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.columns import DAY, FARTHEST, PERIODS, InputColumn, TableFormat, TargetColumn
-from fewstep.tasks.kinds import ColumnKind, infer_kind, read_values, read_words, row_list
+from fewstep.tasks.column import DAY, FARTHEST, PERIODS, InputColumn, TargetColumn
+from fewstep.tasks.columns import TableFormat
+from fewstep.tasks.dates import LIKELY_DATE
+from fewstep.tasks.infer_kinds import infer_kind
+from fewstep.tasks.kinds import ColumnKind, place_of, read_values, read_words
+from fewstep.tasks.labels import note_twins
+from fewstep.tasks.numerals import looks_numeric
 
 MOST_CATEGORIES = 64
 """A category column keeps so many of its values, the most frequent ones; all others are "other"."""
@@ -59,7 +64,10 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
         if counts.is_empty():
             raise _no_values(source, name)
         kept = sorted(counts[name].head(MOST_CATEGORIES).to_list())
+        note_twins(name, counts[name], "categories", notes)
         if counts.height > MOST_CATEGORIES:
+            if name not in fitting.kinds:
+                _require_words(counts[name], name, source)
             notes.append(
                 f"{name}: {counts.height} categories; the {MOST_CATEGORIES} most frequent are kept, all others are 'other'"
             )
@@ -81,7 +89,20 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
         date_format=how.date_format,
         span=(float(known.min()), float(known.max())),
         remark=how.remark,
+        written=how.written or "",
+        zone=how.zone,
     )
+
+
+def _require_words(values: pl.Series, name: str, source: str) -> None:
+    """Raises `BadInput` where most of many categories look like numbers or dates that could not be read."""
+    looks = looks_numeric(values) | values.str.contains(LIKELY_DATE)
+    if 2 * looks.sum() >= values.len():
+        shown = ", ".join(map(repr, values.filter(looks).head(3)))
+        raise BadInput(
+            f"{source}: column {name!r} has {values.len()} values that look like numbers or dates, but are not all written in "
+            f"one known way: {shown}. Write them in one, with one unit, or declare --kinds {name}=category."
+        )
 
 
 def _no_values(source: str, name: str) -> BadInput:
@@ -90,7 +111,8 @@ def _no_values(source: str, name: str) -> BadInput:
 
 def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]:
     table, source = fitting.table, fitting.source
-    kinds = {name: infer_kind(table, name, source, fitting.kinds.get(name)).kind for name in fitting.targets}
+    found = {name: infer_kind(table, name, source, fitting.kinds.get(name)) for name in fitting.targets}
+    kinds = {name: how.kind for name, how in found.items()}
     if dated := [name for name, kind in kinds.items() if kind == "date"]:
         raise BadInput(
             f"{source}: column {dated[0]!r} should hold numbers or classes, it holds dates. Choose another --target."
@@ -104,6 +126,7 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
     if classed:
         words = read_words(table, classed[0], source).drop_nulls()
         classes: tuple[str, ...] = tuple(words.unique().sort().to_list())
+        note_twins(classed[0], classes, "classes", notes)
         if len(classes) < 2:
             raise BadInput(
                 f"{source}: column {classed[0]!r} has the one class {words[0]!r} in all rows; there is nothing to predict."
@@ -116,7 +139,7 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
         return (TargetColumn(classed[0], classes=classes),)
     targets = []
     for name in fitting.targets:
-        values = read_values(table, name, ColumnKind("number"), source, "numbers")[fitting.in_train]
+        values = read_values(table, name, found[name], source, "numbers")[fitting.in_train]
         known = values[~np.isnan(values)]
         if known.size == 0 or known.min() == known.max():
             what = "no values" if known.size == 0 else f"the one value {known[0]:g}"
@@ -126,7 +149,7 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
                 f"{source}: column {name!r} has a standard deviation of {known.std():.3g}; expected one between "
                 f"{1 / FARTHEST:g} and {FARTHEST:g}. Give the target in other units."
             )
-        targets.append(TargetColumn(name, float(known.mean()), spread(known)))
+        targets.append(TargetColumn(name, float(known.mean()), spread(known), written=found[name].written or ""))
     return tuple(targets)
 
 
@@ -140,9 +163,7 @@ def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], targets: Seq
             if column.kind == "category":
                 same = (read_words(table, column.name, source) == words).all()
             else:  # a date is known whenever it is asked for
-                same = column.kind != "date" and _proportional(
-                    read_values(table, column.name, ColumnKind(column.kind), source), y
-                )
+                same = column.kind != "date" and _proportional(read_values(table, column.name, column.how, source), y)
             if same:
                 notes.append(f"warning: input {column.name!r} says exactly what target {target.name!r} is; {question}")
 
@@ -150,7 +171,7 @@ def _warn_of_leaks(fitting: Fitting, inputs: Sequence[InputColumn], targets: Seq
 def as_numbers(fitting: Fitting, target: TargetColumn) -> np.ndarray:
     """[rows] of a target: its numbers, of two classes 0 and 1, of more the numbers that name them; NaN where there are none."""
     if not target.classes:
-        return read_values(fitting.table, target.name, ColumnKind("number"), fitting.source)
+        return read_values(fitting.table, target.name, target.how, fitting.source)
     words = read_words(fitting.table, target.name, fitting.source)
     numbers = words == target.classes[1] if len(target.classes) == 2 else words
     return numbers.cast(pl.Float64, strict=False).to_numpy()
@@ -195,6 +216,6 @@ def order_of_time(table: pl.DataFrame, name: str, source: str, kinds: dict[str, 
     gaps = np.flatnonzero(np.isnan(values))
     if gaps.size:
         raise BadInput(
-            f"{source}: --time {name!r} has {gaps.size} gaps (data {row_list(gaps)}), so these rows have no place in time."
+            f"{source}: --time {name!r} has {gaps.size} gaps ({place_of(table, gaps)}), so these rows have no place in time."
         )
     return values

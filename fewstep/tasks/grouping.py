@@ -7,7 +7,8 @@ import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.tasks.fit_columns import order_of_time
-from fewstep.tasks.kinds import ColumnKind
+from fewstep.tasks.kinds import ColumnKind, place_of, read_words
+from fewstep.tasks.labels import note_twins
 from fewstep.tasks.reading import column_of
 from fewstep.tasks.table import Rows
 
@@ -35,9 +36,14 @@ def group_rows(
     """(row numbers of each task, in the order of time where there is one; the tasks' names), in order of the names."""
     keys = column_of(table, task, source)
     if keys.null_count():
-        raise BadInput(f"{source}: column {task!r} names no task in {keys.null_count()} rows. Fill or remove them.")
-    texts = keys.cast(pl.String)
+        raise BadInput(
+            f"{source}: column {task!r} names no task in {keys.null_count()} rows "
+            f"({place_of(table, np.flatnonzero(keys.is_null().to_numpy()))}): empty cells and words such as NA name none. "
+            "Fill or remove them."
+        )
+    texts = read_words(table, task, source)
     names = texts.unique().sort()
+    note_twins(task, names, "units", notes)
     if len(names) < 2:
         raise BadInput(
             f"{source}: column {task!r} has the one value {names[0]!r}; expected one per task, and many tasks. "

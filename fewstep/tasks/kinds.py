@@ -1,18 +1,19 @@
-"""What kind of values a column holds, inferred or declared, and the values as numbers (floor 1). Used by tasks/columns.
+"""The values of a column as numbers or as text, by what is known of its kind (floor 1). Used by tasks/columns.
 
 Four kinds: number, date (seconds since 1970 inside), boolean (0 and 1 inside) and category (text).
 """
 
 from __future__ import annotations
 
-import re
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.reading import column_of, date_formats, order_of_day, parse_dates, sample
+from fewstep.tasks.dates import date_formats, names_zone, offsets, order_of_day, parse_dates, shown_offset
+from fewstep.tasks.numerals import COMMA, POINT, Ambiguous, evidence, fits, numbers_of, written_as
+from fewstep.tasks.reading import FILE, column_of, sample
 
 Kind = Literal["number", "date", "boolean", "category"]
 KINDS = ("number", "date", "boolean", "category")
@@ -29,181 +30,154 @@ class ColumnKind(NamedTuple):
     """for dates written as text"""
     remark: str = ""
     """what a person should know of how it was inferred"""
-
-
-def declared_kinds(words: tuple[str, ...]) -> dict[str, ColumnKind]:
-    """`NAME=KIND` and `NAME=date:FORMAT` as a dictionary. Raises `BadInput` for another kind."""
-    found = {}
-    for word in words:
-        name, equals, kind = word.rpartition("=") if "=date:" not in word else word.partition("=")
-        kind, _, date_format = kind.partition(":")
-        if not equals or kind not in KINDS or (date_format and kind != "date"):
-            raise BadInput(
-                f"--kinds {word!r} should be COLUMN=KIND with one of {', '.join(KINDS)}, such as month=category; "
-                "a date may name its format, as in day=date:%m/%d/%Y."
-            )
-        found[name] = ColumnKind(cast(Kind, kind), date_format or None)
-    return found
-
-
-def infer_kind(table: pl.DataFrame, name: str, source: str, declared: ColumnKind | None = None) -> ColumnKind:
-    """The kind of a column: as declared, or what all of its values can be read as.
-
-    Raises `BadInput` for a column without values, for numbers or dates mixed with words, for dates in two formats, for what
-    is no date though declared one.
-    """
-    series = column_of(table, name, source)
-    known = series.drop_nulls()
-    if known.is_empty():
-        raise BadInput(f"{source}: column {name!r} has no values at all. Leave it out.")
-    if declared is not None and declared.kind != "date":
-        return declared
-    if series.dtype in (pl.Date, pl.Datetime):
-        return ColumnKind("date")
-    if declared is not None:
-        return _declared_date(known, name, source, declared)
-    if series.dtype == pl.Boolean:
-        return ColumnKind("boolean")
-    if series.dtype.is_numeric():
-        return ColumnKind("number")
-    texts = known.str.strip_chars()
-    if texts.str.to_lowercase().is_in([*TRUE, *FALSE]).all():
-        return ColumnKind("boolean")
-    return _date(texts, name, source) or _of_text(texts, name, source)
-
-
-def _declared_date(known: pl.Series, name: str, source: str, declared: ColumnKind) -> ColumnKind:
-    format = declared.date_format
-    if format and (known.dtype.is_integer() or known.dtype == pl.String):
-        strange = known.filter(parse_dates(known.cast(pl.String), format).is_null())
-        if strange.is_empty():
-            return declared
-        raise BadInput(
-            f"{source}: column {name!r} is declared date:{format}, but holds {strange[0]!r}. Correct one of the two."
-        )
-    found = _date(known, name, source) if known.dtype == pl.String else None
-    if found is None:
-        raise BadInput(
-            f"{source}: column {name!r} is declared a date, but holds {sample(known)}. Name its format: date:%d/%m/%y."
-        )
-    return found
-
-
-def _date(texts: pl.Series, name: str, source: str) -> ColumnKind | None:
-    try:
-        formats = date_formats(texts)
-    except ValueError as error:
-        raise BadInput(f"{source}: column {name!r} holds {error}, or declare --kinds {name}=category.") from None
-    if not formats:
-        return None
-    first = parse_dates(texts, formats[0])
-    for other in formats[1:]:
-        if not parse_dates(texts, other).equals(first):
-            declare = f"(not as {_pattern(other)}: then declare --kinds {name}=date:{other})"
-            return ColumnKind("date", formats[0], f"read as {_pattern(formats[0])} {declare}")
-    return ColumnKind("date", formats[0])
-
-
-def _of_text(texts: pl.Series, name: str, source: str) -> ColumnKind:
-    numeric = texts.cast(pl.Float64, strict=False).is_not_null()
-    if numeric.all():
-        return ColumnKind("number")
-    if numeric.mean() >= 0.5:  # type: ignore[operator]
-        words = texts.filter(~numeric)
-        many = "value that is" if words.len() == 1 else "values that are"
-        raise BadInput(
-            f"{source}: column {name!r} mixes {numeric.sum()} numbers with {words.len()} {many} none, such as "
-            f"{', '.join(map(repr, words.unique(maintain_order=True).head(3)))}. Empty these cells, "
-            f"or declare --kinds {name}=category."
-        )
-    return ColumnKind("category")
-
-
-def _pattern(format: str) -> str:
-    """%d/%m/%Y as day/month/year."""
-    names = {
-        "%d": "day",
-        "%m": "month",
-        "%Y": "year",
-        "%y": "year",
-        "%b": "month",
-        "%B": "month",
-        "%H": "hour",
-        "%M": "minute",
-        "%S%.f": "second",
-    }
-    return re.sub("|".join(map(re.escape, names)), lambda found: names[found.group()], format).replace("%#z", " zone")
+    written: str | None = None
+    """for numbers: how they are written, as an example of it ("" for plain numbers); None where that is not known yet"""
+    zone: str = ""
+    """for dates: whose clock they show: the name of a time zone, or the distances from UTC in which texts end, +01:00 +02:00"""
 
 
 def read_values(table: pl.DataFrame, name: str, how: ColumnKind, source: str, expected: str = "") -> np.ndarray:
     """[rows] float64 of a number, date or boolean column, NaN for a gap. Raises `BadInput` for infinities, for
-    numbers whose squares would be, and for other kinds."""
+    numbers whose squares would be, for other kinds, and for numbers, units and zones that are not written as they were."""
     series = column_of(table, name, source)
     if series.null_count() == series.len():  # nothing tells of which kind it is
         return np.full(series.len(), np.nan)
-    reader = {"number": _numbers, "date": _moments, "boolean": _booleans}[how.kind]
-    read = reader(series, how)
-    if read is None:
+    if how.kind == "number":
+        read = _numbers(table, series, how, source)
+    else:
+        read = _moments(series, how, source) if how.kind == "date" else _booleans(series)
+    lost = np.flatnonzero((read.is_null() & series.is_not_null()).to_numpy())
+    if lost.size:
+        example = f" written like {how.written!r}" if how.written else ""
+        first = "" if lost[0] < 2 else f", and {series[int(lost[0])]!r}"
         raise BadInput(
-            f"{source}: column {name!r} should hold {expected or how.kind + 's'}, it holds {sample(series)}. "
-            "Choose another column, or turn it into them first."
+            f"{source}: column {name!r} should hold {expected or how.kind + 's'}{example}, it holds {sample(series)}{first} "
+            f"({place_of(table, lost)}). Choose another column, or turn it into them first."
         )
     values = read.to_numpy()
     huge = np.flatnonzero(np.abs(values) > LARGEST)
     if huge.size:
         what = "infinite values" if np.isinf(values[huge]).all() else f"values beyond {LARGEST:g}"
         raise BadInput(
-            f"{source}: column {name!r} has {huge.size} {what} of {values.size} (data {row_list(huge)}). "
+            f"{source}: column {name!r} has {huge.size} {what} of {values.size} ({place_of(table, huge)}). "
             "Correct them, or empty these cells."
         )
     return values
 
 
-def _numbers(series: pl.Series, how: ColumnKind) -> pl.Series | None:
-    if series.dtype == pl.String:
-        series = series.str.strip_chars()
+def _nothing(series: pl.Series) -> pl.Series:
+    return pl.Series(series.name, [None] * series.len(), pl.Float64)
+
+
+def _numbers(table: pl.DataFrame, series: pl.Series, how: ColumnKind, source: str) -> pl.Series:
     if series.dtype.is_temporal():
-        return None
-    return _unless_lost(series, series.cast(pl.Float64, strict=False))
+        return _nothing(series)
+    if series.dtype != pl.String:
+        return series.cast(pl.Float64, strict=False)
+    try:
+        written = written_as(series.drop_nulls(), how.written, lambda: evidence(table, series.name))
+    except Ambiguous as error:
+        raise ambiguous(source, series.name, str(error)) from None
+    if written is not None:
+        return numbers_of(series, written)
+    readable = pl.Series(fits(series.fill_null(""), how.written or ""))
+    return pl.select(pl.when(readable).then(numbers_of(series, how.written or ""))).to_series()
 
 
-def _moments(series: pl.Series, how: ColumnKind) -> pl.Series | None:
+def ambiguous(source: str, name: str, value: str) -> BadInput:
+    read = [f"{number:g}" for way in (POINT, COMMA) for number in numbers_of(pl.Series([value]), way)]
+    return BadInput(
+        f"{source}: column {name!r} holds {value!r}, which is {read[0]} or {read[1]}, and nothing in the table says which. "
+        f"For training declare --kinds {name}=number:{POINT} or {name}=number:{COMMA}; in other files write "
+        f"{read[0]} or {read[1]}."
+    )
+
+
+def _moments(series: pl.Series, how: ColumnKind, source: str) -> pl.Series:
+    zone = zone_of(series)
     if series.dtype == pl.String or (series.dtype.is_integer() and how.date_format):  # 20160131 is no number
-        found = _parsed(series.cast(pl.String), how.date_format)
-        if found is None:
-            return None
-        series = found
-    elif series.dtype not in (pl.Date, pl.Datetime):
-        return None
-    return series.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
+        texts = series.cast(pl.String)
+        format = _format_of(texts, how.date_format or "")
+        if format is None:
+            return _nothing(series)
+        zone, moments = zone_of_texts(texts, format), parse_dates(texts, format)
+    elif series.dtype in (pl.Date, pl.Datetime):
+        moments = series
+    else:
+        return _nothing(series)
+    if bool(zone) != bool(how.zone):
+        expected = f"with a time zone ({how.zone})" if how.zone else "without a time zone"
+        raise BadInput(
+            f"{source}: column {series.name!r} should hold times {expected}, as in training; it holds {sample(series)}. "
+            "Write them as in training."
+        )
+    return moments.cast(pl.Datetime("us")).cast(pl.Int64).cast(pl.Float64) / 1e6
 
 
-def _parsed(texts: pl.Series, date_format: str | None) -> pl.Series | None:
-    """Dates of the known format, or of another that all of them have: best of one with days and months in the same order."""
-    known = date_format or ""
-    if known and (whole := _unless_lost(texts, parse_dates(texts, known))) is not None:
-        return whole
+def _format_of(texts: pl.Series, known: str) -> str | None:
+    """The known format of dates, or another that all of them have: best of one with days and months in the same order."""
+    if known and parse_dates(texts, known).null_count() == texts.null_count():
+        return known
     try:
         others = date_formats(texts)
     except ValueError:
         return None
-    return parse_dates(texts, min(others, key=lambda other: order_of_day(other) != order_of_day(known))) if others else None
+    return min(others, key=lambda other: order_of_day(other) != order_of_day(known)) if others else None
 
 
-def _booleans(series: pl.Series, how: ColumnKind) -> pl.Series | None:
+def zone_of(series: pl.Series) -> str:
+    """The name of the time zone of a column of moments; "" for none."""
+    return (series.dtype.time_zone or "") if isinstance(series.dtype, pl.Datetime) else ""
+
+
+def zone_of_texts(texts: pl.Series, format: str) -> str:
+    """The clock that dates written as text show: UTC where all end in Z, else their distances from UTC, +01:00 +02:00."""
+    if not names_zone(format):
+        return ""
+    known = texts.drop_nulls().str.strip_chars()
+    if known.str.ends_with("Z").all():
+        return "UTC"
+    return " ".join(map(shown_offset, sorted(offsets(known).drop_nulls().unique().to_list()))) or "UTC"
+
+
+def read_clock(table: pl.DataFrame, name: str, how: ColumnKind, source: str) -> np.ndarray:
+    """[rows] float64: seconds by which the clock of a date column is ahead of `read_values`, which are UTC; 0 without a zone.
+
+    Of a named zone it is that zone's clock, whatever zone the moments are written in; of texts that end in distances from UTC,
+    each one's own.
+    """
+    series = column_of(table, name, source)
+    if not how.zone or series.null_count() == series.len():
+        return np.zeros(series.len())
+    named = how.zone[0] not in "+-"
+    if not named and series.dtype == pl.String:
+        return offsets(series).fill_null(0).cast(pl.Float64).to_numpy()
+    seconds = read_values(table, name, how, source)
+    utc = pl.Series(np.round(seconds * 1e6)).fill_nan(None).cast(pl.Int64).cast(pl.Datetime("us"))
+    local = utc.dt.replace_time_zone("UTC").dt.convert_time_zone(how.zone if named else zone_of(series) or "UTC")
+    ahead = local.dt.replace_time_zone(None).cast(pl.Int64) - utc.cast(pl.Int64)
+    return ahead.fill_null(0).to_numpy() / 1e6
+
+
+def read_moments(table: pl.DataFrame, name: str, how: ColumnKind, source: str) -> pl.Series:
+    """A date column in one form, whatever its file made of it: moments, or, with a zone, text as 2024-03-01T08:00:00+01:00."""
+    seconds = read_values(table, name, how, source)
+    if not how.zone:
+        return pl.Series(name, np.round(seconds * 1e6)).fill_nan(None).cast(pl.Int64).cast(pl.Datetime("us"))
+    ahead = read_clock(table, name, how, source) if how.zone[0] in "+-" else np.zeros(seconds.size)
+    clock = pl.Series(name, np.round((seconds + ahead) * 1e6)).fill_nan(None).cast(pl.Int64).cast(pl.Datetime("us"))
+    return clock.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f") + pl.Series([shown_offset(int(offset)) for offset in ahead])
+
+
+def _booleans(series: pl.Series) -> pl.Series:
     if series.dtype == pl.String:
         words = series.str.strip_chars().str.to_lowercase()
         known = pl.when(words.is_in([*TRUE, "1"])).then(1.0).when(words.is_in([*FALSE, "0"])).then(0.0)
-        return _unless_lost(series, pl.select(known.alias("")).to_series())
+        return pl.select(known.alias(series.name)).to_series()
     if series.dtype.is_temporal():
-        return None
-    values = series.cast(pl.Float64, strict=False)
-    return values if values.drop_nulls().is_in([0.0, 1.0]).all() else None
-
-
-def _unless_lost(before: pl.Series, after: pl.Series) -> pl.Series | None:
-    """`after`, unless a value that was there is gone."""
-    return after if after.null_count() == before.null_count() else None
+        return _nothing(series)
+    values = series.cast(pl.Float64, strict=False).fill_nan(None)
+    return pl.select(pl.when(values.is_in([0.0, 1.0])).then(values)).to_series()
 
 
 def read_words(table: pl.DataFrame, name: str, source: str) -> pl.Series:
@@ -212,6 +186,15 @@ def read_words(table: pl.DataFrame, name: str, source: str) -> pl.Series:
     if series.dtype.is_float():
         return series.fill_nan(None).cast(pl.String).str.strip_suffix(".0")
     return series.cast(pl.String).str.strip_chars()
+
+
+def place_of(table: pl.DataFrame, rows: np.ndarray) -> str:
+    """'data rows 3, 8', or, of many files, 'data row 2 of units/b': where rows of a table came from."""
+    if FILE not in table.columns or not rows.size:
+        return f"data {row_list(rows)}"
+    files = table[FILE].cast(pl.String)
+    within = int((files == files[int(rows[0])])[: int(rows[0]) + 1].sum())
+    return f"data row {within} of {files[int(rows[0])]!r}"
 
 
 def row_list(rows: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Files as tables (floor 1): CSV, TSV and Parquet by polars, one file or many, and dates written as text."""
+"""Files as tables (floor 1): text, Parquet, Arrow and JSON by polars; one file, many, or standard input."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import glob
 import gzip
 import io
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,14 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from fewstep.errors import BadInput
+from fewstep.tasks.numerals import COMMA, POINT, SAMPLE, ways_of
 from fewstep.tasks.photos import legible
+from fewstep.tasks.text_files import GAPS, Text, open_text
 
+INPUT = "-"
+"""standard input"""
+KNOWN = "a CSV, TSV, Parquet, Arrow or JSON table"
+SHEETS = ("xlsx", "xls", "xlsm", "xlsb", "ods")
 FILE = "@file"
 """the column that names the file of a row, where several were read as one table"""
 UNPACKED, MOST_RATIO = 2**28, 200
@@ -25,26 +32,8 @@ CELL = 8
 """bytes of a number in a table that is read"""
 OTHER_PACKINGS = (b"(\xb5/\xfd", b"BZh", b"\xfd7zX", b"PK\x03\x04", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 """zstd, bzip2, xz, zip and zlib, by their first bytes"""
-GAPS = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "null", "NULL", "None", "?"]
-"""what stands for "not known" in a text file"""
-CLOCKS = (" %H:%M:%S%.f", " %H:%M", "T%H:%M:%S%.f", "T%H:%M")
-DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %B %Y", "%B %d, %Y", "%d-%B-%Y")
-SHORT_DAYS = ("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%B-%y")
-DATES = tuple(day + clock for day in (*DAYS, *SHORT_DAYS) for clock in ("", *CLOCKS, *(f"{clock}%#z" for clock in CLOCKS)))
-"""formats of dates that are recognized (%B knows the short names of months too); of two that fit a whole column, the earlier
-is taken, and the choice is said"""
-LIKELY_DATE = "|".join(
-    (
-        r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}",
-        r"^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}",
-        r"^\d{1,2}[ -]\p{L}{3,9}[ -]\d{2,4}",
-        r"^\p{L}{3,9} \d{1,2}, \d{4}",
-    )
-)
 READABLE = (pl.String, pl.Boolean, pl.Date, pl.Datetime, pl.Categorical, pl.Enum, pl.Null)
 """what a column may hold beside numbers: not bytes, durations, times of day, lists or structures"""
-FIRST_YEAR = 1000
-"""%Y takes 16 for a year of the first century; no table means that"""
 
 
 class Columns(NamedTuple):
@@ -52,65 +41,108 @@ class Columns(NamedTuple):
 
     names: Sequence[str]
     read: Callable[[list[str]], pl.DataFrame]
+    kinds_known: bool = True
+    """whether the file tells numbers from text; text files do not"""
 
 
-def read_table(path: str | Path, columns: Collection[str] = ()) -> pl.DataFrame:
-    """A table from one file, or from all files of a pattern such as 'units/*.csv', which then has the column `@file`.
+def read_table(path: str | Path, columns: Collection[str] = (), labels: Collection[str] = ()) -> pl.DataFrame:
+    """A table from one file, from all files of a pattern such as 'units/*.csv', which then has the column `@file`, or from
+    standard input, for '-'.
 
-    Where `columns` are given, no others are read: a wide file takes no more memory than what is used of it.
+    Where `columns` are given, no others are read: a wide file takes no more memory than what is used of it. (One more comes
+    where only it tells how the file writes numbers.) Columns of text files become numbers where every program would read them
+    as the same numbers; all others, and the `labels`, stay text as it is written.
     Raises `BadInput` where there is no such file, where it is no table or has no rows, where files differ in columns, or where
     one of `columns` is missing.
     """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", str(path)):
+        raise BadInput(f"{path}: expected a file, found an address. Download it first: curl -LO {path}")
     if glob.has_magic(str(path)) and not Path(path).exists():
-        return _read_many(str(path), columns)
-    table = _read_one(Path(path), columns)
+        table, kinds_known = _read_many(str(path), columns)
+    else:
+        table, kinds_known = _read_one(Path(path), columns)
     if table.height == 0:
         raise BadInput(f"{path}: expected rows, found a table without any.")
-    return table
+    return table if kinds_known else settled(table, labels)
 
 
-def _read_many(pattern: str, columns: Collection[str]) -> pl.DataFrame:
+def _read_many(pattern: str, columns: Collection[str]) -> tuple[pl.DataFrame, bool]:
     paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
     if not paths:
         raise BadInput(f"{pattern}: expected files, found none that fit the pattern. Check it, and quote it for the shell.")
     names = [path.stem for path in paths]
     if len(set(names)) < len(names):  # folders tell them apart
         names = [str(path.with_suffix("")) for path in paths]
-    tables = [
-        _read_one(path, columns).with_columns(pl.lit(legible(name)).alias(FILE))
-        for path, name in zip(paths, names, strict=True)
-    ]
+    read = [_read_one(path, columns) for path in paths]
+    named = zip(read, names, strict=True)
+    tables = [table.with_columns(pl.lit(legible(name)).alias(FILE)) for (table, _), name in named]
     for path, table in zip(paths, tables, strict=True):
-        if set(table.columns) != set(tables[0].columns):
+        if not columns and set(table.columns) != set(tables[0].columns):
             odd = sorted(set(table.columns) ^ set(tables[0].columns))
             raise BadInput(
                 f"{path}: expected the columns of {paths[0]}, but they differ in {', '.join(map(repr, odd[:6]))}. "
                 "Give all files the same columns."
             )
-    tables = [table.select(tables[0].columns) for table in tables if table.height]
+    tables = [table for table in tables if table.height]
     if not tables:
         raise BadInput(f"{pattern}: expected rows, found {len(paths)} tables without any.")
-    # A column that is empty or whole-numbered in one file may be another kind in the next: then all of it is read as text.
-    kinds = {name: {table.schema[name] for table in tables} - {pl.Null} for name in tables[0].columns}
+    # A column may be text in one file and of another kind in the next: then all of it is read as text.
+    kinds: dict[str, set[pl.DataType]] = {}
+    for table in tables:
+        for name, kind in table.schema.items():
+            kinds.setdefault(name, set()).update({kind} - {pl.Null})
     textual = [name for name, found in kinds.items() if len(found) > 1 and not all(kind.is_numeric() for kind in found)]
-    return pl.concat([table.with_columns(pl.col(textual).cast(pl.String)) for table in tables], how="vertical_relaxed")
+    texts = [table.with_columns(pl.col(set(textual) & set(table.columns)).cast(pl.String)) for table in tables]
+    return pl.concat(texts, how="diagonal_relaxed"), any(kinds_known for _, kinds_known in read)
 
 
-def _read_one(path: Path, columns: Collection[str]) -> pl.DataFrame:
-    if not path.is_file():
+def settled(table: pl.DataFrame, labels: Collection[str]) -> pl.DataFrame:
+    """Text columns that are plain numbers, or true and false, as such: whole numbers if their text can be had back, others
+    unless the table has decimal commas or may have them. `labels` stay text."""
+    texts = {name: table[name] for name, kind in table.schema.items() if kind == pl.String and name not in (*labels, FILE)}
+    ways = {name: ways_in(column) for name, column in texts.items()}
+    commas = any(COMMA in found and texts[name].str.contains(",").any() for name, found in ways.items())
+    pointed = any(found == [POINT] for found in ways.values())
+    known = {}
+    for name, column in texts.items():
+        if column.null_count() == column.len():
+            continue
+        if column.is_in(["true", "false"]).all():
+            known[name] = column == "true"
+        elif ways[name] and column.str.contains(r"^(0|-?[1-9]\d*)$").all():
+            known[name] = column.cast(pl.Int64, strict=False)
+        elif ways[name] and not commas and (pointed and column.str.contains(".", literal=True).any()):
+            known[name] = column.cast(pl.Float64, strict=False)
+    return table.with_columns(*(new.alias(name) for name, new in known.items() if not _lost(texts[name], new)))
+
+
+def _lost(before: pl.Series, after: pl.Series) -> bool:
+    return after.null_count() > before.null_count()
+
+
+def ways_in(column: pl.Series) -> list[str]:
+    """In which ways of writing all values of a text column are numbers; [] where they are none."""
+    found = ways_of(column.head(SAMPLE).drop_nulls().unique())[0]
+    return ways_of(column.drop_nulls().unique())[0] if len(found) > 1 else found
+
+
+def _read_one(path: Path, columns: Collection[str]) -> tuple[pl.DataFrame, bool]:
+    """(the table, whether its file tells numbers from text)."""
+    if not path.is_file() and str(path) != INPUT:
         what = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "no such file"
         hint = f" A file for each unit? Try '{path}/*.csv' with --task @file." if path.is_dir() else " Check the path."
-        raise BadInput(f"{path}: expected a CSV, TSV or Parquet file, found {what}.{hint}")
+        raise BadInput(f"{path}: expected {KNOWN}, found {what}.{hint}")
     with _in_words(path):
-        names, read = _parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _text(path)
+        names, read, kinds_known = _opened(path)
     doubled = [name for name in names if re.sub(r"_duplicated_\d+$", "", name) != name]
-    if named := sorted({re.sub(r"_duplicated_\d+$", "", name) for name in doubled} & set(names)):
+    named = sorted({re.sub(r"_duplicated_\d+$", "", name) for name in doubled} & set(names))
+    if named := named or sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"{path}: expected columns of different names, found {named[0]!r} twice. Rename one of them.")
     for name in columns:
         if name not in (*names, FILE):
             raise no_column(name, names, str(path))
     with _in_words(path):
-        return read([name for name in names if not columns or name in columns])
+        return read([name for name in names if not columns or name in columns]), kinds_known
 
 
 @contextmanager
@@ -120,62 +152,94 @@ def _in_words(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # polars raises many kinds for what is not a table
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{path}: expected a CSV, TSV or Parquet table, but it cannot be read as one: {first}") from error
+        raise BadInput(f"{path}: expected {KNOWN}, but it cannot be read as one: {first}") from error
 
 
-def _parquet(path: Path) -> Columns:
+def _opened(path: Path) -> Columns:
+    """A file by its ending, and standard input by its first bytes."""
+    content = _unpacked(path)
+    with io.BytesIO(content) if isinstance(content, bytes) else path.open("rb") as file:
+        start = file.read(16)
+    most = max(UNPACKED, MOST_RATIO * len(content)) if str(path) == INPUT else most_unpacked(path)
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if start.startswith(b"SQLite format 3\x00"):
+        raise ValueError("it is a database. Export a table: sqlite3 -header -csv FILE 'select * from TABLE' > table.csv")
+    if kind in SHEETS:
+        return _sheet(path)
+    if kind in ("parquet", "pq") or (str(path) == INPUT and start.startswith(b"PAR1")):
+        return _lazy(pl.scan_parquet(content, glob=False), most)
+    if kind in ("arrow", "feather", "ipc") or start.startswith(b"ARROW1"):
+        if start.startswith(b"FEA1"):
+            raise ValueError("it is a Feather file of version 1. Write it anew as version 2")
+        return _lazy(pl.scan_ipc(io.BytesIO(content) if isinstance(content, bytes) else content, glob=False), most)
+    if kind in ("json", "jsonl", "ndjson") or (str(path) == INPUT and start.lstrip()[:1] in (b"[", b"{")):
+        return _json(content, start.lstrip()[:1])
+    return _witnessed(open_text(content, kind in ("tsv", "tab")))
+
+
+def _lazy(table: pl.LazyFrame, most: int) -> Columns:
     """Raises `ValueError` where the file says that it unpacks absurdly: of a value that repeats a few bytes make any number."""
-    table = pl.scan_parquet(_unpacked(path), glob=False)
 
     def read(columns: list[str]) -> pl.DataFrame:
         rows = table.select(pl.len()).collect().item()
-        if rows * len(columns) * CELL > most_unpacked(path):
+        if rows * len(columns) * CELL > most:
             raise ValueError(f"its {rows:,} rows unpack to more than {MOST_RATIO} times its size")
         return table.select(columns).collect()
 
     return Columns(table.collect_schema().names(), read)
 
 
-def _text(path: Path) -> Columns:
-    """Text of one of the separators , ; and tab, numbers with a decimal point, or with a comma where ; separates.
+def _json(content: Any, first: bytes) -> Columns:
+    """A list of records, or lines with one record each."""
+    read = pl.read_json if first == b"[" else pl.read_ndjson
+    try:
+        table = read(content, infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f'expected a list of records [{{"a": 1}}, ...] or a record on each line ({error})') from error
+    texts = pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(GAPS))
+    return Columns(table.columns, table.with_columns(texts).select)
 
-    Blanks around words do not count, nor do lines without any value.
-    """
-    content = _unpacked(path)
-    with path.open("rb") if content is path else io.BytesIO(content) as file:
-        head, sample = file.readline().decode("utf-8", "replace"), file.read(10_000).decode("utf-8", "replace")
-    head = re.sub(r'"[^"]*"', "", head)  # what is quoted separates nothing
-    tabbed = path.suffix.lower() in (".tsv", ".tab")
-    separator = "\t" if tabbed else max(",;\t", key=head.count) if any(map(head.count, ",;\t")) else ","
-    comma = separator == ";" and re.search(r'(^|;)"?-?\d+,\d', sample, re.MULTILINE) is not None
 
-    def parsed(inferred_from: int | None, **parts: Any) -> pl.DataFrame:
-        return pl.read_csv(
-            content,
-            separator=separator,
-            infer_schema_length=inferred_from,
-            null_values=GAPS,
-            decimal_comma=comma,
-            glob=False,
-            **parts,
-        )
+def _sheet(path: Path) -> Columns:
+    try:
+        import fastexcel  # type: ignore[import-not-found]  # noqa: F401, which polars reads by
+    except ImportError:
+        raise ValueError("it is a spreadsheet. Export it as CSV, or pip install fastexcel") from None
+    sheets = pl.read_excel(path, sheet_id=0)
+    if len(sheets) > 1:
+        raise ValueError(f"it has {len(sheets)} sheets ({', '.join(sheets)}). Save the one that is meant as a file")
+    table = next(iter(sheets.values()))
+    return Columns(table.columns, table.select)
+
+
+def _witnessed(text: Text) -> Columns:
+    """The columns of a text file, each as text; with another one where none of those asked for tells how numbers are written
+    and that one does."""
 
     def read(columns: list[str]) -> pl.DataFrame:
-        try:
-            table = parsed(10_000, columns=columns)
-        except pl.exceptions.ComputeError:  # a word after ten thousand numbers, say
-            table = parsed(None, columns=columns)
-        table = table.with_columns(pl.col(pl.String).str.strip_chars().replace(dict.fromkeys(GAPS)))
-        return table.filter(pl.any_horizontal(pl.all().is_not_null())) if table.width > 1 else table
+        others = [name for name in text.names if name not in columns]
+        asked = text.read(columns, SAMPLE) if others else None
+        if asked is None or any(len(ways_in(column)) == 1 for column in asked):
+            return text.read(columns)
+        open_ways = any(ways_of(column.drop_nulls().unique())[1] for column in asked)
+        ways = {column.name: ways_in(column) for column in text.read(others, SAMPLE)}
+        told = [name for way in (COMMA, POINT) for name in others if ways[name] == [way] and (way == COMMA or open_ways)]
+        return text.read([*columns, *told[:1]])
 
-    return Columns(parsed(0, n_rows=0).columns, read)
+    return Columns(text.names, read, kinds_known=False)
 
 
 def _unpacked(path: Path) -> Any:
-    """The file itself, or the bytes that a gzip holds. Raises `ValueError` for what is packed in other ways, or absurdly."""
+    """The file itself, or the bytes that a gzip or standard input holds. Raises `ValueError` for what is packed in other ways,
+    or absurdly."""
+    if str(path) == INPUT:
+        content = sys.stdin.buffer.read(UNPACKED + 1)
+        if len(content) > UNPACKED:
+            raise ValueError(f"standard input has more than {UNPACKED:,} bytes. Write it to a file")
+        return content
     with path.open("rb") as file:
         start = file.read(4)
-    if start.startswith(OTHER_PACKINGS):
+    if start.startswith(OTHER_PACKINGS) and path.suffix.lower().removeprefix(".") not in SHEETS:
         raise ValueError("it is packed; unpack it first, or pack it by gzip")
     if not start.startswith(b"\x1f\x8b"):
         return path if legible(str(path)) == str(path) else path.read_bytes()  # polars has no words for such a name
@@ -219,36 +283,3 @@ def sample(series: pl.Series) -> str:
     """What a column holds, in words."""
     shown = series.drop_nulls().head(2).to_list()
     return f"{series.dtype} such as {', '.join(repr(value) for value in shown)}" if shown else "nothing at all"
-
-
-def date_formats(series: pl.Series) -> list[str]:
-    """The formats under which every value of a text column is a date; [] where there is none.
-
-    Raises `ValueError`, with an example of each, where half of the values or more are dates, but not all in one format.
-    """
-    texts = series.drop_nulls().str.strip_chars().unique(maintain_order=True)
-    head = texts.head(100)
-    if head.is_empty() or 2 * head.str.contains(LIKELY_DATE).sum() < head.len():
-        return []
-    likely = [format for format in DATES if parse_dates(head, format).is_not_null().any()]
-    fits = {format: parse_dates(texts, format).is_not_null() for format in likely}
-    whole = [format for format, fit in fits.items() if fit.all()]
-    if whole or not fits or 2 * pl.select(pl.any_horizontal(*fits.values())).to_series().sum() < texts.len():
-        return whole
-    best = max(likely, key=lambda format: fits[format].sum())
-    date, other = texts.filter(fits[best])[0], texts.filter(~fits[best])[:1]
-    if any(parse_dates(other, format).is_not_null().all() for format in DATES):
-        raise ValueError(f"dates in two formats, such as {date!r} and {other[0]!r}. Write all of them in one, best 2016-01-31")
-    raise ValueError(f"dates such as {date!r} beside {other[0]!r}, which is none. Empty such cells")
-
-
-def parse_dates(series: pl.Series, format: str) -> pl.Series:
-    """A text column as moments, null where a value is no date of this `format`. Moments with a zone become UTC."""
-    parsed = series.str.strip_chars().str.strptime(pl.Datetime("us"), format, strict=False)
-    parsed = parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
-    return pl.select(pl.when(parsed.dt.year() >= FIRST_YEAR).then(parsed).alias(series.name)).to_series()
-
-
-def order_of_day(format: str) -> str:
-    """In which order a format has its day, month and year: dmy, mdy or ymd."""
-    return "".join(re.findall("%([dmbByY])", format)).lower().replace("b", "m")

@@ -15,6 +15,7 @@ from fewstep.compare.arms.arm import Arm, Fitted, Work
 from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
 from fewstep.problems.images import Images
+from fewstep.tasks.infer_kinds import in_numbers, number_kinds
 from fewstep.tasks.reading import read_table
 from fewstep.types import Episode
 
@@ -44,6 +45,7 @@ def embeddings_of(path: str, settings: Images, seed: int) -> Embeddings:
     if FILE not in table.columns or table.width < 2:
         raise BadInput(f"--embeddings {path}: expected a column {FILE!r} and columns of numbers, found {shown(table.columns)}.")
     others = table.drop(FILE)
+    others = in_numbers(others, number_kinds(others, others.columns, {}, f"--embeddings {path}"), f"--embeddings {path}")
     if words := [name for name, kind in others.schema.items() if not kind.is_numeric()]:
         raise BadInput(f"--embeddings {path}: expected numbers in all columns but {FILE!r}, found words in {shown(words)}.")
     row = {name: number for number, name in enumerate(table[FILE].cast(pl.String).to_list())}
