@@ -3,6 +3,7 @@
 Checks of the battery that fit a table of a shape that few others have compile programs for it: they are slow.
 """
 
+import datetime
 import pickle
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from fewstep.estimators import base
 from fewstep.estimators.groups import blocks, first_rows, split_groups
 from fewstep.problems import Table
 from fewstep.tasks.frames import columns_of
+from fewstep.tasks.infer_kinds import infer_kind
+from fewstep.tasks.kinds import read_values
 from fewstep.trained import Trained
 from fewstep.training.complete import complete
 from fewstep.training.loop import train_in_memory
@@ -245,6 +248,12 @@ def test_nullable_and_zoned_pandas_columns_are_read_as_plain_ones():
     assert table["yes"].to_list() == [True, None, False, True]
     assert table["word"].to_list() == ["a", None, "b", "a"]
     assert table["moment"].dt.epoch("s").to_list() == [int(moment.timestamp()) for moment in moments]
+    assert table.schema["moment"] == pl.Datetime("us", "Europe/Paris")  # its clock counts too
+    fixed = pd.DataFrame({"moment": moments.tz_convert(datetime.timezone(datetime.timedelta(hours=5, minutes=30)))})
+    texts = columns_of(fixed, ("moment",))[0]
+    how = infer_kind(texts, "moment", "X")
+    assert how.zone == "+05:30"
+    assert read_values(texts, "moment", how, "X").tolist() == [moment.timestamp() for moment in moments]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import polars as pl
 
 from fewstep.tasks.frames import series_of
 from fewstep.tasks.grouping import LEAST_CALIBRATION
+from fewstep.tasks.kinds import read_words
 from fewstep.tasks.units import within_units
 
 LEAST_GROUPS = 10
@@ -34,7 +35,7 @@ def group_names(groups: Any, rows: int) -> pl.Series:
     gaps = series.is_null() | (series.is_nan() if series.dtype.is_float() else False)
     if gaps.any():
         raise ValueError(f"groups names no unit in {gaps.sum()} of {rows} rows. Fill or remove them.")
-    return series.cast(pl.String)
+    return read_words(pl.DataFrame({"groups": series}), "groups", "groups")
 
 
 def lengths_of(unit: pl.Series) -> np.ndarray:

@@ -56,8 +56,13 @@ def _of_pandas(column: Any) -> pl.Series:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iufb":
         return pl.Series(column.to_numpy())
     if kind.startswith("datetime64"):
-        if getattr(column.dt, "tz", None) is not None:
-            column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-        return pl.Series(column.to_numpy().astype("datetime64[us]"))
+        zone = getattr(column.dt, "tz", None)
+        if zone is None:
+            return pl.Series(column.to_numpy().astype("datetime64[us]"))
+        moments = pl.Series(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
+        try:
+            return moments.dt.replace_time_zone("UTC").dt.convert_time_zone(str(zone))
+        except pl.exceptions.PolarsError:  # a fixed distance from UTC, which has no name
+            return pl.Series(column.dt.strftime("%Y-%m-%dT%H:%M:%S.%f%z").tolist(), dtype=pl.String, strict=False)
     gaps = column.isna().to_numpy()
     return pl.Series([None if gap else value for gap, value in zip(gaps, column.tolist(), strict=True)], strict=False)
