@@ -112,8 +112,35 @@ CELLS = [
         "+3",
         "3%",
         "€3",
+        "1,234",
+        "1.234",
+        "1.234,5",
+        "1\u00a0054",
+        "1'234",
+        "12 %",
+        "$1.20",
+        "3 kg",
+        "(3)",
+        "1,5e3",
+        "1,234,56",
+        "2016-01-31T08:00+01:00",
+        "2016-01-31T08:00:00Z",
     ),
 ]
+WAYS = {
+    "with thousands": lambda number: f"{number + 990:,}",
+    "with thousands and decimal commas": lambda number: f"{number + 990}".replace("1", "1.", 1) + ",5",
+    "of which some have points before three digits": lambda number: f"{number}.{number % 10}00" if number % 2 else "950",
+    "with decimal points and with decimal commas": lambda number: f"{number}{'.,'[number % 2]}5",
+    "in per cent": lambda number: f"{number}%",
+    "in dollars and in euros": lambda number: f"{'$€'[number % 2]}{number}",
+    "in kilograms": lambda number: f"{number} kg",
+    "in kilograms and in grams": lambda number: f"{number} {'kg'[number % 2 :]}",
+    "in parentheses": lambda number: f"({number})",
+    "with true minus signs": lambda number: f"−{number}",
+    "with thin blanks": lambda number: f"{number + 1}\u2009000",
+}
+TWINS = ("001", "01", "1", "1.0", " 1", "Shop 1", "shop 1", "shop  1")
 NAMES = [
     *("", " ", "--task", "-1", "depth ", "Depth", "@file", "prediction", "lower", "unit", "flow", "day", "\x00", "\x1b[31mred"),
     *(
@@ -182,6 +209,12 @@ def layouts():
     yield "a header that is too long", changed(lambda table: table[0].append("more"))
     yield "a header with empty names", changed(lambda table: table[0].extend(["", "", ""]))
     yield "a comment first", b"# made by hand\n" + SOUND
+    yield "comments alone", b"# made by hand\n" * 9
+    yield "a header after a hash", b"# " + SOUND
+    yield "comments with separators", b"# a,b,c,d\n#,,,\n" + SOUND
+    yield "blanks after commas", SOUND.replace(b",", b", ")
+    yield "one record of json", b'{"unit": "a", "day": "2016-01-01"}'
+    yield "an address", b"https://example.org/table.csv"
     yield "a title above", b"Flow of rivers,,,\n,,,\n" + SOUND
     yield "a total below", SOUND + b"total,,,99\n"
     yield "columns turned to rows", text([list(row) for row in zip(*table, strict=True)]).encode()
@@ -250,6 +283,18 @@ def values():
         yield f"{name}: a value in one row", with_column(name, lambda number, old: old if number == 7 else "")
         yield f"{name}: the rest of a row is empty", with_column(name, lambda number, old: old + ",,,")
         yield f"{name}: missing", text([[c for c, n in zip(row, COLUMNS, strict=True) if n != name] for row in rows()]).encode()
+    for name in COLUMNS:
+        for kind, write in WAYS.items():
+            yield f"{name}: numbers {kind}", with_column(name, lambda number, old, write=write: f'"{write(number)}"')
+    yield (
+        "unit: labels that differ in zeros, case and blanks",
+        with_column("unit", lambda number, old: TWINS[number % len(TWINS)]),
+    )
+    yield (
+        "day: a change of clocks",
+        with_column("day", lambda number, old: f"2016-03-27T{number % 24:02}:00+0{number % 2 + 1}:00"),
+    )
+    yield "day: a zone in some rows alone", with_column("day", lambda number, old: f"2016-03-27T08:00{'Z' * (number % 2)}")
     yield "one task", with_column("unit", "unit-0")
     yield "two tasks", with_column("unit", lambda number, old: f"unit-{number % 2}")
     yield "one row a task", with_column("unit", lambda number, old: f"unit-{number}")
@@ -322,6 +367,28 @@ def binary():
                 continue
     yield "parquet: no rows", parquet(frame().head(0))
     yield "parquet: no columns", parquet(pl.DataFrame())
+
+
+def other_files():
+    """(ending, name, bytes) of files that are no text and no Parquet, sound and damaged."""
+    arrow, lines, records = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    frame().write_ipc(arrow)
+    frame().write_ndjson(lines)
+    frame().write_json(records)
+    for ending, content in (("arrow", arrow), ("feather", arrow), ("jsonl", lines), ("json", records)):
+        sound = content.getvalue()
+        yield ending, "sound", sound
+        yield ending, "empty", b""
+        yield ending, "half", sound[: len(sound) // 2]
+        yield ending, "text", SOUND
+        damaged = bytearray(sound)
+        damaged[len(sound) // 3] ^= 255
+        yield ending, "damaged", bytes(damaged)
+    yield "json", "nested", b'[{"unit": {"a": [1, {"b": null}]}, "flow": [1]}]'
+    yield "json", "columns", b'{"unit": ["a"], "flow": [1]}'
+    for ending in ("xlsx", "xls", "ods", "sqlite", "db", "txt"):
+        yield ending, "no spreadsheet", b"PK\x03\x04" + bytes(range(256))
+        yield ending, "a database", b"SQLite format 3\x00" + bytes(range(256))
 
 
 def mixtures(count):

@@ -36,6 +36,9 @@ VALUES = {
     "a list": "[1, 2]",
     "a range": "5:1",
     "a pattern": "*",
+    "standard input": "-",
+    "an address": "https://example.org/table.csv?unit=*",
+    "a way of writing numbers": "depth=number:1.234,5",
     "a brace": "{}",
 }
 PROBLEMS = ("sine", "table", "images", "omniglot", "robot-faults", "nav2d", "cheetah-vel", "ant-dir", "rl")

@@ -46,6 +46,16 @@ def test_a_table_is_used_or_refused_in_words(fuzz, shelf, record_property, kind,
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
+def test_files_of_other_kinds_are_used_or_refused_in_words(fuzz, shelf, record_property, command):
+    record_property("kind", "tables: files of other kinds")
+    for ending, _, content in odd_tables.other_files():
+        (fuzz.work / f"table.{ending}").write_bytes(content)
+        record_property("outcome", fuzz.check(COMMANDS[command](shelf, f"table.{ending}"), ["out", "out.csv"]))
+        (fuzz.work / f"table.{ending}").unlink()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_parquet_that_unpacks_without_end_takes_little_memory(fuzz, shelf, record_property, command):
     record_property("kind", "tables: parquet that unpacks without end")
     for name, content in bombs():
