@@ -27,15 +27,18 @@ Metric: TypeAlias = Callable[[Params, Batch], jax.Array]
 
 
 class Examples(NamedTuple):
-    """Labelled examples of one task. Rows of weight 0 are padding: they change no loss, no gradient and no metric."""
+    """Labelled examples of one task. Rows of weight 0 are padding: they change no loss, no gradient and no metric.
+
+    Where rows lack some of several targets, each cell has a weight of its own: a cell of weight 0 changes nothing either.
+    """
 
     inputs: jax.Array
     """[examples, ...features]"""
     targets: jax.Array
     """[examples, ...outputs]"""
     weight: jax.Array
-    """[examples], 1 for a real row and 0 for padding. Losses and metrics are weighted means, so rows may also count more or
-    less; the closed-form last layers (Bayes, ridge) take 0 and 1 alone"""
+    """[examples], 1 for a real row and 0 for padding; or [examples, outputs], 1 for a known target. Losses and metrics are
+    weighted means, so rows may also count more or less; the closed-form last layers (Bayes, ridge) take 0 and 1 alone"""
 
 
 class Episode(NamedTuple):

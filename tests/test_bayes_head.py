@@ -20,6 +20,7 @@ from fewstep.variants import (
     negative_log_likelihood,
     remember_prior,
     shrunk,
+    start_by_output,
 )
 from fewstep.variants.bayes_head import BayesParams, Belief, Prediction, condition, posterior, predict
 
@@ -112,6 +113,56 @@ def test_rows_in_two_turns_teach_the_same_as_rows_at_once(float64, centers):
     np.testing.assert_allclose(twice.centers, once.centers, rtol=1e-7)
     np.testing.assert_allclose(jax.nn.softmax(twice.log_weight), jax.nn.softmax(once.log_weight), rtol=1e-7)
     np.testing.assert_allclose(twice.root @ twice.root.T, once.root @ once.root.T, rtol=1e-7, atol=1e-10)
+
+
+GAPS = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [0, 1], [0, 0], [1, 0.0]])
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(4)], ids=["many rows", "few rows"])
+def test_a_target_that_a_row_lacks_is_conditioned_on_the_other_rows_alone(float64, rows):
+    belief = prior(outputs=2)
+    support = jax.tree.map(lambda leaf: leaf[rows], examples(outputs=2)._replace(weight=jnp.asarray(GAPS)))
+    found = predict(POLYNOMIALS, BayesParams((), posterior_of(belief, support)), numbers(9, 6, 1))
+    for output in range(2):
+        own = np.asarray(support.weight[:, output]) > 0
+        alone = belief._replace(
+            centers=belief.centers[..., output : output + 1], log_noise=belief.log_noise[output : output + 1]
+        )
+        rest = Examples(support.inputs[own], support.targets[own][:, output : output + 1], jnp.ones(own.sum()))
+        expected = predict(POLYNOMIALS, BayesParams((), posterior_of(alone, rest)), numbers(9, 6, 1))
+        np.testing.assert_allclose(found.mean[:, output], expected.mean[:, 0], rtol=1e-9)
+        np.testing.assert_allclose(found.deviation[:, output], expected.deviation[:, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [ROWS, FEATURES])  # centers move together on few rows
+def test_the_evidence_of_rows_with_gaps_is_the_density_of_their_known_targets(float64, rows):
+    belief = prior(3, outputs=2)
+    support = jax.tree.map(lambda leaf: leaf[:rows], examples(outputs=2)._replace(weight=jnp.asarray(GAPS)))
+    phi, own_part = design(support.inputs), []
+    for output in range(2):
+        own = np.asarray(support.weight[:, output]) > 0
+        noise = np.exp(2 * float(belief.log_noise[output]))
+        covariance = noise * (np.eye(own.sum()) + phi[own] @ np.asarray(belief.root @ belief.root.T) @ phi[own].T)
+        y = np.asarray(support.targets)[own, output]
+        means = [phi[own] @ np.asarray(center[:, output]) for center in belief.centers]
+        constant = 0.5 * own.sum() * np.log(2 * np.pi)
+        own_part.append([multivariate_normal.logpdf(y, mean, covariance) + constant for mean in means])
+    expected = np.asarray(belief.log_weight) + np.sum(own_part, 0)
+    found, evidence = condition(belief, jnp.asarray(phi), support.targets, support.weight)
+    np.testing.assert_allclose(evidence, logsumexp(expected), rtol=1e-9)
+    np.testing.assert_allclose(found.log_weight, expected - logsumexp(expected), rtol=1e-7, atol=1e-9)
+    whole, plain = support._replace(weight=jnp.ones((rows, 2))), support._replace(weight=jnp.ones(rows))
+    np.testing.assert_allclose(posterior_of(belief, whole).centers, posterior_of(belief, plain).centers, rtol=1e-7, atol=1e-9)
+
+
+def test_the_meta_gradient_through_bayes_rule_with_gaps_equals_finite_differences(float64):
+    support = examples(outputs=2)._replace(weight=jnp.asarray(GAPS))
+    episode = Episode(support, examples(8, outputs=2)._replace(weight=jnp.asarray(GAPS[::-1].copy())))
+    with_gaps, params = learner(start=start_by_output), MetaParams(BayesParams((), prior(2, outputs=2)))
+    loss = jax.jit(lambda params: task_loss(with_gaps, params, episode, KEY, jnp.zeros((), jnp.int32)))
+    assert_close(jax.jit(jax.grad(loss))(params), finite_differences(loss, params), rtol=1e-5, atol=1e-7)
+    path = adaptation_path(with_gaps, params, support, KEY)
+    assert path.belief.root.shape == (2, 2, FEATURES + 1, FEATURES + 1)  # from θ on, a root for each output
 
 
 def test_padding_teaches_nothing(float64):

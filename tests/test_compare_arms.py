@@ -5,6 +5,7 @@ Place: fewstep/compare/arms, fewstep/compare/ground.py.
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from PIL import Image
 from fewstep import BadInput, Episode, Examples, adapt
 from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, ground
-from fewstep.compare.held import episode_errors
+from fewstep.compare.held import episode_errors, with_gaps
 from fewstep.problems import Images, Sine
 
 TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptation_steps=2, shots=5, queries=6)
@@ -118,6 +119,75 @@ def test_errors_count_rows_by_weight_and_classes_by_the_likeliest():
     unit = np.array([2.0, 4.0])
     squares = np.mean(np.square(outputs - targets)[0, :3] / unit)
     np.testing.assert_allclose(episode_errors(outputs, query, unit, classes=False), [squares])
+
+
+def episodes_with_gaps(outputs=2, **sizes):
+    """Rows that lack some of their targets: the gaps hold absurd numbers."""
+    found = some_episodes(outputs=outputs, **sizes)
+    rng, parts = np.random.default_rng(7), []
+    for part in found:
+        weight = np.asarray(part.weight)[..., None] * (rng.random(part.targets.shape) < 0.7)
+        weight[:, :2] = [[1, 0], [0, 1]]
+        parts.append(Examples(part.inputs, np.where(weight > 0, part.targets, 1e3), weight))
+    return Episode(*parts)
+
+
+def of_target(part, task, output):
+    """(inputs, targets) of the rows of a task that have this target."""
+    own = part.weight[task, :, output] > 0
+    return part.inputs[task][own], part.targets[task][own, output]
+
+
+def test_errors_are_means_over_known_targets():
+    query = episodes_with_gaps().query
+    outputs, unit = np.random.default_rng(3).normal(size=query.targets.shape), np.array([2.0, 4.0])
+    for task, found in enumerate(episode_errors(outputs, query, unit, classes=False)):
+        squares = np.square(outputs[task] - query.targets[task]) / unit
+        np.testing.assert_allclose(found, squares[query.weight[task] > 0].mean())
+
+
+def test_per_task_estimators_and_trees_know_of_each_target_the_rows_that_have_it():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    episodes = episodes_with_gaps()
+    answers = classical.per_task(lambda: linear_model.Ridge(alpha=0.3), classes=False).predict(episodes)
+    described = classical.described(episodes)
+    for output in range(2):
+        for task in range(4):
+            expected = linear_model.Ridge(alpha=0.3).fit(*of_target(episodes.support, task, output))
+            np.testing.assert_allclose(answers[task, :, output], expected.predict(episodes.query.inputs[task]))
+            x, y = (leaf[None] for leaf in of_target(episodes.support, task, output))
+            alone = Examples(x, y[..., None], np.ones(y.shape))
+            own = classical.described(Episode(alone, jax.tree.map(lambda leaf, task=task: leaf[[task]], episodes.query)))
+            width = own.shape[-1] - 2  # what is said beside the two inputs
+            np.testing.assert_allclose(described[task, :, 2 + output * width :][:, :width], own[0, :, 2:], atol=1e-9)
+
+
+def test_a_process_and_a_mixed_model_know_of_each_target_the_rows_that_have_it():
+    episodes, rng = episodes_with_gaps(tasks=3), np.random.default_rng(4)
+    support, numbers = episodes.support, np.array([-0.3, 0.2, -0.7, 0.1, 0.5])
+    value, slope = gaussian.surprise(numbers, support.inputs, support.targets, support.weight)
+    each = [
+        gaussian.surprise(numbers, x[None], y[None, :, None], np.ones((1, len(y))))
+        for x, y in (of_target(support, task, output) for task in range(3) for output in range(2))
+    ]
+    np.testing.assert_allclose(value, sum(one for one, _ in each), rtol=1e-9)
+    np.testing.assert_allclose(slope, np.sum([one for _, one in each], 0), rtol=1e-7)
+    ground = SimpleNamespace(
+        rows=Examples(support.inputs.reshape(-1, 2), None, None),
+        targets=with_gaps(support.targets, support.weight).reshape(-1, 2),
+        settings=Sine(),
+        episodes=lambda count, draw: episodes,
+    )
+    found = gaussian.linear_mean(ground, linear=True)  # type: ignore[arg-type]
+    for output in range(2):
+        known = ~np.isnan(ground.targets[:, output])
+        design = gaussian.with_one(ground.rows.inputs[known])
+        expected = np.linalg.lstsq(design, ground.targets[known, output], rcond=None)[0]
+        np.testing.assert_allclose(found[:, output], expected, rtol=1e-4)
+    arm = gaussian.fit_gaussian(work(ground, mean="constant"))  # type: ignore[arg-type]
+    other = np.where(support.weight > 0, support.targets, rng.normal(size=support.targets.shape))
+    wild = Examples(support.inputs, other, support.weight)
+    np.testing.assert_allclose(arm.predict(Episode(wild, episodes.query)), arm.predict(episodes), rtol=1e-9)
 
 
 def test_per_task_estimators_are_fitted_to_the_rows_that_count():

@@ -63,6 +63,16 @@ def test_the_closed_form_equals_refitting_without_each_row(float64, monkeypatch,
     assert np.abs(told.mean - mean).max() > 0.1  # a row that is told is another matter
 
 
+@pytest.mark.parametrize(("centers", "few"), [(1, 0), (3, 0), (3, 256)])
+def test_the_closed_form_equals_refitting_where_rows_lack_targets(float64, monkeypatch, centers, few):
+    monkeypatch.setattr(MODULE, "FEW_ROWS", few)
+    weight = jnp.array([[1, 0], [1, 1], [0, 1], [1, 1], [1, 0], [0, 1], [1, 1.0]])
+    belief, support = prior(centers, 2), examples(outputs=2)._replace(weight=weight)
+    found, (mean, deviation), known = closed(belief, support), refitted(belief, support), np.asarray(weight) > 0
+    np.testing.assert_allclose(np.asarray(found.mean)[known], mean[known], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(np.asarray(found.deviation)[known], deviation[known], rtol=1e-7)
+
+
 @pytest.mark.parametrize("rows", [4, 9, 20])
 def test_the_closed_form_holds_in_float32_where_a_row_says_nearly_all_that_is_known_of_it(rows):
     """A noise of 0.01 beside a prior of 1: where rows are few, 1 − h is of the size of a rounding error of 1."""

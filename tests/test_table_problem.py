@@ -17,6 +17,7 @@ from fewstep.problems.table import report_counts
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.grouping import split_tasks
 from fewstep.tasks.reading import FILE
+from fewstep.training.evaluate import evaluate, task_errors
 
 SPLITS = ("train", "validation", "calibration", "test")
 
@@ -226,14 +227,70 @@ def test_rows_without_a_target_are_dropped_and_counted():
     row = pl.int_range(pl.len())
     holed = table.with_columns(y=pl.when(row % 6 != 2).then(pl.col("y")), z=pl.when(row % 6 > 2).then(pl.col("z")))
     problem = problem_of(holed, target=("y", "z"), shots=2)
-    assert "y: 20 of 120 rows lack this target and are left out" in problem.notes
-    assert "z: 60 of 120 rows lack this target and are left out" in problem.notes
+    assert "y: 20 of 120 rows lack this target; their other targets count" in problem.notes
+    assert "z: 60 of 120 rows lack this target; their other targets count" in problem.notes
+    assert "20 of 120 rows lack every target and are left out" in problem.notes
+    whole = problem_of(holed, target=("y", "z"), shots=2, adapter="in-context", hidden=(4,))  # reads whole rows
+    assert "y: 20 of 120 rows lack this target and are left out" in whole.notes
     kept = problem_of(table.filter(row % 6 > 2), target=("y", "z"), shots=2)
-    assert problem.format == kept.format
-    for one, other in zip(rows_of(problem, "test", 0), rows_of(kept, "test", 0), strict=True):
+    assert whole.format == kept.format
+    for one, other in zip(rows_of(whole, "test", 0), rows_of(kept, "test", 0), strict=True):
         np.testing.assert_array_equal(one, other)
     nan = table.with_columns(y=pl.when(row % 6 != 2).then(pl.col("y")).otherwise(float("nan")))
     assert "y: 20 of 120 rows lack this target and are left out" in problem_of(nan).notes
+
+
+def test_a_row_that_lacks_a_target_keeps_its_others_and_gaps_cost_no_unit():
+    """Of three targets each row has two: all units stay, and the cells of episodes are those of the table."""
+    table = numbered([6] * 20).with_columns(row=pl.int_range(pl.len()) * 1.0)
+    lacks = pl.int_range(pl.len()) % 3
+    targets = {name: pl.when(lacks != place).then(pl.col("row") + 1000 * place) for place, name in enumerate("pqr")}
+    holed = table.with_columns(**targets)
+    problem = problem_of(holed, inputs=("row",), target=("p", "q", "r"))
+    assert len(everyone(problem)) == 20 and problem.splits.left_out == 0
+    train = holed.filter(pl.col("unit").is_in(names(problem, "train")))
+    for column in problem.format.targets:  # fitted to the known cells
+        known = train[column.name].drop_nulls()
+        np.testing.assert_allclose([column.center, column.scale], [known.mean(), known.std(ddof=0)])
+    episode = problem.splits.test.episode(jnp.asarray(0), jax.random.key(0))
+    for part in episode:
+        inputs, targets, weight = (np.asarray(leaf) for leaf in part)
+        assert weight.shape == targets.shape
+        real = weight.any(1)
+        column = problem.format.inputs[0]
+        rows = np.round(inputs[real, 0] * column.scale + column.center).astype(int)
+        expected = np.stack([rows % 3 != place for place in range(3)], 1)
+        np.testing.assert_array_equal(weight[real] > 0, expected)
+        truth = problem.format.restore(targets[real])
+        np.testing.assert_allclose(truth[expected], (rows[:, None] + 1000 * np.arange(3))[expected], rtol=1e-4)
+        assert not targets[weight == 0].any()
+
+
+def test_scores_of_several_targets_with_gaps_are_means_over_known_values():
+    """Of an untrained model, before adaptation: by numpy over all query cells of a unit."""
+    table = numbered([9] * 12).with_columns(z=1000 * pl.col("x") ** 2 + pl.col("y"))
+    row, odd = pl.int_range(pl.len()), names(problem_of(table, shots=2), "train")[1]
+    holed = table.with_columns(y=pl.when(row % 3 != 0).then(pl.col("y")), z=pl.when(pl.col("unit") != odd).then(pl.col("z")))
+    problem = problem_of(holed, target=("y", "z"), shots=2, adapter="gradient")
+    params = problem.init(jax.random.key(1))
+    family = problem.splits.train
+    tasks = jnp.arange(len(family.names))
+    found = jax.jit(lambda params: task_errors(problem, params, family, tasks, (0,), jax.random.key(0)))(params)
+    for task in range(len(family.names)):
+        keys = jax.random.split(jax.random.split(jax.random.fold_in(jax.random.key(0), task), 1)[0])
+        query = family.episode(jnp.asarray(task), keys[0]).query
+        known = np.asarray(query.weight) > 0
+        squares = np.square(np.asarray(problem.predict(params.theta, query.inputs)) - np.asarray(query.targets))
+        np.testing.assert_allclose(found.metrics["standardized_mse"][task, 0], squares[known].mean(), rtol=1e-4)
+        for place, target in enumerate(problem.format.targets):
+            own = squares[known[:, place], place] * target.scale**2
+            expected = own.mean() if own.size else np.nan
+            np.testing.assert_allclose(found.metrics[f"mse {target.name}"][task, 0], expected, rtol=1e-4)
+    assert np.isnan(found.metrics["mse z"][family.names.index(odd), 0])
+    result = evaluate(problem, params, steps=(0,), tasks=20, split="train")
+    of_z = np.asarray(found.metrics["mse z"][:, 0])
+    assert result["metrics"]["mse z"]["diverged"] == [0]
+    np.testing.assert_allclose(result["metrics"]["mse z"]["mean"][0], np.nanmean(of_z), rtol=1e-5)
 
 
 def test_gaps_and_strange_values_of_inputs_are_counted_over_the_whole_table():

@@ -474,6 +474,32 @@ def test_the_mean_squared_error_equals_numpy_and_its_metric_is_in_target_units(f
     np.testing.assert_allclose(metric, 2.5**2 * expected, rtol=1e-12)
 
 
+def test_targets_that_are_not_known_have_no_part_in_losses_metrics_and_their_gradients(float64):
+    """Each output's mean over its own rows, then the mean over outputs; metrics are means over known values."""
+    rng = np.random.default_rng(0)
+    examples = Examples(*(jnp.asarray(rng.normal(size=(6, size))) for size in (2, 3)), jnp.ones(6))
+    weight = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0.0]])
+    masked = examples._replace(weight=jnp.asarray(weight))
+    apply = lambda theta, x: jnp.tanh(x @ theta)  # noqa: E731
+    theta, loss = jnp.asarray(rng.normal(size=(2, 3))), losses.mean_squared_error(apply)
+    squares = np.square(np.asarray(apply(theta, examples.inputs) - examples.targets))
+    by_output = [squares[weight[:, place] > 0, place].mean() for place in range(3)]
+    value, gradient = jax.value_and_grad(loss)(theta, masked, KEY)
+    np.testing.assert_allclose(value, np.mean(by_output), rtol=1e-12)
+    for place in range(3):  # an output's own weights learn as from its own rows alone, whatever the others lack
+        own = weight[:, place] > 0
+        alone = Examples(examples.inputs[own], examples.targets[own][:, [place]], jnp.ones(own.sum()))
+        expected = jax.grad(loss)(theta[:, [place]], alone, KEY)[:, 0] / 3
+        np.testing.assert_allclose(gradient[:, place], expected, rtol=1e-12)
+    units = jnp.array([1.0, 10.0, 0.1])
+    both = losses.mean_over_examples(apply, losses.squared_errors_in(units))(theta, masked)
+    np.testing.assert_allclose(both, (squares * np.asarray(units) ** 2)[weight > 0].mean(), rtol=1e-12)
+    whole = masked._replace(weight=jnp.ones((6, 3)))
+    np.testing.assert_allclose(loss(theta, whole, KEY), loss(theta, examples, KEY), rtol=1e-12)
+    wild = masked._replace(targets=jnp.where(masked.weight > 0, masked.targets, 1e6))
+    np.testing.assert_array_equal(jax.grad(loss)(theta, wild, KEY), gradient)
+
+
 def test_squared_errors_of_several_outputs_are_averaged_each_in_its_own_units(float64):
     outputs, targets = np.random.default_rng(0).normal(size=(2, 7, 3))
     expected = np.mean((np.array([1.0, 10.0, 0.1]) * (outputs - targets)) ** 2, axis=1)

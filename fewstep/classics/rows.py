@@ -7,6 +7,7 @@ for classes is a score of each; the greatest wins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,31 @@ def as_arrays(episodes: Episode) -> Episode:
     return Episode(*(Examples(*(np.asarray(leaf, np.float64) for leaf in part)) for part in episodes))  # type: ignore[arg-type]
 
 
+def with_gaps(targets: np.ndarray, weight: Any) -> np.ndarray:
+    """Targets [..., outputs] with NaN where their weights [..., outputs] say that one is not known; weights of rows say nothing
+    of that."""
+    return np.where(np.asarray(weight) > 0, targets, np.nan) if np.ndim(weight) == targets.ndim else targets
+
+
+def one_output(episodes: Episode, output: int) -> Episode:
+    """Episodes whose rows lack some targets (weights [episodes, rows, outputs]), with one target and the rows that have it."""
+    parts = ((part.inputs, part.targets[..., [output]], part.weight[..., output]) for part in episodes)
+    return Episode(*(Examples(*part) for part in parts))
+
+
+def by_output(classic: Classic) -> Classic:
+    """`classic`, which learns each target from the rows that have it where rows lack some."""
+
+    @wraps(classic)
+    def predict(episodes: Episode) -> np.ndarray:
+        if np.ndim(episodes.support.weight) < 3:
+            return classic(episodes)
+        outputs = range(np.shape(episodes.support.weight)[-1])
+        return np.concatenate([classic(one_output(episodes, output)) for output in outputs], -1)
+
+    return predict
+
+
 def squared_distances(episodes: Episode) -> np.ndarray:
     """[episodes, queries, support rows] between inputs; infinite for support rows of weight 0."""
     support, query = as_arrays(episodes)
@@ -32,6 +58,7 @@ def squared_distances(episodes: Episode) -> np.ndarray:
     return np.where(np.asarray(support.weight)[:, None] > 0, np.maximum(squares, 0.0), np.inf)
 
 
+@by_output
 def support_mean(episodes: Episode) -> np.ndarray:
     """The mean of the support targets, whatever is asked; 0, the mean of meta-train rows, where there is no support row."""
     support, query = as_arrays(episodes)
@@ -40,6 +67,7 @@ def support_mean(episodes: Episode) -> np.ndarray:
     return np.repeat(mean[:, None], query.weight.shape[1], 1)
 
 
+@by_output
 def nearest_rows(episodes: Episode) -> np.ndarray:
     """The mean target of the `NEIGHBORS` nearest support rows, or of all where there are fewer. Of classes with equally many of
     these, the one of the nearest row wins."""
@@ -53,6 +81,7 @@ def nearest_rows(episodes: Episode) -> np.ndarray:
     return (share[..., None] * each).sum(2)
 
 
+@by_output
 def ridge(episodes: Episode) -> np.ndarray:
     """Ridge regression on the support rows, with an intercept that is not penalized."""
     support, query = as_arrays(episodes)
@@ -75,6 +104,9 @@ def described(episodes: Episode) -> np.ndarray:
     deviations of the targets, the target of the nearest row, a mean that nearer rows weigh more in, and slopes."""
     support, query = as_arrays(episodes)
     weight = np.asarray(support.weight)
+    if weight.ndim == 3:  # statistics of each target over the rows that have it
+        each = [described(one_output(episodes, output)) for output in range(weight.shape[2])]
+        return np.concatenate([each[0], *(more[..., query.inputs.shape[-1] :] for more in each[1:])], -1)
     count = np.maximum(weight.sum(1), 1.0)
     x, y, asked = (np.asarray(each) for each in (support.inputs, support.targets, query.inputs))
     mean_x = np.einsum("es,esf->ef", weight, x) / count[:, None]
@@ -113,10 +145,10 @@ def grown(
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits  # on few rows several threads only wait for each other
 
-    known = np.asarray(episodes.query.weight).ravel() > 0
-    found = features(episodes)
-    x, y = found.reshape(-1, found.shape[-1])[known], np.asarray(episodes.query.targets, np.float64)
-    y = y.reshape(-1, y.shape[-1])[known]
+    found, y = features(episodes), with_gaps(np.asarray(episodes.query.targets, np.float64), episodes.query.weight)
+    x, y = found.reshape(-1, found.shape[-1]), y.reshape(-1, y.shape[-1])
+    known = np.asarray(episodes.query.weight).reshape(len(y), -1).any(1)
+    x, y = x[known], y[known]
     some = np.random.default_rng(seed).permutation(len(x))[:rows]
     x, y = x[some], y[some]
     options: dict[str, Any] = {"max_leaf_nodes": leaves, "learning_rate": 0.1, "random_state": seed}
@@ -124,7 +156,8 @@ def grown(
         if classes:
             several = [HistGradientBoostingClassifier(**options).fit(x, y.argmax(1))]
         else:
-            several = [HistGradientBoostingRegressor(**options).fit(x, column) for column in y.T]
+            has = ~np.isnan(y)
+            several = [HistGradientBoostingRegressor(**options).fit(x[has[:, i]], y[has[:, i], i]) for i in range(y.shape[1])]
 
     def ask(rows: np.ndarray) -> np.ndarray:
         if not classes:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.classics.rows import with_gaps
 from fewstep.compare.held import Held
 from fewstep.compare.results import Metric
 from fewstep.errors import BadInput
@@ -101,14 +102,20 @@ class Ground:
         episodes = self.episodes(400)
         flat = [jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), part) for part in episodes]
         inputs, targets, weight = (np.concatenate(each) for each in zip(*flat, strict=True))
-        return Examples(*(leaf[weight > 0] for leaf in (inputs, targets, weight)))  # type: ignore[arg-type]
+        real = weight.reshape(len(weight), -1).any(1)
+        return Examples(*(leaf[real] for leaf in (inputs, targets, weight)))  # type: ignore[arg-type]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """[rows, outputs] float64: the targets of `rows`, NaN where one is not known."""
+        return with_gaps(np.asarray(self.rows.targets, np.float64), self.rows.weight)
 
     @cached_property
     def unit(self) -> np.ndarray:
         """[outputs] in what errors are counted: the variance of the targets of meta-train tasks; 1 for classes."""
         if self.classes:
             return np.ones(self.outputs)
-        return np.maximum(np.asarray(self.rows.targets, np.float64).var(0), 1e-12)
+        return np.maximum(np.nanvar(self.targets, 0), 1e-12)
 
     def episodes(self, count: int, draw: int = 0) -> Episode:
         """About so many episodes of meta-train tasks as arrays that lead with [episodes]: each task once, then again."""

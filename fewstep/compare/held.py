@@ -97,6 +97,8 @@ def episode_errors(outputs: Any, query: Examples, unit: np.ndarray, classes: boo
         if classes:
             rows = (outputs.argmax(-1) != targets.argmax(-1)) / 1.0
             rows = np.where(np.isfinite(outputs).all(-1), rows, np.nan)
-        else:
+        elif weight.ndim < targets.ndim:
             rows = np.mean(np.square(outputs - targets) / unit, axis=-1)
+        else:  # all known values of an episode count alike
+            rows, weight = (each.reshape(len(each), -1) for each in (np.square(outputs - targets) / unit, weight))
         return np.sum(np.where(weight > 0, rows, 0.0) * weight, 1) / np.maximum(weight.sum(1), 1e-12)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import polars as pl
 
+from fewstep.classics.rows import with_gaps
 from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
 from fewstep.problems import Images
@@ -72,8 +73,9 @@ def contents(family: TaskFamily) -> dict[str, tuple[bytes, ...]]:
     assert family.examples is not None and family.names is not None and family.size is not None
     every = jax.jit(jax.vmap(family.examples))(np.arange(family.size))
     inputs, targets, weight = (np.asarray(leaf) for leaf in every)
-    both = np.concatenate([inputs.reshape(*weight.shape, -1), targets.reshape(*weight.shape, -1)], -1)
-    rows = [both[task][weight[task] > 0] for task in range(len(both))]
+    size = inputs.shape[:2]
+    both = np.concatenate([leaf.reshape(*size, -1) for leaf in (inputs, with_gaps(targets, weight))], -1)
+    rows = [both[task][weight[task].reshape(size[1], -1).any(1)] for task in range(size[0])]
     return {name: tuple(sorted(row.tobytes() for row in own)) for name, own in zip(family.names, rows, strict=True)}
 
 

@@ -115,7 +115,8 @@ def is_function(shown: dict[str, Any], single: bool) -> bool:
 def _reach(task: dict[str, Any]) -> tuple[float, float]:
     """The y limits: all of the truth, and of predictions and intervals what is near it."""
     known = np.array([*task["truth"], *task["support_y"]], float)
-    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    known = known[np.isfinite(known)] if np.isfinite(known).any() else np.zeros(1)  # no row may have the target that is shown
+    low, high = float(known.min()), float(known.max())
     size = max(high - low, 1e-3 * max(abs(high), abs(low)), 1e-9)
     others: Sequence[Any] = [*task["predictions"], task.get("lower") or [], task.get("upper") or []]
     values = np.concatenate([known, *(np.array(values, float) for values in others)])

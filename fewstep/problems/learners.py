@@ -25,6 +25,7 @@ from fewstep.variants import (
     remember_prior,
     shrunk,
     slowed,
+    start_by_output,
 )
 
 MOST_CENTERS = 500
@@ -39,7 +40,7 @@ def bayes_learner(settings: LearningSettings, body: Network, loss: Loss) -> Lear
         learner = Learner(loss, move_body, 1 + settings.body_steps, adaptation_step=body_and_bayes_step(body))
     else:
         learner = Learner(loss, remember_prior, 1, adaptation_step=bayes_step(body))
-    return clip_tasks(settings, learner)
+    return clip_tasks(settings, replace(learner, start=start_by_output))
 
 
 def empirical_priors(body: Network, splits: Splits | None):

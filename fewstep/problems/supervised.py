@@ -66,7 +66,7 @@ def supervised(
     """A Problem of predicting `format`'s targets from its inputs; `layers` are further arguments of `nn.mlp`, `parts` the other
     fields of the Problem."""
     model = MODELS[settings.adapter](settings, format, layers or {}, parts.get("splits"))
-    errors = row_errors(format)
+    errors, of_one = row_errors(format), {f"mse {target.name}": place for place, target in enumerate(format.targets)}
     schedule = outer_schedule(settings)
     return Problem(
         **{
@@ -74,7 +74,9 @@ def supervised(
             "init": model.init,
             "learner": model.learner,
             "predict": model.predict,
-            "metrics": {name: losses.mean_over_examples(model.predict, error) for name, error in errors.items()},
+            "metrics": {
+                name: losses.mean_over_examples(model.predict, error, of_one.get(name)) for name, error in errors.items()
+            },
             "row_error": next(iter(errors.values())),
             "leave_one_out": model.leave_one_out,
             "outer_rate": schedule,

@@ -134,7 +134,7 @@ class Table(LearningSettings):
             raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target nor --time.")
         kinds |= number_kinds(table, filter(None, (*self.inputs, *self.target, self.time)), kinds, source)
         table = in_numbers(table, kinds, source)
-        table = with_targets(table, self.target, source, notes)
+        table = with_targets(table, self.target, source, notes, whole=self.adapter == "in-context")
         rows_of, names = group_rows(table, self.task, self.time, source, kinds, notes)
         length = np.array([rows.size for rows in rows_of])
         least, most = self.shot_range
@@ -152,9 +152,12 @@ class Table(LearningSettings):
         questions = advise(fitting, format, rows_of, self.time, notes)
         order = np.concatenate(rows_of)
         inputs = format.encode_inputs(table, source, notes)[order]
-        targets = format.encode_targets(table, source)[0][order]
+        targets, known = (values[order] for values in format.encode_targets(table, source))
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
-        rows = Rows(jnp.asarray(inputs), jnp.asarray(targets), start, length, names)  # on the device, once for all families
+        cells = None if known.all() else jnp.asarray(known, jnp.float32)
+        rows = Rows(
+            jnp.asarray(inputs), jnp.asarray(targets), start, length, names, cells
+        )  # on the device, once for all families
         note_odd_tasks(rows, targets, notes)
         longest = max(1, int(length.max()) - max(least, 1))
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)
@@ -257,8 +260,12 @@ def _illustrator(rows: Rows, test: np.ndarray, format: TableFormat, shots: int, 
         some = np.arange(count) if in_time else np.random.default_rng(number).permutation(order.size)[:count]
         chosen = np.flatnonzero(np.isin(order, some))
         inputs, targets, own_x = np.asarray(rows.inputs[own])[order], np.asarray(rows.targets[own])[order], x[own][order]
-        support = Examples(inputs[chosen], targets[chosen], np.ones(count, np.float32))  # type: ignore[arg-type]
-        return Illustration(rows.names[task], support, own_x[chosen], inputs, own_x, format.shown(targets))  # type: ignore[arg-type]
+        truth, known = format.shown(targets), np.ones(len(targets), np.float32)
+        if rows.known is not None:
+            known = np.asarray(rows.known[own])[order]
+            truth = np.where(known[:, 0] > 0, truth, np.nan)
+        support = Examples(inputs[chosen], targets[chosen], known[chosen])  # type: ignore[arg-type]
+        return Illustration(rows.names[task], support, own_x[chosen], inputs, own_x, truth)  # type: ignore[arg-type]
 
     return illustrate
 

@@ -55,6 +55,8 @@ class TaskFamily:
     """`resized(most)`: the same family with room for so many shots, to be given to `episode`"""
     describe: Callable[[jax.Array], jax.Array] | None = None
     """`describe(task)`: what the task consists of, such as the numbers of its classes; by it results are told apart"""
+    gaps: bool = False
+    """whether examples lack some of their targets: weights are [examples, outputs]"""
     on_host: OnHost | None = None
     """what episodes are cut from, where that stays on the host"""
 

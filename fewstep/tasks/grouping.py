@@ -16,17 +16,24 @@ LEAST_CALIBRATION = 4
 """Fewer calibration tasks than this calibrate no interval worth having, and are better used for validation."""
 
 
-def with_targets(table: pl.DataFrame, targets: tuple[str, ...], source: str, notes: list[str]) -> pl.DataFrame:
-    """The rows whose targets are all known; the others are counted in `notes`."""
-    known = pl.Series([True]).extend_constant(True, table.height - 1)
+def with_targets(
+    table: pl.DataFrame, targets: tuple[str, ...], source: str, notes: list[str], whole: bool = False
+) -> pl.DataFrame:
+    """The rows that have a target; of several targets, any of them, or with `whole` all of them. What is missing is counted in
+    `notes`, by target."""
+    of_all = []
     for name in targets:
         series = column_of(table, name, source)
         present = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
         if not present.all():
-            notes.append(f"{name}: {(~present).sum()} of {table.height} rows lack this target and are left out")
-        known &= present
+            then = " and are left out" if len(targets) == 1 or whole else "; their other targets count"
+            notes.append(f"{name}: {(~present).sum()} of {table.height} rows lack this target{then}")
+        of_all.append(np.broadcast_to(present, table.height))
+    known = pl.Series(np.all(of_all, 0) if whole else np.any(of_all, 0))
     if not known.any():
         raise BadInput(f"{source}: no row has a value in {' and '.join(map(repr, targets))}. Choose another --target.")
+    if len(targets) > 1 and not whole and not known.all():
+        notes.append(f"{(~known).sum()} of {table.height} rows lack every target and are left out")
     return table.filter(known)
 
 
@@ -71,10 +78,12 @@ def split_tasks(tasks: int, seed: int, test_fraction: float, fold: int) -> dict[
 
 
 def note_odd_tasks(rows: Rows, targets: np.ndarray, notes: list[str]) -> None:
-    """Counts the units with one row, and those of several rows whose target never changes."""
-    highest, lowest = np.maximum.reduceat(targets, rows.start), np.minimum.reduceat(targets, rows.start)
+    """Counts the units with one row, and those of several rows whose known targets never change."""
+    known = np.ones_like(targets) if rows.known is None else np.asarray(rows.known)
+    highest = np.maximum.reduceat(np.where(known > 0, targets, -np.inf), rows.start)
+    lowest = np.minimum.reduceat(np.where(known > 0, targets, np.inf), rows.start)
     single = rows.length == 1
-    constant = np.all(highest == lowest, axis=1) & ~single
+    constant = np.all(highest <= lowest, axis=1) & ~single  # of no known value, the highest is below the lowest
     for odd, what in ((single, "have one row"), (constant, "have one target value in all their rows")):
         if odd.any():
             shown = ", ".join(np.array(rows.names)[odd][:3])

@@ -31,6 +31,8 @@ class Rows:
     """[tasks] how many rows it has"""
     names: tuple[str, ...]
     """[tasks]"""
+    known: np.ndarray | jax.Array | None = None
+    """[rows, outputs] float32: 1 where a target is known, else 0 (and so is the target); None where all of them are"""
 
     def of(self, task: int) -> slice:
         return slice(int(self.start[task]), int(self.start[task] + self.length[task]))
@@ -49,6 +51,7 @@ def table_tasks(
     count = shots if isinstance(shots, Shots) else Shots(shots, shots)
     most = max(count.most, room, 1)
     inputs, targets = jnp.asarray(rows.inputs), jnp.asarray(rows.targets)  # no copy where they are on the device already
+    known_cells = None if rows.known is None else jnp.asarray(rows.known)
     start, length = jnp.asarray(rows.start[tasks]), jnp.asarray(rows.length[tasks])
     longest = int(rows.length[tasks].max())
     lacking = max(0, most + queries - longest)  # so many places of an episode no task fills
@@ -73,7 +76,8 @@ def table_tasks(
         present = (place < length[task]) & wanted
         # An absent row stands for the task's first row, at weight 0: nothing outside the task is ever read.
         row = start[task] + jnp.where(present, place, 0)
-        return Examples(inputs[row], targets[row], present.astype(inputs.dtype))
+        weight = present.astype(inputs.dtype)
+        return Examples(inputs[row], targets[row], weight if known_cells is None else weight[:, None] * known_cells[row])
 
     def all_rows(task: jax.Array) -> Examples:
         if longest <= MOST_ROWS:
@@ -83,7 +87,8 @@ def table_tasks(
     def resized(room: int) -> TaskFamily:
         return table_tasks(rows, tasks, count, queries, in_time, room)
 
-    return TaskFamily(episode, len(tasks), all_rows, tuple(rows.names[task] for task in tasks), rows.length[tasks], resized)
+    names = tuple(rows.names[task] for task in tasks)
+    return TaskFamily(episode, len(tasks), all_rows, names, rows.length[tasks], resized, gaps=rows.known is not None)
 
 
 def shuffled(key: Key, length: jax.Array, count: int) -> jax.Array:

@@ -18,16 +18,19 @@ def within_units(owner: np.ndarray) -> np.ndarray:
     return place
 
 
-def stack_units(inputs: np.ndarray, targets: np.ndarray, owner: np.ndarray, units: int) -> Examples:
-    """Rows as [units, rows, ...], padded with weight 0 to a bucket."""
+def stack_units(
+    inputs: np.ndarray, targets: np.ndarray, owner: np.ndarray, units: int, known: np.ndarray | None = None
+) -> Examples:
+    """Rows as [units, rows, ...], padded with weight 0 to a bucket. Where some targets are not `known` [rows, outputs], weights
+    are [units, rows, outputs]."""
     place = within_units(owner)
     size = (units, bucket(int(place.max(initial=0)) + 1))
     stacked = Examples(
         np.zeros((*size, inputs.shape[1]), np.float32),  # type: ignore[arg-type]
         np.zeros((*size, targets.shape[1]), np.float32),  # type: ignore[arg-type]
-        np.zeros(size, np.float32),  # type: ignore[arg-type]
+        np.zeros(size if known is None else (*size, targets.shape[1]), np.float32),  # type: ignore[arg-type]
     )
-    for array, values in zip(stacked, (inputs, targets, 1.0), strict=True):
+    for array, values in zip(stacked, (inputs, targets, 1.0 if known is None else known), strict=True):
         array[owner, place] = values  # type: ignore[index]
     return stacked
 

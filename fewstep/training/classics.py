@@ -18,9 +18,9 @@ from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.gain import paired_gain
 from fewstep.training.log import watched
-from fewstep.training.probe import headline
+from fewstep.training.probe import errors_by_row
 from fewstep.training.programs import compiled
-from fewstep.types import Episode
+from fewstep.types import Episode, Examples
 
 TASKS, ROWS = 200, 200_000
 """At most so many held-out tasks are asked, and about so many query rows."""
@@ -58,8 +58,9 @@ def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: in
     found: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for episodes in drawn(family, numbers, draws, seed):
         weight = np.asarray(episodes.query.weight, np.float64)
+        weight = weight if weight.ndim == 2 else weight.mean(-1)  # rows that lack targets count in part
         for name, predict in models.items():
-            each = error(predict(episodes), np.asarray(episodes.query.targets))
+            each = error(predict(episodes), episodes.query)
             found[name].append((each * weight).sum(1) / np.maximum(weight.sum(1), 1e-12))
     by_task = {name: np.concatenate(parts).reshape(numbers.size, draws).mean(1) for name, parts in found.items()}
     return summary(by_task, errors[: numbers.size], metric, left_out, started)
@@ -137,12 +138,12 @@ def grown_on_train(problem: Problem) -> rows.Classic:
     return rows.grown(episodes, bool(problem.format.classes), GROWN_ROWS)[0]
 
 
-def by_row(problem: Problem, metric: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The error of single rows, for arrays of any leading axes: scores of classes are no probabilities, so of these it is
-    counted which row is told wrongly."""
+def by_row(problem: Problem, metric: str) -> Callable[[np.ndarray, Examples], np.ndarray]:
+    """The error of single rows [episodes, queries]: scores of classes are no probabilities, so of these it is counted which row
+    is told wrongly."""
     if metric != "error_rate":
-        return headline(problem)
-    return lambda outputs, targets: np.asarray(wrong(jnp.asarray(outputs), jnp.asarray(targets)), np.float64)
+        return lambda outputs, query: errors_by_row(problem, outputs, query)
+    return lambda outputs, query: np.asarray(wrong(jnp.asarray(outputs), jnp.asarray(query.targets)), np.float64)
 
 
 def drawn(family: TaskFamily, numbers: np.ndarray, draws: int, seed: int) -> Iterator[Episode]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep.losses import known_part
 from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.family import TaskFamily
@@ -24,7 +25,8 @@ MOST_DRAWS = 10
 
 
 class TaskErrors(NamedTuple):
-    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]."""
+    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]. Metrics of a target that all rows
+    of a task lack are NaN."""
 
     metrics: dict[str, Any]
     query_loss: Any
@@ -59,7 +61,7 @@ def task_errors(
             require_steps(problem, steps)
             assert problem.leave_one_out is not None
             left_out = problem.leave_one_out(params, episode.support, adapt_key, trained)
-            safe = safe_steps(row_errors(problem, left_out, episode.support), episode.support.weight)
+            safe = safe_steps(row_errors(problem, left_out, episode.support), known_part(episode.support.weight))
             chosen = [safe if step == "auto" else step for step in steps]
         points = at(path, jnp.stack([jnp.asarray(step) for step in chosen]))
 
@@ -72,7 +74,11 @@ def task_errors(
     def one_task(task):
         keys = jax.random.split(jax.random.fold_in(key, task), draws)
         each = lambda key: one_episode(task, key)  # noqa: E731
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), over_parameters(each, keys))
+        found = over_parameters(each, keys)
+        if not family.gaps:
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found)
+        measured = {name: jnp.nanmean(values, 0) for name, values in found.metrics.items()}  # what diverged is infinite
+        return TaskErrors(measured, jnp.mean(found.query_loss, 0))
 
     # Chunks of one size: a shorter last one would be compiled as a program of its own.
     count = tasks.shape[0]
@@ -141,6 +147,7 @@ def figures(
     """What was `measured`, in the figures of `evaluation.json`."""
     family = getattr(problem.splits, split)
     name, *others = problem.metrics
+    of_known = lambda values: values[~np.isnan(values).all(1)] if family.gaps else values  # noqa: E731
     summary, loss_summary = summarize(measured.metrics[name]), summarize(measured.query_loss)
     return {
         "problem": problem.name,
@@ -150,7 +157,7 @@ def figures(
         "metric": name,
         **summary,
         "query_loss": loss_summary,
-        **({"metrics": {other: summarize(measured.metrics[other]) for other in others}} if others else {}),
+        **({"metrics": {other: summarize(of_known(measured.metrics[other])) for other in others}} if others else {}),
         **({"by_task": by_task(family, measured.metrics[name])} if family.names else {}),
         "protocol": {
             **problem.protocol,
@@ -170,11 +177,14 @@ def by_task(family: TaskFamily, values: np.ndarray) -> dict[str, list[float | No
 def summarize(values: np.ndarray) -> dict[str, list[Any]]:
     """Mean over tasks, half the width of its 95 % interval (Student's t) and how many tasks diverged, for [tasks, steps].
 
-    Where a task's value is not finite there is no mean: it is None, and `diverged` says for how many tasks.
+    Where a task's value is not finite there is no mean: it is None, and `diverged` says for how many tasks. Nor is there one of
+    no task.
     """
     from scipy.special import stdtrit
 
     count = values.shape[0]
+    if count == 0:
+        return {"mean": [None] * values.shape[1], "ci95": [None] * values.shape[1], "diverged": [0] * values.shape[1]}
     with np.errstate(invalid="ignore", over="ignore"):
         means, deviations = values.mean(0), values.std(0, ddof=min(1, count - 1))
     half = stdtrit(count - 1, 0.975) * deviations / np.sqrt(count) if count > 1 else np.full(values.shape[1], np.nan)

@@ -48,9 +48,28 @@ class Probed(NamedTuple):
 
     @property
     def weights(self) -> np.ndarray:
-        """[tasks, draws, queries], which sum to 1, and for each task to the same."""
+        """[tasks, draws, queries], which sum to 1, and for each task to the same. Rows that lack targets count in part."""
+        return evenly(self.known.mean(-1))
+
+    @property
+    def known(self) -> np.ndarray:
+        """[tasks, draws, queries, outputs] float64: 1 where a query row counts and has this target, else 0."""
         weight = np.asarray(self.query.weight, np.float64)
-        return weight / np.maximum(weight.sum((1, 2), keepdims=True), 1e-12) / weight.shape[0]
+        return weight if weight.ndim == 4 else np.broadcast_to(weight[..., None], (*weight.shape, self.before.shape[-1]))
+
+    def errors(self, problem: Problem, outputs: np.ndarray) -> np.ndarray:
+        """[tasks, draws, queries]: the headline errors of `outputs`, those of `before` or of one policy, over known targets."""
+        return errors_by_row(problem, outputs, self.query)
+
+
+def errors_by_row(problem: Problem, outputs: np.ndarray, query: Examples) -> np.ndarray:
+    """[..., queries]: the headline errors of `outputs` [..., queries, outputs], over the known targets of each row."""
+    row_error = problem.row_error
+    assert row_error is not None
+    gaps = np.ndim(query.weight) == outputs.ndim
+    parts = (outputs, query.targets, *([query.weight] if gaps else []))
+    flat = row_error(*(jnp.asarray(np.asarray(part).reshape(-1, part.shape[-1])) for part in parts))
+    return np.asarray(flat, np.float64).reshape(outputs.shape[:-1])
 
 
 class Prober:
@@ -124,15 +143,6 @@ def rooms(counts: Sequence[int], trained: int) -> dict[int, int]:
     return {count: small if count <= trained else most for count in counts}
 
 
-def headline(problem: Problem) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The headline error of single rows, for arrays of any leading axes."""
-    row_error = problem.row_error
-    assert row_error is not None
-
-    def errors(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        flat = row_error(
-            jnp.asarray(outputs.reshape(-1, outputs.shape[-1])), jnp.asarray(targets.reshape(-1, targets.shape[-1]))
-        )
-        return np.asarray(flat, np.float64).reshape(outputs.shape[:-1])
-
-    return errors
+def evenly(weight: np.ndarray) -> np.ndarray:
+    """Weights [tasks, draws, queries] that sum to 1, and for each task to the same."""
+    return weight / np.maximum(weight.sum((1, 2), keepdims=True), 1e-12) / weight.shape[0]

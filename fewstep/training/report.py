@@ -17,7 +17,7 @@ from fewstep.tasks.table import bucket, pad
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.evaluate import finite_or_none, summarize
 from fewstep.training.fit import Steps, deviation, fit
-from fewstep.training.probe import Probed, Prober, headline, rooms
+from fewstep.training.probe import Probed, Prober, evenly, rooms
 from fewstep.types import MetaParams
 
 EPISODES = 320
@@ -29,7 +29,7 @@ def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str,
     and where there is a `level`, how many rows its intervals cover and how wide they are. `trained` says whether the number was
     met in training. Tasks weigh the same."""
     assert problem.splits is not None
-    error, prober = headline(problem), Prober(problem, params)
+    prober = Prober(problem, params)
     room = rooms(problem.shot_counts, problem.settings.shot_range.most)
     names = ("shots", "trained", "tasks", "before", "mean", "ci95", "auto", "intervals")
     result: dict[str, Any] = {name: [] for name in names}
@@ -40,7 +40,7 @@ def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str,
             continue
         weights = probed.weights
         by_task = [
-            (error(outputs, np.asarray(probed.query.targets)) * weights).sum((1, 2)) * probed.tasks
+            (probed.errors(problem, outputs) * weights).sum((1, 2)) * probed.tasks
             for outputs in (probed.before, probed.outputs["trained"], probed.outputs["auto"])
         ]
         found = summarize(np.stack(by_task, axis=1))
@@ -54,24 +54,26 @@ def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str,
 
 def coverage(problem: Problem, probed: Probed, calibration: dict[str, Any], level: int, shots: int) -> dict[str, Any] | None:
     """How many query rows of unseen tasks the intervals of `level` per cent cover, with its 95 % interval over tasks, and their
-    mean width in the targets' units; lists by target. None where the calibration allows no such interval."""
+    mean width in the targets' units; lists by target, each over the tasks with values of it. None where the calibration allows
+    no such interval."""
     entry = nearest_entry(calibration, shots)
     if entry is None or problem.format.classes:
         return None
-    factors = np.array([by_level[LEVELS.index(level)] for by_level in entry["trained"]["factors"]], float)
-    if np.isnan(factors).any():
+    factors = np.array([by_level[LEVELS.index(level)] for by_level in entry["trained"].get("factors", ())], float)
+    if factors.size == 0 or np.isnan(factors).any():
         return None
     half = factors * probed.deviation["trained"]
     covered = np.abs(probed.query.targets - probed.outputs["trained"]) <= half
-    weights = probed.weights[..., None]
-    by_task = (covered * weights).sum((1, 2)) * probed.tasks
-    return {
-        "level": level,
-        "coverage": by_task.mean(0).tolist(),
-        "ci95": summarize(by_task)["ci95"],
-        "width": (2 * (half * weights).sum((0, 1, 2)) * problem.format.units).tolist(),
-        "calibrated_on": calibration["tasks"],
-    }
+    found: dict[str, list[Any]] = {"coverage": [], "ci95": [], "width": []}
+    for output, unit in enumerate(problem.format.units):
+        has = probed.known[..., output].any((1, 2))
+        weights = evenly(probed.known[has][..., output])
+        by_task = (covered[has][..., output] * weights).sum((1, 2)) * has.sum()
+        summary = summarize(by_task[:, None])
+        found["coverage"] += summary["mean"]
+        found["ci95"] += summary["ci95"]
+        found["width"].append(float(2 * (half[has][..., output] * weights).sum() * unit) if has.any() else None)
+    return {"level": level, **found, "calibrated_on": calibration["tasks"]}
 
 
 def illustrations(
@@ -114,8 +116,10 @@ def illustrations(
         inputs = np.pad(np.asarray(shown.inputs), [(0, bucket(count) - count), (0, 0)])
         predictions, deviations = jax.device_get(predictions_along(params, support, inputs))
         predictions, deviations = predictions[:, :count], deviations[:count]
-        real = np.asarray(shown.support.weight) > 0
-        factor = half_width(int(real.sum()))[0] if half_width and not format_.classes else None
+        weight = np.asarray(shown.support.weight)
+        rows = int(weight.reshape(len(weight), -1).any(1).sum())
+        real = (weight if weight.ndim == 1 else weight[:, 0]) > 0  # the rows that have the target that is shown
+        factor = half_width(rows)[0] if half_width and not format_.classes else None
         band = {}
         if factor is not None and trained in counted:
             middle, half = predictions[trained][:, :1], factor * deviations[:, :1]
@@ -124,8 +128,8 @@ def illustrations(
             {
                 "title": shown.title,
                 "x": shown.x.tolist(),
-                "truth": shown.truth.tolist(),
-                "support_x": shown.support_x.tolist(),
+                "truth": finite_or_none(shown.truth),
+                "support_x": (shown.support_x if weight.ndim == 1 else shown.support_x[real]).tolist(),
                 "support_y": format_.shown(np.asarray(shown.support.targets)[real]).tolist(),
                 "predictions": [finite_or_none(format_.shown(predictions[step])) for step in counted],
                 **band,

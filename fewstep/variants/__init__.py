@@ -12,6 +12,7 @@ from fewstep.variants.bayes_head import class_log_probabilities as class_log_pro
 from fewstep.variants.bayes_head import move_body as move_body
 from fewstep.variants.bayes_head import negative_log_likelihood as negative_log_likelihood
 from fewstep.variants.bayes_head import remember_prior as remember_prior
+from fewstep.variants.bayes_head import start_by_output as start_by_output
 from fewstep.variants.bayes_prior import empirical_prior as empirical_prior
 from fewstep.variants.bayes_prior import shrunk as shrunk
 from fewstep.variants.bootstrapped import bootstrapped as bootstrapped

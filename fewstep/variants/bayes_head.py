@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.losses import weighted_mean
+from fewstep.losses import known_part, mean_by_output, weighted_mean
 from fewstep.maml import Learner
 from fewstep.types import Examples, Key, Loss, Network, Params
 
@@ -32,7 +32,8 @@ class Belief(NamedTuple):
     log_weight: jax.Array
     """log π_n [centers]"""
     root: jax.Array
-    """R [features + 1, features + 1]: any matrix with R Rᵀ = covariance / σ²"""
+    """R [features + 1, features + 1]: any matrix with R Rᵀ = covariance / σ²; or one for each output, [outputs, ...], where
+    rows lacked some targets"""
     log_noise: jax.Array
     """log σ [outputs]"""
 
@@ -75,7 +76,10 @@ def predict(body: Network, params: BayesParams, inputs: jax.Array) -> Prediction
     means = jnp.einsum("xf,nfo->xno", features, belief.centers)
     mean = jnp.einsum("xno,n->xo", means, weight)
     between = jnp.einsum("xno,n->xo", jnp.square(means - mean[:, None]), weight)
-    within = 1.0 + jnp.sum(jnp.square(features @ belief.root), axis=1, keepdims=True)
+    if belief.root.ndim == 2:
+        within = 1.0 + jnp.sum(jnp.square(features @ belief.root), axis=1, keepdims=True)
+    else:
+        within = 1.0 + jnp.sum(jnp.square(jnp.einsum("xf,ofg->xog", features, belief.root)), axis=2)
     return Prediction(mean, jnp.sqrt(jnp.exp(2.0 * belief.log_noise)[None] * within + between))
 
 
@@ -90,9 +94,12 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     `features` are [rows, features + 1], `targets` [rows, outputs]; rows of `weight` 0 say nothing. With a = Rᵀ φ and
     s = 1 + |a|², a row moves every center by R a (y − φ·c) / s and multiplies its weight by N(y; φ·c, σ² s); R becomes
     R − R a aᵀ / (s + √s), a root of the posterior covariance (Potter 1963; Bierman 1977, section V.3), in float32 too.
+    Where rows lack some targets (`weight` [rows, outputs]), each output is conditioned on its own rows, with a root of its own.
 
     No library's Cholesky factor or triangular solve: two batched ones at a time wait for each other for ever on two CPU cores.
     """
+    if weight.ndim > 1:
+        return _condition_by_output(prior, features, targets, weight)
     centers, size = prior.centers.shape[:2]
     if centers > 1 and features.shape[0] <= size:
         return _condition_together(prior, features, targets, weight)
@@ -116,6 +123,38 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     (belief, volume), _ = jax.lax.scan(one_row, (prior, nothing), (features, targets, weight))
     evidence = jax.nn.logsumexp(belief.log_weight)
     return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume
+
+
+def _condition_by_output(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+    """`condition` of each output on its own rows: given the center, outputs are independent, so the evidence of a center is the
+    product over outputs."""
+
+    def one_output(centers: jax.Array, root: jax.Array, log_noise: jax.Array, targets: jax.Array, weight: jax.Array):
+        alone = Belief(centers[..., None], jnp.zeros_like(prior.log_weight), root, log_noise[None])
+        belief, evidence = condition(alone, features, targets[:, None], weight)
+        return belief.centers[..., 0], belief.root, belief.log_weight + evidence  # the last: log p(y | center)
+
+    root = by_output(prior).root
+    axes = (2, 0, 0, 1, 1)
+    centers, root, said = jax.vmap(one_output, axes, (2, 0, 0))(prior.centers, root, prior.log_noise, targets, weight)
+    log_weight = prior.log_weight + jnp.sum(said, axis=0)
+    evidence = jax.nn.logsumexp(log_weight)
+    return Belief(centers, log_weight - evidence, root, prior.log_noise), evidence
+
+
+def by_output(belief: Belief) -> Belief:
+    """The same belief with a root for each output."""
+    outputs = belief.log_noise.shape[0]
+    return (
+        belief if belief.root.ndim == 3 else belief._replace(root=jnp.broadcast_to(belief.root, (outputs, *belief.root.shape)))
+    )
+
+
+def start_by_output(theta: BayesParams, support: Examples, key: Key) -> BayesParams:
+    """θ, as a value for `Learner.start`: with a root for each output where support rows lack some targets, since the posterior
+    has one then, and all points of an adaptation path have the same shapes."""
+    del key
+    return theta if support.weight.ndim == 1 else theta._replace(belief=by_output(theta.belief))
 
 
 def _condition_together(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
@@ -163,7 +202,7 @@ def posterior(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
 
 def negative_log_evidence(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
     """−log p(y), a mean over the examples that count, less a constant: what the features make of the support set."""
-    return -condition(prior, features, targets, weight)[1] / jnp.maximum(jnp.sum(weight), 1.0)
+    return -condition(prior, features, targets, weight)[1] / jnp.maximum(jnp.sum(known_part(weight)), 1.0)
 
 
 def bayes_step(body: Network):
@@ -234,8 +273,10 @@ def negative_log_likelihood(body: Network) -> Loss:
     def loss(params: BayesParams, examples: Examples, key: Key) -> jax.Array:
         del key
         mean, deviation = predict(body, params, examples.inputs)
-        values = jnp.mean(0.5 * jnp.square((examples.targets - mean) / deviation) + jnp.log(deviation), axis=1)
-        return weighted_mean(values, examples.weight)
+        values = 0.5 * jnp.square((examples.targets - mean) / deviation) + jnp.log(deviation)
+        if examples.weight.ndim > 1:
+            return mean_by_output(values, examples.weight)
+        return weighted_mean(jnp.mean(values, axis=1), examples.weight)
 
     return loss
 

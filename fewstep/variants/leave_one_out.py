@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fewstep.losses import Apply
 from fewstep.maml import Learner, adaptation_path
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Network
-from fewstep.variants.bayes_head import Belief, Prediction, posterior, predict, told, with_constant
+from fewstep.variants.bayes_head import Belief, Prediction, by_output, posterior, predict, told, with_constant
 
 FEW_ROWS = 256
 """Of up to so many rows 1 − h is found without taking h from 1, at a cost that grows with their square."""
@@ -55,16 +55,38 @@ def left_out(body: Network, params: MetaParams, support: Examples) -> Prediction
     weigh what the other rows say, their evidence without the row's own part in it."""
     prior = params.theta.belief
     features = with_constant(body.apply(params.theta.body, support.inputs))
-    few = support.weight.shape[0] <= FEW_ROWS
+    way = by_whitening if support.weight.shape[0] <= FEW_ROWS else by_leverage
     belief = posterior(prior, features, support.targets, support.weight)
-    own, misses = (by_whitening if few else by_leverage)(prior, belief, features, support)
     precision = jnp.exp(-2.0 * prior.log_noise)
-    said = -0.5 * jnp.square(misses) @ precision * (own * support.weight)[:, None]
+    if support.weight.ndim == 1:
+        own, misses = way(prior, belief, features, support)
+        said = -0.5 * jnp.square(misses) @ precision * (own * support.weight)[:, None]
+        own = own[:, None]
+    else:
+        own, misses = each_output_left_out(way, by_output(prior), belief, features, support)
+        said = -0.5 * jnp.einsum("xno,o,xo,xo->xn", jnp.square(misses), precision, own, support.weight)
     weight = jax.nn.softmax(belief.log_weight[None] - said, axis=1)
     means = support.targets[:, None] - misses
     mean = jnp.einsum("xno,xn->xo", means, weight)
     between = jnp.einsum("xno,xn->xo", jnp.square(means - mean[:, None]), weight)
-    return Prediction(mean, jnp.sqrt(1.0 / (precision[None] * own[:, None]) + between))
+    return Prediction(mean, jnp.sqrt(1.0 / (precision[None] * own) + between))
+
+
+def each_output_left_out(way, prior: Belief, belief: Belief, features: jax.Array, support: Examples):
+    """(1 − h [rows, outputs], misses [rows, centers, outputs]): `way` for each output and the rows that have its target; both
+    beliefs have a root for each output."""
+
+    def one_output(before: jax.Array, after: jax.Array, roots: tuple[jax.Array, ...], targets: jax.Array, weight: jax.Array):
+        alone = Examples(support.inputs, targets[:, None], weight)
+        one, other = (
+            Belief(centers[..., None], prior.log_weight, root, prior.log_noise[:1])
+            for centers, root in zip((before, after), roots, strict=True)
+        )
+        own, misses = way(one, other, features, alone)
+        return own, misses[..., 0]
+
+    each = jax.vmap(one_output, (2, 2, 0, 1, 1), (1, 2))
+    return each(prior.centers, belief.centers, (prior.root, belief.root), support.targets, support.weight)
 
 
 def by_leverage(prior: Belief, belief: Belief, features: jax.Array, support: Examples) -> tuple[jax.Array, jax.Array]:
@@ -103,7 +125,8 @@ def whitening(root: jax.Array, features: jax.Array, weight: jax.Array) -> jax.Ar
 
 
 def safe_steps(errors: jax.Array, weight: jax.Array, margin: float = 0.25) -> jax.Array:
-    """The number of steps for `errors` [steps + 1, rows], each row's when it was left out: the best on average.
+    """The number of steps for `errors` [steps + 1, rows], each row's when it was left out: the best on average. A row's
+    `weight` [rows] may be the part of its targets that is known.
 
     0 where the best gains less over not adapting than `margin` standard errors of that gain, or where there is one row.
     """
@@ -112,7 +135,7 @@ def safe_steps(errors: jax.Array, weight: jax.Array, margin: float = 0.25) -> ja
     means = jnp.sum(counted, axis=1) / jnp.maximum(rows, 1.0)
     best = jnp.argmin(jnp.where(jnp.isfinite(means), means, jnp.inf))
     gain = jnp.where(weight > 0, errors[0] - errors[best], 0.0)
-    mean = jnp.sum(gain) / jnp.maximum(rows, 1.0)
+    mean = jnp.sum(weight * gain) / jnp.maximum(rows, 1.0)
     variance = jnp.sum(weight * jnp.square(gain - mean)) / jnp.maximum(rows - 1.0, 1.0)
     sure = (rows > 1) & (mean > margin * jnp.sqrt(variance / jnp.maximum(rows, 1.0)))
     return jnp.where(sure, best, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.classics.rows import as_arrays, described, grown, inputs_alone
+from fewstep.classics.rows import as_arrays, described, grown, inputs_alone, with_gaps
 from fewstep.compare.arms.arm import Arm, Fitted, Work
 from fewstep.compare.ground import Ground
 from fewstep.types import Episode
@@ -59,18 +59,25 @@ def per_task(make: Callable[[], Any], classes: bool, cost: Callable[[], float] =
         support, query = as_arrays(episodes)
         answers = np.zeros(query.targets.shape)
         for number in range(len(answers)):
-            counts = np.asarray(support.weight[number]) > 0
-            x, y, asked = support.inputs[number][counts], support.targets[number][counts], query.inputs[number]
-            answers[number] = one_task(make, np.asarray(x), np.asarray(y), np.asarray(asked), classes)
+            counts = np.asarray(support.weight[number]).reshape(len(support.weight[number]), -1).any(1)
+            y = with_gaps(np.asarray(support.targets[number]), support.weight[number])[counts]
+            x, asked = support.inputs[number][counts], query.inputs[number]
+            answers[number] = one_task(make, np.asarray(x), y, np.asarray(asked), classes)
         return answers
 
     return Fitted(predict, adapt_operations=cost)
 
 
 def one_task(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, asked: np.ndarray, classes: bool) -> np.ndarray:
-    """[queries, outputs]; of classes, what the estimator says of their probabilities."""
+    """[queries, outputs]; of classes, what the estimator says of their probabilities. Targets that are not known are NaN; of
+    one that no row knows, the answer is 0, its mean over meta-train rows."""
+
+    def answer_of(column: np.ndarray) -> np.ndarray:
+        known = ~np.isnan(column)
+        return make().fit(x[known], column[known]).predict(asked) if known.any() else np.zeros(len(asked))
+
     if not classes:
-        return np.stack([make().fit(x, column).predict(asked) for column in y.T], 1)
+        return np.stack([answer_of(column) for column in y.T], 1)
     label, answer = y.argmax(1), np.zeros((len(asked), y.shape[1]))
     if len(np.unique(label)) == 1:
         answer[:, label[0]] = 1.0

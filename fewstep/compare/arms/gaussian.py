@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from fewstep.classics.rows import as_arrays
+from fewstep.classics.rows import as_arrays, one_output
 from fewstep.compare.arms.arm import Arm, Fitted, Work
 from fewstep.compare.ground import Ground
 from fewstep.types import Episode
@@ -52,7 +52,11 @@ class Kernel(NamedTuple):
 
 def surprise(numbers: np.ndarray, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
     """(−log p of all tasks' rows, less a constant; its gradient). x [tasks, rows, features], y [tasks, rows, outputs], weight
-    [tasks, rows]: a row of weight 0 has noise so great that it says nothing."""
+    [tasks, rows]: a row of weight 0 has noise so great that it says nothing. Weights [tasks, rows, outputs] are those of single
+    targets: outputs are independent draws of the process."""
+    if weight.ndim == 3:
+        each = [surprise(numbers, x, y[..., [output]], weight[..., output]) for output in range(y.shape[-1])]
+        return sum(value for value, _ in each), np.sum([slope for _, slope in each], 0)
     kernel, outputs, counts = Kernel.of(numbers), y.shape[-1], weight > 0
     both = counts[:, :, None] & counts[:, None, :]
     like = np.where(both, np.exp(2 * kernel.scale) * kernel.likeness(x, x), 0.0)
@@ -84,11 +88,17 @@ def fit_kernel(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Kernel:
 
 def linear_mean(ground: Ground, linear: bool) -> np.ndarray:
     """[features + 1, outputs]: what all tasks share, by least squares over all meta-train rows, or the constant alone."""
-    rows = ground.rows
-    x, y = with_one(np.asarray(rows.inputs, np.float64)), np.asarray(rows.targets, np.float64)
+    x, y = with_one(np.asarray(ground.rows.inputs, np.float64)), ground.targets
     if not linear:
-        return np.concatenate([np.zeros((x.shape[1] - 1, y.shape[1])), y.mean(0)[None]])
-    return np.linalg.solve(x.T @ x + 1e-6 * len(x) * np.eye(x.shape[1]), x.T @ y)
+        return np.concatenate([np.zeros((x.shape[1] - 1, y.shape[1])), np.nanmean(y, 0)[None]])
+
+    def solved(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.linalg.solve(x.T @ x + 1e-6 * len(x) * np.eye(x.shape[1]), x.T @ y)
+
+    known = ~np.isnan(y)
+    if known.all():
+        return solved(x, y)
+    return np.stack([solved(x[own], column[own]) for own, column in zip(known.T, y.T, strict=True)], 1)
 
 
 def with_one(x: np.ndarray) -> np.ndarray:
@@ -102,6 +112,12 @@ def fit_gaussian(work: Work) -> Fitted:
     kernel = fit_kernel(x, y - with_one(x) @ mean, weight)
 
     def predict(episodes: Episode) -> np.ndarray:
+        if np.ndim(episodes.support.weight) == 3:
+            outputs = range(mean.shape[1])
+            return np.concatenate([answers(one_output(episodes, output), mean[:, [output]]) for output in outputs], -1)
+        return answers(episodes, mean)
+
+    def answers(episodes: Episode, mean: np.ndarray) -> np.ndarray:
         support, query = as_arrays(episodes)
         x, asked, counts = np.asarray(support.inputs), np.asarray(query.inputs), np.asarray(support.weight) > 0
         shown = np.where(counts[:, :, None] & counts[:, None, :], kernel(x, x), 0.0)

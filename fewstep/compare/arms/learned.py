@@ -172,4 +172,5 @@ IN_CONTEXT = Arm(
     outer_rates,
     kinds=VECTORS,
     problem=changed(**SGD, adapter="in-context"),
+    why_not=lambda ground: "rows lack some of the targets, and it reads whole rows" if ground.family.gaps else "",
 )

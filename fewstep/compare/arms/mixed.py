@@ -82,23 +82,28 @@ def most_varying(design: np.ndarray, residual: np.ndarray, task: np.ndarray, fea
 def fit_mixed(work: Work) -> Fitted:
     support, query = as_arrays(work.ground.episodes(TASKS, draw=3))
     x, y, weight = (np.concatenate([a, b], 1) for a, b in zip(support, query, strict=True))
-    task = np.broadcast_to(np.arange(len(x))[:, None], weight.shape)[weight > 0]
-    x, y = x[weight > 0], y[weight > 0]
-    models = [fit_mixed_model(x, column, task, work.choice["slopes"]) for column in y.T]
+    task = np.broadcast_to(np.arange(len(x))[:, None], x.shape[:2])
+    has = np.broadcast_to(weight if weight.ndim == 3 else weight[..., None], y.shape) > 0
+    models = [
+        fit_mixed_model(x[own], column[own], task[own], work.choice["slopes"])
+        for own, column in zip(np.moveaxis(has, -1, 0), np.moveaxis(y, -1, 0), strict=True)
+    ]
 
     def predict(episodes: Episode) -> np.ndarray:
         support, query = as_arrays(episodes)
         answers = np.zeros(query.targets.shape)
         for number in range(len(answers)):
-            counts = np.asarray(support.weight[number]) > 0
-            rows, targets = np.asarray(support.inputs[number])[counts], np.asarray(support.targets[number])[counts]
+            rows, targets, weight = (np.asarray(leaf[number]) for leaf in support)
             for output, model in enumerate(models):
-                answers[number, :, output] = model.predict(rows, targets[:, output], np.asarray(query.inputs[number]))
+                own = (weight if weight.ndim == 1 else weight[:, output]) > 0
+                answers[number, :, output] = model.predict(rows[own], targets[own, output], np.asarray(query.inputs[number]))
         return answers
 
     shots, effects = work.ground.settings.shot_range.most, work.choice["slopes"] + 1
     return Fitted(
-        predict, operations=100.0 * len(x) * (x.shape[1] + effects**2) * len(models), adapt_operations=lambda: float(shots**3)
+        predict,
+        operations=100.0 * float(has.sum()) * (x.shape[-1] + effects**2),
+        adapt_operations=lambda: float(shots**3),
     )
 
 

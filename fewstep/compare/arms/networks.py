@@ -244,5 +244,5 @@ def fit_ridge(work: Work) -> Fitted:
 
 def at_the_mean(ground: Ground) -> Any:
     """A last layer that says the mean of all meta-train rows, or how frequent classes are, whatever it is asked."""
-    mean = jnp.asarray(np.asarray(ground.rows.targets, np.float64).mean(0), jnp.float32)
+    mean = jnp.asarray(np.nanmean(ground.targets, 0), jnp.float32)
     return {"layers": {0: {"kernel": jnp.zeros((ground.problem.format.features, mean.size)), "bias": mean}}}

@@ -11,6 +11,7 @@ import numpy as np
 
 from fewstep.compare.probes.jackknife import centered, effective_rank, jackknife, ratio, spread_beyond_chance
 from fewstep.compare.probes.measure import Probe, by_task, flat, percent
+from fewstep.losses import known_part
 from fewstep.maml import Learner, adapt, started
 from fewstep.types import Episode, Examples, Key, MetaParams, Params
 from fewstep.variants import moves
@@ -30,10 +31,14 @@ def gains(learner: Learner, params: MetaParams, episodes: Episode, key: Key) -> 
         loss = lambda way, batch: learner.loss(way, batch, key)  # noqa: E731
         found = {"before": loss(started(learner, params, support, key), query), "after": loss(adapted, query)}
         if isinstance(support, Examples):
-            mixed = support._replace(targets=support.targets[shuffled(support.weight, key)])
+            order = shuffled(known_part(support.weight), key)
+            mixed = support._replace(targets=support.targets[order])
+            if support.weight.ndim > 1:  # what is not known of a row's targets goes with them
+                mixed = mixed._replace(weight=support.weight[order])
             found["shuffled"] = loss(adapt(learner, params, mixed, key), query)
             for half in (0, 1):
-                part = query._replace(weight=query.weight * (jnp.arange(query.weight.size) % 2 == half))
+                chosen = jnp.arange(query.weight.shape[0]) % 2 == half
+                part = query._replace(weight=query.weight * (chosen if query.weight.ndim == 1 else chosen[:, None]))
                 found[f"half {half}"] = jnp.where(jnp.sum(part.weight) > 0, loss(adapted, part), jnp.nan)
         return found
 

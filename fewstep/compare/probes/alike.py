@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fewstep.compare.probes.jackknife import cosines, jackknife, of_one_task, of_two_tasks
 from fewstep.compare.probes.measure import Probe, by_task, gradient_at, halves
+from fewstep.losses import known_part
 from fewstep.maml import Learner
 from fewstep.types import Episode, Examples, Key, MetaParams, Params
 
@@ -57,7 +58,7 @@ def information(gradient: Callable[[Examples], Params], examples: Examples) -> P
 
     shape = jax.eval_shape(gradient, jax.tree.map(lambda leaf: leaf[:1], rows))
     total, _ = jax.lax.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape), rows)
-    return jax.tree.map(lambda leaf: leaf / jnp.maximum(jnp.sum(rows.weight), 1.0), total)
+    return jax.tree.map(lambda leaf: leaf / jnp.maximum(jnp.sum(known_part(rows.weight)), 1.0), total)
 
 
 def coherence(learner: Learner, params: MetaParams, episodes: Episode, key: Key) -> dict[str, Probe]:
