@@ -33,8 +33,6 @@ class Report(NamedTuple):
     """adaptation steps made"""
     signs: np.ndarray
     """[units, signs]"""
-    finite: np.ndarray
-    """whether its parameters are numbers still"""
 
 
 class Answer(NamedTuple):
@@ -127,11 +125,11 @@ class Trained:
     def why_unlike(self, rows: int, signs: np.ndarray, steps: Steps) -> str | None:
         """Why a unit is unlike those of training, in words; None where it is not, or where nothing is known to compare with."""
         entry = self._entry(rows, steps)
-        if entry is None or not self.tells_unlike(rows, steps):
+        if rows == 0 or entry is None or not self.tells_unlike(rows, steps):
             return None
         likeness = entry["likeness"]
         strangeness = (signs - np.array(likeness["center"])) / np.array(likeness["scale"])
-        worst = int(strangeness.argmax())
+        worst = int(strangeness.argmax())  # the first that is no number, if one is
         if strangeness[worst] <= likeness["limit"]:
             return None
         found, usual = float(np.exp(signs[worst])), likeness["usual"][worst]
@@ -142,6 +140,8 @@ class Trained:
             "change": f"adaptation changed its predictions by {self._unit(found)}",
         }[SIGNS[worst]]
         compared = self._unit(usual) if SIGNS[worst] == "change" else f"{usual:.3g}"
+        if "known_tasks" in likeness:  # too few units calibrated
+            return f"{words}, of the {likeness['known_tasks']} meta-train and meta-validation units by at most {compared}"
         return f"{words}, of {likeness['level']} % of comparable units by at most {compared}"
 
     def _unit(self, standardized: float) -> str:
@@ -159,8 +159,7 @@ def reporting(problem: Problem, steps: Steps) -> Callable[..., Any]:
 
     def one_unit(params, support):
         fitted = fit(problem, params, support, jax.random.key(KEY_SEED), steps)
-        finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(fitted.params)])
-        return fitted.steps, fitted.signs, jnp.all(finite)
+        return fitted.steps, fitted.signs
 
     return compiled(lambda params, support: over_tasks(lambda unit: one_unit(params, unit), support, UNITS_AT_ONCE))
 

@@ -15,7 +15,17 @@ from scipy.stats import norm
 from fewstep import Examples
 from fewstep.problems import Sine, Table
 from fewstep.training import probe
-from fewstep.training.calibrate import LEVELS, TEMPERATURES, best_temperature, calibrate, nearest_entry, quantile, quantiles
+from fewstep.training.calibrate import (
+    LEVELS,
+    TEMPERATURES,
+    best_temperature,
+    calibrate,
+    factors,
+    nearest_entry,
+    quantile,
+    quantiles,
+    summary,
+)
 from fewstep.training.probe import Probed, Prober
 
 TINY = {"shots": 5, "queries": 5, "hidden": (4,), "adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0}
@@ -134,9 +144,12 @@ def test_a_task_of_many_rows_has_no_more_say_in_the_temperature_than_one_of_few(
 
 def test_the_entry_is_that_of_the_nearest_number_of_shots_counted_in_factors():
     calibration = {"by_shots": [{"shots": shots, "trained": {}} for shots in (2, 5, 10, 40)]}
-    for rows, shots in ((0, 2), (2, 2), (3, 2), (4, 5), (7, 5), (8, 10), (20, 10), (21, 40), (10_000, 40)):
+    for rows, shots in ((1, 2), (2, 2), (3, 2), (4, 5), (7, 5), (8, 10), (20, 10), (21, 40), (10_000, 40)):
         assert nearest_entry(calibration, rows)["shots"] == shots
     assert nearest_entry({"by_shots": []}, 5) is None
+    assert nearest_entry(calibration, 0) is None  # what a unit without rows is like is calibrated by itself, or not at all
+    calibration["by_shots"].insert(0, {"shots": 0, "trained": {}})
+    assert [nearest_entry(calibration, rows)["shots"] for rows in (0, 1)] == [0, 2]
 
 
 def test_weights_of_probed_rows_sum_to_one_and_for_each_task_to_the_same():
@@ -194,16 +207,40 @@ def test_the_factors_are_order_statistics_of_the_errors_of_calibration_tasks_in_
 
 def test_likeness_is_measured_in_deviations_of_validation_tasks_and_limited_by_calibration_tasks(problem):
     params = problem.init(jax.random.key(1))
-    found = calibrate(problem, params)["by_shots"][-1]["trained"]["likeness"]
     prober = Prober(problem, params)
-    usual, ours = (
-        prober.probe(family, 5, 5, 320, 500, seed).signs["trained"].astype(np.float64)
-        for family, seed in ((problem.splits.validation, 2), (problem.splits.calibration, 1))
+    usual, ours, learned = (
+        prober.probe(family, 5, 5, 320, 500, seed)
+        for family, seed in ((problem.splits.validation, 2), (problem.splits.calibration, 1), (problem.splits.train, 4))
     )
-    np.testing.assert_allclose(found["center"], usual.reshape(-1, 3).mean(0), rtol=1e-5)
-    np.testing.assert_allclose(found["scale"], usual.reshape(-1, 3).std(0) + 1e-3, rtol=1e-5)
-    assert found["limit"] is None  # six tasks say nothing of 95 %
-    np.testing.assert_allclose(found["usual"], np.exp(np.quantile(ours.reshape(-1, 3), 0.95, axis=0)), rtol=1e-5)
+    many = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), ours)  # as if 24 tasks calibrated
+    found = summary(problem, many, usual, None, "trained")["likeness"]
+    theirs, own = (each.signs["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, many))
+    np.testing.assert_allclose(found["center"], theirs.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found["scale"], theirs.std(0) + 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(found["usual"], np.exp(np.quantile(own, 0.96, axis=0)), rtol=1e-5)
+    assert found["limit"] is not None and "known_tasks" not in found
+    # Six tasks say nothing of 95 %: then the most deviant meta-train or meta-validation task counts, and it is said.
+    found = calibrate(problem, params)["by_shots"][-1]["trained"]["likeness"]
+    every = np.concatenate([each.signs["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, learned)])
+    away = (every - every.mean(0)) / (every.std(0) + 1e-3)
+    np.testing.assert_allclose(found["limit"], 2 * away.max(), rtol=1e-4)
+    np.testing.assert_allclose(found["usual"], np.exp(every.max(0)), rtol=1e-4)
+    assert found["known_tasks"] == usual.tasks + learned.tasks
+
+
+def test_factors_of_a_target_are_those_of_the_tasks_that_have_it():
+    rng = np.random.default_rng(0)
+    scores, known = rng.random((12, 2, 5)), (rng.random((12, 2, 5)) < 0.5).astype(float)
+    known[4:6] = 0  # two tasks without a value
+    has = np.delete(np.arange(12), [4, 5])
+    weights = known[has] / known[has].sum((1, 2), keepdims=True) / 10
+    assert factors(scores, known) == quantiles(scores[has], weights, LEVELS, 10)
+    assert factors(scores, known)[LEVELS.index(90)] is not None and factors(scores, known)[LEVELS.index(91)] is None
+    assert factors(scores, np.zeros_like(known)) == [None] * len(LEVELS)
+    weight = np.stack([known, 1 - known], -1)
+    probed = Probed(Examples(None, None, weight), np.zeros((12, 2, 5, 2)), {}, {}, {}, {})
+    np.testing.assert_array_equal(probed.known, weight)
+    np.testing.assert_allclose(probed.weights, np.full((12, 2, 5), 1 / 120))  # each row knows one of its two targets
 
 
 def test_a_probe_of_a_task_does_not_depend_on_the_tasks_beside_it():

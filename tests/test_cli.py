@@ -292,11 +292,15 @@ def test_a_fleet_is_adapted_updated_and_asked_and_what_is_unlike_training_is_nam
         )
         assert code == 0
         told = only_json(out)
-        assert told["columns"] == ["prediction", "lower", "upper"]
+        assert told["columns"] == ["prediction", "lower", "upper", "unlike_training", "support_rows"]
         assert f"lower and upper enclose {float(level):.0%} of rows".replace("%", " %") in " ".join(told["notes"])
         assert "unlike anything trained on: unit-02" in err
         found[level] = pl.read_csv(f"{level}.csv")
-        assert found[level].columns == ["ticket", "unit", "day", "depth", "prediction", "lower", "upper"]
+        assert found[level].columns == ["ticket", "unit", "day", "depth", *told["columns"]]
+        odd = found[level]["unit"] == "unit-02"
+        for name in ("lower", "upper"):
+            assert (found[level][name].is_null() == odd).all()  # beside a flag no interval claims a level
+        assert (found[level]["unlike_training"] == odd).all()
         for name in ("ticket", "unit"):
             assert found[level][name].to_list() == asked[name].to_list()
         expected = open_adapted("adapted").predict(asked.drop("flow"))

@@ -306,11 +306,29 @@ def test_restoring_targets_inverts_encoding_them():
     )
 
 
-def test_a_row_is_known_where_all_of_its_targets_are():
+def test_each_target_of_a_row_is_known_or_not():
     table = with_gaps(with_gaps(a_table(), "flow", {1, 2}), "mass", {2, 3})
     values, known = fitted(table, targets=("flow", "mass")).encode_targets(table, "t")
-    assert np.flatnonzero(~known).tolist() == [1, 2, 3]
+    assert [np.flatnonzero(~column).tolist() for column in known.T] == [[1, 2], [2, 3]]
     assert np.isfinite(values).all()
+
+
+def test_numbers_far_outside_the_trained_range_are_found_also_after_the_format_was_saved():
+    table = pl.DataFrame({"a": [0.0, 1.0, 4.0], "b": [5.0, 5.0, 5.0], "y": [-1.0, 2.0, 1.0]})
+    format = fitted(table, inputs=("a", "b"), targets=("y",))
+    rows = pl.DataFrame({"a": [8.0, 8.1, -4.1, None], "b": [6.0, 6.1, 3.9, 5.0], "y": [5.0, -4.1, None, 5.1]})
+    for each in (format, TableFormat.from_json(json.loads(json.dumps(format.to_json())))):
+        found = each.far_outside(rows, "t", targets=True)
+        assert {name: far.tolist() for name, far in found.items()} == {
+            "a": [False, True, True, False],  # 0 to 4, and as much again to both sides
+            "b": [False, True, True, False],  # one value: a range of 1
+            "y": [False, True, False, True],
+        }
+        assert set(each.far_outside(rows, "t", targets=False)) == {"a", "b"}
+        assert each.range_of("y") == "-1 to 2"
+    saved = format.to_json()
+    del saved["targets"][0]["span"]  # as earlier versions saved it: nothing is known of the range
+    assert not TableFormat.from_json(saved).far_outside(rows, "t", targets=True)["y"].any()
 
 
 @pytest.mark.parametrize(

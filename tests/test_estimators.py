@@ -159,6 +159,31 @@ def test_an_interval_encloses_the_prediction_widens_with_its_level_and_narrows_w
         adapted.predict_interval(asked, 0.99)
 
 
+def test_a_unit_on_another_scale_is_warned_of_and_has_no_interval(fitted):
+    x, y = new_unit()
+    with pytest.warns(
+        UserWarning, match="unlike anything trained on: 6 of 6 values of '<y>' lie far outside the trained range"
+    ):
+        far = fitted.adapt(x, 1e4 + 1e3 * y)
+    assert "far outside" in far.unlike_ and np.isfinite(far.predict(x)).all()
+    assert all(np.isnan(bound).all() for bound in far.predict_interval(x, 0.8))
+
+
+@pytest.mark.slow
+def test_targets_may_have_gaps_where_there_are_several():
+    x, y = waves()
+    targets = np.stack([y, 10 * y], 1)
+    targets[::2, 0], targets[1::3, 1] = np.nan, np.nan
+    estimator = MetaRegressor(meta_steps=4, hidden=(4,), shots=3, queries=4).fit(x, targets, groups=UNIT)
+    assert (
+        f"<y 0>: {np.isnan(targets[:, 0]).sum()} of {len(x)} rows lack this target; their other targets count"
+        in estimator.notes_
+    )
+    assert np.isfinite(estimator.adapt(x[:6], targets[:6]).predict(x)).all()
+    with pytest.raises(ValueError, match="NaN"):
+        MetaRegressor(meta_steps=4).fit(x, targets[:, 0], groups=UNIT)
+
+
 def test_intervals_of_a_unit_without_rows_have_a_calibration_of_their_own(fitted):
     assert next(entry["shots"] for entry in fitted.model_.calibration["by_shots"]) == 0
     x, y = waves(seed=1)  # other amplitudes

@@ -66,15 +66,24 @@ class Certainty:
 
     def calibrated_on(self) -> int:
         """On how many units the intervals were calibrated, at the numbers of support rows that there are; the fewest."""
-        entries = [nearest_entry(self.trained.calibration, int(rows)) for rows in set(self.rows.tolist())]
+        entries = [nearest_entry(self.trained.calibration, rows) for rows in self._counts]
         return min((entry["tasks"] for entry in entries if entry), default=0)
 
+    @property
+    def _counts(self) -> set[int]:
+        """The numbers of support rows that decide whether there are intervals: a fleet has them whatever is known of units
+        without rows, whose intervals are calibrated by themselves."""
+        counts = set(self.rows.tolist())
+        return counts - {0} or counts
+
     def _allowed(self, percent: int) -> bool:
-        return all(self.trained.factors(int(rows), percent, self.steps) is not None for rows in set(self.rows.tolist()))
+        return all(self.trained.factors(rows, percent, self.steps) is not None for rows in self._counts)
 
     def bounds(self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper) [rows, outputs] in the targets' own units, of rows whose unit is number `owner` [rows]."""
-        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) for rows in self.rows])
+        """(lower, upper) [rows, outputs] in the targets' own units, of rows whose unit is number `owner` [rows]; NaN for units
+        whose number of support rows was not calibrated."""
+        none = [np.nan] * outputs.shape[1]
+        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) or none for rows in self.rows])
         half, format = spread * by_unit[owner], self.trained.problem.format
         return format.restore(outputs - half), format.restore(outputs + half)
 

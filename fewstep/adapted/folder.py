@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +28,13 @@ def open_adapted(directory: str | Path) -> Adapted:
     try:
         saved = read_json(directory / FILE)
         require_a(saved["steps"], int | Literal["auto"], "steps")
+        left_out = saved.get("left_out", {})  # earlier versions left none out
+        require_a(left_out, dict[str, str], "left_out")
         support = read_table(directory / SUPPORT)
     except Exception as error:
         raise BadInput(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
     try:
-        return adapt(trained_of(saved, directory), support, str(directory), saved["steps"])
+        return replace(adapt(trained_of(saved, directory), support, str(directory), saved["steps"]), left_out=left_out)
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds

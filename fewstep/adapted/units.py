@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,23 @@ import jax
 import numpy as np
 import polars as pl
 
-from fewstep.adapted.asked import known_rows, owners, past_rows
+from fewstep.adapted.asked import Asked, known_rows, owners, past_rows
 from fewstep.adapted.certainty import Certainty, significant
-from fewstep.adapted.rows import alike, support_columns, write_support
+from fewstep.adapted.rows import (
+    alike,
+    far_from_training,
+    labeled,
+    read_units,
+    support_columns,
+    without,
+    write_support,
+)
 from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.kinds import read_words
-from fewstep.tasks.labels import note_twins
+from fewstep.tasks.labels import note_twins, twin_hint
 from fewstep.tasks.table import bucket
 from fewstep.tasks.units import pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
@@ -27,6 +34,9 @@ from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
 
 FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.parquet"
+UNLIKE, ROWS = "unlike_training", "support_rows"
+"""columns of predictions: whether no interval can be given since the unit or the row is unlike training, and of how many rows
+its unit was known"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,10 @@ class Adapted:
     steps: Steps
     report: Report
     notes: tuple[str, ...] = ()
+    far: dict[str, str] = field(default_factory=dict)
+    """units with support values far outside the trained range, with the reason"""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """units whose rows could not be read, with the reason: they are not adapted"""
 
     @staticmethod
     def without_rows(trained: Trained, steps: Steps | None = None) -> Adapted:
@@ -50,8 +64,7 @@ class Adapted:
         format = trained.problem.format
         empty = stack_units(np.zeros((0, format.features)), np.zeros((0, format.outputs)), np.zeros(0, int), 1)
         steps = trained.trained_steps if steps is None else steps
-        nothing = Report(np.zeros(1, int), np.full((1, len(SIGNS)), -np.inf), np.ones(1, bool))  # no sign of anything unlike
-        return Adapted(trained, pl.DataFrame(), None, empty, steps, nothing)
+        return Adapted(trained, pl.DataFrame(), None, empty, steps, nothing_done(1))
 
     @property
     def problem(self) -> Problem:
@@ -64,7 +77,8 @@ class Adapted:
     @property
     def rows(self) -> np.ndarray:
         """[units]: how many support rows each has."""
-        return np.asarray(self.support.weight).sum(1).astype(int)
+        weight = np.asarray(self.support.weight)
+        return weight.reshape(*weight.shape[:2], -1).any(2).sum(1)
 
     @property
     def certainty(self) -> Certainty:
@@ -80,12 +94,27 @@ class Adapted:
     @property
     def unlike(self) -> dict[str, str]:
         """Units unlike anything trained on, with the reason in words."""
-        names = self.units or ("it",)
-        reasons = {
-            name: self.trained.why_unlike(int(rows), signs, self.steps)
-            for name, rows, signs in zip(names, self.rows, self.report.signs, strict=True)
-        }
-        return {name: reason for name, reason in reasons.items() if reason}
+        found = {}
+        for name, rows, signs in zip(self._names, self.rows, self.report.signs, strict=True):
+            unusable = self.left_out.get(name) if rows == 0 else None
+            reasons = (unusable, self.far.get(name), self.trained.why_unlike(int(rows), signs, self.steps))
+            if any(reasons):
+                found[name] = "; ".join(filter(None, reasons))
+        return found
+
+    @property
+    def held_back(self) -> dict[str, str]:
+        """Units that made fewer adaptation steps than were asked for, since all of them would make the error on the unit's own
+        rows greater; with the reason in words."""
+        if self.steps == "auto":
+            return {}
+        asked = f"after {self.steps} adaptation step{'s' * (self.steps != 1)} its support rows would be missed more than before"
+        taken = zip(self._names, self.rows, self.report.steps, strict=True)
+        return {name: f"{asked}; {steps} taken" for name, rows, steps in taken if rows and steps < self.steps}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.units or ("it",)
 
     @property
     def can_tell_unlike(self) -> bool:
@@ -106,9 +135,10 @@ class Adapted:
     def predict(self, table: pl.DataFrame, source: str = "the inputs", notes: list[str] | None = None) -> np.ndarray:
         """Predictions in the targets' own units, [rows], or [rows, targets] of several; of classes, the likeliest [rows].
 
-        Raises `BadInput` where a training column is missing, or a row belongs to no adapted unit.
+        A unit of which no support row is known gets the prediction before adaptation. Raises `BadInput` where a training
+        column is missing, or a row does not say of which unit it is.
         """
-        outputs, _, _ = self._ask(table, source, notes)
+        outputs = self._ask(table, source, notes).outputs
         if self.format.classes:
             return np.array(self.format.classes)[outputs.argmax(-1)]
         restored = self.format.restore(outputs)
@@ -116,94 +146,127 @@ class Adapted:
 
     def predict_proba(self, table: pl.DataFrame, source: str = "the inputs") -> np.ndarray:
         """Calibrated probabilities [rows, classes], in the order of `format.classes`."""
-        return self.certainty.probabilities(*self._ask(table, source, None)[::2])
+        asked = self._ask(table, source, None)
+        return asked.certainty.probabilities(asked.outputs, asked.owner)
 
     def predict_interval(
         self, table: pl.DataFrame, level: float | None = None, source: str = "the inputs"
     ) -> tuple[np.ndarray, np.ndarray]:
         """(lower, upper), each [rows] or [rows, targets]: calibrated on units that served for nothing else. By default at the
-        highest usual level that their number allows. Raises `BadInput` where a level is asked for that it does not."""
+        highest usual level that their number allows. NaN for units and inputs unlike training, of which no interval can be
+        promised. Raises `BadInput` where a level is asked for that the calibration does not allow."""
         percent = self.certainty.level(level)
         if percent is None:
             raise BadInput(self.certainty.why_none(95))
-        bounds = self.certainty.bounds(*self._ask(table, source, None), percent)
+        bounds = self._ask(table, source, None).bounds(percent)
         return tuple(bound[:, 0] if bound.shape[1] == 1 else bound for bound in bounds)  # type: ignore[return-value]
 
     def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
-        """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each."""
+        """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each; and
+        for every row, whether it is unlike training and how many support rows its unit has. Bounds are NaN where there are
+        none."""
         percent = None if self.format.classes and level is None else self.certainty.level(level)
-        outputs, spread, owner = self._ask(table, source, notes)
+        asked = self._ask(table, source, notes)
+        beside = {UNLIKE: asked.unlike, ROWS: asked.certainty.rows[asked.owner]}
         if self.format.classes:
-            probabilities = self.certainty.probabilities(outputs, owner)
+            probabilities = asked.certainty.probabilities(asked.outputs, asked.owner)
             named = {f"probability_{name}": significant(probabilities[:, i]) for i, name in enumerate(self.format.classes)}
-            return {"prediction": np.array(self.format.classes)[outputs.argmax(-1)], **named}
-        parts = {"prediction": self.format.restore(outputs)}
+            return {"prediction": np.array(self.format.classes)[asked.outputs.argmax(-1)], **named, **beside}
+        parts = {"prediction": self.format.restore(asked.outputs)}
         if percent is None:
             notes.append(self.certainty.why_none(95))
         else:
-            parts["lower"], parts["upper"] = self.certainty.bounds(outputs, spread, owner, percent)
+            parts["lower"], parts["upper"] = asked.bounds(percent)
             notes.append(
                 f"lower and upper enclose {percent} % of rows, on average over units like the "
                 f"{self.certainty.calibrated_on()} that they were calibrated on"
             )
+            if empty := int(np.isnan(parts["lower"]).any(1).sum()):
+                notes.append(
+                    f"{empty} of {len(asked.owner)} rows have no lower and upper: nothing was calibrated on their like"
+                )
         parts = {name: significant(values) for name, values in parts.items()}
         targets = [target.name for target in self.format.targets]
         if len(targets) == 1:
-            return {name: values[:, 0] for name, values in parts.items()}
-        return {f"{name}_{target}": values[:, i] for i, target in enumerate(targets) for name, values in parts.items()}
+            return {**{name: values[:, 0] for name, values in parts.items()}, **beside}
+        each = {f"{name}_{target}": values[:, i] for i, target in enumerate(targets) for name, values in parts.items()}
+        return {**each, **beside}
 
-    def _ask(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(outputs [rows, outputs], deviations [rows, outputs], the number of each row's unit [rows])."""
+    def _ask(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> Asked:
         inputs = self.format.encode_inputs(table, source, notes)
-        owner = self._owners(table, source)
+        owner, others = owners(table, self.format.task, self.units, len(self.rows), source)
+        fleet = self.joined_by(others) if others else self
         place = within_units(owner)
-        size = (bucket(len(self.rows)) if len(self.rows) > 1 else 1, bucket(int(place.max(initial=0)) + 1))
+        size = (bucket(len(fleet.rows)) if len(fleet.rows) > 1 else 1, bucket(int(place.max(initial=0)) + 1))
         asked = np.zeros((*size, inputs.shape[1]), np.float32)
         asked[owner, place] = inputs
-        answer = self.trained.answer(pad_units(self.support, size[0]), asked, self.steps)
+        answer = self.trained.answer(pad_units(fleet.support, size[0]), asked, self.steps)
+        unlike = fleet.unlike
+        far = np.any(
+            list(self.format.far_outside(table, source, targets=False).values()) or [np.zeros(owner.size, bool)], axis=0
+        )
         if notes is not None:
-            notes += known_rows(self.support, inputs, owner)
+            notes += known_rows(fleet.support, inputs, owner)
             if time := getattr(self.problem.settings, "time", ""):
-                support = self.table, self._owners(self.table, source)
-                notes += past_rows(self.format, time, support, (table, owner), source)
-        return answer.outputs[owner, place], answer.deviation[owner, place], owner
+                of_support, _ = owners(self.table, self.format.task, self.units, len(self.rows), source)
+                notes += past_rows(self.format, time, (self.table, of_support), (table, owner), source)
+            if others:
+                shown = ", ".join(map(repr, others[:3])) + ", ..." * (len(others) > 3) + twin_hint(others[0], self.units or ())
+                count = int((owner >= len(self.rows)).sum())
+                notes.append(f"{count} of {owner.size} rows are of {len(others)} units without support rows ({shown}): "
+                             "their predictions are those before adaptation")  # fmt: skip
+            if far.any():
+                notes.append(f"{far.sum()} of {owner.size} rows have inputs far outside the trained range")
+        far |= np.array([name in unlike for name in fleet._names])[owner]
+        return Asked(fleet.certainty, owner, answer.outputs[owner, place], answer.deviation[owner, place], far)
 
-    def _owners(self, table: pl.DataFrame, source: str) -> np.ndarray:
-        """[rows]: the number of the unit that each row belongs to."""
-        return owners(table, self.format.task, self.units, len(self.rows), source)
+    def joined_by(self, units: tuple[str, ...]) -> Adapted:
+        """These units and others, of which no support row is known."""
+        more, report = nothing_done(len(units)), self.report
+        report = Report(*(np.concatenate(parts) for parts in zip(report, more, strict=True)))
+        names = (*(self.units or ()), *units)
+        return replace(self, units=names, support=pad_units(self.support, len(names)), report=report)
 
     def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
         """Adapted again from θ, to old and new rows together. Raises `BadInput` where the columns differ."""
-        new = support_columns(table, self.format, source)
+        notes: list[str] = []
+        new = labeled(table, self.format, source)
+        _, odd = read_units(new, self.format, source, [])
+        new = support_columns(without(new, odd, self.format), self.format, source)
         if set(new.columns) != set(self.table.columns):
-            odd = ", ".join(map(repr, sorted(set(new.columns) ^ set(self.table.columns))))
-            raise BadInput(f"{source}: expected the columns of the rows known so far, but they differ in {odd}.")
+            differing = ", ".join(map(repr, sorted(set(new.columns) ^ set(self.table.columns))))
+            raise BadInput(f"{source}: expected the columns of the rows known so far, but they differ in {differing}.")
         old, new = alike(self.table, new.select(self.table.columns), self.format, source)
         known = set(old.rows())
         fresh = new.filter(pl.Series([row not in known for row in new.rows()], dtype=pl.Boolean))
         adapted = adapt(self.trained, pl.concat([old, fresh]), source, self.steps)
         if fresh.height < new.height:
-            said = f"{new.height - fresh.height} of {new.height} rows were known already and count once"
-            adapted = replace(adapted, notes=(*adapted.notes, said))
-        return adapted
+            notes.append(f"{new.height - fresh.height} of {new.height} rows were known already and count once")
+        before = {name: reason for name, reason in self.left_out.items() if name not in (adapted.units or ())}
+        return replace(adapted, notes=(*adapted.notes, *notes), left_out={**before, **odd})
 
     def save(self, directory: str | Path) -> None:
         """Writes the adapted units into a new folder."""
         directory = new_directory(directory)
         write_arrays(directory / PARAMETERS, self.trained.params)
         write_support(directory / SUPPORT, self.table)
+        self._write_rest(directory)
+
+    def _write_rest(self, directory: Path) -> None:
         saved = {
             "run": self.trained.config,
             "calibration": self.trained.calibration,
             "findings": list(self.trained.findings),
             "steps": self.steps,
             "protocol": self.protocol,
+            "left_out": self.left_out,
         }
         write_json(directory / FILE, saved)
 
     def save_update(self, directory: str | Path) -> None:
         """Writes the support rows over those in `directory`: whole, or not at all."""
         write_support(Path(directory) / SUPPORT, self.table)
+        self._write_rest(Path(directory))
 
 
 def adapt(
@@ -211,35 +274,27 @@ def adapt(
 ) -> Adapted:
     """Adapts a trained model to the rows of one unit, or of all units that the task column names, in one compiled call.
 
-    Raises `BadInput` for missing columns, for no row with a known target, and where adaptation does not stay finite.
+    A unit whose rows cannot be read is left out as long as there are others. Raises `BadInput` for missing columns, for no row
+    with a known target, and where no unit can be read.
     """
     trained = model if isinstance(model, Trained) else Trained.of(model, which)
     format = trained.problem.format
     steps = trained.trained_steps if steps is None else steps
     notes: list[str] = []
-    table = support_columns(table, format, source)
-    targets, known = format.encode_targets(table, source)
-    if not known.all():
-        notes.append(f"{(~known).sum()} of {known.size} rows lack the target and are left out")
-        table, targets = table.filter(pl.Series(known)), targets[known]
-    if table.height == 0:
-        names = " and ".join(repr(target.name) for target in format.targets)
-        raise BadInput(f"{source}: expected rows with a value of {names}, found none.")
-    inputs = format.encode_inputs(table, source, notes)
+    table = labeled(table, format, source)
+    rows, left_out = read_units(table, format, source, notes, trained.problem.settings.adapter == "in-context")
     named = format.task is not None and format.task in table.columns
-    names = read_words(table, format.task, source) if named and format.task else pl.Series(["it"] * table.height)
-    if names.null_count():
-        raise BadInput(f"{source}: column {format.task!r} names no unit in {names.null_count()} rows. Fill or remove them.")
+    names = rows.table[str(format.task)] if named else pl.Series(["it"] * rows.table.height)
     units = tuple(names.unique(maintain_order=True).to_list())
     note_twins(str(format.task), units, "units", notes)
     owner = names.replace_strict({name: number for number, name in enumerate(units)}, return_dtype=pl.Int64).to_numpy()
-    support = stack_units(inputs, targets, owner, len(units))
+    support = stack_units(rows.inputs, rows.targets, owner, len(units), rows.known)
     padded = pad_units(support, bucket(len(units)) if len(units) > 1 else 1)
     report = Report(*(values[: len(units)] for values in trained.report(padded, steps)))
-    if not report.finite.all():
-        wild = units[int(report.finite.argmin())]
-        raise BadInput(
-            f"{source}: adaptation{'' if len(units) == 1 else f' of {wild!r}'} in {steps} steps does not stay finite on these "
-            "rows. Try fewer --steps, or look for extreme values."
-        )
-    return Adapted(trained, table, units if named else None, support, steps, report, tuple(notes))
+    far = far_from_training(rows.table, format, owner, units)
+    return Adapted(trained, rows.table, units if named else None, support, steps, report, tuple(notes), far, left_out)
+
+
+def nothing_done(units: int) -> Report:
+    """Of units without support rows: no step, and no sign of anything unlike training."""
+    return Report(np.zeros(units, int), np.full((units, len(SIGNS)), -np.inf))

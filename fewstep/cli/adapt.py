@@ -82,15 +82,14 @@ def tell(model: Any, out: str, as_json: bool) -> None:
 
     say_notes((*model.trained.said, *model.notes))
     unlike, rows, steps = model.unlike, model.rows, model.report.steps
+    say_units("warning: left out, since its rows cannot be read", model.left_out)
     if not model.certainty.finished:
         say(f"note: {uncalibrated(model.trained)}", json=True)
     elif not model.can_tell_unlike:
-        found = model.certainty.calibrated_on()
-        say(f"note: nothing is flagged as unlike: that takes 19 units to calibrate on, this run has {found}", json=True)
-    for name, reason in list(unlike.items())[:10]:
-        say(f"unlike anything trained on: {name}: {reason}", json=True)
-    if len(unlike) > 10:
-        say(f"... and {len(unlike) - 10} more units (all of them with --json)", json=True)
+        say("note: nothing is known of how units like those of training adapt; only values far outside their range are flagged",
+            json=True)  # fmt: skip
+    say_units("unlike anything trained on", unlike)
+    say_units("note: fewer adaptation steps", model.held_back)
     trained = model.problem.settings.shot_range
     beyond = int(((rows < trained.least) | (rows > trained.most)).sum())
     if beyond and model.problem.settings.adapter == "gradient" and model.steps != "auto":
@@ -102,8 +101,17 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     if model.problem.settings.adapter == "bayes-head" and model.steps != "auto" and model.steps > model.trained.trained_steps:
         say(f"note: trained with {model.trained.trained_steps} adaptation steps; Bayes' rule gains nothing by more", json=True)
     if as_json:
-        print(json.dumps({"adapted": out, **model.protocol, "unlike": unlike, "notes": list(model.notes)}))
+        said = {"unlike": unlike, "held_back": model.held_back, "left_out": model.left_out, "notes": list(model.notes)}
+        print(json.dumps({"adapted": out, **model.protocol, **said}))
     elif len(rows) == 1:
         say(f"adapted to {rows[0]} row{'' if rows[0] == 1 else 's'} in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
     else:
         say(f"adapted {len(rows)} units to {span(rows)} rows each, in {span(steps)} adaptation steps -> {out}")
+
+
+def say_units(what: str, reasons: dict[str, str]) -> None:
+    """A line for each of the first ten units: what is to be said of it, its name, and why."""
+    for name, reason in list(reasons.items())[:10]:
+        say(f"{what}: {name}: {reason}", json=True)
+    if len(reasons) > 10:
+        say(f"... and {len(reasons) - 10} more units (all of them with --json)", json=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from fewstep.cli.adapt import say_units
 from fewstep.cli.arguments import parse, prepare_jax, say, say_notes
 from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
@@ -53,11 +54,12 @@ def main(argv: list[str]) -> int:
     columns = model.columns(table, arguments.inputs, arguments.level, notes)
     if taken := [name for name in columns if name in table.columns]:
         raise BadInput(f"{arguments.inputs}: there is a column {taken[0]!r} already. Rename it, or it would be lost.")
-    result = table.with_columns(*(pl.Series(name, values) for name, values in columns.items()))
+    series = [pl.Series(name, values) for name, values in columns.items()]
+    empty = [each.fill_nan(None) if each.name.startswith(("lower", "upper")) else each for each in series]
+    result = table.with_columns(*empty)
     write_table(result, out)
     say_notes((*model.trained.said, *notes))
-    for name, reason in list(model.unlike.items())[:10]:
-        say(f"unlike anything trained on: {name}: {reason}", json=True)
+    say_units("unlike anything trained on", model.unlike)
     targets = [target.name for target in model.format.targets]
     if arguments.json:
         print(json.dumps({"predictions": str(out), "rows": table.height, "columns": list(columns), "notes": notes}))

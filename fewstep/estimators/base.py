@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -95,7 +96,7 @@ class MetaEstimator(BaseEstimator):
             if not held_out:  # nothing to choose by
                 break
         _, problem, params = min(found, key=lambda each: each[0])
-        self.model_ = FittedModel.of(problem, params, seed)
+        self.model_ = FittedModel.of(problem, params, seed, held_out)
         self.unit_ = FittedUnit(self.model_)
         self.notes_ = problem.notes
         return self
@@ -103,12 +104,15 @@ class MetaEstimator(BaseEstimator):
     def adapt(self, X: Any, y: Any, steps: Steps | None = None):
         """A copy of this estimator, adapted to one unit from its support rows X [rows, features] and y [rows].
 
-        `steps` as in the settings, which hold where nothing is said here. Raises `ValueError` for rows that cannot be used.
+        `steps` as in the settings, which hold where nothing is said here. Warns where the unit is unlike those of training;
+        `unlike_` keeps the reason. Raises `ValueError` for rows that cannot be used.
         """
         check_is_fitted(self, "model_")
         copied = copy.copy(self)
         copied.unit_ = FittedUnit(self.model_, self._rows(X, y), checked_steps(self.steps if steps is None else steps))
         copied.notes_ = copied.unit_.adapted.notes
+        for reason in copied.unit_.adapted.unlike.values():
+            warnings.warn(f"the unit is unlike anything trained on: {reason}", stacklevel=2)
         return copied
 
     @property

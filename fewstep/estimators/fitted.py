@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,11 +33,12 @@ class FittedModel:
     calibration: dict[str, Any]
 
     @staticmethod
-    def of(problem: Problem, params: MetaParams, seed: int) -> FittedModel:
-        # 0 shots too: an estimator that is not adapted has intervals of its own.
-        counted = replace(problem, shot_counts=(0, *problem.shot_counts))
+    def of(problem: Problem, params: MetaParams, seed: int, held_out: bool = True) -> FittedModel:
+        """Calibrated, unless no unit was `held_out` of training: then there is nothing to compare with."""
+        nothing = {"tasks": 0, "trained_steps": problem.learner.adaptation_steps, "by_shots": []}
+        calibration = calibrate(problem, params) if held_out else nothing
         leaves = tuple(np.asarray(leaf) for leaf in jax.tree.leaves(params))
-        return FittedModel(problem.settings, seed, problem.format.to_json(), leaves, calibrate(counted, params))
+        return FittedModel(problem.settings, seed, problem.format.to_json(), leaves, calibration)
 
     @cached_property
     def trained(self) -> Trained:

@@ -13,7 +13,7 @@ from fewstep.estimators.conventions import RegressorMixin, check_array, check_co
 
 
 class MetaRegressor(RegressorMixin, MetaEstimator):
-    """Meta-learned regression of one or several targets.
+    """Meta-learned regression of one or several targets; of several, y may have gaps (NaN), which cost no other value of a row.
 
     Settings are those of `fewstep train table`: `adapter` is 'bayes-head', 'gradient' or 'auto' (both are trained, the better
     on held-out groups is kept); a unit is met with 0 to `shots` support rows in training; `time` is a column of X, by name or
@@ -28,6 +28,7 @@ class MetaRegressor(RegressorMixin, MetaEstimator):
         """(lower, upper), each [rows] or [rows, targets]: enclose `level` of rows, on average over units like those of fit.
 
         By default at the highest of 95, 90 and 80 % that the number of groups allows: n calibration groups allow n / (n + 1).
+        NaN where the unit, or numbers in the row, are unlike those of fit: no interval can be promised there.
         Raises `ValueError` for a level that they do not allow.
         """
         adapted, table = self._ask(X)
@@ -39,7 +40,9 @@ class MetaRegressor(RegressorMixin, MetaEstimator):
 
     def _targets(self, y: Any, rows: int, reset: bool) -> pl.DataFrame:
         try:
-            array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
+            gaps = np.ndim(y) == 2 and np.shape(y)[1] > 1  # of several targets, a row may lack some
+            finite: Any = "allow-nan" if gaps else True
+            array = check_array(y, ensure_2d=False, dtype="numeric", input_name="y", ensure_all_finite=finite)
         except ValueError as error:
             if "could not convert string" in str(error):
                 raise ValueError(f"y holds words ({error}): expected numbers. For classes there is MetaClassifier.") from error

@@ -129,10 +129,11 @@ class Table(LearningSettings):
         self.check(seed)
         self._check_columns()
         notes: list[str] = []
-        kinds = declared_kinds(self.kinds)
-        if strangers := [name for name in kinds if name not in (*self.inputs, *self.target, self.time)]:
+        declared = declared_kinds(self.kinds)
+        if strangers := [name for name in declared if name not in (*self.inputs, *self.target, self.time)]:
             raise BadInput(f"--kinds names {strangers[0]!r}, which is neither among --inputs nor --target nor --time.")
-        kinds |= number_kinds(table, filter(None, (*self.inputs, *self.target, self.time)), kinds, source)
+        used = filter(None, (*self.inputs, *self.target, self.time))
+        kinds = declared | number_kinds(table, used, declared, source)
         table = in_numbers(table, kinds, source)
         table = with_targets(table, self.target, source, notes, whole=self.adapter == "in-context")
         rows_of, names = group_rows(table, self.task, self.time, source, kinds, notes)
@@ -149,15 +150,14 @@ class Table(LearningSettings):
         in_train[np.concatenate([rows_of[task] for task in parts["train"]])] = True
         fitting = Fitting(table, self.inputs, self.target, in_train, source, self.task, kinds, self.harmonics)
         format = fit_format(fitting, notes)
-        questions = advise(fitting, format, rows_of, self.time, notes)
+        questions = advise(fitting, format, rows_of, self.time, declared, notes)
         order = np.concatenate(rows_of)
         inputs = format.encode_inputs(table, source, notes)[order]
         targets, known = (values[order] for values in format.encode_targets(table, source))
         start = np.concatenate([[0], np.cumsum(length)[:-1]])
         cells = None if known.all() else jnp.asarray(known, jnp.float32)
-        rows = Rows(
-            jnp.asarray(inputs), jnp.asarray(targets), start, length, names, cells
-        )  # on the device, once for all families
+        # On the device, once for all families.
+        rows = Rows(jnp.asarray(inputs), jnp.asarray(targets), start, length, names, cells)
         note_odd_tasks(rows, targets, notes)
         longest = max(1, int(length.max()) - max(least, 1))
         queries, test_queries = min(self.queries, longest), min(TEST_QUERIES, longest)

@@ -14,7 +14,8 @@ import polars as pl
 from fewstep.errors import BadInput
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.fit_columns import Fitting, as_numbers
-from fewstep.tasks.kinds import ColumnKind, infer_kind, read_values
+from fewstep.tasks.infer_kinds import infer_kind
+from fewstep.tasks.kinds import read_values
 
 CODES, ROWS_A_CODE = 10, 10
 """Whole numbers that are a target are asked about if there are at most so many different ones, of at least so many rows each
@@ -49,11 +50,17 @@ class Column(NamedTuple):
 
 
 def advise(
-    fitting: Fitting, format: TableFormat, rows_of: Sequence[np.ndarray], time: str, notes: list[str]
+    fitting: Fitting,
+    format: TableFormat,
+    rows_of: Sequence[np.ndarray],
+    time: str,
+    declared: Collection[str],
+    notes: list[str],
 ) -> tuple[str, ...]:
-    """Adds the advice on the columns of `format` to `notes`. Returns what the user has to be asked before training."""
-    of_numbers = [column.name for column in format.inputs if column.kind == "number"]
-    inputs = [Column(name, read_values(fitting.table, name, ColumnKind("number"), fitting.source)) for name in of_numbers]
+    """Adds the advice on the columns of `format` to `notes`. Returns what the user has to be asked before training: of targets
+    whose kind is not `declared`."""
+    numbers = [column for column in format.inputs if column.kind == "number"]
+    inputs = [Column(each.name, read_values(fitting.table, each.name, each.how, fitting.source)) for each in numbers]
     targets = [Column(target.name, as_numbers(fitting, target)) for target in format.targets]
     shown = [target for target in targets if not format.classes]
     for column in (*inputs, *shown):
@@ -61,7 +68,7 @@ def advise(
     for target in targets:
         for column in inputs:
             notes.extend(copies(column, target, rows_of, time))
-    asked = (coded(target, len(targets) == 1) for target in shown if target.name not in fitting.kinds)
+    asked = (coded(target, len(targets) == 1) for target in shown if target.name not in declared)
     return tuple(question for question in asked if question)
 
 

@@ -135,6 +135,8 @@ class TargetColumn:
     center: float = 0.0
     scale: float = 1.0
     classes: tuple[str, ...] = ()
+    span: tuple[float, float] = (-float("inf"), float("inf"))
+    """least and greatest value of the meta-train rows"""
     written: str = ""
     """for a number: how it is written, as an example of it; empty for plain numbers"""
 

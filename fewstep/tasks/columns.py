@@ -92,7 +92,8 @@ class TableFormat:
         return inputs
 
     def encode_targets(self, table: pl.DataFrame, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """([rows, outputs] float32, [rows] whether all targets are known): standardized, or 1 for the class and 0 for others.
+        """([rows, outputs] float32, [rows, targets] which targets are known): standardized, or 1 for the class and 0 for
+        others; 0 where a target is not known.
 
         Raises `BadInput` for a missing column, for what is no number, for a class that training did not know.
         """
@@ -106,13 +107,30 @@ class TableFormat:
                     f"{', '.join(map(repr, self.classes[:8]))}, those of the training table."
                 )
             hot = [(words == name).fill_null(False).to_numpy() for name in self.classes]
-            return np.stack(hot, axis=1).astype(np.float32), words.is_not_null().to_numpy()
+            return np.stack(hot, axis=1).astype(np.float32), words.is_not_null().to_numpy()[:, None]
         values = [read_values(table, t.name, t.how, source, "numbers") for t in self.targets]
         scaled = [(value - target.center) / target.scale for value, target in zip(values, self.targets, strict=True)]
         for target, column in zip(self.targets, scaled, strict=True):
             require_near(column, target.name, source, table)
         stacked = np.stack(scaled, axis=1)
-        return np.nan_to_num(stacked).astype(np.float32), np.all(~np.isnan(stacked), axis=1)
+        return np.nan_to_num(stacked).astype(np.float32), ~np.isnan(stacked)
+
+    def far_outside(self, table: pl.DataFrame, source: str, targets: bool) -> dict[str, np.ndarray]:
+        """name of a column -> [rows] whether its value lies outside the trained range by more than the width of that range; of
+        numbers among the inputs, and with `targets` among these. What a network makes of such values is anyone's guess."""
+        numbers = [column for column in self.inputs if column.kind == "number"]
+        numbers += [column for column in self.targets if not column.classes] if targets else []
+        found = {}
+        for column in numbers:
+            values, (low, high) = read_values(table, column.name, column.how, source), column.span
+            width = max(high - low, column.scale)
+            found[column.name] = (values < low - width) | (values > high + width)
+        return found
+
+    def range_of(self, name: str) -> str:
+        """The trained range of a column of numbers, in words."""
+        low, high = next(column.span for column in (*self.inputs, *self.targets) if column.name == name)
+        return f"{low:.4g} to {high:.4g}"
 
     def restore(self, outputs: np.ndarray) -> np.ndarray:
         """Predictions [..., targets] in the targets' own units, float64; probabilities [..., classes] as they are."""
@@ -130,7 +148,7 @@ class TableFormat:
 
     def to_json(self) -> dict[str, Any]:
         saved = asdict(self)
-        for column in saved["inputs"]:
+        for column in (*saved["inputs"], *saved["targets"]):
             column["span"] = [value if np.isfinite(value) else None for value in column["span"]]
         return saved
 
@@ -150,12 +168,14 @@ class TableFormat:
                 raise ValueError(f"{made.name} has the scale {made.scale}")
             return replace(made, center=float(made.center), scale=float(made.scale))  # JSON may hold whole numbers beyond int64
 
-        inputs = []
-        for values in saved["inputs"]:
+        def span_of(values):
             require_a(values["span"], tuple[float | None, float | None], "span")
             low, high = values["span"]
-            span = (-np.inf if low is None else float(low), np.inf if high is None else float(high))
-            inputs.append(column(InputColumn, {**values, "span": span}))
+            return (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+
+        inputs = []
+        for values in saved["inputs"]:
+            inputs.append(column(InputColumn, {**values, "span": span_of(values)}))
             inputs[-1].describe()  # a moment beyond the calendar is found here
             split_example(inputs[-1].written)
             if inputs[-1].zone[:1] not in ("+", "-"):
@@ -164,7 +184,8 @@ class TableFormat:
                 raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
             if names_zone(inputs[-1].date_format) and not inputs[-1].zone:
                 inputs[-1] = replace(inputs[-1], zone="UTC")  # formats of versions that turned all moments to UTC
-        targets = tuple(column(TargetColumn, values) for values in saved["targets"])
+        known = [{**values, "span": span_of(values)} if "span" in values else values for values in saved["targets"]]
+        targets = tuple(column(TargetColumn, values) for values in known)  # earlier versions did not save the span of targets
         for target in targets:
             split_example(target.written)
         require_a(saved["task"], str | None, "task")

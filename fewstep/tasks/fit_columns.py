@@ -149,7 +149,8 @@ def _fit_targets(fitting: Fitting, notes: list[str]) -> tuple[TargetColumn, ...]
                 f"{source}: column {name!r} has a standard deviation of {known.std():.3g}; expected one between "
                 f"{1 / FARTHEST:g} and {FARTHEST:g}. Give the target in other units."
             )
-        targets.append(TargetColumn(name, float(known.mean()), spread(known), written=found[name].written or ""))
+        span = (float(known.min()), float(known.max()))
+        targets.append(TargetColumn(name, float(known.mean()), spread(known), span=span, written=found[name].written or ""))
     return tuple(targets)
 
 

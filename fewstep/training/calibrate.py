@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.problem import Problem
+from fewstep.problem import Problem, Splits
+from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import SIGNS
-from fewstep.training.probe import POLICIES, Probed, Prober, rooms
+from fewstep.training.probe import POLICIES, Probed, Prober, evenly, rooms
 from fewstep.types import MetaParams
 
 LEVELS = tuple(range(50, 100))
@@ -25,6 +26,9 @@ STATED = (95, 90, 80)
 prediction sets"""
 UNLIKE = (96, 95)
 """so many per cent of tasks like those of training are not flagged: the first that their number allows"""
+BEYOND = 2.0
+"""Where too few tasks calibrate, a task is unlike others from so many times the deviation of the most deviant meta-train or
+meta-validation task on."""
 MOST_TASKS, EPISODES = 500, 320
 """Calibration looks at so many tasks, and at so many episodes of each number of shots where tasks are few."""
 REPEATS = 500
@@ -33,36 +37,56 @@ TEMPERATURES = np.geomspace(0.25, 8.0, 61)
 
 
 def calibrate(problem: Problem, params: MetaParams) -> dict[str, Any]:
-    """What `calibration.json` holds: for each number of shots of `problem.shot_counts`, and for the trained number of
+    """What `calibration.json` holds: for 0 shots and each number of `problem.shot_counts`, and for the trained number of
     adaptation steps and for 'auto', the factors of intervals by level and output, the temperature, and the limits of likeness.
+
+    Without calibration tasks, it holds the limits of likeness alone, by meta-train and meta-validation tasks.
     """
     assert problem.splits is not None
-    family = problem.splits.calibration
-    trained = problem.learner.adaptation_steps
-    if family is None or problem.row_error is None or not problem.shot_counts:
+    splits, trained = problem.splits, problem.learner.adaptation_steps
+    family = splits.calibration
+    if problem.row_error is None or not problem.shot_counts:
         return {"tasks": 0, "trained_steps": trained, "by_shots": []}
     prober = Prober(problem, params)
-    room = rooms(problem.shot_counts, problem.settings.shot_range.most)
+    counts = sorted({0, *problem.shot_counts})
+    room = rooms(counts, problem.settings.shot_range.most)
     found = []
-    for shots in problem.shot_counts:
-        probed = prober.probe(family, shots, room[shots], EPISODES, MOST_TASKS, seed=1)
-        usual = prober.probe(problem.splits.validation, shots, room[shots], EPISODES, MOST_TASKS, seed=2)
-        if probed is not None and usual is not None:
-            entry = {policy: summary(problem, probed, usual, policy) for policy in POLICIES}
-            found.append({"shots": shots, "tasks": probed.tasks, **entry})
-    return {"tasks": int(family.tasks(MOST_TASKS).size), "trained_steps": trained, "by_shots": found}
+    for shots in counts:
+        probed, usual, learned = (
+            prober.probe(each, shots, room[shots], EPISODES, MOST_TASKS, seed) if each is not None else None
+            for each, seed in ((family, 1), (splits.validation, 2), (needed(splits, family, shots), 4))
+        )
+        if usual is not None and (probed is not None or learned is not None):
+            entry = {policy: summary(problem, probed, usual, learned, policy) for policy in POLICIES}
+            tasks = 0 if probed is None else int(probed.known.any((1, 2)).sum(0).min())
+            found.append({"shots": shots, "tasks": tasks, **entry})
+    tasks = 0 if family is None else int(family.tasks(MOST_TASKS).size)
+    return {"tasks": tasks, "trained_steps": trained, "by_shots": found}
 
 
-def summary(problem: Problem, probed: Probed, usual: Probed, policy: str) -> dict[str, Any]:
-    """The numbers that are kept of one number of shots and one choice of steps."""
-    weights, targets, outputs = probed.weights, np.asarray(probed.query.targets), probed.outputs[policy]
+def needed(splits: Splits, family: TaskFamily | None, shots: int) -> TaskFamily | None:
+    """The meta-train tasks, where so few tasks of the calibration `family` have so many examples that these say nothing of what
+    is like training. Without support examples there is nothing to say."""
+    tasks = 0 if family is None else int(family.tasks(MOST_TASKS, shots).size)
+    return None if shots == 0 or UNLIKE[-1] * (tasks + 1) <= 100 * tasks else splits.train
+
+
+def summary(problem: Problem, probed: Probed | None, usual: Probed, learned: Probed | None, policy: str) -> dict[str, Any]:
+    """The numbers that are kept of one number of shots and one choice of steps: `probed` are calibration tasks, `usual`
+    meta-validation tasks, `learned` meta-train tasks where calibration tasks are too few for a limit of likeness."""
     result: dict[str, Any] = {}
-    if problem.format.classes:
-        result["temperature"] = best_temperature(outputs, targets, weights)
-    else:
-        scores = np.abs(targets - outputs) / probed.deviation[policy]
-        each = np.moveaxis(scores, -1, 0)
-        result["factors"] = [quantiles(score, weights, LEVELS, probed.tasks) for score in each]
+    if probed is not None:
+        targets, outputs = np.asarray(probed.query.targets), probed.outputs[policy]
+        if problem.format.classes:
+            result["temperature"] = best_temperature(outputs, targets, probed.weights)
+        else:
+            scores = np.abs(targets - outputs) / probed.deviation[policy]
+            known = np.moveaxis(probed.known, -1, 0)
+            result["factors"] = [factors(score, has) for score, has in zip(np.moveaxis(scores, -1, 0), known, strict=True)]
+    if learned is not None or probed is None:
+        assert learned is not None
+        result["likeness"] = rough_likeness(usual.signs[policy], learned.signs[policy])
+        return result
     ours, theirs = probed.signs[policy], usual.signs[policy]
     center, scale = theirs.mean((0, 1)), theirs.std((0, 1)) + 1e-3
     strangeness = ((ours - center) / scale).max(-1)
@@ -75,6 +99,33 @@ def summary(problem: Problem, probed: Probed, usual: Probed, policy: str) -> dic
         "usual": np.exp(np.quantile(ours.reshape(-1, len(SIGNS)), level / 100, axis=0)).tolist(),
     }
     return result
+
+
+def factors(scores: np.ndarray, known: np.ndarray) -> list[float | None]:
+    """`quantiles` of one output, over the tasks that have values of its target; both [tasks, draws, queries]."""
+    has = known.any((1, 2))
+    if not has.any():
+        return [None] * len(LEVELS)
+    return quantiles(scores[has], evenly(known[has]), LEVELS, int(has.sum()))
+
+
+def rough_likeness(*signs: np.ndarray) -> dict[str, Any]:
+    """What is like training, by meta-validation and meta-train tasks, each [tasks, draws, signs]. Training has seen most of
+    these, so their limit is no quantile: it lies `BEYOND` the most deviant of them."""
+    every = np.concatenate([each.reshape(-1, len(SIGNS)) for each in signs])
+    every = every[np.isfinite(every).all(1)]  # what diverges is like nothing
+    if not len(every):
+        nothing = [0.0] * len(SIGNS)
+        return {"level": 100, "center": nothing, "scale": [1.0] * len(SIGNS), "limit": None, "usual": nothing}
+    center, scale = every.mean(0), every.std(0) + 1e-3
+    return {
+        "level": 100,
+        "center": center.tolist(),
+        "scale": scale.tolist(),
+        "limit": BEYOND * float(((every - center) / scale).max()),
+        "usual": np.exp(every.max(0)).tolist(),
+        "known_tasks": int(sum(each.shape[0] for each in signs)),
+    }
 
 
 def quantile(scores: np.ndarray, weight: np.ndarray, level: int, tasks: int) -> float | None:
@@ -124,6 +175,7 @@ def best_temperature(log_probabilities: np.ndarray, targets: np.ndarray, weight:
 
 
 def nearest_entry(calibration: dict[str, Any], rows: int) -> dict[str, Any] | None:
-    """The entry of the number of shots next to `rows`, on a logarithmic scale."""
-    entries = [entry for entry in calibration["by_shots"] if "trained" in entry]
+    """The entry of the number of shots next to `rows`, on a logarithmic scale. The one of 0 shots is for no rows alone, which
+    have no other."""
+    entries = [entry for entry in calibration["by_shots"] if "trained" in entry and (entry["shots"] == 0) == (rows == 0)]
     return min(entries, key=lambda entry: abs(np.log((entry["shots"] + 1) / (rows + 1))), default=None)

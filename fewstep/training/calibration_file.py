@@ -22,6 +22,8 @@ class Likeness(TypedDict):
     center: OfSigns
     scale: OfSigns
     usual: OfSigns
+    known_tasks: NotRequired[int]
+    """how many meta-train and meta-validation tasks the limit is of, where too few tasks calibrated"""
 
 
 class Choice(TypedDict):

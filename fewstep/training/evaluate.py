@@ -25,8 +25,8 @@ MOST_DRAWS = 10
 
 
 class TaskErrors(NamedTuple):
-    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]. Metrics of a target that all rows
-    of a task lack are NaN."""
+    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]. Metrics of a target that all
+    rows of a task lack are NaN."""
 
     metrics: dict[str, Any]
     query_loss: Any

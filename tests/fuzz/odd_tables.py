@@ -295,6 +295,16 @@ def values():
         with_column("day", lambda number, old: f"2016-03-27T{number % 24:02}:00+0{number % 2 + 1}:00"),
     )
     yield "day: a zone in some rows alone", with_column("day", lambda number, old: f"2016-03-27T08:00{'Z' * (number % 2)}")
+    for name in ("depth", "flow"):
+        far = {"a thousand times as large": 1e3, "a million times as large": 1e6, "beyond all measure": 1e20, "negative": -1e4}
+        for what, factor in far.items():
+            scale = [factor] * ROWS + [1.0] * ROWS * (UNITS - 1)
+            scaled = with_column(name, lambda number, old, scale=scale: f"{float(old) * scale[number]:.6g}")
+            yield f"{name}: {what} in one unit", scaled
+        yield f"{name}: a word in one unit", with_cells(name, "word", at=range(ROWS))
+        yield f"{name}: empty in one unit", with_cells(name, "", at=range(ROWS))
+    yield "other units", with_column("unit", lambda number, old: f"new-{old}")
+    yield "other units beside known ones", with_column("unit", lambda number, old: old if number % 12 < ROWS else f"new-{old}")
     yield "one task", with_column("unit", "unit-0")
     yield "two tasks", with_column("unit", lambda number, old: f"unit-{number % 2}")
     yield "one row a task", with_column("unit", lambda number, old: f"unit-{number}")
@@ -304,6 +314,22 @@ def values():
     yield "targets that change in one task alone", with_column("flow", lambda number, old: old if number < ROWS else "3.5")
     yield "a hundred classes", with_column("flow", lambda number, old: f"class {number}")
     yield "one class in all tasks but one", with_column("flow", lambda number, old: "b" if number == 0 else "a")
+
+
+def gaps():
+    """Tables to learn depth and flow from, of which rows lack one or both."""
+    for parts in (2, 3, 5, ROWS):
+        for depth in range(parts):
+            table = rows()
+            for number, row in enumerate(table[1:]):
+                row[2] = "" if number % parts == depth else row[2]
+                row[3] = "" if number % parts == 0 else row[3]
+            yield f"depth lacks in row {depth} of {parts}, flow in row 0", text(table).encode()
+    for name in ("depth", "flow"):
+        yield f"{name} lacks in one unit", with_cells(name, "", at=range(ROWS))
+        yield f"{name} lacks in all units but one", with_column(name, lambda number, old: old if number < ROWS else "")
+        yield f"{name} lacks in all rows", with_column(name, "")
+        yield f"{name} is known in one row", with_column(name, lambda number, old: old if number == 9 else "")
 
 
 def cells():

@@ -45,6 +45,17 @@ def test_a_table_is_used_or_refused_in_words(fuzz, shelf, record_property, kind,
     record_property("outcome", fuzz.check(COMMANDS[command](shelf, file), ["out", "out.csv"]))
 
 
+GAPS = odd_tables.unique(odd_tables.gaps())
+SEVERAL = ["train", "table", "--task", "unit", "--inputs", "day", "--target", "depth", "flow", *TRAIN[TRAIN.index("--shots") :]]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if n == 1 else pytest.mark.slow) for n, name in enumerate(GAPS)])
+def test_several_targets_with_gaps_are_used_or_refused_in_words(fuzz, record_property, name):
+    (fuzz.work / "table.csv").write_bytes(GAPS[name])
+    record_property("kind", "tables: gaps in several targets")
+    record_property("outcome", fuzz.check([*SEVERAL, "--data", "table.csv"], ["out"]))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.slow
 def test_files_of_other_kinds_are_used_or_refused_in_words(fuzz, shelf, record_property, command):
