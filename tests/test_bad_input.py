@@ -210,7 +210,6 @@ LATER = {
     "update below a file": (["update", "adapted", "--support", "units.csv", "--out", "file/a"], "--out file/a"),
     "update without a column": (["update", "adapted", "--support", "without_depth.csv"], "'depth'"),
     "update without the unit": (["update", "adapted", "--support", "without_unit.csv"], "differ in 'unit'"),
-    "inputs of a unit that was not adapted": (["predict", "adapted", "--inputs", "units.csv", "--out", "p.csv"], "not adapted"),
     "a level that is none": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "1.5"], "--level"),
     "a level of words": (["predict", "adapted", "--inputs", "support.csv", "--out", "p.csv", "--level", "high"], "--level"),
     "a level beyond the calibration": (
