@@ -48,6 +48,6 @@ def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     require_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
     findings = saved.get("findings", [])
-    require_a(findings, list[str], "findings")
+    require_a(findings, tuple[str, ...], "findings")
     photos = read_photos(directory, problem)
     return Trained(problem, params, saved["calibration"], saved["run"], photos, tuple(findings))
