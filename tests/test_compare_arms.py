@@ -15,6 +15,7 @@ from known import KEY
 from PIL import Image
 
 from fewstep import BadInput, Episode, Examples, adapt
+from fewstep.classics.rows import described
 from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, ground
 from fewstep.compare.held import episode_errors, with_gaps
@@ -298,7 +299,7 @@ def test_a_mixed_model_finds_the_effects_that_made_the_tasks():
 def test_what_trees_see_of_a_support_set_knows_no_padding():
     episodes = some_episodes(features=3)
     cut = jax.tree.map(lambda leaf: leaf[:, :7], episodes.support)
-    np.testing.assert_allclose(classical.described(episodes), classical.described(Episode(cut, episodes.query)), atol=1e-9)
+    np.testing.assert_allclose(described(episodes), described(Episode(cut, episodes.query)), atol=1e-9)
 
 
 def test_boosting_learns_what_the_support_set_says(sine):

@@ -392,7 +392,7 @@ def test_further_metrics_are_printed_beside_the_headline_or_where_they_are_many_
 def test_the_worst_are_those_after_the_trained_steps_and_a_choice_names_all_candidates(capsys):
     lines = printed(capsys, chosen_from={"bayes-head": 3.0, "gradient": 2.0})
     assert "after 2 steps: median task 8.5; worst: west 13, east 10, south 7" in lines
-    assert "gradient was chosen on meta-validation tasks: bayes-head 3, gradient 2" in lines
+    assert "gradient was chosen, by the finished models on meta-validation tasks: bayes-head 3, gradient 2" in lines
     lost = printed(capsys, by_task={"north": [1.0, None, None, None]}, by_shots={})
     assert "after 2 steps no task stays finite" in lost
     long = {f"a unit with quite a long name {number}": [1.0] * 4 for number in range(9)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -49,7 +48,7 @@ def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: in
     `seed`. `best` names the classic that errs least; intervals hold for all classics together."""
     assert problem.splits is not None
     family = problem.splits.test
-    started, left_out = time.monotonic(), left_out_of(problem)
+    left_out = left_out_of(problem)
     query = jax.eval_shape(lambda: family.episode(jnp.asarray(0), jax.random.key(0))).query
     count = max(2, min(TASKS, ROWS // (draws * query.targets.shape[0])))
     numbers = np.asarray(family.tasks(count))
@@ -63,13 +62,13 @@ def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: in
             each = error(predict(episodes), episodes.query)
             found[name].append((each * weight).sum(1) / np.maximum(weight.sum(1), 1e-12))
     by_task = {name: np.concatenate(parts).reshape(numbers.size, draws).mean(1) for name, parts in found.items()}
-    return summary(by_task, errors[: numbers.size], metric, left_out, started)
+    return summary(by_task, errors[: numbers.size], metric, left_out)
 
 
 def beside_image_classics(problem: Problem, errors: np.ndarray, episodes: Callable[[np.ndarray], Episode]) -> dict[str, Any]:
     """`beside_classics` of images: `errors` [tasks] are parts of query images that are told wrongly, `episodes(numbers)` those
     in which they were measured."""
-    started, count = time.monotonic(), min(IMAGE_TASKS, errors.size)
+    count = min(IMAGE_TASKS, errors.size)
     models = {name: made(problem, name) for name in problem.classics}
     found: dict[str, list[np.ndarray]] = {name: [] for name in models}
     parts = np.array_split(np.arange(count), math.ceil(count / 10))
@@ -81,12 +80,10 @@ def beside_image_classics(problem: Problem, errors: np.ndarray, episodes: Callab
             miss = predict(part).argmax(-1) != targets.argmax(-1)
             found[name].append((miss * known).sum(1) / known.sum(1))
     by_task = {name: np.concatenate(parts) for name, parts in found.items()}
-    return summary(by_task, errors[:count], "error_rate", {}, started)
+    return summary(by_task, errors[:count], "error_rate", {})
 
 
-def summary(
-    by_task: dict[str, np.ndarray], errors: np.ndarray, metric: str, left_out: dict[str, str], started: float
-) -> dict[str, Any]:
+def summary(by_task: dict[str, np.ndarray], errors: np.ndarray, metric: str, left_out: dict[str, str]) -> dict[str, Any]:
     """The figures of each classic, and which one errs least."""
     found = {name: paired_gain(theirs, errors, len(by_task)) for name, theirs in by_task.items()}
     finite = {name: theirs.mean() for name, theirs in by_task.items() if np.isfinite(theirs).all()}
@@ -98,7 +95,6 @@ def summary(
         "best": min(finite, key=finite.__getitem__),
         "by_classic": found,
         "left_out": left_out,
-        "seconds": round(time.monotonic() - started, 2),
     }
 
 
