@@ -98,7 +98,8 @@ def check_meta_gradient(
     start = jax.eval_shape(lambda params: started(learner, params, episode.support, key), params)
     draws, looks_at_key = randomness(learner.loss, start, episode.support, key)
     with jax.enable_x64(draws or jnp.result_type(float) == jnp.float64):
-        single = jax.jit(lambda params: exact(learner, params, episode, key, jnp.asarray(step))[1])(params)
+        narrow_params, narrow_episode = jax.tree.map(_narrow, (params, episode))
+        single = jax.jit(lambda params: exact(learner, params, narrow_episode, key, jnp.asarray(step))[1])(narrow_params)
         single = np.asarray(ravel_pytree(single)[0], np.float64)
     with jax.enable_x64(True):
         wide_params, wide_episode = jax.tree.map(_wide, (params, episode))
@@ -211,6 +212,10 @@ def somewhere_near(gradient: np.ndarray, rng: np.random.Generator) -> np.ndarray
 def _as_batch(leaf: Any) -> Any:
     """The leaf of one task as that of a meta-batch of one."""
     return leaf[None] if is_array(leaf) else jnp.asarray(leaf)[None] if isinstance(leaf, int | float) else leaf
+
+
+def _narrow(leaf: Any) -> Any:
+    return jnp.asarray(leaf, jnp.float32) if jnp.result_type(leaf) == jnp.float64 else leaf
 
 
 def _wide(leaf: Any) -> Any:

@@ -233,8 +233,9 @@ def _require_matching(optimizer: Any, theta: Any) -> None:
         raise
     except Exception as error:
         raise BadInput(
-            f"inner optimizer: it cannot be used on these parameters ({first_line(error)}). Give an optimizer of optax, not "
-            "the function that makes it: optax.sgd(0.01). One that is learned in part needs MetaParams(theta, inner)."
+            f"inner optimizer: it cannot be used on these parameters ({first_line(error)}). Give an optimizer of optax that "
+            "needs the gradient alone, not the function that makes it: optax.sgd(0.01). One that is learned in part needs "
+            "MetaParams(theta, inner)."
         ) from error
     if jax.tree.structure(updates) != jax.tree.structure(theta):
         raise BadInput(

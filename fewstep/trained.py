@@ -133,16 +133,16 @@ class Trained:
         if strangeness[worst] <= likeness["limit"]:
             return None
         found, usual = float(np.exp(signs[worst])), likeness["usual"][worst]
-        name = next(iter(self.problem.metrics))
+        name = next(iter(self.problem.metrics)).replace("_", " ")
         words = {
-            "error before": f"before adaptation its rows are missed by {name} {found:.3g}",
-            "error after": f"after adaptation its rows are still missed by {name} {found:.3g}",
-            "change": f"adaptation changed its predictions by {self._unit(found)}",
+            "error before": f"before adaptation the {name} on its rows is {found:.3g}",
+            "error after": f"after adaptation the {name} on its rows is still {found:.3g}",
+            "change": f"the change of its predictions by adaptation is {self._unit(found)}",
         }[SIGNS[worst]]
         compared = self._unit(usual) if SIGNS[worst] == "change" else f"{usual:.3g}"
         if "known_tasks" in likeness:  # too few units calibrated
-            return f"{words}, of the {likeness['known_tasks']} meta-train and meta-validation units by at most {compared}"
-        return f"{words}, of {likeness['level']} % of comparable units by at most {compared}"
+            return f"{words}; on all {likeness['known_tasks']} meta-train and meta-validation units it is at most {compared}"
+        return f"{words}; on {likeness['level']} % of comparable units it is at most {compared}"
 
     def _unit(self, standardized: float) -> str:
         format = self.problem.format

@@ -424,7 +424,7 @@ def test_a_level_that_cannot_be_promised_is_refused_and_by_default_it_is_said(ba
     with pytest.raises(BadInput, match="not for 5"):
         other.predict_interval(ASKED)
     unknown = replace(bayes, calibration={"tasks": 0, "by_shots": []})
-    with pytest.raises(BadInput, match=r"found 0 with rows enough\. Train on"):
+    with pytest.raises(BadInput, match=r"found 0 with enough rows\. Train on"):
         adapt(unknown, FLEET).predict_interval(ASKED)
 
 
@@ -645,8 +645,8 @@ def test_waves_unlike_those_of_training_are_flagged_with_the_reason_and_others_r
     high = [adapt(waves, wave(30.0, rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(40)]
     assert sum(map(bool, high)) >= 36
     reason = next(filter(None, high))["it"]
-    assert "of 96 % of comparable units by at most" in reason
-    assert any(words in reason for words in ("before adaptation", "after adaptation", "changed its predictions"))
+    assert "on 96 % of comparable units it is at most" in reason
+    assert any(words in reason for words in ("before adaptation", "after adaptation", "change of its predictions"))
     usual = [adapt(waves, wave(rng.uniform(0.1, 5), rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(100)]
     assert sum(map(bool, usual)) <= 12  # 5 expected
 

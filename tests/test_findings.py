@@ -15,7 +15,7 @@ from fewstep.classics import pictures, rows
 from fewstep.command import quiet_libraries
 from fewstep.problems import Sine
 from fewstep.training.classics import beside_classics, drawn
-from fewstep.training.findings import bad_findings, findings
+from fewstep.training.findings import bad_findings, by, findings
 from fewstep.training.gain import gain_of_adaptation, paired_gain
 from fewstep.training.log import risen
 
@@ -34,6 +34,17 @@ def test_the_interval_of_a_relative_gain_holds_the_ratios_that_a_t_test_does_not
     kept = [ratio for ratio in ratios if scipy.stats.ttest_1samp(after - ratio * before, 0.0).pvalue >= 0.05]
     np.testing.assert_allclose([1 - found["high"], 1 - found["low"]], [min(kept), max(kept)], atol=1.1e-3)
     assert found["mean"] == pytest.approx(1 - after.mean() / before.mean())
+
+
+def test_signs_tell_what_a_few_great_errors_hide():
+    """7 of 7 tasks with a lower error: p = 2 / 2⁷ by a two-sided sign test, though the interval of the mean difference holds 0."""
+    before = np.array([16.0, 14, 18, 15, 14, 400, 17])
+    found = paired_gain(before, before / 10)
+    assert found["difference"]["low"] < 0 < found["difference"]["high"]
+    assert (found["outcome"], found["lower_in"]) == ("better", 7)
+    assert "(less in 7 of 7 unseen tasks)" in by(found)
+    assert paired_gain(before / 10, before)["outcome"] == "worse"
+    assert paired_gain(before[:5], before[:5] * 0.999 + np.array([0, 0, 0, 0.5, 0]))["outcome"] == "not shown"
 
 
 @pytest.mark.parametrize("ratio", [0.8, 0.97, 1.0, 1.3])

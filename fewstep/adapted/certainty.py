@@ -8,7 +8,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.trained import Trained
-from fewstep.training.calibrate import STATED, nearest_entry
+from fewstep.training.calibrate import STATED, nearest_entry, tasks_needed
 from fewstep.training.fit import Steps
 
 WAIT = "so nothing is calibrated; wait until that ends, then adapt again"
@@ -58,9 +58,9 @@ class Certainty:
         if self.trained.policy(self.steps) is None:
             trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
             return f"No intervals: they are calibrated {trained}, not for {self.steps}."
-        needed, found = int(np.ceil(percent / (100 - percent) - 1e-9)), self.calibrated_on()
+        needed, found = tasks_needed(percent), self.calibrated_on()
         return (
-            f"No intervals at {percent} %: expected at least {needed} units to calibrate on, found {found} with rows enough. "
+            f"No intervals at {percent} %: expected at least {needed} calibration units, found {found} with enough rows. "
             f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."
         )
 

@@ -182,9 +182,8 @@ class Adapted:
                 f"{self.certainty.calibrated_on()} that they were calibrated on"
             )
             if empty := int(np.isnan(parts["lower"]).any(1).sum()):
-                notes.append(
-                    f"{empty} of {len(asked.owner)} rows have no lower and upper: nothing was calibrated on their like"
-                )
+                why = "they or their unit are unlike training, or nothing was calibrated for so few support rows"
+                notes.append(f"{empty} of {len(asked.owner)} rows have no lower and upper: {why}")
         parts = {name: significant(values) for name, values in parts.items()}
         targets = [target.name for target in self.format.targets]
         if len(targets) == 1:

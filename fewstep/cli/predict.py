@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     from fewstep.adapted import open_adapted
     from fewstep.adapted.photos import is_photos
     from fewstep.tasks.infer_kinds import in_numbers
+    from fewstep.tasks.kinds import read_words
     from fewstep.tasks.reading import read_table
 
     if is_photos(arguments.adapted):
@@ -59,7 +60,8 @@ def main(argv: list[str]) -> int:
     result = table.with_columns(*empty)
     write_table(result, out)
     say_notes((*model.trained.said, *notes))
-    say_units("unlike anything trained on", model.unlike)
+    asked = set(read_words(table, format.task, arguments.inputs)) if format.task in table.columns else {"it"}
+    say_units("unlike anything trained on", {name: why for name, why in model.unlike.items() if name in asked})
     targets = [target.name for target in model.format.targets]
     if arguments.json:
         print(json.dumps({"predictions": str(out), "rows": table.height, "columns": list(columns), "notes": notes}))

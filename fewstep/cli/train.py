@@ -44,6 +44,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     from fewstep import runs
     from fewstep.problems.policy_settings import PolicySettings
     from fewstep.runs.config import several_candidates
+    from fewstep.training.calibrate import allowed_intervals
 
     settings = arguments.settings
     if issubclass(type(settings), PolicySettings):
@@ -72,6 +73,8 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
             held_out |= {"calibration": splits.calibration, "meta-test": splits.test}
             counts = ", ".join(f"{family.size} {split}" for split, family in held_out.items() if family is not None)
             say(f"  tasks ({problem.settings.task or '@file'}): {counts}", json=True)
+            if not problem.format.classes:
+                say(f"  {allowed_intervals(splits.calibration.size if splits.calibration else 0)}", json=True)
             say(f"  support set: {problem.protocol['support']}", json=True)
             if not settings.time and any(column.kind == "date" for column in problem.format.inputs):
                 say("  (--time COLUMN makes it a forecast: the support set then always precedes what is asked for)", json=True)

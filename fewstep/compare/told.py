@@ -209,7 +209,7 @@ def more_sentences(made: Comparing, plan: Plan, found: Verdict, arm: str | None,
         if why.startswith("failed"):
             said.append(f"{made.bench.arm(name).title} {why}.")
     if left_out := [name for name, why in made.left_out.items() if why == LEFT_OUT]:
-        arms = ", ".join(made.bench.arm(name).title for name in left_out)
+        arms = "; ".join(made.bench.arm(name).title for name in left_out)
         if not plan.meta_steps:
             said.append("The budget left no time to train a network, so this says nothing of meta-learning.")
         said.append(f"Nothing is known of arms that the budget left out: {arms}. {go_on(made)}")

@@ -21,6 +21,8 @@ NO_LEARNING = "prior"
 """the arm that learns nothing from a task"""
 POOLED = ("pooled", "joint")
 """arms that learn of all tasks at once, and do not adapt to any"""
+META_LEARNED = ("maml", "maml-from-joint", "fomaml", "anil", "reptile", "bayes-head", "in-context")
+"""arms that learn from all tasks how to adapt to one"""
 
 
 def verdict(
@@ -103,7 +105,7 @@ class _Words:
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
         yield from self._without_learning(told)
-        if told and self.arm in POOLED:
+        if told and self.arm in POOLED and not found.errors.keys().isdisjoint(META_LEARNED):
             yield (
                 "It does not adapt to a task, and no arm tried here that adapts is better by more than the margin of "
                 f"{self.number(self.comparison.margin)}: these tasks show no need of meta-learning."
@@ -158,21 +160,22 @@ class _Words:
         if len(found.errors) == 1:
             return f"There is no other arm to compare it with, over {over}."
         if told:
-            return (
-                f"How sure: with {level} confidence no other arm is better by more than {self.number(found.regret)} "
-                f"(margin {self.number(found.margin)}), over {over}."
-            )
+            return f"How sure: with {level} confidence no other arm is better{self._by(found.regret)}, over {over}."
         rivals = self._rivals()
         if not rivals:
             return (
-                f"With {level} confidence no other arm is better by more than {self.number(found.regret)} (margin "
-                f"{self.number(found.margin)}) on tasks like these, over {over}; so few do not show the kinds of task that are "
-                "rare, on which arms may differ."
+                f"With {level} confidence no other arm is better{self._by(found.regret)} on tasks like these, over {over}; so "
+                "few do not show the kinds of task that are rare, on which arms may differ."
             )
         return (
             f"{self.listed(rivals)} may be better by up to {self.number(found.regret)}, which is more than the margin of "
             f"{self.number(found.margin)}, at {level} confidence over {over}."
         )
+
+    def _by(self, regret: float) -> str:
+        """' by more than 0.04 (margin 0.05)'; only the margin where all others are worse."""
+        margin = f"(margin {self.number(self.comparison.margin)})"
+        return f" by more than {self.number(regret)} {margin}" if float(self.number(regret)) > 0 else f" {margin}"
 
     def _rivals(self) -> list[str]:
         """Arms that may be better than the chosen one by more than the margin, the likeliest first."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from fewstep.errors import BadInput
 from fewstep.maml import Learner, TaskGradient
 from fewstep.types import Episode, Key, MetaParams
 from fewstep.varying import of_one_task
@@ -28,9 +29,9 @@ def evolution(deviation: float, directions: int) -> TaskGradient:
     parameters: small beside them, but as wide as the steps of F; in float32 rounding drowns what is much narrower than 1e-2.
     """
     if not deviation > 0:
-        raise ValueError(f"expected a positive deviation of the parameters, got {deviation}")
+        raise BadInput(f"expected a positive deviation of the parameters, got {deviation}")
     if directions < 1:
-        raise ValueError(f"expected at least one direction, got {directions}")
+        raise BadInput(f"expected at least one direction, got {directions}")
 
     def gradient(
         learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array

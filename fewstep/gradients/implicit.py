@@ -37,7 +37,7 @@ def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, acc
     a loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
     """
     if strength <= 0:
-        raise ValueError(f"expected a positive strength of the proximal term, got {strength}")
+        raise BadInput(f"expected a positive strength of the proximal term, got {strength}")
 
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         del step

@@ -40,9 +40,9 @@ def reptile(learner: Learner, params: MetaParams, episode: Episode, key: Key, st
 
 
 def together(episode: Episode) -> Batch:
-    """Support and query set as one batch. Raises `ValueError` where they cannot be put one after the other."""
+    """Support and query set as one batch. Raises `BadInput` where they cannot be put one after the other."""
     support, query = jax.tree.leaves(episode.support), jax.tree.leaves(episode.query)
     alike = jax.tree.structure(episode.support) == jax.tree.structure(episode.query)
     if not alike or any(a.ndim == 0 or a.shape[1:] != b.shape[1:] for a, b in zip(support, query, strict=True)):
-        raise ValueError("reptile: expected support and query sets that differ in their number of examples alone")
+        raise BadInput("reptile: expected support and query sets that differ in their number of examples alone")
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), episode.support, episode.query)

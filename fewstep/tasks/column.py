@@ -118,7 +118,8 @@ class InputColumn:
             waves = "".join(f" + {n} {period} harmonics" for period, n in zip(self.periods, self.harmonics, strict=True))
             remark = f", {self.remark}" if self.remark else ""
             local = f", by local clocks ({self.zone})" if self.zone[:1] in ("+", "-") else f", by the clock of {self.zone}"
-            return f"{self.name}: date -> trend{waves}{gaps}; {low} to {high}{local if self.zone else ''}{remark}"
+            utc = " UTC" if self.zone else ""
+            return f"{self.name}: date -> trend{waves}{gaps}; {low} to {high}{utc}{local if self.zone else ''}{remark}"
         shape = f"mean {self.center:.4g}, standard deviation {self.scale:.4g}{gaps}{_as_written(self.written)}"
         return f"{self.name}: number, {low} to {high}, {shape}"
 

@@ -174,6 +174,19 @@ def best_temperature(log_probabilities: np.ndarray, targets: np.ndarray, weight:
     return float(min(TEMPERATURES, key=loss))
 
 
+def tasks_needed(percent: int) -> int:
+    """How many calibration tasks it takes for intervals of so many per cent: one rank among them and the new task."""
+    return int(np.ceil(percent / (100 - percent) - 1e-9))
+
+
+def allowed_intervals(tasks: int) -> str:
+    """Which of the usual intervals so many calibration tasks allow: a line to read before the training."""
+    levels = [level for level in STATED if tasks >= tasks_needed(level)]
+    takes = ", ".join(f"{tasks_needed(level)} for {level} %" for level in STATED[::-1])
+    allowed = f"up to {levels[0]} %" if levels else "none"
+    return f"intervals (lower and upper): {allowed}, by {tasks} calibration units; {takes} are needed"
+
+
 def nearest_entry(calibration: dict[str, Any], rows: int) -> dict[str, Any] | None:
     """The entry of the number of shots next to `rows`, on a logarithmic scale. The one of 0 shots is for no rows alone, which
     have no other."""

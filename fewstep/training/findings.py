@@ -76,16 +76,21 @@ def said_of_classics(found: dict[str, Any]) -> str:
         return f"{best_of}; this model {ours}, lower {by(best)}.{others}"
     beside = f"{metric} {best['before']:.3g}, this model {ours}"
     if best["outcome"] == "not shown":
-        change = f", lower {by(best)}" if best["difference"] is not None else ""
+        less = best["difference"] is not None and best["difference"]["mean"] >= 0
+        change = f", {'lower' if less else 'higher'} {by(best, 1 if less else -1)}" if best["difference"] is not None else ""
         return f"Not shown to be better than a cheap classic, {title}: {beside}{change}.{others}"
     return f"A cheap classic does better, {title}: {beside}. Use it, or let `fewstep compare` say what to take.{others}"
 
 
 def by(gain: dict[str, Any], sign: int = 1) -> str:
-    """'by 62 % (95 % interval 55 to 68 %, 308 tasks)': how much less the error is, or with the `sign` −1 how much more."""
-    tasks, part = counted(gain["tasks"]), gain["relative"]
+    """'by 62 % (95 % interval 55 to 68 %, 308 tasks)': how much less the error is, or with the `sign` −1 how much more. Where
+    tasks differ so much that the interval holds 0 and only their number tells, '(less in 7 of 7 unseen tasks)'."""
+    tasks, part, of = counted(gain["tasks"]), gain["relative"], gain["difference"]
+    mean = f"{of['mean'] * sign:.3g}" if part is None or part["mean"] is None else f"{percent(sign * part['mean'])} %"
+    if gain["outcome"] != "not shown" and of["low"] is not None and of["low"] <= 0 <= of["high"]:
+        count = gain["lower_in"] if sign > 0 else gain["tasks"] - gain["lower_in"]
+        return f"by {mean} ({'less' if sign > 0 else 'more'} in {count} of {tasks})"
     if part is None or None in part.values():
-        of = gain["difference"]
         ends = sorted((sign * of["low"], sign * of["high"])) if of["low"] is not None else None
         inside = f"95 % interval {ends[0]:.3g} to {ends[1]:.3g}, {tasks}" if ends else tasks
         return f"by {sign * of['mean']:.3g} ({inside})"

@@ -17,8 +17,9 @@ def paired_gain(before: np.ndarray, after: np.ndarray, comparisons: int = 1) -> 
     `difference` has Student's t interval over tasks. `relative` is 1 − mean(after) / mean(before) with Fieller's interval for a
     ratio of means (Fieller 1954, JRSS B 16): it lacks 0 exactly where the interval of the difference does. It is None where the
     errors before are not told from 0. Intervals are of 95 %, or of 95 % for all of so many `comparisons` together (Bonferroni).
-    `outcome` is "better" or "worse" where the interval of the difference says so, and "not shown" otherwise; a task whose error
-    is not finite after alone makes it "worse".
+    `outcome` is "better" or "worse" if the interval of the difference says so. A few tasks with great errors may make it too
+    wide for that; then it is what a sign test over tasks says, if the means agree, and "not shown" otherwise. `lower_in` is in
+    how many tasks the error is less. A task whose error is not finite after alone makes it "worse".
     """
     from scipy.special import stdtrit
 
@@ -40,7 +41,21 @@ def paired_gain(before: np.ndarray, after: np.ndarray, comparisons: int = 1) -> 
     rounding = 1e-6 * max(abs(before.mean()), abs(after.mean()))  # what is the same in all tasks differs by rounding
     result["difference"] = interval(gains.mean(), low, high)
     result["relative"] = relative(before, after, reach)
-    return {**result, "outcome": "better" if low > rounding else "worse" if high < -rounding else "not shown"}
+    result["lower_in"] = int(np.sum(gains > rounding))
+    if low > rounding or high < -rounding:
+        return {**result, "outcome": "better" if low > rounding else "worse"}
+    return {**result, "outcome": by_signs(gains[np.abs(gains) > rounding], comparisons)}
+
+
+def by_signs(gains: np.ndarray, comparisons: int) -> str:
+    """What a two-sided sign test says of paired differences [tasks], if their mean agrees; ties are left out before."""
+    from scipy.stats import binomtest
+
+    up = int(np.sum(gains > 0))
+    told = gains.size > 0 and binomtest(up, gains.size).pvalue < (1 - LEVEL) / comparisons
+    if not told or np.sign(gains.mean()) != np.sign(2 * up - gains.size):
+        return "not shown"
+    return "better" if up > gains.size - up else "worse"
 
 
 def relative(before: np.ndarray, after: np.ndarray, reach: float) -> dict[str, float | None] | None:

@@ -50,7 +50,7 @@ def alfa(inner: dict[str, Any]) -> optax.GradientTransformation:
 
     def update(updates: Params, state: jax.Array, params: Params = None) -> tuple[Params, jax.Array]:
         if params is None:
-            raise ValueError("alfa: expected the parameters beside their gradient, they decay")
+            raise BadInput("alfa: expected the parameters beside their gradient, they decay")
         gradients, structure = jax.tree.flatten(updates)
         require_entries("alfa", "alfa_start(theta, rate, steps)", inner, "network", "rate", "decay")
         shape = np.shape(inner["rate"])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.types import MetaParams, Params
 from fewstep.variants.states import nodes_of, with_nodes
@@ -37,7 +38,7 @@ def averaged(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
     soon forgets where it began. Put it around the whole outer optimizer: what changes its updates afterwards it would not see.
     """
     if not 0 <= decay < 1:
-        raise ValueError(f"expected a decay of at least 0 and less than 1, got {decay}")
+        raise BadInput(f"expected a decay of at least 0 and less than 1, got {decay}")
 
     def init(params: Params) -> Averaged:
         return Averaged(optimizer.init(params), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32))

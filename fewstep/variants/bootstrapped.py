@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.maml import Learner, Objective, adapt, started
 from fewstep.types import Batch, Episode, Key, MetaParams, Params
 
@@ -26,7 +27,7 @@ def bootstrapped(more: int) -> Objective:
     distance. It needs a task gradient that differentiates: a distance to a target that moves along means nothing.
     """
     if more < 0:
-        raise ValueError(f"expected a number of further adaptation steps from 0 on, got {more}")
+        raise BadInput(f"expected a number of further adaptation steps from 0 on, got {more}")
 
     def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         del step

@@ -23,7 +23,7 @@ def with_context(network: Network, size: int) -> Network:
     """`network`, which takes [examples, features + size], as one of [examples, features]: the context follows the features.
     θ is {"context" [size], "network"}."""
     if size < 1:
-        raise ValueError(f"expected a context of at least one number, got {size}")
+        raise BadInput(f"expected a context of at least one number, got {size}")
 
     def init(key: Key) -> Params:
         return {CONTEXT: jnp.zeros(size), "network": network.init(key)}

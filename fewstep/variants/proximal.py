@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.types import Params
 
 
@@ -20,7 +21,7 @@ def proximal(optimizer: optax.GradientTransformation, strength: float) -> optax.
     Its state is (the start θ, the state of `optimizer`): θ is what the inner loop starts from, made for the task or not.
     """
     if not strength > 0:
-        raise ValueError(f"expected a positive strength of the pull, got {strength}")
+        raise BadInput(f"expected a positive strength of the pull, got {strength}")
 
     def update(updates: Params, state: tuple[Params, Any], params: Params = None) -> tuple[Params, tuple[Params, Any]]:
         start, opt_state = state

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.types import Params
 from fewstep.variants.states import nodes_of, with_nodes
@@ -37,9 +38,9 @@ def slowed(optimizer: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def slower(state: MetaState, by: float) -> MetaState:
-    """The same state, whose further updates are times `by`. Raises `ValueError` where the outer optimizer is not `slowed`."""
+    """The same state, whose further updates are times `by`. Raises `BadInput` where the outer optimizer is not `slowed`."""
     if slowdown(state) is None:
-        raise ValueError("slower: expected the state of an outer optimizer made by slowed(...)")
+        raise BadInput("slower: expected the state of an outer optimizer made by slowed(...)")
     return with_nodes(state, Slowed, lambda node: node._replace(factor=node.factor * by))
 
 
