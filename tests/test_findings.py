@@ -37,7 +37,7 @@ def test_the_interval_of_a_relative_gain_holds_the_ratios_that_a_t_test_does_not
 
 
 def test_signs_tell_what_a_few_great_errors_hide():
-    """7 of 7 tasks with a lower error: p = 2 / 2⁷ by a two-sided sign test, though the interval of the mean difference holds 0."""
+    """Lower in 7 of 7 tasks: p = 2 / 2⁷ by a two-sided sign test, though the interval of the mean difference holds 0."""
     before = np.array([16.0, 14, 18, 15, 14, 400, 17])
     found = paired_gain(before, before / 10)
     assert found["difference"]["low"] < 0 < found["difference"]["high"]
