@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     results, lacking = [], []
     for run in arguments.runs:
         try:
-            results.append(read_result(run))
+            one = read_result(run)
+            twins = sum(Path(other).absolute().name == Path(run).absolute().name for other in arguments.runs)
+            results.append(one._replace(name=one.name.replace(Path(run).name, str(run), 1)) if twins > 1 else one)
         except NoFigures as error:
             lacking.append(error)
     if not results:

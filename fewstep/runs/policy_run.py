@@ -73,7 +73,7 @@ class PolicyRun:
         """Raises `BadInput`: what asks for it would predict."""
         raise BadInput(
             f"{self.directory}: expected a run whose model predicts, got a policy ({self.config['problem']}). It adapts by "
-            "acting: fewstep evaluate shows how well."
+            "acting: `fewstep adapt RUN --task ... --out FOLDER`."
         )
 
     def adapt(

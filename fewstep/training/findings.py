@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from fewstep.training.classics import TITLES
 
+FEW_CLASSES = 20
+"""Tasks of fewer classes say little about other classes, however many tasks there are."""
+
 
 class Finding(NamedTuple):
     """One answer."""
@@ -22,7 +25,9 @@ def findings(result: dict[str, Any]) -> list[Finding]:
     """The answers in the content `result` of an `evaluation.json`; none where it has no such figures, as older ones."""
     found = []
     if gain := result.get("adaptation_gain"):
-        found.append(Finding(said_of_adaptation(gain), gain["outcome"] == "better"))
+        classes = result.get("protocol", {}).get("classes", FEW_CLASSES)
+        few = f" All tasks are of the same {classes} classes; on other classes it may differ." if classes < FEW_CLASSES else ""
+        found.append(Finding(said_of_adaptation(gain) + few, gain["outcome"] == "better"))
     if classics := result.get("classics"):
         found.append(Finding(said_of_classics(classics), classics["by_classic"][classics["best"]]["outcome"] == "better"))
     return found
