@@ -150,10 +150,10 @@ def error_along(direction: np.ndarray, function: Callable[[Any], jax.Array], at:
     differences, in parts of the larger of the two: the least over the sizes of step."""
     direction = direction / max(float(np.linalg.norm(direction)), 1e-30)
     claimed, errors = float(gradient @ direction), []
-    least = max(1e-6 * float(np.linalg.norm(gradient)), 1e-12)
+    norm = float(np.linalg.norm(gradient))
     for size in (relative * (1.0 + float(jnp.max(jnp.abs(at)))) for relative in RELATIVE):
         measured = float(function(at + size * direction) - function(at - size * direction)) / (2 * size)
-        errors.append(abs(measured - claimed) / max(abs(measured), abs(claimed), least))
+        errors.append(abs(measured - claimed) / max(abs(measured), abs(claimed), 1e-6 * norm, 1e-12))
     return min(errors)
 
 

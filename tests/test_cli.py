@@ -159,7 +159,7 @@ def test_adapt_and_predict_give_what_python_gives(trained, support, command, tmp
         assert code == 0
         assert only_json(out).items() >= {"predictions": f"predictions{suffix}", "rows": 3}.items()
         written = read(f"predictions{suffix}")
-        assert written.columns == ["note", "x", "prediction", "lower", "upper"]
+        assert written.columns == ["note", "x", "prediction", "lower", "upper", "unlike_training", "support_rows"]
         assert (written["lower"] < written["prediction"]).all() and (written["prediction"] < written["upper"]).all()
         assert written["note"].to_list() == ["a", "b", "c"]
         np.testing.assert_allclose(written["prediction"], expected, rtol=1e-6)

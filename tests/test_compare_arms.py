@@ -15,10 +15,10 @@ from known import KEY
 from PIL import Image
 
 from fewstep import BadInput, Episode, Examples, adapt
-from fewstep.classics.rows import described
+from fewstep.classics.rows import described, with_gaps
 from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, ground
-from fewstep.compare.held import episode_errors, with_gaps
+from fewstep.compare.held import episode_errors
 from fewstep.problems import Images, Sine
 
 TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptation_steps=2, shots=5, queries=6)
