@@ -460,7 +460,7 @@ def copied(run, folder, *without):
     """A copy of a run's folder that lacks these files."""
     shutil.copytree(run.directory, folder)
     for name in without:
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
     return folder
 
 
@@ -484,7 +484,7 @@ def test_who_adapts_a_run_that_is_trained_or_calibrated_just_now_is_told_to_wait
 
 
 def test_commands_on_a_run_in_training_say_so_and_leave_its_files_alone(sine, tmp_path, command):
-    folder = copied(sine, tmp_path / "run", "calibration.json", "parameters.npz")
+    folder = copied(sine, tmp_path / "run", "calibration.json", "parameters.npz", "evaluation.json")
     with only_one(folder):
         says = f"process {os.getpid()} on {socket.gethostname()} is training this run"
         code, _, err = command("evaluate", folder)
