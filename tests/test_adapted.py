@@ -408,7 +408,7 @@ def test_without_a_calibration_the_run_is_said_to_be_unfinished(bayes):
 def test_a_level_that_cannot_be_promised_is_refused_and_by_default_it_is_said(bayes, gradient):
     fleet = adapt(bayes, FLEET)
     for level, words in (
-        (0.9, "No intervals at 90 %: expected at least 9 units to calibrate on, found 4"),
+        (0.9, "No intervals at 90 %: expected at least 9 calibration units, found 4"),
         (0.3, "--level should be between"),
         (1.0, "--level should be between"),
         (0.955, "in whole per cent"),
@@ -658,7 +658,7 @@ def test_where_too_few_units_calibrate_meta_train_units_say_what_is_unlike(bayes
         bayes.problem.format, targets=tuple(replace(each, span=(-np.inf, np.inf)) for each in bayes.problem.format.targets)
     )))  # fmt: skip
     reason = adapt(boundless, FLEET.with_columns(flow=pl.col("flow") * 1e3)).unlike["unit-02"]
-    assert "of the 28 meta-train and meta-validation units by at most" in reason  # those of more than five rows
+    assert "on all 28 meta-train and meta-validation units it is at most" in reason  # those of more than five rows
 
 
 def test_500_waves_are_enough_to_tell_what_is_unlike(waves):

@@ -297,7 +297,7 @@ def test_the_verdict_names_the_arms_that_the_budget_left_out():
     known = SimpleNamespace(tasks=lambda: range(40))
     whole = plan.planned(costs(maml=0.01), 1e5, recipe=5_000, seeds=3)
     (said,) = more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known)
-    assert "left out: ANIL, REPTILE." in said and said.endswith("fewstep compare --resume out --budget 5m")
+    assert "left out: ANIL; REPTILE." in said and said.endswith("fewstep compare --resume out --budget 5m")
     made.left_out = {"tabpfn": "not installed", "anil": "failed: ValueError: odd"}
     assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == ["ANIL failed: ValueError: odd."]
     made.left_out = {"tabpfn": "not installed"}

@@ -155,7 +155,7 @@ def test_an_interval_encloses_the_prediction_widens_with_its_level_and_narrows_w
     assert (middle < narrow[1]).all() and (narrow[1] <= wide[1]).all()
     assert np.mean(before[1] - before[0]) > np.mean(wide[1] - wide[0])
     np.testing.assert_array_equal(adapted.predict_interval(asked), wide)  # eight calibration groups allow 80 %, not 90
-    with pytest.raises(ValueError, match="expected at least 99 units"):
+    with pytest.raises(ValueError, match="expected at least 99 calibration units"):
         adapted.predict_interval(asked, 0.99)
 
 

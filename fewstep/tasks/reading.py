@@ -281,6 +281,6 @@ def no_column(name: str, columns: Sequence[str], source: str) -> BadInput:
 
 def sample(series: pl.Series) -> str:
     """What a column holds, in words."""
-    shown = series.drop_nulls().unique(maintain_order=True).head(2).to_list()
+    shown = series.drop_nulls().head(100).unique(maintain_order=True).head(2).to_list()
     kind = "text" if series.dtype == pl.String else str(series.dtype)
     return f"{kind} such as {', '.join(repr(value) for value in shown)}" if shown else "nothing at all"
