@@ -67,7 +67,7 @@ def require_sound(learner: Any, params: MetaParams, episodes: Episode, keys: Key
                 f"episodes{name_of(path)}: expected an array with the task axis first, got {kind_of(leaf)}. What is the same "
                 "for all tasks (settings, functions) belongs into the loss."
             )
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), episodes)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.result_type(leaf)), episodes)
     key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
     theta = jax.tree.map(_shape, params.theta)
     for name, batch in zip(("support", "query"), one, strict=True):
