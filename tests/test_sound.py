@@ -269,3 +269,10 @@ def test_plain_numbers_and_numpy_arrays_are_parameters_too():
     assert_same_bits(from_numpy, expected)
     path = adaptation_path(Learner(spread, SGD, 2), MetaParams({"w": [1.0, 1.0], "b": 0.0}), TASK.support, KEY)
     np.testing.assert_allclose(np.stack(path["w"], 1), expected["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("make", [variants.log_rates, lambda theta, rate: variants.layer_step_rates(theta, rate, 2)])
+def test_learned_rates_begin_at_a_positive_number(make, rate):
+    with pytest.raises(BadInput, match="expected a positive inner rate"):
+        make(jnp.ones(2), rate)

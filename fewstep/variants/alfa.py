@@ -12,7 +12,6 @@ Here β itself is generated, as in the paper's equation. A rate may turn negativ
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import optax
 
 from fewstep.errors import BadInput
 from fewstep.types import Key, Params
-from fewstep.variants.learned import require_entries
+from fewstep.variants.learned import log_rate, require_entries
 
 LAYERS = 3
 
@@ -38,7 +37,7 @@ def alfa_start(theta: Params, rate: float, steps: int, key: Key | None = None) -
     glorot = jax.nn.initializers.glorot_uniform()
     network = [{"kernel": glorot(key, (units, units), dtype), "bias": jnp.zeros(units, dtype)} for key in keys]
     network.append({"kernel": jnp.zeros((units, units), dtype), "bias": jnp.ones(units, dtype)})
-    rates = jnp.full((max(steps, 1), arrays), math.log(rate), dtype)
+    rates = jnp.full((max(steps, 1), arrays), log_rate(rate), dtype)
     return {"network": network, "rate": rates, "decay": jnp.ones_like(rates)}
 
 

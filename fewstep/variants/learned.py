@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,13 @@ import numpy as np
 from fewstep.errors import BadInput
 from fewstep.sound import kind_of
 from fewstep.types import Params
+
+
+def log_rate(rate: float) -> float:
+    """log(`rate`). Raises `BadInput` for a rate that is not positive and finite."""
+    if not 0 < rate < math.inf:
+        raise BadInput(f"rate: expected a positive inner rate, got {rate}. Learned rates are kept as logarithms.")
+    return math.log(rate)
 
 
 def require_like(

@@ -8,15 +8,13 @@ authors', which are learned as they are, may turn negative.
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from fewstep.types import Params
-from fewstep.variants.learned import require_like
+from fewstep.variants.learned import log_rate, require_like
 
 
 def layer_step_rates(theta: Params, rate: float, steps: int) -> Params:
@@ -24,7 +22,7 @@ def layer_step_rates(theta: Params, rate: float, steps: int) -> Params:
 
     At least one entry each, so that what was trained with 0 adaptation steps still has a rate to adapt with.
     """
-    return jax.tree.map(lambda leaf: jnp.full(max(steps, 1), math.log(rate), jnp.result_type(leaf)), theta)
+    return jax.tree.map(lambda leaf: jnp.full(max(steps, 1), log_rate(rate), jnp.result_type(leaf)), theta)
 
 
 def lslr(rates: Params) -> optax.GradientTransformation:

@@ -6,7 +6,6 @@ The matrices start at the identity, where this is Meta-SGD. Kernels of more axes
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from fewstep.types import Params
-from fewstep.variants.learned import broadcasts, require_like
+from fewstep.variants.learned import broadcasts, log_rate, require_like
 
 
 class Curvature(NamedTuple):
@@ -34,7 +33,7 @@ def curvature(theta: Params, rate: float) -> Params:
     def start(leaf: jax.Array) -> Curvature:
         rows = leaf.size if leaf.ndim < 2 else leaf.size // leaf.shape[-1]
         columns = None if leaf.ndim < 2 else jnp.eye(leaf.shape[-1], dtype=leaf.dtype)
-        return Curvature(jnp.full_like(leaf, math.log(rate)), jnp.eye(rows, dtype=leaf.dtype), columns)
+        return Curvature(jnp.full_like(leaf, log_rate(rate)), jnp.eye(rows, dtype=leaf.dtype), columns)
 
     return jax.tree.map(start, theta)
 

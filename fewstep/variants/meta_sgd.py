@@ -6,19 +6,17 @@ paper's rates may turn negative; ours are the paper's restricted to descent dire
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from fewstep.types import Params
-from fewstep.variants.learned import broadcasts, require_like
+from fewstep.variants.learned import broadcasts, log_rate, require_like
 
 
 def log_rates(theta: Params, rate: float) -> Params:
     """Starting values for `MetaParams.inner`: log(`rate`) for every parameter of θ."""
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, math.log(rate)), theta)
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, log_rate(rate)), theta)
 
 
 def meta_sgd(rates: Params) -> optax.GradientTransformation:
