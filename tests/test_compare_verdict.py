@@ -48,6 +48,8 @@ def test_where_an_arm_that_does_not_adapt_does_as_well_the_verdict_says_that_the
     found = verdict(scores(0, NEAR, tasks=400), scores(1, NEAR, tasks=400), 0.05)
     assert sum("these tasks show no need of meta-learning" in sentence for sentence in found.sentences) == 1
     assert not any("no need" in sentence for sentence in verdict(scores(0, FAR), scores(1, FAR), 0.05).sentences)
+    without = [[arm for arm in scores(seed, NEAR, tasks=400) if arm.name != "maml"] for seed in (0, 1)]
+    assert not any("no need" in sentence for sentence in verdict(*without, 0.05).sentences)  # nothing adapted
 
 
 def test_a_cheaper_arm_is_not_taken_where_validation_tasks_are_too_few_to_be_sure():

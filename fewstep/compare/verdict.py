@@ -21,8 +21,18 @@ NO_LEARNING = "prior"
 """the arm that learns nothing from a task"""
 POOLED = ("pooled", "joint")
 """arms that learn of all tasks at once, and do not adapt to any"""
-META_LEARNED = ("maml", "maml-from-joint", "fomaml", "anil", "reptile", "bayes-head", "in-context")
-"""arms that learn from all tasks how to adapt to one"""
+ADAPTING = (
+    "joint-ridge",
+    "joint-finetuned",
+    "maml",
+    "maml-from-joint",
+    "fomaml",
+    "anil",
+    "reptile",
+    "bayes-head",
+    "in-context",
+)
+"""networks that learn from all tasks and adapt to one"""
 
 
 def verdict(
@@ -105,7 +115,7 @@ class _Words:
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
         yield from self._without_learning(told)
-        if told and self.arm in POOLED and not found.errors.keys().isdisjoint(META_LEARNED):
+        if told and self.arm in POOLED and not found.errors.keys().isdisjoint(ADAPTING):
             yield (
                 "It does not adapt to a task, and no arm tried here that adapts is better by more than the margin of "
                 f"{self.number(self.comparison.margin)}: these tasks show no need of meta-learning."
