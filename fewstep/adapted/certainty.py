@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fewstep.errors import BadInput
+from fewstep.problem import needed_to_calibrate
 from fewstep.trained import Trained
-from fewstep.training.calibrate import STATED, nearest_entry, tasks_needed
+from fewstep.training.calibrate import STATED, nearest_entry
 from fewstep.training.fit import Steps
 
 WAIT = "so nothing is calibrated; wait until that ends, then adapt again"
@@ -58,7 +59,7 @@ class Certainty:
         if self.trained.policy(self.steps) is None:
             trained = f"for {self.trained.trained_steps} adaptation steps and for auto"
             return f"No intervals: they are calibrated {trained}, not for {self.steps}."
-        needed, found = tasks_needed(percent), self.calibrated_on()
+        needed, found = needed_to_calibrate(percent / 100), self.calibrated_on()
         return (
             f"No intervals at {percent} %: expected at least {needed} calibration units, found {found} with enough rows. "
             f"{'Ask for a lower --level, or train' if found else 'Train'} on a table of more units."

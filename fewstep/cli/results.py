@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,11 +39,10 @@ def main(argv: list[str]) -> int:
         raise BadInput("expected the folders of one or more runs, as in: fewstep results runs/*")
     picture = None if arguments.plot is None else new_file(arguments.plot, (".png",))
     results, lacking = [], []
+    names = Counter(Path(run).name for run in arguments.runs)
     for run in arguments.runs:
         try:
-            one = read_result(run)
-            twins = sum(Path(other).absolute().name == Path(run).absolute().name for other in arguments.runs)
-            results.append(one._replace(name=one.name.replace(Path(run).name, str(run), 1)) if twins > 1 else one)
+            results.append(read_result(run, run if names[Path(run).name] > 1 else ""))
         except NoFigures as error:
             lacking.append(error)
     if not results:

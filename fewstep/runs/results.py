@@ -61,9 +61,9 @@ class NoFigures(BadInput):
     """A run that was not evaluated yet."""
 
 
-def read_result(directory: str | Path) -> Result:
-    """The figure in a run's `evaluation.json`, after the adaptation steps that were chosen or trained. Raises `BadInput`, where
-    there is none yet `NoFigures`."""
+def read_result(directory: str | Path, name: str = "") -> Result:
+    """The figure in a run's `evaluation.json`, after the adaptation steps that were chosen or trained. `name` is what the run
+    is called, by default its folder's name. Raises `BadInput`, where there is none yet `NoFigures`."""
     path = Path(directory) / "evaluation.json"
     data = open_run(directory).config.get("data_sha256")
     try:
@@ -78,7 +78,7 @@ def read_result(directory: str | Path) -> Result:
         conditions |= {"data_files": data[:12]} if data else {}
         conditions |= {name: value for name, value in protocol.items() if name not in METHOD}
         return Result(
-            f"{Path(directory).name} ({found['preset']})",
+            f"{name or Path(directory).name} ({found['preset']})",
             steps[place],
             found["mean"][place],
             found["ci95"][place],

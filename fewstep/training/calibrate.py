@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.problem import Problem, Splits
+from fewstep.problem import Problem, Splits, needed_to_calibrate
 from fewstep.tasks.family import TaskFamily
 from fewstep.training.fit import SIGNS
 from fewstep.training.probe import POLICIES, Probed, Prober, evenly, rooms
@@ -174,16 +174,12 @@ def best_temperature(log_probabilities: np.ndarray, targets: np.ndarray, weight:
     return float(min(TEMPERATURES, key=loss))
 
 
-def tasks_needed(percent: int) -> int:
-    """How many calibration tasks it takes for intervals of so many per cent: one rank among them and the new task."""
-    return int(np.ceil(percent / (100 - percent) - 1e-9))
-
-
 def allowed_intervals(tasks: int) -> str:
     """Which of the usual intervals so many calibration tasks allow: a line to read before the training."""
-    levels = [level for level in STATED if tasks >= tasks_needed(level)]
-    takes = ", ".join(f"{tasks_needed(level)} for {level} %" for level in STATED[::-1])
-    allowed = f"up to {levels[0]} %" if levels else "none"
+    needed = {level: needed_to_calibrate(level / 100) for level in STATED[::-1]}
+    best = max((level for level, number in needed.items() if number <= tasks), default=None)
+    takes = ", ".join(f"{number} for {level} %" for level, number in needed.items())
+    allowed = f"up to {best} %" if best else "none"
     return f"intervals (lower and upper): {allowed}, by {tasks} calibration units; {takes} are needed"
 
 
