@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from PIL import Image
 
 from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, meta_gradient, runs
 from fewstep.arrays import write_arrays
@@ -219,3 +220,15 @@ def assert_legible(figure, found):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1, text
     for (text, box), (other, beside) in combinations(found, 2):
         assert not box.shrunk(0.98, 0.9).overlaps(beside.shrunk(0.98, 0.9)), (text, other)
+
+
+def write_photos(folder, classes, seed=0, photos=6):
+    """Folders of photos, 14 x 10 pixels: each class has a color and a pattern."""
+    for number in classes:
+        pattern = np.random.default_rng(number).integers(0, 256, (10, 14, 3))
+        for photo in range(photos):
+            noise = np.random.default_rng([seed, number, photo]).normal(0, 12, pattern.shape)
+            path = folder / f"class{number:02d}" / f"{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(pattern + noise, 0, 255).astype(np.uint8)).save(path)
+    return folder

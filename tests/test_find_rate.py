@@ -23,9 +23,9 @@ from known import (
     plain,
     slow_but,
     unit_rows,
+    write_photos,
 )
 from PIL import Image
-from test_image_cli import write_photos
 
 from fewstep import Episode, Learner
 from fewstep.plots.rates import rates as rates_picture

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from known import write_photos
 
 import fewstep
 from fewstep import cli
@@ -28,18 +28,6 @@ CLASSES, PHOTOS = 24, 6
 SETTINGS = ["--size", 12, "--network", "mlp", "--hidden", 24, "--meta-steps", 30, "--log-every", 10, "--meta-batch-size", 8]
 SETTINGS += ["--ways", 3, "--shots", 1, "--queries", 2, "--test-queries", 3, "--adaptation-steps", 2, "--validation-tasks", 10]
 SETTINGS += ["--parts", 0.5, 0.25, 0.25]
-
-
-def write_photos(folder, classes, seed=0, photos=PHOTOS):
-    """Folders of photos, 14 x 10 pixels: each class has a color and a pattern."""
-    for number in classes:
-        pattern = np.random.default_rng(number).integers(0, 256, (10, 14, 3))
-        for photo in range(photos):
-            noise = np.random.default_rng([seed, number, photo]).normal(0, 12, pattern.shape)
-            path = folder / f"class{number:02d}" / f"{photo}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.clip(pattern + noise, 0, 255).astype(np.uint8)).save(path)
-    return folder
 
 
 def run(*words):

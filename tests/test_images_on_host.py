@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from known import assert_same_bits
-from test_image_cli import write_photos
+from known import assert_same_bits, write_photos
 
 from fewstep.problems import Images, image_learning
 from fewstep.tasks.on_host import OnHost

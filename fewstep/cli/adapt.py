@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
     if steps is not None and len(steps) > 1:
         raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {arguments.steps!r}.")
     prepare_jax()
-    from fewstep import adapted, runs
+    from fewstep import runs
+    from fewstep.adapted import adapt as adapt_units
     from fewstep.problems.image_learning import ImageLearning
     from fewstep.tasks.reading import FILE, read_table
 
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
         return photos.adapt(run, arguments.support, arguments.out, steps[0] if steps else None, arguments.json)
     format = run.settings.read_format(run.config["format"])
     table = read_table(arguments.support, labels=format.labels)
-    model = adapted.adapt(run, table, arguments.support, steps[0] if steps else None)
+    model = adapt_units(run, table, arguments.support, steps[0] if steps else None)
     model.save(arguments.out)
     if model.units is None and model.format.task not in (None, FILE):
         near = difflib.get_close_matches(str(model.format.task), table.columns, n=1, cutoff=0.6)

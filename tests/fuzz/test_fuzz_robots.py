@@ -11,7 +11,7 @@ import odd_faults
 import odd_lived
 import odd_robots
 import pytest
-from conftest import untrained
+from known import untrained
 from odd_json import files_damaged, parts_damaged
 from odd_tables import unique
 
