@@ -37,9 +37,9 @@ from fewstep.problem import Problem, Splits
 from fewstep.problems import RobotFaults
 from fewstep.problems.robot_faults import PRESETS
 from fewstep.runtime import Follower
-from fewstep.tasks.experience import Simulator, beginnings, commands
+from fewstep.tasks.experience import Simulator, commands
 from fewstep.tasks.faults import Faults, read_family
-from fewstep.tasks.robots import Robot
+from fewstep.tasks.robots import Robot, beginnings
 from fewstep.tasks.windows import windows
 from fewstep.training.estimate import meta_step_operations
 from fewstep.training.evaluate import compiled_validation, summarize, task_errors

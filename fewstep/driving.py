@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep.planning import Plan, Planner, Reward, action_of, elites, first_plan, moved_on, planned
-from fewstep.tasks.experience import AWAY, Simulator, beginnings
-from fewstep.tasks.robots import Robot, imported_mujoco
+from fewstep.tasks.experience import Simulator
+from fewstep.tasks.robots import AWAY, Robot, beginnings, imported_mujoco
 from fewstep.types import Params
 
 EFFORT = 0.01

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fewstep.errors import BadInput
-from fewstep.tasks.experience import Simulator, beginnings, commands, gathered
+from fewstep.tasks.experience import Simulator, commands, gathered
 from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import FAMILIES, Change, Faults, read_family
 from fewstep.tasks.model_fields import computed_again, is_derived
-from fewstep.tasks.robots import Robot
+from fewstep.tasks.robots import Robot, beginnings
 
 mujoco = pytest.importorskip("mujoco", reason="robots need the extra [rl]")
 CART = """<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody><body name="cart">

@@ -15,8 +15,8 @@ from fewstep import Examples, Learner, losses
 from fewstep.problems import Sine
 from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.tasks.sine import Ranges, sine_waves
-from fewstep.tasks.table import MOST_ROWS, SORTED_UP_TO, Rows, bucket, pad, shuffled, table_tasks
-from fewstep.tasks.units import pad_units, stack_units, within_units
+from fewstep.tasks.table import MOST_ROWS, SORTED_UP_TO, Rows, shuffled, table_tasks
+from fewstep.tasks.units import bucket, pad, pad_units, stack_units, within_units
 
 
 def wave_of(examples):

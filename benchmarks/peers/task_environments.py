@@ -10,10 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from fewstep.tasks.experience import NOISE
 from fewstep.tasks.locomotion import ACTION_SCALE, FAMILIES
 from fewstep.tasks.navigation import HORIZON, NEAR, REACH, STRIDE
-from fewstep.tasks.robots import Robot, imported_mujoco
+from fewstep.tasks.robots import NOISE, Robot, imported_mujoco
 from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
 
 

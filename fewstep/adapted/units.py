@@ -27,8 +27,7 @@ from fewstep.problem import Problem
 from fewstep.runs import Run, new_directory, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.labels import note_twins, twin_hint
-from fewstep.tasks.table import bucket
-from fewstep.tasks.units import pad_units, stack_units, within_units
+from fewstep.tasks.units import bucket, pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
 from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params

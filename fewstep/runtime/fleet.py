@@ -20,9 +20,9 @@ from fewstep.errors import BadInput
 from fewstep.planning import Plan, Planner, Reward, action_of, first_plan, moved_on, planned, weighted
 from fewstep.problems.robot_faults import RobotFaults
 from fewstep.runtime.follower import Follower
-from fewstep.tasks.experience import AWAY, Experience, Simulator, beginnings, joined
+from fewstep.tasks.experience import Experience, Simulator, joined
 from fewstep.tasks.faults import Faults, read_family
-from fewstep.tasks.robots import Robot
+from fewstep.tasks.robots import AWAY, Robot, beginnings
 from fewstep.training.log import watched
 from fewstep.types import Examples, MetaParams
 

@@ -13,14 +13,10 @@ import numpy as np
 from fewstep.cores import cpu_cores
 from fewstep.errors import BadInput
 from fewstep.tasks.faults import Faults
-from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
+from fewstep.tasks.robots import AWAY, Robot, beginnings, imported_mujoco, warnings_of
 
 PERSISTENCE = 0.8
 """of random commands from one step of control to the next"""
-AWAY = 1e4
-"""An observation beyond it has run away: the simulation is not stable there."""
-NOISE = 0.1
-"""of where a run begins, around the pose that the file has: positions evenly, velocities normally, as gymnasium has it"""
 
 
 class Experience(NamedTuple):
@@ -57,19 +53,6 @@ class Simulator:
             commands = np.repeat(actions.astype(np.float64), substeps, axis=1)
             found = np.asarray(rollout.rollout(models, data, np.ascontiguousarray(states, np.float64), commands)[0])
         return np.concatenate([states[:, None], found[:, substeps - 1 :: substeps]], 1)
-
-
-def beginnings(robot: Robot, random: np.random.Generator, count: int) -> np.ndarray:
-    """float64 [count, state]: full states in which runs begin."""
-    mujoco, model = imported_mujoco(), robot.model
-    kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
-    states = np.zeros((count, mujoco.mj_stateSize(model, kind)))
-    data = mujoco.MjData(model)
-    mujoco.mj_getState(model, data, states[0], kind)
-    states[:] = states[0]
-    states[:, 1 : 1 + model.nq] += random.uniform(-NOISE, NOISE, (count, model.nq))
-    states[:, 1 + model.nq : 1 + model.nq + model.nv] += NOISE * random.standard_normal((count, model.nv))
-    return states
 
 
 def commands(robot: Robot, random: np.random.Generator, runs: int, steps: int) -> np.ndarray:

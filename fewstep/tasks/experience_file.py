@@ -13,10 +13,10 @@ import numpy as np
 
 from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
-from fewstep.tasks.experience import AWAY, Experience
+from fewstep.tasks.experience import Experience
 from fewstep.tasks.faults import FARTHEST
 from fewstep.tasks.reading import most_unpacked
-from fewstep.tasks.robots import Robot
+from fewstep.tasks.robots import AWAY, Robot
 from fewstep.whole import whole
 
 PARTS = ("train", "validation", "test")

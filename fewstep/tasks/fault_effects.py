@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from fewstep.errors import BadInput
-from fewstep.tasks.experience import Simulator, beginnings, commands
+from fewstep.tasks.experience import Simulator, commands
 from fewstep.tasks.faults import Change, Faults
 from fewstep.tasks.model_fields import ELEMENTS
+from fewstep.tasks.robots import beginnings
 
 PROBES = ((4, 10), (16, 100))
 """(runs, steps of control): the robot is driven at random as where experience is gathered, briefly and then for longer"""

@@ -26,8 +26,7 @@ import numpy as np
 
 from fewstep.cores import cpu_cores
 from fewstep.errors import BadInput
-from fewstep.tasks.experience import AWAY, beginnings
-from fewstep.tasks.robots import Robot, imported_mujoco, warnings_of
+from fewstep.tasks.robots import AWAY, Robot, beginnings, imported_mujoco, warnings_of
 from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
 
 HORIZON = 100

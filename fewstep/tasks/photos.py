@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from fewstep.errors import BadInput
+from fewstep.tasks.text_files import legible
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FOREIGN = (".heic", ".heif", ".avif", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
@@ -143,11 +144,6 @@ def _is(what: Callable[[], bool]) -> bool:
         return what()
     except OSError:
         return False
-
-
-def legible(name: str) -> str:
-    """The name of a file as it can be written: bytes that are no UTF-8 become escapes, so that names stay different."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_hidden(part: str) -> bool:

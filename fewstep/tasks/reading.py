@@ -17,8 +17,7 @@ import polars as pl
 
 from fewstep.errors import BadInput
 from fewstep.tasks.numerals import COMMA, POINT, SAMPLE, ways_of
-from fewstep.tasks.photos import legible
-from fewstep.tasks.text_files import GAPS, Text, open_text
+from fewstep.tasks.text_files import GAPS, Text, legible, open_text
 
 INPUT = "-"
 """standard input"""

@@ -19,6 +19,10 @@ import numpy as np
 
 from fewstep.errors import BadInput
 
+AWAY = 1e4
+"""An observation beyond it has run away: the simulation is not stable there."""
+NOISE = 0.1
+"""of where a run begins, around the pose that the file has: positions evenly, velocities normally, as gymnasium has it"""
 CONTROL_SECONDS = 0.05
 """A command holds for about so long, where a user's own robot does not say otherwise."""
 TIMESTEPS = (1e-5, 1.0)
@@ -192,3 +196,16 @@ def imported_mujoco() -> Any:
             "glfw where its library is installed, disable for no pictures."
         ) from error
     return mujoco
+
+
+def beginnings(robot: Robot, random: np.random.Generator, count: int) -> np.ndarray:
+    """float64 [count, state]: full states in which runs begin."""
+    mujoco, model = imported_mujoco(), robot.model
+    kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
+    states = np.zeros((count, mujoco.mj_stateSize(model, kind)))
+    data = mujoco.MjData(model)
+    mujoco.mj_getState(model, data, states[0], kind)
+    states[:] = states[0]
+    states[:, 1 : 1 + model.nq] += random.uniform(-NOISE, NOISE, (count, model.nq))
+    states[:, 1 + model.nq : 1 + model.nq + model.nv] += NOISE * random.standard_normal((count, model.nv))
+    return states

@@ -118,14 +118,3 @@ def shuffled(key: Key, length: jax.Array, count: int) -> jax.Array:
         lambda place: jnp.any(outside(place)), lambda place: jnp.where(outside(place), encrypt(place), place), encrypt(number)
     )
     return jnp.where(wanted, place, size).astype(jnp.int32)
-
-
-def pad(examples: Examples, size: int) -> Examples:
-    """`examples` with rows of weight 0 appended up to `size` rows, so that few shapes have to be compiled."""
-    missing = size - examples.weight.shape[0]
-    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), examples)
-
-
-def bucket(count: int) -> int:
-    """The padded size for `count` rows: the next power of two, at least 8."""
-    return max(8, 1 << (count - 1).bit_length())

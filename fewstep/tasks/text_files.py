@@ -121,3 +121,8 @@ def fault_of(content: Any, separator: str) -> str:
                     f"{separator!r}, or correct this line"
                 )
     return ""
+
+
+def legible(name: str) -> str:
+    """The name of a file as it can be written: bytes that are no UTF-8 become escapes, so that names stay different."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fewstep.tasks.table import bucket
 from fewstep.types import Examples
 
 
@@ -38,3 +39,14 @@ def stack_units(
 def pad_units(support: Examples, units: int) -> Examples:
     """`support` [units, ...] with units without rows appended, so that few shapes have to be compiled."""
     return Examples(*(np.pad(leaf, [(0, units - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1)) for leaf in support))  # type: ignore[arg-type]
+
+
+def pad(examples: Examples, size: int) -> Examples:
+    """`examples` with rows of weight 0 appended up to `size` rows, so that few shapes have to be compiled."""
+    missing = size - examples.weight.shape[0]
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)), examples)
+
+
+def bucket(count: int) -> int:
+    """The padded size for `count` rows: the next power of two, at least 8."""
+    return max(8, 1 << (count - 1).bit_length())

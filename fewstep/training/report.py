@@ -13,7 +13,7 @@ import numpy as np
 from fewstep.maml import adaptation_path
 from fewstep.problem import Problem
 from fewstep.tasks.columns import TableFormat
-from fewstep.tasks.table import bucket, pad
+from fewstep.tasks.units import bucket, pad
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.evaluate import finite_or_none, summarize
 from fewstep.training.fit import Steps, deviation, fit
