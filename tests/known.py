@@ -10,12 +10,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from PIL import Image
 
-from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, meta_gradient, runs
+from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, init, meta_gradient, runs
 from fewstep.arrays import write_arrays
 from fewstep.gradients import first_order
 from fewstep.maml import task_gradient, task_gradients
 from fewstep.runs.config import write_config
+from fewstep.training.checkpoint import Checkpoints
 
+TINY = ["--meta-steps", "60", "--log-every", "20", "--hidden", "8", "--adaptation-steps", "2"]
+TINY += ["--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0"]  # soon compiled
 KEY, STEP = jax.random.key(0), jnp.zeros((), jnp.int32)
 
 
@@ -232,3 +235,12 @@ def write_photos(folder, classes, seed=0, photos=6):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.clip(pattern + noise, 0, 255).astype(np.uint8)).save(path)
     return folder
+
+
+def state_of(problem):
+    return init(problem.outer_optimizer, problem.init(jax.random.key(0)))
+
+
+def last(directory, problem, which="last"):
+    with Checkpoints(directory / "checkpoints", "read") as checkpoints:
+        return checkpoints.restore(state_of(problem), which)

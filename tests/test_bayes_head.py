@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from known import assert_close, fast_adapt, fast_path, finite_differences
+from polynomials import FEATURES, POLYNOMIALS, ROWS, examples, learner, numbers, prior
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
@@ -22,34 +23,13 @@ from fewstep.variants import (
     shrunk,
     start_by_output,
 )
-from fewstep.variants.bayes_head import BayesParams, Belief, Prediction, condition, posterior, predict
+from fewstep.variants.bayes_head import BayesParams, Prediction, condition, posterior, predict
 
 KEY = jax.random.key(3)
-FEATURES, ROWS = 4, 7
-POLYNOMIALS = Network(lambda key: (), lambda params, x: x ** jnp.arange(1, FEATURES + 1)[None])
-"""A body without parameters: φ(x) = (x, x², x³, x⁴), and the constant behind it."""
-
-
-def numbers(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
-
-
-def prior(centers=1, outputs=1):
-    size = FEATURES + 1
-    return Belief(numbers(0, centers, size, outputs), numbers(1, centers), numbers(2, size, size), numbers(3, outputs) / 2)
 
 
 def design(x):
     return np.column_stack([*(np.asarray(x) ** power for power in range(1, FEATURES + 1)), np.ones(len(x))])
-
-
-def examples(seed=5, rows=ROWS, outputs=1):
-    return Examples(numbers(seed, rows, 1) / 2, numbers(seed + 1, rows, outputs), jnp.ones(rows))
-
-
-def learner(**fields):
-    loss = negative_log_likelihood(POLYNOMIALS)
-    return Learner(loss, remember_prior, 1, adaptation_step=bayes_step(POLYNOMIALS), **fields)
 
 
 def test_one_center_gives_the_conjugate_formulas_of_bayesian_linear_regression(float64):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from known import assert_same_bits, unit_rows
+from known import TINY, assert_same_bits, unit_rows
 from PIL import Image
 
 from fewstep import __version__, cli, runs
@@ -22,8 +22,6 @@ from fewstep.problems import Table
 from fewstep.training.log import read_metrics
 
 COMMAND = [sys.executable, "-m", "fewstep.cli"]
-TINY = ["--meta-steps", "60", "--log-every", "20", "--hidden", "8", "--adaptation-steps", "2"]
-TINY += ["--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0"]  # soon compiled
 
 
 def start(*words, **options):

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_cli import TINY
+from known import TINY
 
 from fewstep import init
 from fewstep.problems import Sine

@@ -15,8 +15,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from known import bowl_problem
-from test_training import last
+from known import bowl_problem, last
 
 from fewstep import BadInput, hosts
 from fewstep.training import loop

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from known import KEY, assert_close, fast_adapt, mlp_apply, mlp_params, one, plain, waves
-from test_bayes_head import FEATURES, POLYNOMIALS, examples, learner, numbers, prior
+from polynomials import FEATURES, POLYNOMIALS, examples, learner, numbers, prior
 
 from fewstep import Examples, Learner, MetaParams, adapt
 from fewstep.losses import mean_squared_error

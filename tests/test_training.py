@@ -26,8 +26,10 @@ from known import (
     bowl_problem,
     draw_bowls,
     farthest,
+    last,
     plain,
     slow_but,
+    state_of,
 )
 
 from fewstep import BadInput, Episode, Learner, RunFailed, init, meta_step, task_loss
@@ -45,10 +47,6 @@ from fewstep.training.signals import StopSignals, terminated_as_interrupted
 TRAIN_KEY = jax.random.key(5)
 
 
-def state_of(problem):
-    return init(problem.outer_optimizer, problem.init(jax.random.key(0)))
-
-
 def gradient_at(problem, devices, params, step):
     """(meta-loss, meta-gradient) of one meta-step of the compiled loop: plain descent at rate 1 shows the gradient."""
     descent = optax.sgd(1.0)
@@ -56,11 +54,6 @@ def gradient_at(problem, devices, params, step):
     run = compiled_chunk(replace(problem, outer_optimizer=descent), task_mesh(devices))
     after, chunk = run(state, TRAIN_KEY, 1)
     return chunk.meta_loss, jax.tree.map(lambda before, after: before - after, params, after.params)
-
-
-def last(directory, problem, which="last"):
-    with Checkpoints(directory / "checkpoints", "read") as checkpoints:
-        return checkpoints.restore(state_of(problem), which)
 
 
 def contents(directory):
