@@ -1,4 +1,4 @@
-"""Long work neither compiles again nor leaks: a fast slice of benchmarks/endurance.py. Place: fewstep/training, runs."""
+"""Long work neither compiles again nor leaks: a fast slice of the endurance benchmark. Place: fewstep/training, runs."""
 
 import gc
 

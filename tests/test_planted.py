@@ -1,4 +1,4 @@
-"""Planted families: Bayes errors by other formulas, what is said of arms on fresh tasks. Place: benchmarks/planted.py."""
+"""Planted families: Bayes errors by other formulas, what is said of arms on fresh tasks. Place: benchmarks.accuracy.compare."""
 
 import sys
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from known import slow_but
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-if not BENCHMARKS.is_dir():
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not part of this distribution", allow_module_level=True)
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(ROOT))
 
-from compare_planted import judged, on_fresh_tasks, reported, summary, watched  # noqa: E402
-from planted import PLANTED, Planted, bayes_error  # noqa: E402
+from benchmarks.accuracy.compare.families import PLANTED, Planted, bayes_error  # noqa: E402
+from benchmarks.accuracy.compare.planted import judged, on_fresh_tasks, reported, summary, watched  # noqa: E402
 
 
 def an_episode(family, task=5):

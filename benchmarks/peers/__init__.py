@@ -4,8 +4,8 @@
 `meta_gradient(adaptation_steps, threads) -> (meta-loss, gradients)` on the fixed weights and episodes of setting.py, and
 `program(adaptation_steps, sampling, threads) -> run(n)`, with `sampling` "in" (fresh tasks every meta-step) or "out".
 
-Of another benchmark, policy_speed.py: `torch_maml_trpo`, `torch_trajectories`, `task_environments`, `policy_programs`,
-`policy_agreement` and `clocks`.
+Of another benchmark, speed/policies.py: `torch_maml_trpo`, `torch_trajectories`, `task_environments`, `policy_programs`
+and `policy_agreement`.
 """
 
 LABELS = {

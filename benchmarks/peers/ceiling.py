@@ -1,4 +1,4 @@
-"""What the machine can do at most: the product of two large float32 matrices, on all cores. Not a peer; run by speed.py.
+"""What the machine can do at most: the product of two large float32 matrices, on all cores. Not a peer; run by speed/sine.py.
 
 JAX's and, where installed, PyTorch's product are both tried, and the faster is timed. `run(n)` makes n products.
 """
@@ -11,7 +11,8 @@ from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
-from setting import Run, fastest
+
+from benchmarks.peers.setting import Run, fastest
 
 SIZE = 2048
 OPERATIONS = 2 * SIZE**3

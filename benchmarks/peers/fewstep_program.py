@@ -1,4 +1,4 @@
-"""fewstep's own training program: `compiled_chunk` over a mesh of devices, as `fewstep train` runs it. A peer of speed.py."""
+"""fewstep's own training program: `compiled_chunk` over a mesh, as `fewstep train` runs it. A peer of speed/sine.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from setting import INNER_RATE, OUTER_RATE, QUERIES, SHOTS, SIZES, TASKS, Run, fixed_episodes, fixed_weights
 
+from benchmarks.peers.setting import INNER_RATE, OUTER_RATE, QUERIES, SHOTS, SIZES, TASKS, Run, fixed_episodes, fixed_weights
 from fewstep import maml
 from fewstep.problem import Problem
 from fewstep.problems.sine import Sine

@@ -1,4 +1,4 @@
-"""higher: `innerloop_ctx` for each task. A peer of speed.py."""
+"""higher: `innerloop_ctx` for each task. A peer of speed/sine.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib.metadata import version
 import higher
 import numpy as np
 import torch
-from setting import INNER_RATE, Run
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
+from benchmarks.peers.setting import INNER_RATE, Run
+from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
 
 
 def versions() -> dict[str, str]:

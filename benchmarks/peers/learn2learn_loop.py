@@ -1,4 +1,4 @@
-"""learn2learn's MAML, unmodified: `clone` and `adapt` for each task. A peer of speed.py.
+"""learn2learn's MAML, unmodified: `clone` and `adapt` for each task. A peer of speed/sine.py.
 
 Where the installed package cannot be imported, its MAML is loaded from a checkout, named by the environment variable
 LEARN2LEARN_CHECKOUT. The package's own `__init__` imports environments and compiled samplers that MAML does not need.
@@ -15,11 +15,11 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from setting import INNER_RATE, Run
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
+from benchmarks.peers.setting import INNER_RATE, Run
+from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
 
 
 def load_maml():

@@ -1,6 +1,6 @@
 """JAX without a library, as a competent user writes it: one meta-step under `jax.jit`, a Python loop over meta-steps.
 
-Both orders of `grad` and `vmap` are built, and the faster is timed. A peer of speed.py.
+Both orders of `grad` and `vmap` are built, and the faster is timed. A peer of speed/sine.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from setting import (
+
+from benchmarks.peers.setting import (
     AMPLITUDES,
     INNER_RATE,
     INPUTS,

@@ -1,4 +1,4 @@
-"""Whether PyTorch computes what fewstep computes, on the same trajectories, in float64. Used by policy_speed.py."""
+"""Whether PyTorch computes what fewstep computes, on the same trajectories, in float64. Used by speed/policies.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import numpy as np
 import torch
 from jax.flatten_util import ravel_pytree
 
+from benchmarks.peers import torch_maml_trpo as peer
+from benchmarks.peers import torch_trajectories
+from benchmarks.peers.policy_programs import environment_of, in_order, problem_of, settings_of, simulation_of, weights_of
+from benchmarks.peers.torch_trajectories import Seen, Weights
 from fewstep.cli.arguments import prepare_jax
 from fewstep.maml import MetaState
 from fewstep.rl.adaptation import adapted_on
@@ -21,10 +25,6 @@ from fewstep.rl.surrogates import ratio_of
 from fewstep.rl.trajectories import Trajectories
 from fewstep.rl.trust_region import divergence_product
 from fewstep.types import MetaParams
-from peers import torch_maml_trpo as peer
-from peers import torch_trajectories
-from peers.policy_programs import environment_of, in_order, problem_of, settings_of, simulation_of, weights_of
-from peers.torch_trajectories import Seen, Weights
 
 TASKS, ROLLOUTS = 4, 6
 """enough to differ by"""

@@ -1,4 +1,4 @@
-"""fewstep and PyTorch, each making meta-steps of MAML with TRPO on the same problem. Used by policy_speed.py."""
+"""fewstep and PyTorch, each making meta-steps of MAML with TRPO on the same problem. Used by speed/policies.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.clocks import clocks
+from benchmarks.records import clocked, clocks
 
 Step = Callable[[], dict[str, Any]]
 """makes a meta-step: by `clocks` seconds of all of it and of collecting, lengths tried by the line search, environment steps"""
@@ -63,9 +63,8 @@ def fewstep_program(name: str, normalize: bool = False) -> Step:
         assert info.outer.finite
         thetas = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf[None], search.tasks, 0), state.params.theta)
         jax.block_until_ready(thetas)
-        started = clocks()
-        jax.block_until_ready(collected(thetas))
-        return {"whole": whole, "collecting": times * (clocks() - started), "tries": int(info.outer.tries), "steps": steps}
+        collecting = times * clocked(lambda: collected(thetas))
+        return told(whole, collecting, info.outer.tries, steps)
 
     return step
 
@@ -74,7 +73,7 @@ def torch_program(name: str, cores: int, one_by_one: bool = False) -> Step:
     """Meta-steps of PyTorch, from the weights that fewstep begins with."""
     import torch
 
-    from peers import torch_maml_trpo as peer
+    from benchmarks.peers import torch_maml_trpo as peer
 
     torch.set_num_threads(cores)
     torch.manual_seed(0)
@@ -92,14 +91,18 @@ def torch_program(name: str, cores: int, one_by_one: bool = False) -> Step:
         nonlocal theta
         started = clocks()
         theta, collecting, tries = meta_step(settings, theta, random)
-        return {"whole": clocks() - started, "collecting": collecting, "tries": tries, "steps": steps}
+        return told(clocks() - started, collecting, tries, steps)
 
     return step
 
 
+def told(whole: np.ndarray, collecting: np.ndarray, tries: Any, steps: int) -> dict[str, Any]:
+    return {"whole": whole.tolist(), "collecting": collecting.tolist(), "tries": int(tries), "steps": steps}
+
+
 def settings_of(problem: Any) -> Any:
     """Those of fewstep's problem, for PyTorch."""
-    from peers.torch_maml_trpo import Settings
+    from benchmarks.peers.torch_maml_trpo import Settings
 
     search, outer = problem.search, problem.search.outer
     assert search.estimator == "likelihood_ratio" and search.inner_optimizer is None and not search.bootstrap
@@ -109,15 +112,15 @@ def settings_of(problem: Any) -> Any:
 
 def simulation_of(name: str) -> Any:
     """The simulator that PyTorch steps: for half-cheetah fewstep's own."""
+    from benchmarks.peers.task_environments import navigation_in_numpy
     from fewstep.tasks.locomotion import locomotion
-    from peers.task_environments import navigation_in_numpy
 
     return navigation_in_numpy() if name == "nav2d" else locomotion(name)
 
 
 def environment_of(name: str) -> Any:
     """One Gymnasium environment of the problem."""
-    from peers.task_environments import HalfCheetahVelocity, Navigation
+    from benchmarks.peers.task_environments import HalfCheetahVelocity, Navigation
 
     return Navigation() if name == "nav2d" else HalfCheetahVelocity()
 

@@ -1,4 +1,4 @@
-"""The environments of policy_speed.py outside JAX: navigation by NumPy for many rows, and both of its problems as Gymnasium
+"""The environments of speed/policies.py outside JAX: navigation by NumPy for many rows, and both of its problems as Gymnasium
 environments, one trajectory each, as public codes of MAML for reinforcement learning step them."""
 
 from __future__ import annotations

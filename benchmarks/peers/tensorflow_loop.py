@@ -1,7 +1,7 @@
 """TensorFlow as its tutorials teach MAML: one meta-step in a `tf.function`, tasks in a Python loop inside it, nested tapes.
 
 Unlike the best-known of them, it draws fresh tasks in every call, support and query points of one and the same task.
-A peer of speed.py.
+A peer of speed/sine.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import tensorflow as tf
-from setting import (
+
+from benchmarks.peers.setting import (
     ADAM_EPSILON,
     AMPLITUDES,
     INNER_RATE,

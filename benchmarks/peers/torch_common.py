@@ -11,7 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from setting import (
+from torch import nn
+
+from benchmarks.peers.setting import (
     ADAM_EPSILON,
     AMPLITUDES,
     INPUTS,
@@ -25,7 +27,6 @@ from setting import (
     fixed_episodes,
     fixed_weights,
 )
-from torch import nn
 
 Accumulate = Callable[[Episodes], torch.Tensor]
 MakeAccumulate = Callable[[nn.Module, int], Accumulate]

@@ -1,14 +1,14 @@
-"""torch_func.py's gradient of the mean under `torch.compile`; it needs a C++ compiler. A peer of speed.py."""
+"""torch_func.py's gradient of the mean under `torch.compile`; it needs a C++ compiler. A peer of speed/sine.py."""
 
 from __future__ import annotations
 
 import shutil
 
 import numpy as np
-from setting import Run
 
-from peers.torch_common import meta_gradient_by, program_by
-from peers.torch_func import compiled_gradient_of_mean, versions
+from benchmarks.peers.setting import Run
+from benchmarks.peers.torch_common import meta_gradient_by, program_by
+from benchmarks.peers.torch_func import compiled_gradient_of_mean, versions
 
 __all__ = ["meta_gradient", "program", "versions"]
 

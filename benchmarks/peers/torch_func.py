@@ -1,4 +1,4 @@
-"""PyTorch's own function transforms: `vmap` over tasks, `grad` in the inner loop, `functional_call`. A peer of speed.py.
+"""PyTorch's own function transforms: `vmap` over tasks, `grad` in the inner loop, `functional_call`. A peer of speed/sine.py.
 
 The meta-gradient is built in three ways (backward through vmap, the gradient of the mean, the mean of the gradients),
 and the fastest is timed.
@@ -11,12 +11,12 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from setting import INNER_RATE, Episodes, Run, fastest
 from torch import nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.nn.functional import mse_loss
 
-from peers.torch_common import Accumulate, MakeAccumulate, meta_gradient_by, program_by
+from benchmarks.peers.setting import INNER_RATE, Episodes, Run, fastest
+from benchmarks.peers.torch_common import Accumulate, MakeAccumulate, meta_gradient_by, program_by
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""PyTorch without a library: a loop over tasks, `autograd.grad(create_graph=True)` in each. A peer of speed.py."""
+"""PyTorch without a library: a loop over tasks, `autograd.grad(create_graph=True)` in each. A peer of speed/sine.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from setting import INNER_RATE, Run
 from torch import nn
 from torch.nn.functional import linear, mse_loss, relu
 
-from peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
+from benchmarks.peers.setting import INNER_RATE, Run
+from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
 
 
 def versions() -> dict[str, str]:

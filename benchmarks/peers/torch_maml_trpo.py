@@ -1,6 +1,6 @@
-"""MAML with TRPO in PyTorch (Finn et al. 2017, Algorithm 3), what policy_speed.py compares fewstep with.
+"""MAML with TRPO in PyTorch (Finn et al. 2017, Algorithm 3), what speed/policies.py compares fewstep with.
 
-What it computes is what fewstep computes, which `policy_speed.py` checks first; how, is what PyTorch offers: an inner step with
+What it computes is what fewstep computes, which is checked first; how, is what PyTorch offers: an inner step with
 `create_graph`, products with the Hessian of the divergence by a second backward pass through it (as in pytorch-maml-rl and
 learn2learn), a line search that adapts anew. It runs in two ways:
 
@@ -19,9 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.tasks.simulation import Simulation
-from peers.clocks import clocks
-from peers.torch_trajectories import (
+from benchmarks.peers.torch_trajectories import (
     Scored,
     Weights,
     average,
@@ -31,6 +29,8 @@ from peers.torch_trajectories import (
     policy,
     scored,
 )
+from benchmarks.records import clocks
+from fewstep.tasks.simulation import Simulation
 
 
 class Settings(NamedTuple):

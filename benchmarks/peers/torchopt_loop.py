@@ -1,4 +1,4 @@
-"""TorchOpt: `MetaSGD` adapts the network in place for each task, then the network is put back. A peer of speed.py."""
+"""TorchOpt: `MetaSGD` adapts the network in place for each task, then the network is put back. A peer of speed/sine.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib.metadata import version
 import numpy as np
 import torch
 import torchopt
-from setting import INNER_RATE, TASKS, Episodes, Run
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from peers.torch_common import Accumulate, meta_gradient_by, program_by
+from benchmarks.peers.setting import INNER_RATE, TASKS, Episodes, Run
+from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, program_by
 
 
 def versions() -> dict[str, str]:

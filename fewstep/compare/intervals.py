@@ -2,7 +2,7 @@
 
 Rows differ (another seed, another training), columns differ (tasks are hard or easy), so the mean of the table is as sure as
 its rows and its columns are many, not its cells. With three seeds a resampled interval has three rows to draw from, and
-Satterthwaite's t alone covers less than it says; what covers it, as `benchmarks/compare_coverage.py` measures, is
+Satterthwaite's t alone covers less than it says; what covers it, as `benchmarks/accuracy/compare/coverage.py` measures, is
 Satterthwaite's t with two corrections, both in closed form:
 
 * The variance of so few seeds is mostly estimated too small, and the degrees of freedom then too many: they are counted with

@@ -12,12 +12,12 @@ from known import assert_same_bits, bowl_problem
 from fewstep.training import loop
 from fewstep.training.log import read_metrics
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-if not BENCHMARKS.is_dir():
+ROOT = Path(__file__).parents[2]
+if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not part of this distribution", allow_module_level=True)
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(ROOT))
 
-import torture  # noqa: E402
+from benchmarks.robustness import torture  # noqa: E402
 
 BOWLS = """
 import sys

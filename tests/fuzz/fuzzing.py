@@ -2,7 +2,7 @@
 
 A case passes where the command ends with 2 and a few lines, or where what it was given is usable: then with 0, or in the
 first meta-step of a training, which is traced and not made. Never with an exception, never late, never with a file where none
-was asked for. `python benchmarks/fuzz.py` counts the cases.
+was asked for. `python -m benchmarks.robustness.fuzz` counts the cases.
 """
 
 import contextlib

@@ -1,0 +1,93 @@
+"""Robots with faults: milliseconds of adapting and planning in a control loop, steps simulated in a second. See docs/robots.md.
+
+python -m benchmarks.speed.robots latency
+python -m benchmarks.speed.robots simulation
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.records import Options, device, in_turn, timed, write
+from fewstep.cli.arguments import prepare_jax
+from fewstep.planning import Planner, first_plan, planned
+from fewstep.problems import RobotFaults
+from fewstep.problems.robot_faults import PRESETS
+from fewstep.runtime import Follower
+from fewstep.tasks.experience import Simulator, beginnings, commands
+from fewstep.tasks.faults import Faults, read_family
+from fewstep.tasks.robots import Robot
+
+
+def main() -> None:
+    parser = Options(__doc__, "speed/robots_{part}.json")
+    parser.add_argument("part", choices=["latency", "simulation"])
+    arguments = parser.parse_args()
+    prepare_jax()
+    record = {"latency": latency, "simulation": simulation}[arguments.part](PRESETS["default"][0])
+    print(json.dumps(record))
+    write(arguments.out, record)
+
+
+def latency(settings: RobotFaults) -> dict[str, Any]:
+    """Milliseconds of one adaptation to 32 transitions in five steps, and of one step of planning: 500 candidates of 10."""
+    problem = replace(settings, robots=(4, 2, 2), runs=1).build(0)
+    follower = Follower(problem, problem.init(jax.random.key(0)), {}).warm_up()
+    robot, random, planner = Robot(settings.robot), np.random.default_rng(0), Planner()
+    limits = tuple(map(jnp.asarray, robot.limits))
+
+    @jax.jit
+    def look_ahead(params, observation, plan, key):
+        imagine = lambda state, action: follower.after(params, state, action)  # noqa: E731
+        return planned(planner, imagine, lambda state, action, after: after[0], observation, plan, limits, key)
+
+    plan, key, times = first_plan(planner, robot.actions), jax.random.key(0), {"adaptation": [], "planning": []}
+    for number in range(600):
+        observation, after = random.standard_normal((2, robot.observed)).astype(np.float32)
+        follower.observe(observation, random.uniform(-1, 1, robot.actions), after)
+        started = time.perf_counter()
+        follower.adapt()
+        between = time.perf_counter()
+        jax.block_until_ready(look_ahead(follower.params, observation, plan, key))
+        if number >= 100:  # warm
+            times["adaptation"].append(between - started)
+            times["planning"].append(time.perf_counter() - between)
+    record = {
+        name: {f"p{part}_ms": round(1e3 * float(np.percentile(values, part)), 3) for part in (50, 99)}
+        for name, values in times.items()
+    }
+    return {"robot": settings.robot, **record, "device": device()}
+
+
+def simulation(settings: RobotFaults) -> dict[str, Any]:
+    """Steps of control that are simulated in a second, of 64 different robots in one call, by threads in turn; medians."""
+    rounds: dict[str, dict[int, list[float]]] = {}
+    for name in ("half-cheetah", "ant"):
+        robot, random = Robot(name), np.random.default_rng(0)
+        faults = Faults(robot, read_family(settings.family))
+        models = [faults.model(condition) for condition in faults.draw(random, 64)]
+        states, actions = beginnings(robot, random, 64), commands(robot, random, 64, settings.run_steps)
+        simulate = lambda threads: Simulator(robot, threads).run(models, states, actions)  # noqa: E731, B023
+        programs = {threads: partial(timed, partial(simulate, threads)) for threads in (1, 2)}
+        rounds[name] = in_turn(programs, 9, warm=0)
+    record = {
+        name: {
+            f"{threads} thread{'s' * (threads > 1)}": round(64 * settings.run_steps / median(values))
+            for threads, values in found.items()
+        }
+        for name, found in rounds.items()
+    }
+    return {"control_steps_per_second": record, "robots": 64}
+
+
+if __name__ == "__main__":
+    main()
