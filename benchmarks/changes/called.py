@@ -1,7 +1,7 @@
 """A pytest plugin: which functions of fewstep the tests of one process call. Used by mutants.py.
 
-Writes the sorted list of "path::qualified name" to the file that FEWSTEP_CALLED names. Functions inside a function count as the
-outer one.
+Writes the sorted list of "path::qualified name" of the checkout FEWSTEP_TREE to the file FEWSTEP_CALLED. Functions inside a
+function count as the outer one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(os.environ["FEWSTEP_TREE"])
 FEWSTEP = str(ROOT / "fewstep") + os.sep
 seen = set()
 

@@ -1,13 +1,23 @@
 """Would the tests notice? Small faults (mutants), planted one at a time, and the tests that run the changed function.
 
-python -m benchmarks.changes.mutants calls --out calls.json     # which functions each test file runs, and how long it takes
-python -m benchmarks.changes.mutants run --calls calls.json --out docs/records/changes/mutants.json
+    python -m benchmarks.changes.mutants calls --tree TREE --out calls.json     # which functions each test file runs; an hour
+    python -m benchmarks.changes.mutants draw --tree TREE --out mutants.json
+    python -m benchmarks.changes.mutants run --tree TREE --mutants mutants.json --calls calls.json --out found.json
 
 A mutant turns a comparison or a sign, moves a number by one, drops a line or swaps two arguments. It is drawn by a fixed seed:
-first a function, then a kind, then a place in it. So the same functions under other names, in other files, give the same
-mutants (`--functions FILE`, a list of "path::function" in the order of the record of the version before). Each mutant is tried
-in a copy of the tree: the test files that run its function, the quickest first, until one test fails. A record goes on where it
-was interrupted. `calls` takes an hour of one core, a mutant a few minutes.
+first a function, then a kind, then a place in it. Each mutant is tried in a copy of TREE, a checkout: the test files that run
+its function, the quickest first, until one fails. A record that was interrupted goes on.
+
+To compare two checkouts between which functions were moved and renamed, draw the mutants once, in the older one:
+
+    python -m benchmarks.changes.mutants draw --tree ../before --out mutants.json
+    for TREE in ../before and ../after: calls, then run, as above; then
+    python -m benchmarks.changes.mutants compare before.json after.json --out docs/records/changes/mutants.json
+
+In ../after the same function is the one with the same body (without docstring and annotations); of several, or of none, the one
+of the same name; else the one whose body is most alike. The same place is the one of that kind with the same text; else the
+most similar. `run --renames FILE` takes {"old path::name": "new path::name"} for what this does not find. Functions that are
+gone are listed in the record and left out by `compare`.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -26,15 +37,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.records import read, write
+from benchmarks.records import ROOT, read, write
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("maml.py", "losses.py", "gradients", "variants", "training", "problems/supervised.py", "tasks/columns.py")
-PARTS += ("tasks/kinds.py", "compare/statistics.py", "compare/intervals.py")
-"""what mutants are planted in, below fewstep/"""
+PARTS += ("tasks/kinds.py", "compare/statistics.py", "compare/intervals.py", "core", "supervised")
+"""what mutants are planted in, below fewstep/, as far as a checkout has it"""
+ALIKE = 0.5
+"""least similarity of two bodies, or of two places, that are taken for the same"""
 LONGEST = 1800
 """seconds that the tests of one mutant may take; one that takes longer counts as found, since it does not end"""
 COMPARISONS: dict[type, type] = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq}
@@ -56,9 +69,12 @@ class Mutant(NamedTuple):
     function: str
     """path::qualified name"""
     kind: str
-    line: int
+    place: int
+    """among those of its kind in the function"""
     before: str
     after: str
+    body: str
+    """of the function, to find it again in another checkout"""
 
 
 def functions(root: Path) -> dict[str, ast.FunctionDef]:
@@ -66,7 +82,7 @@ def functions(root: Path) -> dict[str, ast.FunctionDef]:
     found: dict[str, ast.FunctionDef] = {}
     for part in PARTS:
         place = root / "fewstep" / part
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place] * place.is_file():
             name = str(path.relative_to(root))
             for node in ast.parse(path.read_text()).body:
                 for each in node.body if isinstance(node, ast.ClassDef) else [node]:
@@ -116,26 +132,64 @@ def left_alone(node: ast.AST) -> Iterator[ast.AST]:
         yield from ast.walk(node)
 
 
-def draw(root: Path, names: list[str], count: int, seed: int) -> list[tuple[Mutant, str]]:
-    """(mutant, the whole file with it) `count` times, of the functions `names`."""
+def by_kind(function: ast.FunctionDef) -> dict[str, list[Place]]:
+    found: dict[str, list[Place]] = {}
+    for each in places(function):
+        found.setdefault(each.kind, []).append(each)
+    return found
+
+
+def drawn(root: Path, count: int, seed: int) -> list[Mutant]:
+    """So many mutants of a checkout, all different."""
     known, rng, found = functions(root), random.Random(seed), []
-    names = [name for name in names if name in known]
+    names = list(known)
     while len(found) < count:
         name = rng.choice(names)
-        by_kind: dict[str, list[Place]] = {}
-        for each in places(known[name]):
-            by_kind.setdefault(each.kind, []).append(each)
-        if not by_kind:
+        kinds = by_kind(known[name])
+        if not kinds:
             names.remove(name)
             continue
-        chosen = rng.choice(by_kind[rng.choice(sorted(by_kind))])
-        path = root / name.partition("::")[0]
-        text = planted(path.read_text(), chosen)
-        before = ast.get_source_segment(path.read_text(), chosen.node) or ""
-        mutant = Mutant(name, chosen.kind, chosen.node.lineno, before, chosen.instead)
-        if all(mutant != other for other, _ in found):
-            found.append((mutant, text))
+        chosen = rng.choice(kinds[rng.choice(sorted(kinds))])
+        place = kinds[chosen.kind].index(chosen)
+        mutant = Mutant(name, chosen.kind, place, ast.unparse(chosen.node), chosen.instead, body_of(known[name]))
+        if mutant not in found:
+            found.append(mutant)
     return found
+
+
+def body_of(function: ast.FunctionDef) -> str:
+    """The function without name, decorators, docstring and annotations."""
+    new = copy.deepcopy(function)
+    new.name, new.decorator_list, new.returns = "f", [], None
+    for node in ast.walk(new):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(new)
+
+
+def alike(one: str, other: str) -> float:
+    """From 0 to 1, by words."""
+    return SequenceMatcher(None, *(re.findall(r"\w+|[^\w\s]", text) for text in (one, other)), autojunk=False).ratio()
+
+
+def found_again(mutant: Mutant, known: dict[str, ast.FunctionDef], renames: dict[str, str]) -> tuple[str, Place] | None:
+    """The same function, "path::name", and place in another checkout; None if the function is gone."""
+    bodies = {name: body_of(function) for name, function in known.items()}
+    own = mutant.function.rpartition("::")[2]
+    of_name = [name for name in bodies if name.rpartition("::")[2] == own]
+    same = [name for name, body in bodies.items() if body == mutant.body]
+    candidates = [name for name in same if name in of_name] or same or of_name or list(bodies)
+    name = renames.get(mutant.function) or max(candidates, key=lambda name: alike(bodies[name], mutant.body))
+    there = by_kind(known[name]).get(mutant.kind, [])
+    if not there or (mutant.function not in renames and alike(bodies[name], mutant.body) < ALIKE):
+        return None
+    nearness = lambda place: -abs(there.index(place) - mutant.place)  # noqa: E731
+    place = max(there, key=lambda place: (alike(ast.unparse(place.node), mutant.before), nearness(place)))
+    return (name, place) if alike(ast.unparse(place.node), mutant.before) >= ALIKE else None
 
 
 def planted(text: str, chosen: Place) -> str:
@@ -147,93 +201,119 @@ def planted(text: str, chosen: Place) -> str:
     return (whole[:start] + chosen.instead.encode() + whole[end:]).decode()
 
 
-def test_files(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in (root / "tests").rglob("test_*.py"))
-
-
-def pytest_of(tree: Path, files: list[str], *more: str, called: Path | None = None) -> subprocess.CompletedProcess[str]:
+def pytest_of(tree: Path, files: list[str], environment: dict[str, str], *more: str) -> subprocess.CompletedProcess[str]:
     """Runs test files of a tree until the first failure."""
-    tracing = ["-p", "benchmarks.called"] if called else []
-    places = {"PYTHONPATH": str(tree), **({"FEWSTEP_CALLED": str(called)} if called else {})}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tracing, *more, *files]
-    return subprocess.run(
-        command, cwd=tree, env=os.environ | places, capture_output=True, text=True, timeout=LONGEST, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *more, *files]
+    around = os.environ | {"PYTHONPATH": str(tree)} | environment
+    return subprocess.run(command, cwd=tree, env=around, capture_output=True, text=True, timeout=LONGEST, check=False)
 
 
 def calls(arguments: argparse.Namespace) -> None:
-    found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    """Writes {test file: seconds, the functions it runs, the end of its output if it fails}."""
+    tree, found = arguments.tree.resolve(), read(arguments.out)
 
     def of_file(file: str) -> tuple[str, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             called, began = Path(folder) / "called.json", time.monotonic()
-            done = pytest_of(ROOT, [file], called=called)
+            path = os.pathsep.join([str(tree), str(Path(__file__).parent)])
+            around = {"PYTHONPATH": path, "FEWSTEP_CALLED": str(called), "FEWSTEP_TREE": str(tree)}
+            done = pytest_of(tree, [file], around, "-p", "called")
             result = {"seconds": round(time.monotonic() - began, 1), "functions": json.loads(called.read_text())}
             return file, result | ({} if done.returncode in (0, 5) else {"failed": done.stdout.splitlines()[-5:]})
 
+    files = sorted(str(path.relative_to(tree)) for path in (tree / "tests").rglob("test_*.py"))
     with ThreadPoolExecutor(arguments.at_once) as pool:
-        for file, result in pool.map(of_file, [file for file in test_files(ROOT) if file not in found]):
+        wanted = [file for file in files if file not in found and arguments.only in file]
+        for file, result in pool.map(of_file, wanted):
             found[file] = result
             print(f"{file}: {result['seconds']} s, {len(result['functions'])} functions", result.get("failed", ""), flush=True)
-            write(arguments.out, found)
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    mutants = drawn(arguments.tree.resolve(), arguments.count, arguments.seed)
+    write(arguments.out, {"seed": arguments.seed, "mutants": [mutant._asdict() for mutant in mutants]})
 
 
 def run(arguments: argparse.Namespace) -> None:
-    called = json.loads(arguments.calls.read_text())
-    names = json.loads(arguments.functions.read_text()) if arguments.functions else list(functions(ROOT))
-    mutants = draw(ROOT, names, arguments.count, arguments.seed)
-    found: dict[str, Any] = {"mutants": []} | read(arguments.out)
-    found |= {"seed": arguments.seed, "functions": names}
-    known = {tuple(each[field] for field in Mutant._fields) for each in found["mutants"]}
+    """Records the fate of each mutant: whether found, by which test file; None if its function is gone."""
+    tree, called = arguments.tree.resolve(), json.loads(arguments.calls.read_text())
+    known = functions(tree)
+    renames = json.loads(arguments.renames.read_text()) if arguments.renames else {}
+    mutants = [Mutant(**each) for each in json.loads(arguments.mutants.read_text())["mutants"]][: arguments.count]
+    record: dict[str, Any] = {"mutants": {}} | read(arguments.out)
 
-    def tried(each: tuple[Mutant, str]) -> dict[str, Any]:
-        mutant, text = each
-        return mutant._asdict() | fate(mutant, text, called)
+    def tried(mutant: Mutant) -> tuple[str, dict[str, Any]]:
+        there = found_again(mutant, known, renames)
+        if there is None:
+            return key_of(mutant), {"found": None, "by": "the function is gone"}
+        name, place = there
+        about = {"function": name, "line": place.node.lineno, "kind": place.kind, "before": mutant.before}
+        return key_of(mutant), about | {"after": place.instead} | fate(tree, name, place, called)
 
     with ThreadPoolExecutor(arguments.at_once) as pool:
-        for result in pool.map(tried, [each for each in mutants if tuple(each[0]) not in known]):
-            found["mutants"].append(result)
-            print(f"{len(found['mutants'])} of {len(mutants)}: {result}", flush=True)
-            by = Counter(each["found"] for each in found["mutants"])
-            found |= {"found": by[True], "of": by[True] + by[False]}
-            write(arguments.out, found)
+        for key, result in pool.map(tried, [each for each in mutants if key_of(each) not in record["mutants"]]):
+            record["mutants"][key] = result
+            print(f"{len(record['mutants'])} of {len(mutants)}: {key}: {result}", flush=True)
+            by = Counter(each["found"] for each in record["mutants"].values())
+            write(arguments.out, record | {"found": by[True], "of": by[True] + by[False], "gone": by[None]})
 
 
-def fate(mutant: Mutant, text: str, called: dict[str, Any]) -> dict[str, Any]:
-    """Whether a test fails with the mutant, and in which file."""
-    path, _, function = mutant.function.partition("::")
-    files = [file for file, what in called.items() if f"{path}::{function}" in what["functions"]]
-    files.sort(key=lambda file: called[file]["seconds"])
+def key_of(mutant: Mutant) -> str:
+    return f"{mutant.function}, {mutant.kind} {mutant.place}: {mutant.before} -> {mutant.after}"
+
+
+def fate(tree: Path, name: str, place: Place, called: dict[str, Any]) -> dict[str, Any]:
+    """Whether a test fails with the mutant, and in which file. Test files that fail without it are left out."""
+    path = name.partition("::")[0]
+    files = [file for file, what in called.items() if name in what["functions"] and "failed" not in what]
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "fewstep"
-        for part in ("fewstep", "tests", "benchmarks", "examples", "docs"):
-            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
-            shutil.copy(ROOT / name, tree / name)
-        (tree / path).write_text(text)
-        for file in files:
+        copied = Path(folder) / "tree"
+        shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv", "runs"))
+        (copied / path).write_text(planted((tree / path).read_text(), place))
+        for file in sorted(files, key=lambda file: called[file]["seconds"]):
             try:
-                if pytest_of(tree, [file]).returncode not in (0, 5):
+                if pytest_of(copied, [file], {}).returncode not in (0, 5):
                     return {"found": True, "by": file}
             except subprocess.TimeoutExpired:
                 return {"found": True, "by": f"{file} does not end"}
     return {"found": False, "by": f"{len(files)} files pass"}
 
 
+def compare(arguments: argparse.Namespace) -> None:
+    """The shares found, of the mutants that both checkouts have."""
+    before, after = (json.loads(path.read_text())["mutants"] for path in (arguments.before, arguments.after))
+    both = [key for key in before if None not in (before[key]["found"], after.get(key, {"found": None})["found"])]
+    record: dict[str, Any] = {"mutants": len(both)}
+    for name, found in (("before", before), ("after", after)):
+        record[name] = sum(found[key]["found"] for key in both) / max(len(both), 1)
+        record[f"missed_{name}"] = [key for key in both if not found[key]["found"]]
+    record["gone"] = [key for key in before if key not in both]
+    print(json.dumps(record, indent=1))
+    write(arguments.out, record)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    calling = commands.add_parser("calls")
-    calling.set_defaults(do=calls)
-    running = commands.add_parser("run")
-    running.add_argument("--calls", type=Path, required=True)
-    running.add_argument("--functions", type=Path)
-    running.add_argument("--count", type=int, default=150)
-    running.add_argument("--seed", type=int, default=0)
-    running.set_defaults(do=run)
-    for each in (calling, running):
+    for do in (calls, draw, run, compare):
+        each = commands.add_parser(do.__name__)
+        each.set_defaults(do=do)
         each.add_argument("--out", type=Path, required=True)
-        each.add_argument("--at-once", type=int, default=2)
+        if do is compare:
+            each.add_argument("before", type=Path)
+            each.add_argument("after", type=Path)
+            continue
+        each.add_argument("--tree", type=Path, default=ROOT, help="the checkout")
+        each.add_argument("--at-once", type=int, default=2, help="processes")
+        each.add_argument("--count", type=int, default=150, help="mutants")
+        each.add_argument("--seed", type=int, default=0)
+        if do is calls:
+            each.add_argument("--only", default="", help="part of the names of test files")
+        if do is run:
+            each.add_argument("--mutants", type=Path, required=True)
+            each.add_argument("--calls", type=Path, required=True)
+            each.add_argument("--renames", type=Path)
     arguments = parser.parse_args()
     arguments.do(arguments)
 

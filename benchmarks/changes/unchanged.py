@@ -27,9 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks.records import read, write
+from benchmarks.records import ROOT, read, write
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1)
 TIMES = ("seconds", "milliseconds", "date", "version")
 """keys of evaluation.json that contain one of these hold no result"""

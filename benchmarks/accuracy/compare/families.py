@@ -1,4 +1,4 @@
-"""Eight generated task families whose right answer and Bayes error are known by construction. Used by compare_planted.py.
+"""Eight generated task families whose right answer and Bayes error are known by construction. Used by planted.py.
 
 Each is the least that has its property: y = f(x, z) + noise, where z is what a task is. Either z is one of finitely many, all
 equally likely, so that the best possible prediction is a sum over them; or f is linear in z, which is normal, so that it is

@@ -1,4 +1,4 @@
-"""What a statistician would try on curves over a common grid: the rivals of tables.py.
+"""What a statistician would try on curves over a common grid: the rivals of cross_fitting.py.
 
 `Curves` are the training units, whole; `Asked` are the episodes of unseen units. Every rival answers with predictions [units,
 draws, queries] from the same support rows, in the target's own units, and with how far it expects to be off; what has to be
