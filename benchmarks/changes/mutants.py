@@ -242,6 +242,9 @@ def run(arguments: argparse.Namespace) -> None:
     renames = json.loads(arguments.renames.read_text()) if arguments.renames else {}
     mutants = [Mutant(**each) for each in json.loads(arguments.mutants.read_text())["mutants"]][: arguments.count]
     record: dict[str, Any] = {"mutants": {}} | read(arguments.out)
+    quickest = min((file for file in called if "failed" not in called[file]), key=lambda file: called[file]["seconds"])
+    if first_failure(tree, [quickest], {}):
+        raise SystemExit(f"{quickest} fails in a copy of {tree} without a mutant: every mutant would count as found.")
 
     def tried(mutant: Mutant) -> tuple[str, dict[str, Any]]:
         there = found_again(mutant, known, renames)
@@ -267,17 +270,25 @@ def fate(tree: Path, name: str, place: Place, called: dict[str, Any]) -> dict[st
     """Whether a test fails with the mutant, and in which file. Test files that fail without it are left out."""
     path = name.partition("::")[0]
     files = [file for file, what in called.items() if name in what["functions"] and "failed" not in what]
+    files.sort(key=lambda file: called[file]["seconds"])
+    failing = first_failure(tree, files, {path: planted((tree / path).read_text(), place)})
+    return {"found": failing is not None, "by": failing or f"{len(files)} files pass"}
+
+
+def first_failure(tree: Path, files: list[str], changed: dict[str, str]) -> str | None:
+    """The first of these test files that fails in a copy of the tree with changed files; one that does not end fails."""
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(folder) / "tree"
-        shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv", "runs"))
-        (copied / path).write_text(planted((tree / path).read_text(), place))
-        for file in sorted(files, key=lambda file: called[file]["seconds"]):
+        shutil.copytree(tree, copied, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv"))
+        for path, text in changed.items():
+            (copied / path).write_text(text)
+        for file in files:
             try:
                 if pytest_of(copied, [file], {}).returncode not in (0, 5):
-                    return {"found": True, "by": file}
+                    return file
             except subprocess.TimeoutExpired:
-                return {"found": True, "by": f"{file} does not end"}
-    return {"found": False, "by": f"{len(files)} files pass"}
+                return f"{file} does not end"
+    return None
 
 
 def compare(arguments: argparse.Namespace) -> None:
