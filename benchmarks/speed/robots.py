@@ -23,9 +23,9 @@ from fewstep.planning import Planner, first_plan, planned
 from fewstep.problems import RobotFaults
 from fewstep.problems.robot_faults import PRESETS
 from fewstep.runtime import Follower
-from fewstep.tasks.experience import Simulator, beginnings, commands
+from fewstep.tasks.experience import Simulator, commands
 from fewstep.tasks.faults import Faults, read_family
-from fewstep.tasks.robots import Robot
+from fewstep.tasks.robots import Robot, beginnings
 
 
 def main() -> None:
