@@ -4,9 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
-from types import CoroutineType
 
 # These must stand before JAX is imported. xdist workers and the commands that tests start inherit them.
 OWN_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="fewstep-tests-")
@@ -69,18 +67,6 @@ def float64():
     """Double precision within one test."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture
-def unfinished_reads():
-    """For tests that make orbax give up in the middle of its reading: what its threads and coroutines still have to say
-    is said before the next test begins."""
-    yield
-    for _ in range(50):
-        gc.collect()
-        if not any(type(thing) is CoroutineType and thing.__name__.startswith("_read_array") for thing in gc.get_objects()):
-            return
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

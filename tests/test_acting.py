@@ -127,9 +127,7 @@ def test_an_adapted_policy_acts_without_training_problems_and_simulators(own, tm
     ).stdout.splitlines()
     np.testing.assert_allclose([float(number) for number in command.split()], policy.act([0.3, -0.1]), atol=1e-6)
     loaded = set(modules.split())
-    assert (
-        not {"fewstep.training", "fewstep.problems", "fewstep.tasks", "fewstep.runs", "orbax", "mujoco", "gymnasium"} & loaded
-    )
+    assert not {"fewstep.training", "fewstep.problems", "fewstep.tasks", "fewstep.runs", "mujoco", "gymnasium"} & loaded
 
 
 def test_an_observation_that_does_not_fit_is_told(nav, tmp_path):

@@ -22,8 +22,7 @@ from fewstep.runs.files import DATA, absolute_data, fingerprint, named_files, wr
 from fewstep.version import __version__
 
 LAYOUT = 2
-"""of a run directory: 1, which none says, has its checkpoints written by orbax; 2 by `training/checkpoint_file.py`. All up to
-this one can be opened."""
+"""The layout of a run directory. Directories of another layout are refused."""
 
 
 def write_config(settings: Any, problem: Problem, directory: Path, seed: int, preset: str, devices: int | None = None) -> None:
@@ -71,13 +70,14 @@ def require_same_files(settings: Any, config: dict[str, Any], directory: Path) -
 
 
 def require_known_layout(config: Any, source: Path) -> None:
-    """Raises `BadInput` where a later version of fewstep wrote this `config.json` in a way that this one does not know."""
-    layout = config.get("layout", 1) if isinstance(config, dict) else 1
-    if isinstance(layout, int) and layout > LAYOUT:
+    """Raises `BadInput` if a version of fewstep with another layout of run directories wrote this `config.json`."""
+    layout = config.get("layout", 1) if isinstance(config, dict) else LAYOUT
+    if isinstance(layout, int) and layout != LAYOUT:
         wrote = (config.get("versions") or {}).get("fewstep", "a later version")
+        later = f"It takes fewstep {wrote}, which wrote it, or a later one; this is {__version__}."
+        earlier = "An earlier version of fewstep wrote it. Train the run again."
         raise BadInput(
-            f"{source}: expected a run directory of layout {LAYOUT} or less, got {layout}. It takes fewstep {wrote}, which "
-            f"wrote it, or a later one; this is {__version__}."
+            f"{source}: expected a run directory of layout {LAYOUT}, got {layout}. {later if layout > LAYOUT else earlier}"
         )
 
 

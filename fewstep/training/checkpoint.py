@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 from fewstep.arrays import named_leaves
 from fewstep.errors import BadInput
 from fewstep.maml import MetaState
-from fewstep.training import checkpoint_file, orbax_checkpoints
+from fewstep.training import checkpoint_file
 from fewstep.training.checkpoint_file import SUFFIX, Damaged
 
 
@@ -61,11 +60,10 @@ class Checkpoints:
         """(the records of all checkpoints that are as they were written, by meta-step; the others)."""
         whole, damaged = {}, []
         for path in sorted(self.directory.iterdir()):
-            if not path.stem.isdigit() or path.suffix not in ("", SUFFIX):
+            if not path.stem.isdigit() or path.suffix != SUFFIX:
                 continue
-            read = orbax_checkpoints.read_record if path.is_dir() else checkpoint_file.read_record
             try:
-                whole[int(path.stem)] = read(path)
+                whole[int(path.stem)] = checkpoint_file.read_record(path)
             except FileNotFoundError:  # a training under way has removed it
                 continue
             except (Damaged, OSError):
@@ -111,7 +109,6 @@ class Checkpoints:
     def _remove(self, step: int) -> None:
         del self._records[step]
         (self.directory / f"{step}{SUFFIX}").unlink(missing_ok=True)
-        shutil.rmtree(self.directory / str(step), ignore_errors=True)
 
     def _best(self) -> int:
         """The meta-step of the least validation loss, of several the last; the last of all where none was validated."""
@@ -143,12 +140,8 @@ class Checkpoints:
         self.wait()
         while self._records:
             step = self._best() if which == "best" else max(self._records)
-            path = self.directory / f"{step}{SUFFIX}"
-            read = checkpoint_file.read
-            if (old := self.directory / str(step)).is_dir():
-                path, read = old, orbax_checkpoints.read
             try:
-                leaves, record = read(path, named_leaves(like))
+                leaves, record = checkpoint_file.read(self.directory / f"{step}{SUFFIX}", named_leaves(like))
                 return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), record
             except (FileNotFoundError, Damaged):  # gone since the folder was opened: a training under way keeps few
                 self._records, _ = self._found()
@@ -158,7 +151,7 @@ class Checkpoints:
 def last_meta_step(run: Path) -> int:
     """The meta-step of the last checkpoint in this run directory, by its name; 0 where there is none."""
     found = run / "checkpoints"
-    steps = (path.stem for path in found.iterdir() if path.suffix in ("", SUFFIX)) if found.is_dir() else ()
+    steps = (path.stem for path in found.glob(f"*{SUFFIX}")) if found.is_dir() else ()
     return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
@@ -166,5 +159,5 @@ def has_checkpoint(run: Path) -> bool:
     """Whether a checkpoint is in this run directory, be it a damaged one."""
     found = run / "checkpoints"
     return found.is_dir() and any(
-        path.stem.isdigit() and path.suffix.split("-")[0] in ("", SUFFIX, ".damaged") for path in found.iterdir()
+        path.stem.isdigit() and path.suffix.split("-")[0] in (SUFFIX, ".damaged") for path in found.iterdir()
     )
