@@ -80,7 +80,8 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
         raise BadInput(f"the processes of this training did not find one another: {reason}") from error
     _joined = True
     _keep_stdout()
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
+    if os.name == "posix":
+        ctypes.CDLL(None).signal(int(signal.SIGABRT), _aborted)
     sys.excepthook = lambda *error: (sys.__excepthook__(*error), leave(1))
 
 

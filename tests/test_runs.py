@@ -1,6 +1,5 @@
 """Train, choose, open, resume, evaluate, adapt: the same from Python as by hand. Place: fewstep/runs, fewstep/trained.py."""
 
-import fcntl
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from filelock import FileLock
 from known import assert_same_bits, unit_rows
 
 from fewstep import BadInput, RunFailed, runs
@@ -508,10 +508,10 @@ def test_a_candidate_is_in_use_while_its_run_is(tmp_path):
 
 
 def test_who_asks_whether_a_run_is_in_use_keeps_nobody_from_training(tmp_path, monkeypatch):
-    (tmp_path / ".lock").touch()
-    with (tmp_path / ".lock").open() as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)
-        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))  # it has its answer meanwhile
+    asking = FileLock(tmp_path / ".lock")
+    asking.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr("time.sleep", lambda seconds: asking.release())  # it has its answer meanwhile
         with only_one(tmp_path):
             assert in_use_by(tmp_path)
 

@@ -13,6 +13,8 @@ from fewstep.types import Episode, Key, MetaParams
 
 SHARE = 0.25
 """of a device's memory, that what `stored` keeps may take"""
+UNKNOWN_MEMORY = 8 * 2**30
+"""bytes of the machine's memory that are counted on if the system does not say how many it has (Windows)"""
 
 
 def auto(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
@@ -48,4 +50,6 @@ def device_memory() -> int:
     known = device.memory_stats() or {}
     if "bytes_limit" in known:
         return int(known["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    known = hasattr(os, "sysconf")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else UNKNOWN_MEMORY
+    return memory // jax.local_device_count()

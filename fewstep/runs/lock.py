@@ -1,64 +1,77 @@
-"""One process at a time trains in a run directory (floor 4). The kernel frees the lock when it ends, however it ends."""
+"""One process at a time trains in a run directory (floor 4). A process that ends, however it ends, frees its lock."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import jax
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from fewstep.errors import BadInput
 
-NAME = ".lock"
-WAITS = (0.01, 0.05, 0.2)
-"""seconds between two attempts to take it"""
+NAME, OWNER = ".lock", ".owner"
+WAIT_SECONDS, POLL_SECONDS = 0.3, 0.02
+"""How long to try to take a lock: `in_use_by` in another process takes it for a moment."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""errors of a file system without locks"""
 
 
 @contextlib.contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Holds `directory` for training in it. Raises `BadInput` at once where another process holds it, or where it cannot be
-    written. Reading asks for no lock. Of several processes of one training the first holds it for all."""
+    """Holds `directory` for training in it. Raises `BadInput` if another process holds it or if it cannot be written to.
+
+    Reading takes no lock. If several processes train together, the first one holds the lock for all.
+    """
     if jax.process_index() > 0:
         yield
         return
-    try:
-        file = (directory / NAME).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(
-            f"{directory} cannot be written to ({error.strerror}). Nothing was changed; choose a folder that you may write to, "
-            "or copy it to one."
-        ) from error
-    with file:
+    with contextlib.ExitStack() as held:
         try:
-            _take(file)
-        except BlockingIOError:
-            file.seek(0)
+            held.enter_context(_lock(directory, WAIT_SECONDS))
+        except Timeout:
             raise BadInput(
-                f"{directory} is in use by {file.read().strip() or 'another process'}, which trains in it. Wait until it ends, "
-                "or stop it; evaluate, adapt and plot are possible meanwhile."
+                f"{directory} is in use by {_owner(directory)}, which trains in it. Wait until it ends, or stop it; evaluate, "
+                "adapt and plot are possible meanwhile."
             ) from None
-        except OSError:  # a file system that knows no locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise BadInput(
+                    f"{directory} cannot be written to ({error.strerror}). Nothing was changed; choose a folder that you may "
+                    "write to, or copy it to one."
+                ) from error
+        owner = directory / OWNER
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         try:
             yield
         finally:
-            file.truncate(0)
+            owner.unlink(missing_ok=True)
 
 
-def _take(file: IO[str]) -> None:
-    """Takes the lock. Who only asks whether it is taken (`state.in_use_by`) holds it for a moment, which is waited for."""
-    for wait in WAITS:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(wait)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def held_by(directory: Path) -> str:
+    """The process that holds `directory`, such as 'process 12 on host'. '' if there is none, or if the file system knows no
+    locks."""
+    if not (directory / NAME).is_file():
+        return ""
+    try:
+        with _lock(directory, WAIT_SECONDS / 3):
+            return ""
+    except Timeout:
+        return _owner(directory)
+    except OSError:
+        return ""
+
+
+def _lock(directory: Path, seconds: float) -> AcquireReturnProxy:
+    """Takes the lock; the context that is returned frees it."""
+    return FileLock(directory / NAME, timeout=seconds).acquire(poll_interval=POLL_SECONDS)
+
+
+def _owner(directory: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (directory / OWNER).read_text(encoding="utf-8").strip() or "another process"
+    return "another process"

@@ -1,11 +1,10 @@
-"""What is going on in a run directory, and how far it came (floor 4). Reading asks for no lock; it says who holds it."""
+"""What is going on in a run directory, and how far it came (floor 4)."""
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 
-from fewstep.runs.lock import NAME
+from fewstep.runs.lock import held_by
 from fewstep.training.calibration_file import Unfinished
 
 PARAMETERS = "parameters.npz"
@@ -16,16 +15,7 @@ def in_use_by(directory: str | Path) -> str:
     """The process that trains in a run directory now, such as 'process 12 on host'. '' if there is none, or if the file system
     knows no locks. A candidate is in use if the run that it is a candidate of is."""
     directory = Path(directory).absolute()
-    owner = directory.parent.parent if directory.parent.name == CANDIDATES else directory
-    try:
-        with (owner / NAME).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another process"
-    except OSError:  # no lock was ever taken here, or there are none
-        pass
-    return ""
+    return held_by(directory.parent.parent if directory.parent.name == CANDIDATES else directory)
 
 
 def going_on(directory: str | Path) -> str:

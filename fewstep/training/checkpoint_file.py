@@ -18,7 +18,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.version import __version__
-from fewstep.whole import whole
+from fewstep.whole import sync_folder, whole
 
 SUFFIX = ".safetensors"
 FORMAT = 1
@@ -38,11 +38,7 @@ def write(path: Path, leaves: dict[str, Any], record: dict[str, Any]) -> None:
         file.write(packed(leaves, record))
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name too
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def packed(leaves: dict[str, Any], record: dict[str, Any]) -> bytes:

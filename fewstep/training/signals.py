@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from collections.abc import Collection, Iterator
 
 from fewstep import hosts
 
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP."""
 GRACE_SECONDS = 3.0
 """A process that is asked to stop for the second time has so long to end by itself."""
 STOPPING = b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
@@ -47,8 +50,8 @@ class StopSignals:
         self._previous = {}
         self._at_exit = contextlib.ExitStack()
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
+            for number in STOP_SIGNALS:
+                if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) == signal.SIG_DFL:
                     self._previous[number] = signal.signal(number, self._request)
         except ValueError:  # not in the main thread: there are no signals to catch
             return self
@@ -86,14 +89,14 @@ def ended_by_second_signal(numbers: Collection[int], told: bytes = b"") -> Itera
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, wakes = os.pipe()
-    os.set_blocking(wakes, False)
-    before, left = signal.set_wakeup_fd(wakes, warn_on_full_buffer=False), threading.Event()
+    heard, wakes = socket.socketpair()  # Windows cannot make a pipe that does not block
+    wakes.setblocking(False)
+    before, left = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False), threading.Event()
 
     def hear() -> None:
         count = 0
         while not left.is_set():
-            for number in os.read(heard, 64):
+            for number in heard.recv(64):
                 if number not in numbers:
                     continue
                 count += 1
@@ -112,7 +115,7 @@ def ended_by_second_signal(numbers: Collection[int], told: bytes = b"") -> Itera
     finally:
         left.set()
         signal.set_wakeup_fd(before)
-        os.write(wakes, b"\0")
+        wakes.send(b"\0")
         thread.join()
-        os.close(heard)
-        os.close(wakes)
+        heard.close()
+        wakes.close()
