@@ -129,16 +129,18 @@ def forged(path, change):
         lambda header: header.replace('"data_offsets":[0,12]', '"data_offsets":[0,1000000000000]'),
         lambda header: header.replace('"F32"', '"O"'),
         lambda header: header.rstrip().removesuffix("}") + ',"deep":' + "[" * 100_000 + "]" * 100_000 + "}",
-        lambda header: header.replace('"format":"1"', '"format":"one"'),
-        lambda header: header.replace('"record":"{}"', '"record":"["'),
-        lambda header: header.replace('"record":"{}"', '"recorded":""'),
+        lambda header: header.replace(r"\"format\": 2", r"\"format\": \"one\""),
+        lambda header: header.replace(r"\"record\": {}", r"\"record\": ["),
+        lambda header: header.replace(r"\"record\": {}", r"\"recorded\": {}"),
     ],
 )
 def test_a_checkpoint_that_was_forged_with_a_right_digest_is_refused(tmp_path, change):
     forged(tmp_path / "1.safetensors", lambda header: header)
     like = named_leaves(plain(jnp.zeros(3)))
     assert checkpoint_file.read(tmp_path / "1.safetensors", like)[0]["theta"].tolist() == [0.0] * 3
+    before = (tmp_path / "1.safetensors").read_bytes()
     forged(tmp_path / "1.safetensors", change)
+    assert (tmp_path / "1.safetensors").read_bytes() != before
     with pytest.raises((Damaged, BadInput)):
         checkpoint_file.read(tmp_path / "1.safetensors", like)
 

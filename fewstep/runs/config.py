@@ -21,7 +21,7 @@ from fewstep.problems.saved import settings_of as settings_of
 from fewstep.runs.files import DATA, absolute_data, fingerprint, named_files, write_json
 from fewstep.version import __version__
 
-LAYOUT = 2
+LAYOUT = 3
 """The layout of a run directory. Directories of another layout are refused."""
 
 

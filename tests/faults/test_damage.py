@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from known import assert_same_bits, bowl_problem, plain
+from safetensors.numpy import load_file
 
 from fewstep import BadInput, MetaParams, init, runs
 from fewstep.arrays import named_leaves
@@ -100,20 +101,62 @@ def test_a_checkpoint_is_laid_out_as_safetensors_are(tmp_path):
         "opt_state.1": ("BOOL", [1]),
         "step": ("I32", []),
     }
-    ends = [entry["data_offsets"] for entry in header.values()]
+    ends = sorted(entry["data_offsets"] for entry in header.values())
     assert [begin for begin, _ in ends] == [0, *(end for _, end in ends[:-1])]
     assert ends[-1][1] == len(arrays)
     begin, end = header["params.theta"]["data_offsets"]
     assert np.frombuffer(arrays[begin:end], "<f4").tolist() == [0.0, 1.0, 2.0]
 
 
+def test_other_readers_of_safetensors_find_the_same_arrays(tmp_path):
+    arrays = {
+        "key": np.array([3, 2**32 - 1], np.uint32),
+        "scalar": np.float32(1.5),
+        "large": np.int64(-(2**62)),
+        "none": np.zeros((0, 3), np.float32),
+        "turned": np.arange(6.0).reshape(2, 3).T,
+        "known": np.array(True),
+    }
+    checkpoint_file.write(tmp_path / "7.safetensors", arrays, {})
+    found = load_file(tmp_path / "7.safetensors")
+    assert {name: (each.dtype, each.shape) for name, each in found.items()} == {
+        name: (each.dtype, each.shape) for name, each in arrays.items()
+    }
+    ours, _ = checkpoint_file.read(tmp_path / "7.safetensors", arrays)
+    for name, each in arrays.items():
+        np.testing.assert_array_equal(found[name], each)
+        np.testing.assert_array_equal(ours[name], each)
+
+
+def test_a_checkpoint_of_the_earlier_format_has_to_be_trained_again(tmp_path):
+    header = b'{"__metadata__":{"sha256":"' + b"0" * 64 + b'","format":"1"}}'
+    (tmp_path / "7.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(BadInput, match=r"expected a checkpoint of format 2, found an earlier one\. Train the run again\."):
+        Checkpoints(tmp_path, "read")
+
+
+@pytest.mark.parametrize(
+    ("like", "told"),
+    [
+        ({"theta": np.zeros(4, np.float32)}, r"of theta expected F32\[4\], found F32\[3\]"),
+        ({"theta": np.zeros(3, np.int32)}, r"of theta expected I32\[3\], found F32\[3\]"),
+        ({"other": np.zeros(3, np.float32)}, r"of other expected F32\[3\], found none"),
+        ({}, r"of theta expected none, found F32\[3\]"),
+    ],
+)
+def test_a_checkpoint_of_another_model_says_which_array_differs(tmp_path, like, told):
+    checkpoint_file.write(tmp_path / "7.safetensors", {"theta": np.zeros(3, np.float32)}, {})
+    with pytest.raises(BadInput, match=told):
+        checkpoint_file.read(tmp_path / "7.safetensors", like)
+
+
 def test_a_checkpoint_of_a_later_format_says_which_version_it_takes(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoint_file, "FORMAT", 2)
+        later.setattr(checkpoint_file, "FORMAT", 3)
         later.setattr(checkpoint_file, "__version__", "9.1.0")
         checkpoint_file.write(tmp_path / "7.safetensors", named_leaves(STATE), {"validation": 0.5})
     for mode in ("read", "resume"):
-        with pytest.raises(BadInput, match=r"format 1, got 2\. It takes fewstep 9\.1\.0"):
+        with pytest.raises(BadInput, match=r"format 2, got 3\. It takes fewstep 9\.1\.0"):
             Checkpoints(tmp_path, mode)
 
 

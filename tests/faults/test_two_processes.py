@@ -85,15 +85,18 @@ def test_a_run_directory_of_a_later_layout_says_which_version_it_takes(sine, tmp
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"layout": 7, "problem": "poker", "versions": {"fewstep": "9.1.0"}}))
-    with pytest.raises(BadInput, match=r"layout 2, got 7\. It takes fewstep 9\.1\.0, which wrote it, or a later one"):
+    with pytest.raises(BadInput, match=r"layout 3, got 7\. It takes fewstep 9\.1\.0, which wrote it, or a later one"):
         runs.open_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize("layout", [{}, {"layout": 1}])
+@pytest.mark.parametrize("layout", [{}, {"layout": 2}])
 def test_a_run_directory_of_an_earlier_layout_has_to_be_trained_again(sine, tmp_path, layout):
     shutil.copytree(sine.directory, tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     config = {name: value for name, value in json.loads(path.read_text()).items() if name != "layout"}
     path.write_text(json.dumps(config | layout))
-    with pytest.raises(BadInput, match=r"layout 2, got 1\. An earlier version of fewstep wrote it\. Train the run again\."):
+    with pytest.raises(
+        BadInput,
+        match=rf"layout 3, got {layout.get('layout', 1)}\. An earlier version of fewstep wrote it\. Train the run again\.",
+    ):
         runs.open_run(tmp_path / "run")
