@@ -1,65 +1,74 @@
-"""Plain data from files that anyone may have changed (floor 0): JSON read strictly, values of the types that were written."""
+"""JSON from files that anyone may have changed (floor 0): decoded by msgspec, checked against types."""
 
 from __future__ import annotations
 
-import json
 import math
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 LARGEST = 2**63
-"""beyond any size or seed"""
+"""Integers of this size or beyond are no size and no seed."""
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises `ValueError` where it is damaged, nested without end or holds numbers that are not finite,
-    `OSError` where it cannot be read."""
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """The content of a JSON file of the type `kind`, as it stands in the file.
+
+    Raises `ValueError` if it is damaged, is nested too deeply, holds numbers that are not finite or is of another type, and
+    `OSError` if it cannot be read.
+    """
     if path.exists() and not path.is_file():
         raise ValueError("expected a file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused, parse_float=_finite)
+        content = msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if kind is not Any:
+        validate(content, kind)
+    return content
 
 
-def _refused(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
+def validate(value: Any, kind: Any, name: str = "the content") -> Any:
+    """`value`, plain data of JSON, as an instance of the type `kind`.
+
+    Raises `ValueError` if it is of another type, if a number is not finite or if an integer is beyond 64 bits. The message
+    begins with `name` and ends with the place in the JSON.
+    """
+    if is_dataclass(kind) and isinstance(value, dict) and (unknown := set(value) - {each.name for each in fields(kind)}):
+        raise ValueError(f"{name}: unknown {', '.join(map(repr, sorted(unknown)))}")
+    try:
+        found = msgspec.convert(value, kind)
+        usable = _usable(found)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{name}: nested too deeply") from None
+    if not usable:
+        raise ValueError(f"{name}: expected finite numbers and integers of 64 bits")
+    return found
 
 
-def _finite(word: str) -> float:
-    return float(word) if math.isfinite(float(word)) else _refused(word)
+def is_valid(value: Any, kind: Any) -> bool:
+    """Whether `validate` accepts `value`."""
+    try:
+        validate(value, kind)
+    except ValueError:
+        return False
+    return True
 
 
-def require_a(value: Any, hint: Any, name: str) -> None:
-    """Raises `ValueError` where `value` is not of the type that `hint` says."""
-    if not is_a(value, hint):
-        shown = repr(value)
-        raise ValueError(f"{name} is {shown[:60]}{'...' if len(shown) > 60 else ''}")
-
-
-def is_a(value: Any, hint: Any) -> bool:
-    """Whether `value` is of a type: of numbers and words, literals, unions, tuples (lists of JSON too), dictionaries."""
-    origin, of = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if is_typeddict(hint):
-        hints = get_type_hints(hint)
-        known = isinstance(value, dict) and hint.__required_keys__ <= set(value)
-        return known and all(is_a(value[name], each) for name, each in hints.items() if name in value)
-    if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in of)
-    if origin in (Union, UnionType):
-        return any(is_a(value, each) for each in of)
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)):
-            return False
-        every = of[:1] * len(value) if of[1:] == (...,) else of
-        return len(value) == len(every) and all(map(is_a, value, every))
-    if origin is dict:
-        return isinstance(value, dict) and all(is_a(name, of[0]) and is_a(each, of[1]) for name, each in value.items())
-    if hint is float:
-        return type(value) in (int, float) and abs(value) < LARGEST**16 and math.isfinite(value)
-    if hint is int:
-        return type(value) is int and abs(value) < LARGEST
-    return type(value) is hint
+def _usable(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_usable, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_usable, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or abs(value) < LARGEST

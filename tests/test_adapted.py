@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from known import assert_close, assert_same_bits, fast_adapt, slow_but, unit_rows
+from msgspec import structs
 from scipy.special import softmax
 
 from fewstep import BadInput, Examples, runs
@@ -654,9 +655,8 @@ def test_waves_unlike_those_of_training_are_flagged_with_the_reason_and_others_r
 def test_where_too_few_units_calibrate_meta_train_units_say_what_is_unlike(bayes):
     assert bayes.calibration["tasks"] == 4
     assert adapt(bayes, FLEET).unlike == {} and adapt(bayes, FLEET).can_tell_unlike
-    boundless = replace(bayes, problem=replace(bayes.problem, format=replace(
-        bayes.problem.format, targets=tuple(replace(each, span=(-np.inf, np.inf)) for each in bayes.problem.format.targets)
-    )))  # fmt: skip
+    targets = tuple(structs.replace(each, span=(-np.inf, np.inf)) for each in bayes.problem.format.targets)
+    boundless = replace(bayes, problem=replace(bayes.problem, format=structs.replace(bayes.problem.format, targets=targets)))
     reason = adapt(boundless, FLEET.with_columns(flow=pl.col("flow") * 1e3)).unlike["unit-02"]
     assert "on all 28 meta-train and meta-validation units it is at most" in reason  # those of more than five rows
 

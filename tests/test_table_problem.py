@@ -2,7 +2,6 @@
 Place: fewstep/problems/table.py."""
 
 import datetime
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from known import KEY, unit_rows
+from msgspec import structs
 
 from fewstep import BadInput
 from fewstep.problems import Table
@@ -420,7 +420,7 @@ def test_a_file_for_each_unit_needs_no_task_column(tmp_path):
     assert by_files.format.task == FILE
     by_column = settings(data=str(tmp_path / "whole.parquet.txt")).build(0)
     assert all_names(by_files) == all_names(by_column)
-    assert replace(by_files.format, task="unit") == by_column.format
+    assert structs.replace(by_files.format, task="unit") == by_column.format
     for one, other in zip(rows_of(by_files, "test", 0), rows_of(by_column, "test", 0), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(BadInput, match="--task is missing"):

@@ -11,7 +11,7 @@ import jax
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json, validate
 from fewstep.runs import settings_of
 from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
@@ -27,9 +27,9 @@ def open_adapted(directory: str | Path) -> Adapted:
         raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
     try:
         saved = read_json(directory / FILE)
-        require_a(saved["steps"], int | Literal["auto"], "steps")
+        validate(saved["steps"], int | Literal["auto"], "steps")
         left_out = saved.get("left_out", {})  # earlier versions left none out
-        require_a(left_out, dict[str, str], "left_out")
+        validate(left_out, dict[str, str], "left_out")
         support = read_table(directory / SUPPORT)
     except Exception as error:
         raise BadInput(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
@@ -48,6 +48,6 @@ def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     require_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
     findings = saved.get("findings", [])
-    require_a(findings, tuple[str, ...], "findings")
+    validate(findings, tuple[str, ...], "findings")
     photos = read_photos(directory, problem)
     return Trained(problem, params, saved["calibration"], saved["run"], photos, tuple(findings))

@@ -16,7 +16,7 @@ from PIL import Image
 from fewstep.cli.policies import watched_updates
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy
-from fewstep.plain import require_a
+from fewstep.plain import validate
 from fewstep.plots.film import NoRenderer
 from fewstep.plots.policy_film import Panel, points, robots
 from fewstep.rl.acting import SHAPE, AdaptedPolicy
@@ -93,7 +93,7 @@ def played(run: PolicyRun, words: str, updates: int, seed: int) -> Played:
 def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, seed: int) -> Played:
     """Lets an adapted policy act once, in the task that it was adapted to or in another."""
     try:
-        require_a(policy.about, About, "the content")
+        validate(policy.about, About, "the content")
     except ValueError as error:
         raise BadInput(f"{source / SHAPE}: expected where the policy comes from, but it is damaged. Adapt again.") from error
     sizes = {name: getattr(policy.shape, name) for name in ("observed", "actions", "discrete")}

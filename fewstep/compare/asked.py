@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from fewstep.compare.kept import read_kept
 from fewstep.errors import BadInput
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json
 from fewstep.problems import PROBLEMS
 from fewstep.runs.files import absolute_data, fingerprint
 
@@ -25,6 +25,12 @@ class Asked(TypedDict):
     margin: float | None
     seed: int
     command: str
+
+
+class Spent(TypedDict):
+    """What `state.json` holds."""
+
+    spent: float
 
 
 ASKED, STATE = "comparison.json", "state.json"
@@ -110,8 +116,6 @@ def read_asked(directory: Path) -> dict[str, Any]:
 def spent_before(directory: Path) -> float:
     path = directory / STATE
     try:
-        spent = read_json(path)["spent"] if path.is_file() else 0.0
-        require_a(spent, float, "spent")
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error!r}). Remove it: then the whole budget may be spent again.") from error
-    return spent
+        return read_json(path, Spent)["spent"] if path.is_file() else 0.0
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} is damaged ({error}). Remove it: then the whole budget may be spent again.") from error

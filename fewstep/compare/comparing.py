@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from fewstep.compare.bench import SEARCH_PART, Bench, Lengths
 from fewstep.compare.content import Known
 from fewstep.compare.display import Display
 from fewstep.compare.kept import RECORD, DamagedRecord, read_kept
-from fewstep.compare.plan import LAST_PART, LEFT_OUT, NEEDED, Costs, Pace, Plan, Saved, pace_of, planned
+from fewstep.compare.plan import LAST_PART, LEFT_OUT, NEEDED, Costs, Pace, Plan, pace_of, planned
 from fewstep.compare.policy_ground import PolicyGround
 from fewstep.errors import NotTrusted
+from fewstep.plain import validate
 from fewstep.runs import write_json
 from fewstep.training.loop import OutOfTime
 
@@ -139,7 +140,7 @@ class Comparing:
         """The plan that was made when the comparison began, or a new one. If arms are trained already, others are trained as
         long; of a greater budget than before, arms that were left out are tried again."""
         path = self.bench.directory / PLAN
-        plan = Plan.from_json(read_kept(path, Saved)) if path.is_file() else None
+        plan = validate(read_kept(path, Plan), Plan) if path.is_file() else None
         if plan is None or not plan.meta_steps:
             plan = self.new_plan()
         elif self.budget > plan.budget:
@@ -147,7 +148,7 @@ class Comparing:
             left_out = self.time_trained()
             plan = replace(plan, seeds=self.seeds, paces=self.paces, left_out=left_out, notes=(), budget=self.budget)
         self.paces = plan.paces
-        write_json(path, plan.to_json())
+        write_json(path, asdict(plan))
         trained = sum(name not in plan.left_out for name in plan.paces)
         followers = len(self.followers())
         self.display.plan(

@@ -10,7 +10,7 @@ import numpy as np
 
 from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json
 from fewstep.runs import write_json
 
 SCORES, RECORD = "scores.npz", "scores.json"
@@ -60,11 +60,9 @@ def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is
     """The content of a JSON file of the comparison. Raises `DamagedRecord`, with the way out, where it is not of the type
     that `hint` says."""
     try:
-        found = read_json(path)
-        require_a(found, hint, "the content")
+        return read_json(path, hint)
     except (ValueError, OSError) as error:
         raise DamagedRecord(f"{path} is damaged ({error}). {way_out}") from error
-    return found
 
 
 def write_scored(folder: Path, scored: Scored) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple
 
 import jax
 
@@ -51,24 +51,6 @@ class Pace(NamedTuple):
     """of a meta-step; of a policy its environment steps"""
 
 
-class Budget(TypedDict, total=False):
-    """What a plan of an earlier version does not have."""
-
-    budget: float
-
-
-class Saved(Budget):
-    """A `Plan` as it is kept."""
-
-    meta_steps: int
-    seeds: int
-    search: bool
-    equal_compute: dict[str, int]
-    paces: dict[str, tuple[float, float, float]]
-    left_out: dict[str, str]
-    notes: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is trained, and for how long."""
@@ -89,14 +71,6 @@ class Plan:
     def lengths(self, equal_compute: bool = False) -> Lengths:
         steps = self.equal_compute if equal_compute else dict.fromkeys(self.paces, self.meta_steps)
         return Lengths(steps, self.search, equal_compute)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "paces": {name: list(pace) for name, pace in self.paces.items()}, "notes": list(self.notes)}
-
-    @staticmethod
-    def from_json(saved: Saved) -> Plan:
-        paces = {name: Pace(*numbers) for name, numbers in saved["paces"].items()}
-        return Plan(**{**saved, "paces": paces, "notes": tuple(saved["notes"])})
 
 
 def pace_of(arm: Arm, ground: AnyGround) -> Pace:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from fewstep.errors import BadInput
-from fewstep.plain import require_a
+from fewstep.plain import validate
 from fewstep.problems import PROBLEMS
 from fewstep.version import __version__
 
@@ -21,7 +21,7 @@ def settings_of(config: dict[str, Any], source: Path) -> Any:
             raise KeyError(*sorted(unknown))
         hints = get_type_hints(kind)
         for name, value in saved.items():
-            require_a(value, hints[name], name)
+            validate(value, hints[name], name)
         return kind(**saved)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadInput(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json, validate
 from fewstep.types import Key, Params
 from fewstep.whole import whole
 
@@ -112,10 +112,7 @@ def open_policy(directory: str | Path) -> AdaptedPolicy:
         raise BadInput(f"{directory}: expected the folder of an adapted policy (`fewstep adapt` makes one), found none.{hint}")
     try:
         about: dict[str, Any] = read_json(directory / SHAPE)
-        sizes = {name: tuple(value) if isinstance(value, list) else value for name, value in about.pop("shape").items()}
-        shape = Shape(**sizes)  # type: ignore[arg-type]
-        for name, hint in get_type_hints(Shape).items():
-            require_a(getattr(shape, name), hint, name)
+        shape = validate(about.pop("shape"), Shape, "shape")
         for end in (shape.least, shape.most):
             if end is not None and len(end) != (1 if shape.discrete else shape.actions):
                 raise ValueError(f"a range of {len(end)} actions")

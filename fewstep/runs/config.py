@@ -14,7 +14,7 @@ import numpy as np
 
 from fewstep import hosts
 from fewstep.errors import BadInput
-from fewstep.plain import is_a
+from fewstep.plain import is_valid
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.problems.saved import settings_of as settings_of
@@ -56,7 +56,7 @@ def write_settings(
 def require_same_files(settings: Any, config: dict[str, Any], directory: Path) -> None:
     """Raises `BadInput` where a file that stands for the robot of a run, or for its faults, is gone or another one now."""
     files = config.get("files_sha256", {})
-    if not is_a(files, dict[str, str]):
+    if not is_valid(files, dict[str, str]):
         raise BadInput(f"{directory / 'config.json'}: expected digests of files, but it is damaged. Restore it or train again.")
     for name, known in files.items():
         path = Path(getattr(settings, name, name))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from fewstep.errors import BadInput
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json, validate
 from fewstep.runs.run import open_run
 from fewstep.runs.state import going_on
 from fewstep.training.findings import findings
@@ -67,13 +67,12 @@ def read_result(directory: str | Path, name: str = "") -> Result:
     path = Path(directory) / "evaluation.json"
     data = open_run(directory).config.get("data_sha256")
     try:
-        found = read_json(path)
-        require_a(found, Figures, "the content")
+        found = read_json(path, Figures)
         protocol, steps = found["protocol"], found["steps"]
         wanted = protocol.get("chosen_adaptation_steps", protocol["trained_adaptation_steps"])
         place = steps.index(wanted) if wanted in steps else len(steps) - 1
         over_classes = found.get("ci95_by_class")
-        require_a(over_classes, tuple[float | None, ...] | None, "ci95_by_class")
+        validate(over_classes, tuple[float | None, ...] | None, "ci95_by_class")
         conditions = {"problem": found["problem"], "metric": found["metric"], "unseen_tasks": found["tasks"]}
         conditions |= {"data_files": data[:12]} if data else {}
         conditions |= {name: value for name, value in protocol.items() if name not in METHOD}

@@ -13,7 +13,7 @@ import jax
 from fewstep import maml
 from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput, RunFailed
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json
 from fewstep.problem import Problem
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs import measure
@@ -211,8 +211,7 @@ def open_run(directory: str | Path, env: str = "") -> Any:
         found = "a folder without config.json" if directory.is_dir() else "a file" if directory.exists() else "nothing there"
         raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
     try:
-        config = read_json(path)
-        require_a(config, Config, "the content")
+        config = read_json(path, Config)
     except (ValueError, OSError) as error:  # no JSON, or not even text
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."

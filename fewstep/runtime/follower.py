@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
 from fewstep import maml
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
-from fewstep.plain import read_json, require_a
+from fewstep.plain import read_json, validate
 from fewstep.problem import Problem
 from fewstep.problems.saved import settings_of
 from fewstep.types import Examples, MetaParams, Params
@@ -212,9 +213,7 @@ def open_follower(directory: str | Path) -> Follower:
         settings = settings_of(saved["run"], directory / FILE)
         problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
         shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0)))
-        require_a(saved["steps"], int, "steps")
-        if not 0 <= saved["steps"] <= MOST_STEPS:
-            raise ValueError(f"{saved['steps']} adaptation steps")
+        validate(saved["steps"], Annotated[int, Meta(ge=0, le=MOST_STEPS)], "steps")
         like = {str(number): leaf for number, leaf in enumerate(jax.tree.leaves(shapes))}
         arrays = read_arrays(directory / PARAMETERS, like)
         leaves = [arrays[name] for name in like]

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
+from msgspec import Meta, Struct
 
 from fewstep.errors import BadInput
+from fewstep.plain import Positive
 from fewstep.tasks.dates import shown_offset
 from fewstep.tasks.kinds import ColumnKind, Kind, place_of, read_clock, read_values, read_words
 from fewstep.tasks.labels import twin_hint
 
 DAY = 86_400.0
+MOST_HARMONICS = 10_000
 FARTHEST = 1e15
 """standard deviations from the mean: what lies farther is an error of the table, and beyond float32 when it is squared"""
-PERIODS = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
+Period = Literal["annual", "weekly", "daily"]
+PERIODS: dict[Period, float] = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
 """Days. A date column gets harmonics of the periods that its span and its spacing can show."""
 
 
-@dataclass(frozen=True)
-class InputColumn:
+class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
     """One input column and its features: `(value − center) / scale`, for a date the harmonics of `periods` beside that trend,
     for a category one feature a known value, which is 1 or 0; and one more for gaps, where the meta-train rows had any."""
 
     name: str
     kind: Kind
     center: float = 0.0
-    scale: float = 1.0
-    periods: tuple[str, ...] = ()
-    harmonics: tuple[int, ...] = ()
+    scale: Positive = 1.0
+    periods: tuple[Period, ...] = ()
+    harmonics: tuple[Annotated[int, Meta(ge=0, le=MOST_HARMONICS)], ...] = ()
     """how many of each period: the first has the period itself, the second half of it ..."""
     categories: tuple[str, ...] = ()
     gaps: bool = False
@@ -128,13 +131,12 @@ def _as_written(example: str) -> str:
     return f", written as {example}" if example else ""
 
 
-@dataclass(frozen=True)
-class TargetColumn:
+class TargetColumn(Struct, frozen=True, forbid_unknown_fields=True):
     """One target column: a number, standardized, or a class, one of `classes`."""
 
     name: str
     center: float = 0.0
-    scale: float = 1.0
+    scale: Positive = 1.0
     classes: tuple[str, ...] = ()
     span: tuple[float, float] = (-float("inf"), float("inf"))
     """least and greatest value of the meta-train rows"""

@@ -6,28 +6,27 @@ JSON, and travels with the run: a support file next year is read exactly as the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec import Meta, Struct
 
 from fewstep.errors import BadInput
-from fewstep.plain import require_a
-from fewstep.tasks.column import PERIODS, InputColumn, TargetColumn, require_near
-from fewstep.tasks.dates import names_zone
+from fewstep.plain import validate
+from fewstep.tasks.column import InputColumn, TargetColumn, require_near
 from fewstep.tasks.kinds import ColumnKind, read_values, read_words
 from fewstep.tasks.labels import twin_hint
 from fewstep.tasks.numerals import split_example
 
 
-@dataclass(frozen=True)
-class TableFormat:
+class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
     """Which columns are read, how, and how predictions return to the target's own units."""
 
-    inputs: tuple[InputColumn, ...]
-    targets: tuple[TargetColumn, ...]
+    inputs: Annotated[tuple[InputColumn, ...], Meta(min_length=1)]
+    targets: Annotated[tuple[TargetColumn, ...], Meta(min_length=1)]
     task: str | None = None
     """the column whose values name the tasks; None where a file holds one task"""
 
@@ -147,48 +146,29 @@ class TableFormat:
         return [*(column.describe() for column in self.inputs), *(target.describe() for target in self.targets)]
 
     def to_json(self) -> dict[str, Any]:
-        saved = asdict(self)
+        saved = msgspec.to_builtins(self)
         for column in (*saved["inputs"], *saved["targets"]):
             column["span"] = [value if np.isfinite(value) else None for value in column["span"]]
         return saved
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> TableFormat:
-        """Raises many kinds of errors where it is damaged."""
+        """Raises `ValueError` with the place in the JSON, or one of a few other errors, if it is damaged."""
+        columns = {part: tuple(map(_with_infinite_ends, saved[part])) for part in ("inputs", "targets")}
+        format = validate({**saved, **columns}, TableFormat, "the format")
+        for column in format.inputs:
+            column.describe()  # a moment beyond the calendar is found here
+            if column.zone[:1] not in ("+", "-"):
+                pl.select(pl.datetime(2000, 1, 1, time_zone=column.zone or None))
+            if len(column.periods) != len(column.harmonics):
+                raise ValueError(f"{column.name} has the periods {column.periods}")
+        for column in (*format.inputs, *format.targets):
+            split_example(column.written)
+        return format
 
-        def column(kind, values):
-            known = {f.name for f in fields(kind)}
-            if set(values) - known:
-                raise KeyError(*sorted(set(values) - known))
-            made = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-            for name, hint in get_type_hints(kind).items():
-                if name != "span":
-                    require_a(getattr(made, name), hint, name)
-            if not made.scale > 0:
-                raise ValueError(f"{made.name} has the scale {made.scale}")
-            return replace(made, center=float(made.center), scale=float(made.scale))  # JSON may hold whole numbers beyond int64
 
-        def span_of(values):
-            require_a(values["span"], tuple[float | None, float | None], "span")
-            low, high = values["span"]
-            return (-np.inf if low is None else float(low), np.inf if high is None else float(high))
-
-        inputs = []
-        for values in saved["inputs"]:
-            inputs.append(column(InputColumn, {**values, "span": span_of(values)}))
-            inputs[-1].describe()  # a moment beyond the calendar is found here
-            split_example(inputs[-1].written)
-            if inputs[-1].zone[:1] not in ("+", "-"):
-                pl.select(pl.datetime(2000, 1, 1, time_zone=inputs[-1].zone or None))
-            if len(inputs[-1].periods) != len(inputs[-1].harmonics) or not set(inputs[-1].periods) <= set(PERIODS):
-                raise ValueError(f"{inputs[-1].name} has the periods {inputs[-1].periods}")
-            if names_zone(inputs[-1].date_format) and not inputs[-1].zone:
-                inputs[-1] = replace(inputs[-1], zone="UTC")  # formats of versions that turned all moments to UTC
-        known = [{**values, "span": span_of(values)} if "span" in values else values for values in saved["targets"]]
-        targets = tuple(column(TargetColumn, values) for values in known)  # earlier versions did not save the span of targets
-        for target in targets:
-            split_example(target.written)
-        require_a(saved["task"], str | None, "task")
-        if not inputs or not targets:
-            raise ValueError("no inputs, or no targets")
-        return TableFormat(tuple(inputs), targets, saved["task"])
+def _with_infinite_ends(column: Any) -> Any:
+    """A saved column, with an infinite end of its span for each null: JSON has no infinite numbers."""
+    if not isinstance(column, dict) or not isinstance(span := column.get("span"), (list, tuple)) or len(span) != 2:
+        return column
+    return {**column, "span": [end if known is None else known for end, known in zip((-np.inf, np.inf), span, strict=True)]}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fewstep.errors import BadInput
-from fewstep.plain import is_a
+from fewstep.plain import is_valid
 from fewstep.tasks.model_fields import DIRECTIONS, ELEMENTS, causes, computed_again, is_derived, is_numbers
 from fewstep.tasks.robots import Robot
 
@@ -97,7 +97,7 @@ def change_of(entry: dict[Any, Any], path: Path) -> Change:
         raise BadInput(f"{path}: a change without a field. Expected one of the model's, such as body_mass.")
     for name, value in entry.items():
         kind, words = PARTS[name]
-        if not is_a(value, kind):
+        if not is_valid(value, kind):
             raise BadInput(f"{path}: {shown(entry['field'])}: expected {name}: {words}, got {shown(value)}.")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     of = (entry["of"],) if isinstance(entry.get("of"), str) else given.get("of", ())

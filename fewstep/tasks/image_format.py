@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fewstep.plain import require_a
+import msgspec
+from msgspec import Meta, Struct
+
+from fewstep.plain import LARGEST, validate
 from fewstep.tasks.images import Pixels
 
 
-@dataclass(frozen=True)
-class ImageFormat:
+class ImageFormat(Struct, frozen=True, forbid_unknown_fields=True):
     """Size and colors of the images that a network sees."""
 
-    size: int
+    size: Annotated[int, Meta(ge=1, le=LARGEST - 1)]
     """height and width"""
-    channels: int
+    channels: Literal[1, 3]
     pixels: Pixels
     classes: tuple[str, ...] = ("classes",)
     """that there are classes; which ones, each task says for itself"""
@@ -25,16 +26,12 @@ class ImageFormat:
         return self.size, self.size, self.channels
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "pixels": self.pixels._asdict()}
+        return msgspec.to_builtins(self)
 
     @staticmethod
-    def from_json(saved: dict[str, Any]) -> ImageFormat:
-        """Raises many kinds of errors where it is damaged."""
-        require_a(saved["size"], int, "size")
-        require_a(saved["channels"], Literal[1, 3], "channels")
-        for name in Pixels._fields:
-            require_a(saved["pixels"][name], tuple[float, ...], name)
-        mean, deviation = (saved["pixels"][name] for name in Pixels._fields)
-        if saved["size"] < 1 or {len(mean), len(deviation)} != {saved["channels"]} or min(deviation) <= 0:
-            raise ValueError("a size or deviations that are not positive, or colors of another number of channels")
-        return ImageFormat(saved["size"], saved["channels"], Pixels(*(tuple(saved["pixels"][name]) for name in Pixels._fields)))
+    def from_json(saved: Any) -> ImageFormat:
+        """Raises `ValueError`, with the place in the JSON, if it is damaged."""
+        format = validate(saved, ImageFormat, "the format")
+        if {len(format.pixels.mean), len(format.pixels.deviation)} != {format.channels}:
+            raise ValueError(f"the format: expected a mean and a deviation of {format.channels} colors")
+        return format

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Struct
 
+from fewstep.plain import Positive
 from fewstep.tasks.augment import Variation, varied
 from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.tasks.on_host import OnHost
@@ -35,22 +37,22 @@ class Photos(NamedTuple):
         return self.pixels if isinstance(self.pixels, OnHost) else None
 
 
-class Pixels(NamedTuple):
+class Pixels(Struct, frozen=True, forbid_unknown_fields=True):
     """How bytes become numbers: (pixel / 255 − mean) / deviation, by channel."""
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    deviation: tuple[Positive, ...]
 
     def encode(self, pixels: Any) -> jax.Array:
         """uint8 [..., channels] -> float32."""
-        mean, deviation = (jnp.asarray(values, jnp.float32) for values in self)
+        mean, deviation = (jnp.asarray(values, jnp.float32) for values in (self.mean, self.deviation))
         scale, shift = 1 / (255 * deviation), mean / deviation
         grow = (1,) * (pixels.ndim - 1) + (-1,)
         return pixels.astype(jnp.float32) * scale.reshape(grow) - shift.reshape(grow)
 
     def decode(self, values: Any) -> np.ndarray:
         """Back to bytes."""
-        mean, deviation = (np.asarray(each, np.float32) for each in self)
+        mean, deviation = (np.asarray(each, np.float32) for each in (self.mean, self.deviation))
         return np.clip(np.round((np.asarray(values) * deviation + mean) * 255), 0, 255).astype(np.uint8)
 
 

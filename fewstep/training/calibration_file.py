@@ -3,9 +3,11 @@
 Annotations are evaluated here: as text, Python 3.11 does not see which keys are not required.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from fewstep.plain import require_a
+from msgspec import Meta
+
+from fewstep.plain import Count, Positive, validate
 from fewstep.problem import Problem
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.training.calibrate import LEVELS
@@ -20,7 +22,7 @@ class Likeness(TypedDict):
     level: int
     limit: float | None
     center: OfSigns
-    scale: OfSigns
+    scale: tuple[Positive, Positive, Positive]
     usual: OfSigns
     known_tasks: NotRequired[int]
     """how many meta-train and meta-validation tasks the limit is of, where too few tasks calibrated"""
@@ -30,14 +32,14 @@ class Choice(TypedDict):
     """Of one number of shots and one choice of steps."""
 
     likeness: Likeness
-    temperature: NotRequired[float]
+    temperature: NotRequired[Positive]
     factors: NotRequired[tuple[tuple[float | None, ...], ...]]
 
 
 class Entry(TypedDict):
     """Of one number of shots."""
 
-    shots: int
+    shots: Count
     tasks: int
     trained: NotRequired[Choice]
     auto: NotRequired[Choice]
@@ -67,28 +69,20 @@ class Rule(TypedDict):
 class OfImages(TypedDict, total=False):
     """Of images; empty where the run was not trained to its end."""
 
-    chosen_steps: int
-    temperature: float
+    chosen_steps: Annotated[int, Meta(ge=0, le=10_000)]
+    temperature: Positive
     none_of_these: Rule
     unfinished: Unfinished
 
 
 def require_calibration(found: Any, problem: Problem) -> None:
-    """Raises `ValueError` where `found` is no calibration of a model of `problem`, which may be without data."""
-    outputs = None if isinstance(problem.format, ImageFormat) else problem.format.outputs
-    require_a(found, OfImages if outputs is None else OfTables, "the calibration")
-    if outputs is None:
-        fine = found.get("temperature", 1.0) > 0 and 0 <= found.get("chosen_steps", 0) <= 10_000
-    else:
-        choices = [entry[name] for entry in found["by_shots"] for name in ("trained", "auto") if name in entry]
-        fine = all(sound(choice, outputs) for choice in choices)
-        fine = fine and all(entry["shots"] >= 0 and ("trained" in entry) == ("auto" in entry) for entry in found["by_shots"])
-    if not fine:
-        raise ValueError("numbers out of range")
-
-
-def sound(choice: Choice, outputs: int) -> bool:
-    """Whether the numbers of a choice of steps can be used: scales are positive, factors there for each output and level."""
-    factors = choice.get("factors", ())
-    whole = not factors or (len(factors) == outputs and all(len(each) == len(LEVELS) for each in factors))
-    return whole and min(choice["likeness"]["scale"]) > 0 and choice.get("temperature", 1.0) > 0
+    """Raises `ValueError` if `found` is no calibration of a model of `problem`, which may be without data."""
+    if isinstance(problem.format, ImageFormat):
+        validate(found, OfImages, "the calibration")
+        return
+    of_tables, outputs = validate(found, OfTables, "the calibration"), problem.format.outputs
+    for entry in of_tables["by_shots"]:
+        choices = [entry[name] for name in ("trained", "auto") if name in entry]
+        factors = [choice["factors"] for choice in choices if choice.get("factors")]
+        if len(choices) == 1 or any(len(each) != outputs or {*map(len, each)} != {len(LEVELS)} for each in factors):
+            raise ValueError(f"the calibration: of {entry['shots']} shots expected {outputs} outputs of {len(LEVELS)} levels")
