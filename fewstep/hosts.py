@@ -119,7 +119,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(tree: Any) -> Any:
+def broadcast(tree: Any) -> Any:
     """The arrays of process 0, bit for bit; `tree` has its shapes in every process."""
     if jax.process_count() == 1:
         return tree
@@ -133,16 +133,16 @@ def from_first(tree: Any) -> Any:
     return jax.tree.unflatten(structure, found)
 
 
-def text_from_first(text: str) -> str:
+def broadcast_text(text: str) -> str:
     """The text of process 0."""
     if jax.process_count() == 1:
         return text
     mine = np.frombuffer(text.encode(), np.uint8)
-    length = int(from_first(np.int32(mine.size)))
-    return from_first(mine if is_first() else np.zeros(length, np.uint8)).tobytes().decode()
+    length = int(broadcast(np.int32(mine.size)))
+    return broadcast(mine if is_first() else np.zeros(length, np.uint8)).tobytes().decode()
 
 
-def gathered(numbers: list[int]) -> np.ndarray:
+def all_gather(numbers: list[int]) -> np.ndarray:
     """[processes, numbers] what each process has, numbers from 0 to 2³² − 1."""
     if jax.process_count() == 1:
         return np.asarray([numbers])
@@ -151,7 +151,7 @@ def gathered(numbers: list[int]) -> np.ndarray:
     return _summed(rows.ravel()).reshape(rows.shape).astype(np.int64)
 
 
-def part() -> None:
+def shutdown() -> None:
     """Where all processes have done the last thing that they do together: from here on each goes on, or ends, by itself."""
     global _joined
     if _joined:
@@ -190,7 +190,11 @@ def _sum() -> Callable[[jax.Array], jax.Array]:
 
 
 def _summed(words: np.ndarray) -> np.ndarray:
-    """Σ over processes of uint32 [n], in every process."""
+    """Σ over processes of uint32 [n], in every process.
+
+    `jax.experimental.multihost_utils` has no such sum for processes with unlike numbers of devices (the cores of unlike
+    machines), and its broadcast adds floats, which loses the sign of −0 and without x64 half of a float64.
+    """
     rows = NamedSharding(_mesh(), PartitionSpec("processes"))
     with others():
         return np.asarray(_sum()(jax.make_array_from_process_local_data(rows, words[None])))

@@ -21,7 +21,7 @@ from fewstep import BadInput, hosts
 from fewstep.training import loop
 from fewstep.training.devices import task_mesh
 from fewstep.training.log import read_metrics
-from fewstep.training.together import agreed, shared
+from fewstep.training.together import shared, sync_decision
 
 STEPS = 200
 TRAIN = """
@@ -44,7 +44,7 @@ try:
     loop.train(problem(), Path(folder), seed=3, mesh=training_mesh(), resume=(Path(folder) / "checkpoints").is_dir())
 except loop.Interrupted:
     print("interrupted", file=sys.stderr)
-hosts.part()
+hosts.shutdown()
 """
 SINE = ["--hidden", "8", "--adaptation-steps", "1", "--inner-optimizer", "sgd", "--multi-step", "0", "--clip", "0"]
 
@@ -263,12 +263,12 @@ def test_without_a_cluster_processes_auto_says_so(tmp_path):
 
 def test_of_one_process_nothing_is_asked():
     state = bowl_problem().init(jax.random.key(0))
-    assert hosts.from_first(state) is state
-    assert hosts.text_from_first("words") == "words"
-    assert hosts.gathered([3, 4]).tolist() == [[3, 4]]
-    assert agreed(7, True) == (7, True)
+    assert hosts.broadcast(state) is state
+    assert hosts.broadcast_text("words") == "words"
+    assert hosts.all_gather([3, 4]).tolist() == [[3, 4]]
+    assert sync_decision(7, True) == (7, True)
     assert shared((state, {"validation": float("inf")}))[1] == {"validation": float("inf")}
-    hosts.part()
+    hosts.shutdown()
     hosts.leave(1)
     hosts.join(1, None, None)
     with pytest.raises(ValueError, match="gloo"), hosts.others():

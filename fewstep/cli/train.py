@@ -113,7 +113,7 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     except Interrupted:
         if hosts.is_first():
             say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
-        hosts.part()
+        hosts.shutdown()
         return 130
     except hosts.LostProcess as error:
         raise RunFailed(f"{error} Here: {go_on}") from error

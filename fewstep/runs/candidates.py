@@ -68,7 +68,7 @@ def train_candidates(
         except RunFailed as error:
             failed = error
             print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
-    hosts.part()
+    hosts.shutdown()
     if not hosts.is_first():
         return None
     for name, problem in problems.items():
@@ -88,7 +88,7 @@ def train_candidates(
 
 def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
     """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
-    if hosts.from_first(np.asarray((folder / PARAMETERS).is_file())):
+    if hosts.broadcast(np.asarray((folder / PARAMETERS).is_file())):
         return
     resume = found_by_first(folder)
     if not resume and hosts.is_first():

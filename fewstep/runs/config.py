@@ -89,7 +89,7 @@ def require_same(settings: Any, seed: int) -> None:
     places = {name: None for name in DATA if hasattr(settings, name)}  # hosts may have the same data in different folders
     about = asdict(replace(settings, **places)), seed, data and fingerprint(data), __version__, jax.__version__
     digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
-    each = hosts.gathered([int(digest[:8], 16)])[:, 0]
+    each = hosts.all_gather([int(digest[:8], 16)])[:, 0]
     if (others := np.flatnonzero(each != each[0])).size:
         raise BadInput(
             "the processes of one training were started for different ones. Expected the same settings, seed, data and "

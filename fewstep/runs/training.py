@@ -77,7 +77,7 @@ def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
     with only_one(run.directory):
         going_on = has_checkpoint(run.directory)
         if (run.directory / PARAMETERS).is_file() and not going_on:  # its checkpoints were removed, to save room
-            hosts.part()
+            hosts.shutdown()
             return run.calibrate(problem, quiet) if hosts.is_first() else None
         if several := several_candidates(run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
@@ -109,7 +109,7 @@ def is_trained(directory: str | Path) -> bool:
 
 def completed(directory: Path, problem: Problem, quiet: bool) -> Run | None:
     """What follows the last meta-step. The first of many processes does it alone; the others are done."""
-    hosts.part()
+    hosts.shutdown()
     if not hosts.is_first():
         return None
     run = open_run(directory)

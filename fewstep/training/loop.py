@@ -31,7 +31,7 @@ from fewstep.training.plan import prepared
 from fewstep.training.programs import once
 from fewstep.training.rollback import rolled_back
 from fewstep.training.signals import StopSignals
-from fewstep.training.together import NoFiles, agreed, found_by_first, shared
+from fewstep.training.together import NullFiles, found_by_first, shared, sync_decision
 from fewstep.types import MetaParams
 from fewstep.variants import evaluated
 
@@ -84,7 +84,7 @@ def train(
     """
     meta_steps = problem.meta_steps if meta_steps is None else meta_steps
     mesh, writes = mesh or task_mesh(), hosts.is_first()
-    quiet, resume = quiet or not writes, bool(hosts.from_first(np.asarray(resume)))
+    quiet, resume = quiet or not writes, bool(hosts.broadcast(np.asarray(resume)))
     if problem.beginning is not None and not (resume and found_by_first(directory)):
         problem, resume = begun(problem, directory / BEGINNING, seed, mesh, quiet), False
     problem = prepared(problem, mesh, seed, quiet)
@@ -95,13 +95,13 @@ def train(
     validate_every = max(problem.log_every, math.ceil(meta_steps / CHECKPOINTS / problem.log_every) * problem.log_every)
     save_every = problem.checkpoint_every or validate_every
 
-    files = Checkpoints(directory / "checkpoints", "resume" if resume else "new") if writes else NoFiles()
+    files = Checkpoints(directory / "checkpoints", "resume" if resume else "new") if writes else NullFiles()
     with files as checkpoints, StopSignals() as stop, ExitStack() as at_end:
         past: dict[str, Any] = {"log_position": 0, "seconds": 0.0, "sums": NO_SUMS}
         if resume:
             state, past = shared(checkpoints.restore(state, "last"))
         state = replicate(state, mesh)
-        log = MetricsFile(directory / "metrics.jsonl", past["log_position"]) if writes else NoFiles()
+        log = MetricsFile(directory / "metrics.jsonl", past["log_position"]) if writes else NullFiles()
         at_end.callback(log.close)
         step, sums, chunk_length = int(state.step), (*past["sums"], *NO_SUMS[len(past["sums"]) :]), 8
         progress = Progress(meta_steps, step, quiet=quiet, unit=unit, metric=next(iter(problem.metrics)))
@@ -116,10 +116,10 @@ def train(
         def judged(state: MetaState) -> tuple[MetaState, float]:
             """(the state to go on with, its error on meta-validation tasks)."""
             lowered, validation, told = judge(state)
-            if hosts.text_from_first(told):
+            if hosts.broadcast_text(told):
                 warn(told)
-                state = replicate(hosts.from_first(lowered), mesh)
-            return state, float(hosts.from_first(np.float64(validation)))
+                state = replicate(hosts.broadcast(lowered), mesh)
+            return state, float(hosts.broadcast(np.float64(validation)))
 
         def first_state() -> MetaState:
             """Where the run began, of a run that goes on."""
@@ -132,7 +132,7 @@ def train(
         if resume:
             good = Good(*shared(checkpoints.restore(jax.device_get(state), "best")))
             if good.record["validation"] is None or start < good.record["validation"]:  # none is better than where it began
-                first = hosts.from_first(judge(first_state()).state)
+                first = hosts.broadcast(judge(first_state()).state)
                 good = Good(first, {"log_position": 0, "sums": NO_SUMS, "validation": start})
         else:
             if problem.rollbacks or problem.lower_rates:
@@ -189,7 +189,7 @@ def train(
                     good = Good(state, saved) if record["validation"] <= good.record["validation"] else good
             if step == next_save:
                 save(None)  # unless it is saved already
-            chunk_length, stopped = agreed(chunk_length, stop.requested)
+            chunk_length, stopped = sync_decision(chunk_length, stop.requested)
             if stopped and step < meta_steps:
                 save(None)
                 raise Interrupted

@@ -20,7 +20,7 @@ from jax.extend.core import Jaxpr
 from jax.sharding import Mesh, PartitionSpec
 
 from fewstep.cache import cache_directory, keep
-from fewstep.hosts import text_from_first
+from fewstep.hosts import broadcast_text
 from fewstep.jaxpr import programs_in
 from fewstep.nn.convolutions import Choice, Lowering, convolution, signature
 from fewstep.training.operations import operations_of_line
@@ -66,7 +66,7 @@ def measured_lowerings(
         keep(path, lambda file: file.write(json.dumps(known, indent=1, sort_keys=True).encode()))
         if not quiet:
             print(file=sys.stderr, flush=True)
-    agreed: dict[str, Lowering] = json.loads(text_from_first(json.dumps(known)))  # one program in all processes
+    agreed: dict[str, Lowering] = json.loads(broadcast_text(json.dumps(known)))  # one program in all processes
     return lambda name: agreed.get(name, usual)
 
 

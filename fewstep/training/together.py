@@ -15,13 +15,13 @@ from fewstep.maml import MetaState
 from fewstep.training.checkpoint import has_checkpoint
 
 
-class NoFiles:
+class NullFiles:
     """A run's log and checkpoints in all processes but the first, which alone writes and reads them."""
 
     position = 0
     damaged: Sequence[str] = ()
 
-    def __enter__(self) -> NoFiles:
+    def __enter__(self) -> NullFiles:
         return self
 
     def __exit__(self, *exception: Any) -> None: ...
@@ -43,15 +43,15 @@ class NoFiles:
 def shared(restored: tuple[MetaState, dict[str, Any]]) -> tuple[MetaState, dict[str, Any]]:
     """(state, record) as the first process has read them."""
     state, record = restored
-    return hosts.from_first(state), json.loads(hosts.text_from_first(json.dumps(record)))
+    return hosts.broadcast(state), json.loads(hosts.broadcast_text(json.dumps(record)))
 
 
-def agreed(length: int, stop: bool) -> tuple[int, bool]:
+def sync_decision(length: int, stop: bool) -> tuple[int, bool]:
     """(meta-steps of the next call as the first process wants them, whether any process was asked to stop)."""
-    each = hosts.gathered([length, stop])
+    each = hosts.all_gather([length, stop])
     return int(each[0, 0]), bool(each[:, 1].any())
 
 
 def found_by_first(run: Path) -> bool:
     """Whether the first process finds a whole checkpoint in this run directory."""
-    return bool(hosts.from_first(np.asarray(hosts.is_first() and has_checkpoint(run))))
+    return bool(hosts.broadcast(np.asarray(hosts.is_first() and has_checkpoint(run))))
