@@ -12,13 +12,13 @@ import optax
 import pytest
 from known import assert_same_bits, bowl_loss, bowl_problem
 
-from fewstep import Learner, MetaParams, RunFailed
+from fewstep import Learner, MetaParams, RunFailed, init
 from fewstep.maml import MetaState
 from fewstep.problems import Sine
 from fewstep.problems.learners import outer_schedule
 from fewstep.training import loop
 from fewstep.training.log import read_metrics
-from fewstep.variants import averaged, slowdown, slowed, slower
+from fewstep.variants import averaged, evaluated, slowdown, slowed, slower, with_params
 
 LIMIT = 1e3
 
@@ -114,3 +114,14 @@ def test_the_outer_rate_climbs_in_a_straight_line_and_then_is_as_without(kind):
     assert [float(climbing(step)) for step in (0, 5, 10)] == pytest.approx([0.0, 0.1, 0.2])
     after = outer_schedule(replace(settings, meta_steps=80))
     assert [float(climbing(20 + step)) for step in (0, 40, 80)] == pytest.approx([float(after(step)) for step in (0, 40, 80)])
+
+
+def test_parameters_named_as_fields_of_an_optimizers_state_are_left_alone():
+    params = MetaParams({"factor": jnp.ones(2), "average": jnp.zeros(3)}, ())
+    state = init(averaged(slowed(optax.adam(0.1)), 0.9), params)
+    assert slowdown(slower(state, 0.5)) == 0.5
+    assert_same_bits(slower(state, 0.5)._replace(opt_state=state.opt_state), state)
+    changed = with_params(state, lambda given: jax.tree.map(lambda leaf: leaf + 1, given))
+    assert_same_bits(evaluated(changed), changed.params)
+    assert slowdown(changed) == 1.0
+    assert slowdown(init(optax.adam(0.1), params)) is None

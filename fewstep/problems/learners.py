@@ -77,19 +77,10 @@ def outer_optimizer(settings: LearningSettings) -> optax.GradientTransformation:
     """Adam, with its own rate for what the inner optimizer learns; with steps that may become smaller, and an average of the
     parameters, where these are asked for."""
     adam = optax.adam(outer_schedule(settings), b2=settings.outer_decay)
-    optimizer = optax.chain(adam, scale_inner(settings.inner_outer_rate / settings.outer_rate))
+    scale = optax.scale(settings.inner_outer_rate / settings.outer_rate)
+    optimizer = optax.chain(adam, optax.masked(scale, MetaParams(theta=False, inner=True)))
     optimizer = slowed(optimizer) if settings.rollbacks else optimizer
     return averaged(optimizer, settings.average) if settings.average else optimizer
-
-
-def scale_inner(factor: float) -> optax.GradientTransformation:
-    """Multiplies the updates of `MetaParams.inner`, and leaves those of θ alone."""
-
-    def update(updates: Any, params: Any) -> MetaParams:
-        del params
-        return MetaParams(updates.theta, jax.tree.map(lambda leaf: factor * leaf, updates.inner))
-
-    return optax.stateless(update)
 
 
 def outer_schedule(settings: LearningSettings) -> optax.Schedule:

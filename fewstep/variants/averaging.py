@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax.tree_utils import tree_get, tree_set
 
 from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.types import MetaParams, Params
-from fewstep.variants.states import nodes_of, with_nodes
 
 
 class Averaged(NamedTuple):
@@ -63,11 +63,19 @@ def newest_share(updates: jax.Array, decay: float) -> jax.Array:
 
 def evaluated(state: MetaState) -> MetaParams:
     """The meta-parameters to be judged and used: the average where the outer optimizer keeps one, else the last ones."""
-    found = nodes_of(state, Averaged)
-    return found[0].average if found else state.params
+    average = tree_get(state.opt_state, "average", filtering=_ours)
+    return state.params if average is None else average
 
 
 def with_params(state: MetaState, change: Callable[[MetaParams], MetaParams]) -> MetaState:
     """The same state with its parameters changed, those that are evaluated too."""
-    state = with_nodes(state, Averaged, lambda node: node._replace(average=change(node.average)))
+    average = tree_get(state.opt_state, "average", filtering=_ours)
+    if average is not None:
+        state = state._replace(opt_state=tree_set(state.opt_state, _ours, average=change(average)))
     return state._replace(params=change(state.params))
+
+
+def _ours(path: Any, value: Any) -> bool:
+    """Whether a node of an optimizer's state is a field of `Averaged`, not another of the same name."""
+    del value
+    return getattr(path[-1], "tuple_name", "") == Averaged.__name__

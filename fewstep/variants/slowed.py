@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from optax.tree_utils import tree_get, tree_set
 
 from fewstep.errors import BadInput
 from fewstep.maml import MetaState
 from fewstep.types import Params
-from fewstep.variants.states import nodes_of, with_nodes
 
 
 class Slowed(NamedTuple):
@@ -39,11 +39,19 @@ def slowed(optimizer: optax.GradientTransformation) -> optax.GradientTransformat
 
 def slower(state: MetaState, by: float) -> MetaState:
     """The same state, whose further updates are times `by`. Raises `BadInput` where the outer optimizer is not `slowed`."""
-    if slowdown(state) is None:
+    factor = tree_get(state.opt_state, "factor", filtering=_ours)
+    if factor is None:
         raise BadInput("slower: expected the state of an outer optimizer made by slowed(...)")
-    return with_nodes(state, Slowed, lambda node: node._replace(factor=node.factor * by))
+    return state._replace(opt_state=tree_set(state.opt_state, _ours, factor=factor * by))
 
 
 def slowdown(state: MetaState) -> float | None:
     """The factor; None where the outer optimizer has none."""
-    return next((float(node.factor) for node in nodes_of(state, Slowed)), None)
+    factor = tree_get(state.opt_state, "factor", filtering=_ours)
+    return None if factor is None else float(factor)
+
+
+def _ours(path: Any, value: Any) -> bool:
+    """Whether a node of an optimizer's state is a field of `Slowed`, not another of the same name."""
+    del value
+    return getattr(path[-1], "tuple_name", "") == Slowed.__name__
