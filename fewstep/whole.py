@@ -30,3 +30,8 @@ def sync_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file or a folder that is not empty stands there."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))

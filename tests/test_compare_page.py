@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from compared import comparison, without
 
+from fewstep.compare.display import duration
 from fewstep.compare.page import charts, page
-from fewstep.compare.page.markup import VOID, duration, element, interval, number, short
+from fewstep.compare.page.markup import VOID, element, interval, number, short
 from fewstep.compare.page.shown import Arms
 
 HOSTILE = """</style></title><script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
@@ -212,7 +213,19 @@ def test_a_number_is_written_to_three_digits_or_two_and_a_power(value, sign):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (4e-4, "0.4 ms"), (0.21, "210 ms"), (9.2, "9.2 s"), (20.1, "20 s"), (291, "4 min 51 s"), (7500, "2 h 5 min")],
+    [
+        (0, "0 s"),
+        (4e-4, "0.4 ms"),
+        (0.21, "210 ms"),
+        (9.2, "9.2 s"),
+        (20.1, "20 s"),
+        (291, "4 min 51 s"),
+        (7500, "2 h 5 min"),
+        (0.9999, "1 s"),
+        (3.21, "3.2 s"),
+        (59.9, "1 min"),
+        (3600, "1 h"),
+    ],
 )
 def test_a_time_is_written_in_the_units_of_its_size(seconds, words):
     assert duration(seconds) == words

@@ -31,7 +31,7 @@ class Display:
             """The time that the plan still takes."""
 
             def render(self, task: Any) -> Any:
-                return super().render(task) if shown.left is None else f"{clock(shown._until - time.monotonic())} left"
+                return super().render(task) if shown.left is None else f"{shown.time_left} left"
 
         self._bar: Any = Progress(
             TextColumn("fittings"),
@@ -39,7 +39,7 @@ class Display:
             BarColumn(bar_width=20),
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             TimeElapsedColumn(),
-            Left("of at most " + clock(budget)),
+            Left("of at most " + duration(budget)),
             console=Console(stderr=True),
         )
         self._bar.start()
@@ -49,6 +49,11 @@ class Display:
     def spent(self) -> float:
         """Seconds since the comparison began, breaks left out."""
         return time.monotonic() - self.started
+
+    @property
+    def time_left(self) -> str:
+        """What the plan still takes."""
+        return duration(round(max(0.0, self._until - time.monotonic())))
 
     def plan(self, total: int, left: float) -> None:
         """So many fittings are planned in all, which take so many more seconds."""
@@ -78,9 +83,9 @@ class Display:
             self._bar.update(self._task, completed=self.done, total=total, planned=total or "?", **known)
         elif not self.quiet and text and time.monotonic() - self._said > SECONDS_A_LINE:
             self._said = time.monotonic()
-            ahead = f"  {clock(self._until - time.monotonic())} left" if self.left is not None else ""
+            ahead = f"  {self.time_left} left" if self.left is not None else ""
             counted = f"{self.done}/{self.total}" if self.total else f"{self.done}"
-            print(f"[{clock(self.spent)}] fittings {counted}  {text}{ahead}", file=sys.stderr, flush=True)
+            print(f"[{duration(round(self.spent))}] fittings {counted}  {text}{ahead}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -92,8 +97,13 @@ def rounded(seconds: float) -> str:
     return f"{math.ceil(seconds / 5) * 5}s" if seconds < 90 else f"{math.ceil(seconds / 60)}m"
 
 
-def clock(seconds: float) -> str:
-    """3:05 or 1:00:00."""
-    whole = max(0, round(seconds))
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+def duration(seconds: float) -> str:
+    """0.4 ms, 20 s, 4 min 51 s, 2 h 5 min."""
+    if seconds < 0.9995:
+        text = f"{1000 * seconds:.{2 if seconds < 0.01 else 0}f}"
+        return f"{text.rstrip('0').rstrip('.') if '.' in text else text} ms" if seconds > 0 else "0 s"
+    if seconds < 59.5:
+        return f"{f'{seconds:.1f}'.removesuffix('.0') if seconds < 9.95 else round(seconds)} s"
+    unit, large, small = (1, "min", "s") if seconds < 3599.5 else (60, "h", "min")
+    whole, rest = divmod(round(seconds / unit), 60)
+    return f"{whole} {large}" + f" {rest} {small}" * (rest > 0)

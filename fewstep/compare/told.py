@@ -16,7 +16,7 @@ from fewstep.compare.arms import Arm
 from fewstep.compare.comparing import Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
-from fewstep.compare.display import clock, rounded
+from fewstep.compare.display import duration, rounded
 from fewstep.compare.kept import read_kept
 from fewstep.compare.plan import LAST_PART, LEFT_OUT, Plan
 from fewstep.compare.recommended import RUN, calibrate, save_recommended
@@ -87,7 +87,7 @@ def require_two(made: Comparing) -> None:
     """Raises `BadInput` if fewer than two arms are fitted; what is fitted is kept."""
     if len(made.taking_part()) > 1:
         return
-    spent, budget = clock(made.display.spent), clock(made.budget)
+    spent, budget = duration(round(made.display.spent)), rounded(made.budget)
     raise BadInput(
         f"--budget {budget} is too small: after {spent} there is no arm to compare with no learning. What was fitted is kept "
         f"in {made.bench.directory}. {go_on(made)}"

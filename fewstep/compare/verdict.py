@@ -11,6 +11,7 @@ from math import log10
 
 import numpy as np
 
+from fewstep.compare.display import duration
 from fewstep.compare.intervals import layout, upper
 from fewstep.compare.results import About, Comparison, Metric, Question, Scores, Verdict
 from fewstep.compare.statistics import FEW_TASKS, compared, difference_of
@@ -197,8 +198,8 @@ class _Words:
     def _cost(self) -> Iterator[str]:
         if self.arm in self.about:
             cost = self.about[self.arm]
-            adapt = seconds(cost.adapt_milliseconds / 1000)
-            yield f"It costs {seconds(cost.train_seconds)} to train and {adapt} to adapt to a task."
+            adapt = duration(cost.adapt_milliseconds / 1000)
+            yield f"It costs {duration(cost.train_seconds)} to train and {adapt} to adapt to a task."
 
     def _what_would_change_it(self, told: bool) -> Iterator[str]:
         found = self.comparison
@@ -240,14 +241,6 @@ class _Words:
                 "intervals rest on few tasks and may be too narrow where errors differ much between tasks. "
                 "What holds is the order of arms that differ by far."
             )
-
-
-def seconds(value: float) -> str:
-    """A time in words."""
-    if value >= 120:
-        return f"{value / 60:.0f} min"
-    number, unit = (value, "s") if value >= 1 else (1000 * value, "ms")
-    return f"{number:.0f} {unit}" if number >= 10 else f"{number:.2g} {unit}"
 
 
 def _rounded(count: int) -> int:

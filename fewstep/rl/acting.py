@@ -25,7 +25,7 @@ from fewstep.nn.normalized import normalizing
 from fewstep.nn.policies import Policy, policy_for
 from fewstep.plain import read_json, validate
 from fewstep.types import Key, Params
-from fewstep.whole import whole
+from fewstep.whole import is_taken, whole
 
 SHAPE, PARAMETERS = "policy.json", "policy.npz"
 
@@ -125,6 +125,6 @@ def open_policy(directory: str | Path) -> AdaptedPolicy:
 def empty_folder(directory: str | Path) -> Path:
     """`directory`, if it is empty or not there yet. Raises `BadInput` where something is there already."""
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if is_taken(directory):
         raise BadInput(f"--out {directory} already exists and is not empty. Choose another folder; nothing was changed.")
     return directory

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.errors import BadInput
-from fewstep.whole import whole
+from fewstep.whole import is_taken, whole
 
 DATA = ("data", "data_dir", "labels")
 """settings that say where data is"""
@@ -22,7 +22,7 @@ NAMES = ("robot", "family")
 def new_directory(directory: str | Path) -> Path:
     """Makes a new folder for a run. Raises `BadInput` where it holds something already or cannot be written."""
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if is_taken(directory):
         if (directory / "config.json").exists():
             what = f"already holds a run: `fewstep resume {directory}` goes on with it. For a new one choose another folder"
         else:

@@ -104,19 +104,6 @@ def interval(estimate: Mapping[str, Any] | None, signed: bool = False) -> Markup
     return joined(datum(mean, decimals, signed), " ", element("span", between, class_="between"))
 
 
-def duration(seconds: float) -> str:
-    """0.4 ms, 20 s, 4 min 51 s, 2 h 5 min."""
-    if seconds < 1:
-        return f"{fixed(1000 * seconds, 2 if seconds < 0.01 else 0, trimmed=True)} ms" if seconds else "0 s"
-    if seconds < 60:
-        return f"{fixed(seconds, 1 if seconds < 10 else 0, trimmed=True)} s"
-    if seconds < 3600:
-        whole, rest = divmod(round(seconds), 60)
-        return f"{whole} min" + f" {rest} s" * (rest > 0)
-    whole, rest = divmod(round(seconds / 60), 60)
-    return f"{whole} h" + f" {rest} min" * (rest > 0)
-
-
 def counted(count: int, one: str, many: str | None = None) -> str:
     """1 task, 45 tasks."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fewstep.compare.display import duration
 from fewstep.compare.page import charts
 from fewstep.compare.page.markup import (
     Child,
@@ -12,7 +13,6 @@ from fewstep.compare.page.markup import (
     counted,
     datum,
     decimals_of,
-    duration,
     element,
     interval,
     joined,
