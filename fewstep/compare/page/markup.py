@@ -3,26 +3,21 @@ of a comparison."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-VOID = {"meta", "link", "br", "hr"}
-"""elements that have no end"""
+from markupsafe import Markup, escape
+
 Child = Any
 """markup, text, a number as text, or None for nothing; a list or tuple of these"""
-
-
-class Markup(str):
-    """Text that is HTML already. All other text is escaped where it becomes a child or an attribute."""
 
 
 def element(name: str, /, *children: Child, **attributes: Any) -> Markup:
     """One element. An attribute's `_` stands for `-`, one at the end for nothing (`class_`); None leaves it out."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
-    inside = "".join(f' {key}="{html.escape(written(value))}"' for key, value in given.items())
-    return Markup(f"<{name}{inside}>" if name in VOID else f"<{name}{inside}>{joined(*children)}</{name}>")
+    inside = "".join(f' {key}="{escape(written(value))}"' for key, value in given.items())
+    return Markup(f"<{name}{inside}>{joined(*children)}</{name}>")
 
 
 def joined(*children: Child) -> Markup:
@@ -32,7 +27,7 @@ def joined(*children: Child) -> Markup:
         if isinstance(child, list | tuple):
             parts.append(joined(*child))
         elif child is not None:
-            parts.append(child if isinstance(child, Markup) else html.escape(written(child)))
+            parts.append(child if isinstance(child, Markup) else escape(written(child)))
     return Markup("".join(parts))
 
 

@@ -20,7 +20,7 @@ from fewstep.compare.page.markup import (
     number,
     short,
 )
-from fewstep.compare.page.shown import FAMILIES, Arms, has_error
+from fewstep.compare.page.shown import Arms, has_error
 
 MOST_POINTS = 2000
 """of a scatter plot: a page is for people"""
@@ -48,17 +48,6 @@ def facts(compare: Mapping[str, Any]) -> list[tuple[str, Child]]:
         budget = f" of {duration(given['budget_s'])}" if known(given.get("budget_s")) else ""
         found.append(("time", duration(given["spent_s"]) + budget))
     return found
-
-
-def described(arms: Arms, arm: Mapping[str, Any]) -> Markup:
-    """Its name, its family by a mark of that color and in words, and a sentence for who does not know it."""
-    name = arm.get("name")
-    recommended = element("span", "recommended", class_="badge") if name == arms.recommended else None
-    family = FAMILIES.get(arm.get("family", ""))
-    swatch = element("span", family, class_=f"family {arms.look(name)}") if family else None
-    what = element("span", arm["what"], class_="what") if arm.get("what") else None
-    note = element("span", arm["note"], class_="what caution") if arm.get("note") else None
-    return joined(element("span", arms.title(name), class_="arm"), " ", swatch, recommended, what, note)
 
 
 def error(arms: Arms, arm: Mapping[str, Any], scale: charts.Scale | None, band: tuple[float, float] | None) -> Markup:
@@ -111,28 +100,11 @@ def looks(arms: Arms, names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def figure(title: str, above: Child, drawn: Markup) -> Markup:
-    return element("figure", element("figcaption", element("h3", title), above), drawn)
-
-
-def legend(looks: Mapping[str, str]) -> Markup:
-    """Which line is whose: the marks of `charts.lines`, in their order."""
-    entries = []
-    for order, (name, look) in enumerate(looks.items()):
-        sample = joined(
-            charts.rule(0, 6, 24, 6, f"line {look}"),
-            charts.mark(charts.MARKS[order % len(charts.MARKS)], 12, 6, f"dot {look}"),
-        )
-        drawn = element("svg", sample, viewBox="0 0 24 12", class_="swatch", aria_hidden="true")
-        entries.append(element("li", drawn, name))
-    return element("ul", entries, class_="legend")
-
-
-def families(arms: Arms) -> Markup:
-    """Which color is which family."""
-    there = [family for family in FAMILIES if any(arm.get("family") == family for arm in arms.all)]
-    entries = [element("li", element("span", FAMILIES[family], class_=f"family f-{family}")) for family in there]
-    return element("ul", entries, class_="legend")
+def swatch(order: int, look: str) -> Markup:
+    """The line and the mark of `charts.lines` of this order, as a legend shows them."""
+    mark = charts.mark(charts.MARKS[order % len(charts.MARKS)], 12, 6, f"dot {look}")
+    line = charts.rule(0, 6, 24, 6, f"line {look}")
+    return element("svg", line, mark, viewBox="0 0 24 12", class_="swatch", aria_hidden="true")
 
 
 def in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -144,7 +116,7 @@ def in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     return "; ".join(told)
 
 
-def worst_tasks(arms: Arms) -> Markup | None:
+def worst_tasks(arms: Arms) -> dict[str, Any] | None:
     """The tasks of the largest error of the recommended arm, and what others reach there."""
     errors = arms.by_task
     first = next((name for name in (arms.recommended, *errors) if name is not None and name in errors), None)
@@ -157,14 +129,11 @@ def worst_tasks(arms: Arms) -> Markup | None:
     columns = [name for name in dict.fromkeys((first, arms.runner_up, "prior")) if name is not None and name in errors]
     if not order:
         return None
-    head = element("tr", element("th", "task", scope="col"), [element("th", arms.title(name), scope="col") for name in columns])
     decimals, rows = decimals_of(max(abs(errors[first][order[0]]) / 10, 1e-9)), []
     for place in order[:WORST]:
         values = [errors[name][place] if place < len(errors[name]) else None for name in columns]
-        cells = [element("td", datum(value, decimals)) for value in values]
-        rows.append(element("tr", element("th", arms.tasks[place], scope="row"), cells))
-    body = element("table", element("thead", head), element("tbody", rows), class_="plain")
-    return figure("Where it goes worst", element("p", f"The largest {arms.word}s of {arms.title(first)}.", class_="note"), body)
+        rows.append((arms.tasks[place], [datum(value, decimals) for value in values]))
+    return {"titles": [arms.title(name) for name in columns], "rows": rows}
 
 
 def plain(name: str, value: Any) -> str:
@@ -184,25 +153,14 @@ def settings(given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {plain(name, value)}" for name, value in given.items()) or "none"
 
 
-def searches(arms: Arms) -> Markup | None:
-    """Each arm's settings, and all that were tried, with the error on meta-validation tasks."""
+def searches(arms: Arms) -> list[tuple[str, str, list[str], list[tuple[str, Markup]]]]:
+    """(title, settings, sizes, all that were tried with their error on meta-validation tasks) of each arm that has some."""
     rows = []
     for arm in arms.all:
-        tried = arm.get("searched") or ()
+        tried = [(settings(each.get("settings") or {}), datum(each.get("validation"))) for each in arm.get("searched") or ()]
         if not tried and not arm.get("settings"):
             continue
-        others = [element("li", settings(each.get("settings") or {}), ": ", datum(each.get("validation"))) for each in tried]
         sizes = ("meta_steps", "meta-step"), ("parameters", "parameter")
         counts = [counted(arm[field], one) for field, one in sizes if arm.get(field)]
-        kept = joined(settings(arm.get("settings") or {}), [element("span", each, class_="what") for each in counts])
-        cells = [kept, element("ul", others, class_="tried") if others else "–"]
-        rows.append(
-            element("tr", element("th", arms.title(arm.get("name")), scope="row"), [element("td", each) for each in cells])
-        )
-    if not rows:
-        return None
-    head = element(
-        "tr", [element("th", name, scope="col") for name in ("arm", "settings", f"tried: {arms.word} on meta-validation tasks")]
-    )
-    body = element("table", element("thead", head), element("tbody", rows), class_="plain")
-    return element("details", element("summary", "Settings that were tried"), element("div", body, class_="inside"))
+        rows.append((arms.title(arm.get("name")), settings(arm.get("settings") or {}), counts, tried))
+    return rows
