@@ -106,7 +106,8 @@ def test_each_arm_has_its_numbers_of_the_file_with_all_their_digits():
             data[id(current)].append(float(each["attrs"]["value"]))
     by_title = {arm["title"]: arm for arm in compare["arms"]}
     for row in rows:
-        arm = next(by_title[title] for title in sorted(by_title, key=len, reverse=True) if row["text"].strip().startswith(title))
+        text = row["text"].strip()
+        arm = next(by_title[title] for title in sorted(by_title, key=len, reverse=True) if text.startswith(title))
         wanted = [
             given[end]
             for given in (arm["error"], arm.get("difference"), arm.get("equal_compute"))

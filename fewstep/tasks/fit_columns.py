@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from fewstep.errors import BadInput
-from fewstep.tasks.column import DAY, FARTHEST, PERIODS, InputColumn, TargetColumn
+from fewstep.tasks.column import DAY, FARTHEST, PERIODS, InputColumn, Period, TargetColumn
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.dates import LIKELY_DATE
 from fewstep.tasks.infer_kinds import infer_kind
@@ -191,7 +191,7 @@ def spread(values: np.ndarray) -> float:
     return deviation if deviation > 0 and values.min() < values.max() else 1.0
 
 
-def visible_periods(seconds: np.ndarray) -> dict[str, int]:
+def visible_periods(seconds: np.ndarray) -> dict[Period, int]:
     """The periods that dates can show, and how many harmonics of each: their span covers most of the period, and their
     spacing is at most half of a harmonic's."""
     unique = np.unique(seconds) / DAY
