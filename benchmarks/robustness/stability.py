@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from fewstep.variants.states import with_nodes
 
 from benchmarks.records import Options, read, write
 from fewstep import maml
@@ -40,7 +41,6 @@ from fewstep.training.rollback import FACTOR
 from fewstep.types import Key, MetaParams
 from fewstep.variants import averaged, evaluated, with_params
 from fewstep.variants.slowed import Slowed
-from fewstep.variants.states import with_nodes
 
 SEEDS = 20
 PERIODS = 10

@@ -114,7 +114,7 @@ def work(what: str, process: str, processes: str, where: str, omniglot: str) -> 
     if processes != "1":
         hosts.join(int(processes), int(process), where)
     serve(meta_steps(omniglot) if what == "rate" else sums(), answer)
-    hosts.part()
+    hosts.shutdown()
 
 
 def meta_steps(omniglot: str):
