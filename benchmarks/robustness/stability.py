@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fewstep.variants.states import with_nodes
+from optax.tree_utils import tree_set
 
 from benchmarks.records import Options, read, write
 from fewstep import maml
@@ -40,7 +40,6 @@ from fewstep.training.plan import planned
 from fewstep.training.rollback import FACTOR
 from fewstep.types import Key, MetaParams
 from fewstep.variants import averaged, evaluated, with_params
-from fewstep.variants.slowed import Slowed
 
 SEEDS = 20
 PERIODS = 10
@@ -216,7 +215,7 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
         again = ~finite & (carry.back < problem.rollbacks) & (state.step > good.step)
         if problem.rollbacks:
             factor = FACTOR ** (carry.back + 1.0)
-            back = with_nodes(good, Slowed, lambda node: node._replace(factor=factor))
+            back = good._replace(opt_state=tree_set(good.opt_state, factor=factor))
             state = jax.tree.map(lambda old, new: jnp.where(again, old, new), back, state)
         return Progress(
             state,
