@@ -32,7 +32,7 @@ FLOORS = {
     ),
     1: ("maml", "updates", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem", "driving", "rl", "classics"),
-    3: ("training", "problems", "check"),
+    3: ("training", "problems", "check", "application"),
     4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
     5: ("compare",),
     6: ("cli",),
