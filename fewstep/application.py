@@ -1,4 +1,4 @@
-"""The protocol that every application fulfils, and the registry that finds applications by name (floor 3).
+"""The protocol that every application fulfils, and the registry that finds applications by name (floor 1).
 
 An application is one kind of task that fewstep can be used for: rows of a table, photos, policies. The rest of fewstep asks it
 what it can do and never which one it is. Applications are found through entry points of the group `fewstep.applications`, ours
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 from fewstep.errors import BadInput
 from fewstep.plain import read_json
-from fewstep.types import MetaParams
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from fewstep.types import Key, MetaParams
 
 GROUP = "fewstep.applications"
 """of the entry points"""
@@ -38,7 +39,7 @@ Settings = Any
 """a frozen value with the fields of a problem, whose docstring says in one line what the problem is"""
 Presets = Mapping[str, tuple[Settings, str]]
 """preset -> (settings, what it is for)"""
-Contents = Mapping[str, Any]
+Contents = dict[str, Any]
 """what the files of a run hold: `records`, `result`, `shown`, `config`; empty if there is no such file"""
 
 
@@ -46,8 +47,8 @@ class Command(NamedTuple):
     """A subcommand of `fewstep` that an application has."""
 
     target: str
-    """`module:Class`, imported when the command is called: a dataclass of the command's options; calling its value does the work
-    and returns the exit code"""
+    """`module:Class`, imported when the command is called: a dataclass of the options; calling its value does the work, and
+    returns the exit code"""
     summary: str
     """one line for `fewstep --help`"""
     folder: Literal["run", "adapted", ""] = "run"
@@ -68,11 +69,28 @@ class EvaluationOptions:
     """settings that differ from those that the run was trained with"""
     trained: Settings = None
     """the settings that the run was trained with"""
-    training: Mapping[str, Any] = field(default_factory=dict)
-    """what was recorded with the checkpoint"""
+    record: Callable[[], Mapping[str, Any]] = dict
+    """reads what was recorded with the checkpoint"""
     full: bool = False
     """whether this is the evaluation that is kept as `evaluation.json`"""
     quiet: bool = True
+
+
+class Source(NamedTuple):
+    """What a problem is built from."""
+
+    path: str
+    """of a file or folder, or a pattern of files"""
+    hashed: bool = True
+    """whether a run is bound to its content"""
+
+
+class Saved(NamedTuple):
+    """A run that is opened."""
+
+    directory: Path
+    config: Json
+    """the content of its `config.json`"""
 
 
 class Example(NamedTuple):
@@ -92,7 +110,7 @@ class Example(NamedTuple):
 class AdaptedModel(Protocol):
     """A model that was adapted to one task or more."""
 
-    def predict(self, inputs: Any) -> Any:
+    def predict(self, inputs: Any, /) -> Any:
         """Outputs for `inputs`, in the user's units."""
         ...
 
@@ -107,8 +125,9 @@ class Application(Protocol):
     name: str
     """the name of its entry point"""
     capabilities: frozenset[str]
-    """`calibration`: models are calibrated on meta-calibration tasks after training; `devices`: a training can be split over
-    devices and processes; `rates`, `estimates`: --find-rate and --dry-run of `fewstep train`"""
+    """`calibration`: models are calibrated on meta-calibration tasks after training; `data`: problems have tasks that a saved
+    run does not hold; `devices`: a training can be split over devices and processes; `environments`: models act in
+    environments, whose code may be named by `--env`; `rates`, `estimates`: --find-rate and --dry-run of `fewstep train`"""
     commands: Mapping[str, Command]
     """subcommands of `fewstep`, such as `adapt`, for its runs and its adapted models"""
     evaluation: Mapping[str, str]
@@ -134,11 +153,11 @@ class Application(Protocol):
         """The methods that `fewstep compare` tries; one that starts from another one stands behind it."""
         ...
 
-    def build(self, settings: Settings, seed: int, saved: Mapping[str, Any] | None = None, trusted: str = "") -> Any:
-        """The Problem of these settings.
+    def build(self, settings: Settings, seed: int, saved: Saved | None = None, trusted: str = "") -> Any:
+        """The Problem of these settings; of a `saved` run as much of it as needs no data.
 
-        With `saved`, the content of a run's `config.json`, as much of it as needs no data. `trusted` names code that the user
-        allows to run. Raises `BadInput` for settings that cannot be used and `NotTrusted` for code that is not named.
+        `trusted` names code that the user allows to run. Raises `BadInput` for settings that cannot be used, and `NotTrusted`
+        for code that is not named.
         """
         ...
 
@@ -146,8 +165,12 @@ class Application(Protocol):
         """The settings among which validation tasks choose, by name; one or none if there is nothing to choose."""
         ...
 
-    def sources(self, settings: Settings) -> Mapping[str, str]:
-        """The files, folders or patterns from which a problem is built, by the name of the setting."""
+    def sources(self, settings: Settings) -> Mapping[str, Source]:
+        """The files from which a problem is built, by the name of the setting."""
+        ...
+
+    def named_code(self, settings: Settings) -> str:
+        """The `module:factory` that the settings name, whose code is run if the user names it; "" if they name none."""
         ...
 
     def describe(self, problem: Any) -> Sequence[str]:
@@ -158,8 +181,24 @@ class Application(Protocol):
         """What `config.json` has to hold, beside settings and seed, to build the problem without its data."""
         ...
 
+    def state(self, problem: Any, key: Key) -> Any:
+        """The state before the first meta-step."""
+        ...
+
+    def params(self, state: Any) -> MetaParams:
+        """The meta-parameters that are evaluated in this state of a training."""
+        ...
+
+    def train(self, problem: Any, directory: Path, **options: Any) -> Any:
+        """Trains into `directory`, with the options of `training.loop.train`."""
+        ...
+
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         """The content of `calibration.json`; other files that calibrated models need are written into `directory`."""
+        ...
+
+    def check_calibration(self, calibration: Json, problem: Any) -> None:
+        """Raises `ValueError` if this is not the content of a `calibration.json`."""
         ...
 
     def evaluate(self, problem: Any, params: MetaParams, calibration: Json, options: EvaluationOptions) -> Json:
@@ -277,7 +316,17 @@ def problem_of(settings: Settings) -> tuple[Application, str]:
     raise BadInput(f"expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}.")
 
 
-def presets_of(problem: str, preset: str) -> Settings:
+def problems() -> dict[str, type[Settings]]:
+    """The settings of all problems of all applications, by the problem's name."""
+    return {name: kind for found in applications() for name, kind in found.problems.items()}
+
+
+def presets() -> dict[str, Presets]:
+    """The presets of all problems of all applications, by the problem's name."""
+    return {name: known for found in applications() for name, known in found.presets.items()}
+
+
+def settings_of(problem: str, preset: str) -> Settings:
     """The settings of a preset. Raises `BadInput` if there is no such problem or preset."""
     known = application_of_problem(problem).presets[problem]
     if preset not in known:
@@ -294,20 +343,29 @@ def resolve(target: str) -> Callable[..., Any]:
     return found  # type: ignore[return-value]
 
 
-def application_of_adapted(directory: str | Path) -> Application:
-    """The application of an adapted model's folder. Raises `BadInput` if it is none, is damaged or of another layout."""
+def read_adapted(directory: str | Path) -> Json:
+    """The content of an adapted model's `adapted.json`. Raises `BadInput` if it is none, is damaged or of another layout."""
     path = Path(directory) / ADAPTED
     if not path.is_file():
         hint = " It is a trained run: adapt it first." if path.with_name("config.json").is_file() else ""
         raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
     try:
         saved = read_json(path)
-        layout, name, package = saved.get("layout"), saved.get("application", ""), saved.get("package", "")
+        layout = saved.get("layout")
     except (ValueError, OSError, AttributeError) as error:
         raise BadInput(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
     if layout != LAYOUT:
         raise BadInput(f"{path}: expected an adapted model of layout {LAYOUT}, got {layout or 'an earlier one'}. Adapt again.")
-    return application(str(name), str(package))
+    return saved
+
+
+def application_of_adapted(directory: str | Path) -> Application:
+    """The application of an adapted model's folder. Raises `BadInput` as `read_adapted` does, and if it is not installed."""
+    saved = read_adapted(directory)
+    try:
+        return application(str(saved.get("application")), str(saved.get("package") or ""))
+    except BadInput as error:
+        raise BadInput(f"{directory}: {error}") from error
 
 
 def open_adapted(directory: str | Path) -> AdaptedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep import maml
+from fewstep.application import LAYOUT
 from fewstep.problem import Problem
 from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.findings import said_of_run
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
-from fewstep.training.image_sets import read_photos
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
@@ -53,18 +54,28 @@ class Trained:
     calibration: dict[str, Any]
     config: dict[str, Any]
     """what opens it again: problem, settings, seed and format, as in `config.json`"""
-    photos: np.ndarray | None = None
-    """of images, uint8 [classes, photos, height, width, channels]: of classes that calibrate prediction sets"""
     findings: tuple[str, ...] = ()
     """what the run's evaluation says against it"""
+    directory: Path | None = None
+    """the folder that it was opened from"""
 
     @staticmethod
     def of(run: Run, which: str = "best") -> Trained:
         """The trained model of a run directory."""
         calibration = run.calibration() if which == "best" else {"tasks": 0, "by_shots": []}
         problem, params = run.problem(with_data=False), run.params(which)
-        photos = read_photos(run.directory, problem)
-        return Trained(problem, params, calibration, run.config, photos, run.bad_findings())
+        return Trained(problem, params, calibration, run.config, run.bad_findings(), run.directory)
+
+    def about(self) -> dict[str, Any]:
+        """What `adapted.json` holds of it: the application that opens the folder, the run, its calibration and findings."""
+        return {
+            "application": self.config["application"],
+            "package": self.config["package"],
+            "layout": LAYOUT,
+            "run": self.config,
+            "calibration": self.calibration,
+            "findings": list(self.findings),
+        }
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 """A policy adapted to one task: saved, opened, acting, played. Place: fewstep/rl/acting.py, `adapted_to` in rl/problem.py,
-PolicyRun.adapt, fewstep/cli/policies.py and policy_play.py, fewstep/plots/policy_film.py.
+fewstep/apps/policies, fewstep/cli/policies.py and policy_play.py, fewstep/plots/policy_film.py.
 
 Oracles: the policy's own functions, gymnasium environments stepped by hand, evaluation, pixels at known places.
 """
@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from fewstep import cli, runs
+from fewstep.apps.policies.run import adapt_policy
 from fewstep.errors import BadInput
 from fewstep.plots import film
 from fewstep.plots.policy_film import REACH, SIDE, points
@@ -74,11 +75,11 @@ def test_what_a_policy_brings_while_it_adapts_is_what_evaluation_finds(which, re
 @pytest.mark.parametrize("which", [pytest.param("nav", marks=pytest.mark.slow), "own"])
 def test_an_adapted_policy_opens_as_it_was_saved_and_acts_as_its_parameters_say(which, request, tmp_path):
     run = request.getfixturevalue(which)
-    policy, found = run.adapt(np.array([0.1, 0.4]), updates=1)
+    policy, found = adapt_policy(run, np.array([0.1, 0.4]), updates=1)
     opened = open_policy(policy.save(tmp_path / "adapted"))
     same_bits(opened.theta, policy.theta)
     assert opened.shape == policy.shape and opened.about == policy.about and len(opened.about["returns"]) == 2
-    assert sorted(path.name for path in (tmp_path / "adapted").iterdir()) == ["policy.json", "policy.npz"]
+    assert sorted(path.name for path in (tmp_path / "adapted").iterdir()) == ["adapted.json", "policy.npz"]
     functions = run.problem().policy
     for observation in np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32):
         drawn_from = functions.distribution(found.path[policy.about["kept"]], jnp.asarray(observation))
@@ -116,7 +117,7 @@ def test_commands_are_those_that_the_environment_is_given():
 
 
 def test_an_adapted_policy_acts_without_training_problems_and_simulators(own, tmp_path):
-    policy, _ = own.adapt(np.zeros(2), updates=1)
+    policy, _ = adapt_policy(own, np.zeros(2), updates=1)
     policy.save(tmp_path / "adapted")
     code = (
         "import sys; from fewstep.rl.acting import open_policy; "
@@ -131,12 +132,12 @@ def test_an_adapted_policy_acts_without_training_problems_and_simulators(own, tm
 
 
 def test_an_observation_that_does_not_fit_is_told(nav, tmp_path):
-    policy, _ = nav.adapt(updates=1)
+    policy, _ = adapt_policy(nav, updates=1)
     with pytest.raises(BadInput, match="expected 2 finite numbers, got 3 numbers"):
         policy.act([1, 2, 3])
     with pytest.raises(BadInput, match="got some that are not finite"):
         policy.act([1, np.nan])
-    with pytest.raises(BadInput, match="It is a run: adapt it first"):
+    with pytest.raises(BadInput, match="It is a trained run: adapt it first"):
         open_policy(nav.directory)
     policy.save(tmp_path / "adapted")
     (tmp_path / "adapted" / "policy.npz").write_bytes(b"none")
@@ -148,7 +149,7 @@ def test_the_command_adapts_a_policy_and_counts_the_steps_it_takes(nav, tmp_path
     words = ["adapt", str(nav.directory), "--task", "-0.3,0.2", "--updates", "2", "--out", str(tmp_path / "adapted")]
     assert cli.main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    policy, found = nav.adapt(jnp.array([-0.3, 0.2]), updates=2)
+    policy, found = adapt_policy(nav, jnp.array([-0.3, 0.2]), updates=2)
     assert told["returns"] == policy.about["returns"] and len(told["environment_steps"]) == 3
     assert told["environment_steps"][0] == 4 * 100 == int(found.judged.steps[0])  # four trajectories, none is there at once
     same_bits(open_policy(tmp_path / "adapted").theta, policy.theta)
@@ -169,7 +170,7 @@ def test_the_command_adapts_a_policy_and_counts_the_steps_it_takes(nav, tmp_path
         (["--updates", "0"], "--updates should be at least 1, got 0"),
         (["--rollouts", "0"], "--rollouts should be at least 1, got 0"),
         (["--seed", "-1"], "--seed should be at least 0, got -1"),
-        (["--steps", "3"], "of a policy say --updates"),
+        (["--steps", "3"], "--steps is for sine, "),
         (["--env", "gym_family:Buttons"], "does not fit the policy: actions 3, expected 2"),
     ],
 )
@@ -218,7 +219,7 @@ def test_a_film_shows_the_policy_before_and_after_each_update_and_an_adapted_one
     assert list(told["played"]) == ["before", "after 1 update", "after 2 updates"] and told["picture"] == str(out)
     with Image.open(out) as moving:
         assert frames_of(moving) == 51 and moving.size[0] == 3 * SIDE + 2 * film.GAP
-    policy, _ = nav.adapt(jnp.array([0.4, 0.4]), updates=2)
+    policy, _ = adapt_policy(nav, jnp.array([0.4, 0.4]), updates=2)
     assert [row["mean_return"] for row in told["played"].values()] == policy.about["returns"]
     policy.save(tmp_path / "adapted")
     assert cli.main(["play", str(tmp_path / "adapted"), "--out", str(tmp_path / "one.gif"), "--json"]) == 0
@@ -266,8 +267,8 @@ def test_a_point_and_its_goal_are_drawn_where_they_are():
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--fault", "severe"], "--fault is for runs of robot-faults"),
-        (["--seconds", "3"], "--seconds is for runs of robot-faults"),
+        (["--fault", "severe"], "--fault is for robot-faults; "),
+        (["--seconds", "3"], "--seconds is for robot-faults; "),
         (["--task", "north"], "expected a goal x,y"),
         (["--updates", "0"], "--updates should be at least 1"),
     ],

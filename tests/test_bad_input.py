@@ -251,7 +251,7 @@ LATER = {
         ["predict", "adapted", "--inputs", "support.csv", "--out", "no/p.parquet"],
         "cannot be written: No",
     ),
-    "plot nothing": (["plot", "none"], "config.json"),
+    "plot nothing": (["plot", "none"], "expected the folder of a trained run, found nothing there"),
     "plot an unknown option": (["plot", "sine", "--all"], "--all"),
     "list an unknown option": (["list", "--all"], "--all"),
 }

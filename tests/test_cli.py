@@ -406,15 +406,15 @@ def test_plot_draws_again_from_files_alone(trained, command):
 
 
 def test_list_names_every_problem_preset_and_variant(command):
-    from fewstep.problems import PRESETS
+    from fewstep.application import presets
 
     code, out, _ = command("list", "--json")
     assert code == 0
     listed = only_json(out)
-    assert {name: set(presets) for name, presets in listed["problems"].items()} == {k: set(v) for k, v in PRESETS.items()}
+    assert {name: set(known) for name, known in listed["problems"].items()} == {k: set(v) for k, v in presets().items()}
     code, out, _ = command("list")
     assert code == 0
-    for word in [*PRESETS, *PRESETS["sine"], *listed["variants"]]:
+    for word in [*presets(), *presets()["sine"], *listed["variants"]]:
         assert word in out
 
 

@@ -16,8 +16,8 @@ from known import unit_rows
 
 from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
+from fewstep.application import problem_of
 from fewstep.compare import bench, plan
-from fewstep.compare.arms import ARMS
 from fewstep.compare.comparing import QUICK, QUICK_PART, Comparing
 from fewstep.compare.ground import ground
 from fewstep.compare.kept import DamagedRecord
@@ -35,11 +35,16 @@ TRIED = ("prior", "ridge", "joint", "joint-ridge", "maml")
 TIMES = ("train_seconds", "adapt_milliseconds", "spent_s", "seconds")
 
 
+def only(wanted):
+    """The methods of the ground's application that are `wanted`."""
+    return lambda ground: [arm for arm in problem_of(ground.settings)[0].methods if wanted(arm)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_arms():
     """Those that differ in how they are fitted: without training, trained, following another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.name in TRIED))
+        patch.setattr(bench, "methods_of", only(lambda arm: arm.name in TRIED))
         patch.setattr(plan, "TIMED_SECONDS", 0.01)
         patch.setattr("fewstep.compare.ground.TASKS", 12)
         yield
@@ -120,7 +125,8 @@ def test_going_on_repeats_no_fitting(sine, monkeypatch):
 
         return replace(arm, fit=fit)
 
-    monkeypatch.setattr(bench, "ARMS", tuple(watched(arm) for arm in bench.ARMS))
+    known = bench.methods_of
+    monkeypatch.setattr(bench, "methods_of", lambda ground: [watched(arm) for arm in known(ground)])
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
     again = compare.resume(folder, quiet=True)
     assert without_times(again) == without_times(found)
@@ -132,7 +138,7 @@ def test_going_on_repeats_no_fitting(sine, monkeypatch):
 @pytest.mark.slow
 def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, no_probes):
     found, _ = sine
-    arms = bench.ARMS
+    arms = bench.methods_of
 
     def stopping(arm):
         def fit(work):
@@ -142,11 +148,11 @@ def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, 
 
         return replace(arm, fit=fit)
 
-    monkeypatch.setattr(bench, "ARMS", tuple(stopping(arm) for arm in arms))
+    monkeypatch.setattr(bench, "methods_of", lambda ground: [stopping(arm) for arm in arms(ground)])
     with pytest.raises(KeyboardInterrupt):
         compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
     assert not (tmp_path / "out" / "compare.json").exists()
-    monkeypatch.setattr(bench, "ARMS", arms)
+    monkeypatch.setattr(bench, "methods_of", arms)
     again = compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
     assert without_times(again) == without_times(found) | {"probes": {}}
 
@@ -207,7 +213,7 @@ def test_numbers_out_of_range_are_refused(wrong, tmp_path):
 
 @pytest.mark.slow
 def test_of_few_tasks_every_one_is_tested_once(tmp_path, monkeypatch, no_probes):
-    monkeypatch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.name in ("prior", "ridge", "joint", "maml")))
+    monkeypatch.setattr(bench, "methods_of", only(lambda arm: arm.name in ("prior", "ridge", "joint", "maml")))
     monkeypatch.setattr("fewstep.compare.run.FEW_TASKS", 13)
     rows = unit_rows(units=12, rows=12)
     rows.write_csv(tmp_path / "units.csv")
@@ -368,7 +374,7 @@ class Timed(bench.Bench):
 
 @pytest.mark.parametrize("slower", [0.7, 1.0, 2.0, 4.0])
 def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "ARMS", ARMS)
+    monkeypatch.setattr(bench, "methods_of", only(lambda arm: True))
     timed, clock, budget = Timed(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
     timed.clock, timed.slower = clock, slower
     comparing = Comparing(timed, clock, budget, 3)
@@ -399,7 +405,7 @@ def quick_ones(tmp_path, monkeypatch, budget=300.0, **fails):
                 raise fails[arm.name]
             super().scored(arm, seed, fold, lengths)
 
-    monkeypatch.setattr(bench, "ARMS", tuple(arm for arm in ARMS if arm.problem is None))
+    monkeypatch.setattr(bench, "methods_of", only(lambda arm: arm.problem is None))
     timed, clock = Failing(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock()
     timed.clock, timed.slower = clock, 1.0
     comparing = Comparing(timed, clock, budget, 3)
@@ -434,7 +440,7 @@ def test_quick_arms_leave_time_for_the_others_and_the_first_takes_part_always(tm
 
 def test_an_arm_that_starts_from_one_that_was_left_out_is_left_out(tmp_path, monkeypatch):
     comparing = quick_ones(tmp_path, monkeypatch)
-    monkeypatch.setattr(bench, "ARMS", ARMS)
+    monkeypatch.setattr(bench, "methods_of", only(lambda arm: True))
     comparing.left_out["joint"] = LEFT_OUT
     comparing.train_one(comparing.bench.arm("joint-finetuned"), 0, plan.Plan(8, 1, False, {}, {}))
     assert comparing.left_out["joint-finetuned"] == LEFT_OUT

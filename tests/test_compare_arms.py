@@ -15,8 +15,10 @@ from known import KEY
 from PIL import Image
 
 from fewstep import BadInput, Episode, Examples, adapt
+from fewstep.application import applications
+from fewstep.apps.images.compare import image_ground
 from fewstep.classics.rows import described, with_gaps
-from fewstep.compare.arms import ARMS, Work, classical, gaussian, learned, mixed, networks
+from fewstep.compare.arms import Work, classical, gaussian, learned, mixed, networks
 from fewstep.compare.ground import Ground, ground
 from fewstep.compare.held import episode_errors
 from fewstep.problems import Images, Sine
@@ -55,7 +57,7 @@ def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tm
         (tmp_path / "data" / str(name)).mkdir(parents=True)
         for number in range(6):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / str(name) / f"{number}.png")
-    found = ground(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
+    found = image_ground(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
     assert found.shot_counts == (1, 2, 5)
     one_task = {"names": ("a",), "_kept": []}
     usual, two = (next(iter(replace(held, **one_task).parts())) for held in (found.test, found.at_shots(2)))
@@ -322,11 +324,11 @@ def test_joint_training_and_what_follows_it_share_one_network(sine):
 
 
 def test_names_of_arms_are_unique_among_those_of_one_kind():
-    for kind in ("sine", "table", "images", "robots", "policies"):
-        names = [arm.name for arm in ARMS if kind in arm.kinds]
+    for found in applications():
+        names = [arm.name for arm in found.methods]
         assert len(names) == len(set(names))
         assert "prior" in names and "maml" in names
-    assert all(arm.what.endswith(".") and len(arm.title) < 30 for arm in ARMS)
+    assert all(arm.what.endswith(".") and len(arm.title) < 30 for found in applications() for arm in found.methods)
 
 
 def test_a_missing_library_is_said_with_how_to_install_it(sine):

@@ -11,8 +11,7 @@ from scipy import stats
 from fewstep import cli
 from fewstep.plots.every_run import Panel, every_run
 from fewstep.problems import Nav2d
-from fewstep.runs.config import write_settings
-from fewstep.runs.policy_run import sizes_of
+from fewstep.runs.config import write_config
 
 RUNS = np.random.default_rng(0).normal([-40, -12, -4, -3], 1.0, (12, 4))
 
@@ -46,7 +45,7 @@ def seeds(tmp_path):
     for number, values in enumerate(RUNS[:10]):
         folder = tmp_path / f"run{number}"
         folder.mkdir()
-        write_settings(settings, problem.name, folder, 0, "default", {"sizes": sizes_of(problem)})
+        write_config(settings, problem, folder, 0, "default")
         (folder / "evaluation.json").write_text(json.dumps({**result, "mean": values.tolist()}))
     return [str(tmp_path / f"run{number}") for number in range(10)]
 

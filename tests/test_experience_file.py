@@ -119,7 +119,7 @@ def test_what_cannot_be_gathered_is_said(tmp_path, capsys):
     write_config(settings, problem, run, 0, "default")
     write_arrays(run / "parameters.npz", problem.init(jax.random.key(0)))
     for arguments, complaint in [
-        ([str(run), "--out", str(tmp_path / "more.npz")], "expected a run of robot-faults, got one of sine"),
+        ([str(run), "--out", str(tmp_path / "more.npz")], "gather is for robot-faults; this is a model of sine"),
         ([str(run), "--out", str(tmp_path / "more.csv")], "should end in .npz"),
         ([str(run), "--out", str(tmp_path / "no" / "more.npz")], "there is no folder"),
         ([str(run), "--out", str(tmp_path / "more.npz"), "--seed", "-1"], "at least 0"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fewstep import runs
-from fewstep.problems import PRESETS, Table
+from fewstep.application import presets
+from fewstep.problems import Table
 from fewstep.tasks.sine import PUBLISHED, Ranges, sine_waves
 from fewstep.trained import Trained
 
@@ -17,7 +18,7 @@ SEEDS = range(5)
 
 
 def trained(tmp_path, preset, seed):
-    return runs.train(PRESETS["sine"][preset][0], tmp_path / "run", seed=seed, preset=preset, quiet=True)
+    return runs.train(presets()["sine"][preset][0], tmp_path / "run", seed=seed, preset=preset, quiet=True)
 
 
 @pytest.mark.slow
@@ -78,7 +79,7 @@ def test_weather_of_unseen_stations_from_ten_rows_is_met_by_the_default_recipe(t
 @pytest.mark.slow
 def test_a_thousand_meta_steps_of_omniglot_tell_nine_of_ten_characters_apart(tmp_path, real_data):
     settings = replace(
-        PRESETS["omniglot"]["maml-short"][0], data_dir=str(real_data / "omniglot"), meta_steps=1_000, log_every=500
+        presets()["omniglot"]["maml-short"][0], data_dir=str(real_data / "omniglot"), meta_steps=1_000, log_every=500
     )
     run = runs.train(settings, tmp_path / "run", quiet=True)
     assert max(run.evaluate(tasks=600)["mean"]) >= 0.90

@@ -22,6 +22,7 @@ from fewstep.runs import only_one, open_run, train
 from fewstep.tasks.image_files import read_image_folder
 from fewstep.tasks.images import class_weights
 from fewstep.trained import Trained
+from fewstep.training.image_sets import read_photos
 from fewstep.types import Examples
 
 CLASSES, PHOTOS = 24, 6
@@ -147,7 +148,7 @@ def test_photos_in_a_format_that_cannot_be_read_are_named(folders, command, tmp_
 
 def test_an_adapted_model_of_photos_is_not_updated_and_not_called_damaged(folders, command):
     code, _, err = command("update", folders / "adapted", "--support", folders / "new")
-    assert code == 2 and "update is for models of tables" in err
+    assert code == 2 and "update is for sine, table, robot-faults; this is a model of images or omniglot" in err
 
 
 def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(folders, command, tmp_path):
@@ -259,7 +260,7 @@ def test_prediction_sets_are_calibrated_at_any_number_of_classes_and_photos(fold
     model = adapt_photos(trained, write_photos(tmp_path / "support", [50, 51, 52, 53], seed=9, photos=2))
     own = write_photos(tmp_path / "classes", range(100, 109), seed=9)
     kept = adapt_photos(trained, own).images.reshape(9, PHOTOS, 12, 12, 3)
-    model = replace(model, trained=replace(trained, photos=kept))
+    model = replace(model, calibrating=kept)
     model = replace(model, images=model.images[1:], labels=model.labels[1:])  # 1, 2, 2 and 2 photos
     images, files, _ = model.read(write_photos(tmp_path / "inputs", range(50, 54), seed=3, photos=5))
     chance, _ = model.answers(images)
@@ -270,7 +271,7 @@ def test_prediction_sets_are_calibrated_at_any_number_of_classes_and_photos(fold
     model.save(tmp_path / "kept")
     assert open_photos(tmp_path / "kept").sets(chance, 0.9) == wide
     assert "9 calibration classes, and" not in model.why_no_sets(0.9) and "take 19" in model.why_no_sets(0.95)
-    few = replace(model, trained=replace(model.trained, photos=kept[:, :2]))
+    few = replace(model, calibrating=kept[:, :2])
     assert "allow at most 1 support photos" in few.why_no_sets(0.8)
     (tmp_path / "kept" / "calibration_photos.npz").write_bytes(b"PK")
     code, _, err = command("predict", "kept", "--inputs", tmp_path / "inputs", "--out", "x.csv")
@@ -332,6 +333,6 @@ def test_from_1_to_100_photos_of_either_class_are_no_worse_than_one_of_each(groc
 @pytest.mark.slow
 def test_prediction_sets_of_unseen_groceries_hold_the_right_class_as_often_as_promised(groceries):
     run, _ = groceries
-    assert len(Trained.of(run).photos) >= 4
+    assert len(read_photos(run.directory, run.problem())) >= 4
     found = run.write_evaluation()["sets"]["80"]
     assert found["coverage"] >= 0.6 and 1 <= found["classes"] <= 5 and found["tasks"] >= 10

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from fewstep import plots
-from fewstep.plots.draw import PICTURES
+from fewstep.application import application
 from fewstep.plots.images import (
     MOST_QUERIES,
     MOST_SUPPORT,
@@ -28,6 +28,8 @@ from fewstep.plots.images import (
 
 matplotlib.use("agg")
 LONG = "Juice/Bravo-Apelsinjuice-utan-fruktkött-i-stor-förpackning"
+
+CONFIG = {"layout": 3, "application": "images", "problem": "omniglot", "preset": "default", "settings": {}, "seed": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -294,7 +296,7 @@ def test_many_classes_have_no_counts_and_very_many_not_every_name(count, named):
 @pytest.mark.parametrize("name", ["apple", "\udcffpple"])
 def test_an_image_run_has_its_own_pictures_and_none_of_rows_whatever_bytes_are_in_a_name(tmp_path, name):
     confusion_matrix([name, "b"], [[1, 0], [0, 1]], "photos").canvas.draw()
-    (tmp_path / "config.json").write_text(json.dumps({"problem": "omniglot"}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
     shown = {"kind": "images", "episodes": [episode(names=[name, "b", "c"])]}
     (tmp_path / "illustrations.json").write_text(json.dumps(shown))
@@ -305,4 +307,4 @@ def test_an_image_run_has_its_own_pictures_and_none_of_rows_whatever_bytes_are_i
             assert min(picture.size) > 300
     (tmp_path / "illustrations.json").unlink()
     assert [path.stem for path in plots.draw(tmp_path)] == ["accuracy", "reliability"]
-    assert all(paint(contents()) is None for paint in PICTURES.values())
+    assert all(paint(contents()) is None for paint in application("images").figures.values())

@@ -1,5 +1,5 @@
 """A policy as a run: trained, watched, stopped, resumed, judged and drawn by the command. Place: fewstep/problems/nav2d.py,
-fewstep/training/policy_loop.py, fewstep/training/policy_report.py, fewstep/runs/policy_run.py, fewstep/plots/policies.py."""
+fewstep/training/policy_loop.py, fewstep/training/policy_report.py, fewstep/apps/policies, fewstep/plots/policies.py."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from fewstep import cli, runs
+from fewstep.application import presets
+from fewstep.apps.policies.run import adapt_policy, best_update
 from fewstep.errors import BadInput
-from fewstep.problems import PRESETS, Nav2d, OwnEnvironment
+from fewstep.problems import Nav2d, OwnEnvironment
 from fewstep.problems.locomotion import AntDir, CheetahVel
 from fewstep.problems.policy_settings import FASTER, learned_rates
 from fewstep.rl.problem import returns_of
 from fewstep.rl.surrogates import INNER
-from fewstep.runs.policy_run import best_update
 from fewstep.training import policy_loop
 from fewstep.training.log import read_metrics
 from fewstep.training.loop import Interrupted
@@ -92,7 +93,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
 
 def test_the_kept_policy_is_measured_once_more_on_tasks_that_did_not_choose_it(run):
     last = read_metrics(run.directory / "metrics.jsonl")[-1]
-    problem, (params, record) = run.problem(), run.checkpoint()
+    problem, params, record = run.problem(), run.checkpoint(), run.record()
     kept = min(read_metrics(run.directory / "metrics.jsonl"), key=lambda each: each["validation"])
     assert last["chosen_meta_step"] == kept["meta_step"] and record["validation"] == pytest.approx(kept["validation"], rel=1e-5)
     key = jax.random.split(jax.random.key(0), 3)[2]
@@ -102,12 +103,12 @@ def test_the_kept_policy_is_measured_once_more_on_tasks_that_did_not_choose_it(r
 
 
 def test_the_best_of_the_policies_on_the_way_is_kept_by_its_own_trajectories(run, monkeypatch):
-    policy, found = run.adapt(np.array([0.3, 0.2], np.float32), updates=3, rollouts=4)
+    policy, found = adapt_policy(run, np.array([0.3, 0.2], np.float32), updates=3, rollouts=4)
     best = int(np.argmax(found.judged.returns))
     for kept, returns in ((best, found.judged.returns), (1, np.array([1.0, 5.0, 3.0, 2.0])), (0, np.array([5.0, 1, 3, 2]))):
         known = found._replace(judged=found.judged._replace(returns=returns))
-        monkeypatch.setattr("fewstep.runs.policy_run.adapted_to", lambda *given, known=known: known)
-        policy = run.adapt(np.array([0.3, 0.2], np.float32), updates=3)[0]
+        monkeypatch.setattr("fewstep.apps.policies.run.adapted_to", lambda *given, known=known: known)
+        policy = run.adapt(np.array([0.3, 0.2], np.float32), updates=3)
         assert policy.about["kept"] == kept and policy.about["updates"] == 3
         for left, right in zip(jax.tree.leaves(policy.theta), jax.tree.leaves(found.path[kept]), strict=True):
             np.testing.assert_array_equal(left, right)
@@ -152,7 +153,7 @@ def test_learned_rates_start_at_the_inner_rate_and_the_outer_loop_leaves_the_dev
 
 def test_what_is_offered_is_what_there_is():
     assert set(get_args(get_type_hints(Nav2d)["estimator"])) <= set(INNER)
-    for name, (settings, _) in PRESETS["nav2d"].items():
+    for name, (settings, _) in presets()["nav2d"].items():
         assert settings.build().meta_steps == settings.meta_steps, name
 
 
@@ -165,7 +166,7 @@ def test_what_is_offered_is_what_there_is():
         (["--hidden", "0"], "numbers of units from 1"),
         (["--seed", "-1"], "--seed should lie between"),
         (["--variant", "anil"], "not for policies"),
-        (["--find-rate"], "nav2d trains a policy"),
+        (["--find-rate"], "--find-rate: nav2d knows no such thing"),
     ],
 )
 def test_bad_settings_are_said(tmp_path, capsys, arguments, complaint):
@@ -176,9 +177,29 @@ def test_bad_settings_are_said(tmp_path, capsys, arguments, complaint):
 
 def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    for command in (["adapt", str(run.directory), "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "adapted")],
-                    ["gather", str(run.directory), "--out", str(tmp_path / "lived.npz")]):  # fmt: skip
-        assert cli.main(command) == 2
-        assert "got a policy (nav2d)" in capsys.readouterr().err
+    adapt = ["adapt", str(run.directory), "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "adapted")]
+    assert cli.main(adapt) == 2
+    assert "--support is for sine, " in capsys.readouterr().err
+    assert cli.main(["gather", str(run.directory), "--out", str(tmp_path / "lived.npz")]) == 2
+    assert "gather is for robot-faults; this is a model of nav2d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--draws", "3"], "--draws is for sine, "),
+        (["--shots", "3"], "--shots is for sine, "),
+    ],
+)
+def test_options_of_an_evaluation_that_policies_do_not_know_are_refused(run, capsys, words, complaint):
+    assert cli.main(["evaluate", str(run.directory), *words]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_what_an_evaluation_cannot_honor_is_refused_in_python(run):
+    with pytest.raises(BadInput, match="--draws is for sine"):
+        run.evaluate(draws=3)
+    with pytest.raises(BadInput, match="--hidden is for no problem"):
+        run.evaluate(hidden=(3,))
     with pytest.raises(BadInput, match="numbers of updates"):
         run.evaluate(["auto"])

@@ -20,6 +20,8 @@ matplotlib.use("agg")
 STEPS = [0, 1, 2, "auto"]
 WEEK = 7 * 86_400.0
 
+CONFIG = {"layout": 3, "application": "sine", "problem": "sine", "preset": "default", "settings": {}, "seed": 0}
+
 
 @pytest.fixture(autouse=True)
 def closed():
@@ -316,7 +318,7 @@ def test_metrics_have_names_for_people_and_columns_keep_theirs():
 
 
 def test_a_run_has_a_picture_for_each_of_its_files_and_old_ones_go_with_their_figures(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"meta_step": 10, "meta_loss": 1.0}) + "\n")
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
     (tmp_path / "illustrations.json").write_text(json.dumps(illustrations()))
@@ -331,7 +333,7 @@ def test_a_run_has_a_picture_for_each_of_its_files_and_old_ones_go_with_their_fi
 
 
 def test_figures_that_cannot_be_drawn_are_refused_before_a_picture_is_replaced(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"meta_step": 10, "meta_loss": 1.0}) + "\n")
     result = evaluation()
     (tmp_path / "evaluation.json").write_text(json.dumps(result))

@@ -48,10 +48,10 @@ def test_a_condition_that_only_one_of_them_has_keeps_them_apart():
 @pytest.fixture
 def runs(tmp_path):
     """Two runs as they lie on disk, whose evaluations differ in their queries."""
-    from fewstep.problems import PRESETS
+    from fewstep.application import presets
     from fewstep.runs.config import write_config
 
-    settings = PRESETS["sine"]["tutorial"][0]
+    settings = presets()["sine"]["tutorial"][0]
     for name, queries in (("first", 15), ("second", 1)):
         (tmp_path / name).mkdir()
         write_config(settings, settings.build(0), tmp_path / name, 0, "tutorial")

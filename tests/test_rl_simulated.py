@@ -19,9 +19,10 @@ from gym_family import KEY, SMALL, collected, policy_of, thetas_of
 from gymnasium.utils.env_checker import check_env
 
 from fewstep import cli, runs
+from fewstep.application import presets
 from fewstep.nn.normalized import SEEN, having_seen, normalizing
 from fewstep.nn.policies import policy_for
-from fewstep.problems import PRESETS, CheetahDir
+from fewstep.problems import CheetahDir
 from fewstep.rl.simulated import collect_outside
 from fewstep.tasks.as_gymnasium import as_gymnasium
 from fewstep.tasks.gym_tasks import gym_tasks
@@ -206,6 +207,6 @@ def test_a_stopped_run_in_a_simulator_goes_on_bit_for_bit(tmp_path, monkeypatch)
 
 def test_every_preset_builds():
     for name in FAMILIES:
-        for settings, _ in PRESETS[name].values():
+        for settings, _ in presets()[name].values():
             assert settings.build().name == name
     assert CheetahDir(horizon=7).build().protocol["horizon"] == 7

@@ -24,7 +24,7 @@ FORMAT = TableFormat(
     "robot",
 )
 SETTINGS = RobotFaults(shots=4, hidden=(8,), adaptation_steps=2, inner_rate=0.1)
-CONFIG = {"problem": "robot-faults", "settings": vars(SETTINGS), "seed": 0, "format": FORMAT.to_json()}
+CONFIG = {"application": "robots", "problem": "robot-faults", "settings": vars(SETTINGS), "seed": 0, "format": FORMAT.to_json()}
 
 
 @pytest.fixture

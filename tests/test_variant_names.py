@@ -13,7 +13,8 @@ from known import slow_but
 from PIL import Image
 
 from fewstep import BadInput
-from fewstep.problems import PRESETS, PROBLEMS, VARIANTS, Images, Omniglot, Sine, Table, with_variants
+from fewstep.application import presets, problems
+from fewstep.problems import VARIANTS, Images, Omniglot, Sine, Table, with_variants
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.problems.settings import PLAIN_MAML
 from fewstep.problems.variants import as_options
@@ -138,7 +139,7 @@ def test_a_table_that_chooses_its_adapter_takes_gradient_steps_where_a_variant_n
 
 
 @pytest.mark.parametrize(
-    "problem", [name for name in PRESETS if not issubclass(PROBLEMS[name], PolicySettings)]
+    "problem", [name for name in presets() if not issubclass(problems()[name], PolicySettings)]
 )  # these have none
 def test_every_variant_can_be_given_as_the_options_that_are_shown(problem, command):
     plain = {"adapter": "gradient", "multi_step": 0.0}

@@ -4,6 +4,6 @@ On disk stand θ, the support rows as they came and how to read them; adapting a
 same as adapting on old and new rows together. No pickle, no code.
 """
 
-from fewstep.adapted.folder import open_adapted as open_adapted
 from fewstep.adapted.units import Adapted as Adapted
 from fewstep.adapted.units import adapt as adapt
+from fewstep.application import open_adapted as open_adapted

@@ -9,26 +9,21 @@ from typing import Any, Literal
 import jax
 
 from fewstep.adapted.units import FILE, PARAMETERS, SUPPORT, Adapted, adapt
+from fewstep.application import Saved, application
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, validate
 from fewstep.runs import settings_of
 from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
-from fewstep.training.calibration_file import require_calibration
-from fewstep.training.image_sets import read_photos
 
 
-def open_adapted(directory: str | Path) -> Adapted:
-    """Opens a folder written by `Adapted.save`. Raises `BadInput` where it is none or is damaged."""
-    directory = Path(directory)
-    if not (directory / FILE).is_file():
-        hint = " It is a trained run: adapt it first." if (directory / "config.json").is_file() else ""
-        raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
+def open_units(directory: Path) -> Adapted:
+    """Opens a folder that `Adapted.save` wrote. Raises `BadInput` if it is damaged."""
     try:
         saved = read_json(directory / FILE)
         validate(saved["steps"], int | Literal["auto"], "steps")
-        left_out = saved.get("left_out", {})  # earlier versions left none out
+        left_out = saved["left_out"]
         validate(left_out, dict[str, str], "left_out")
         support = read_table(directory / SUPPORT)
     except Exception as error:
@@ -43,11 +38,9 @@ def open_adapted(directory: str | Path) -> Adapted:
 
 def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
     """The trained model beside which the content `saved` of an adapted folder stands."""
-    settings = settings_of(saved["run"], directory / FILE)
-    problem = settings.build(saved["run"]["seed"], settings.read_format(saved["run"]["format"]))
-    require_calibration(saved["calibration"], problem)
+    settings, owner = settings_of(saved["run"], directory / FILE), application(saved["run"]["application"])
+    problem = owner.build(settings, saved["run"]["seed"], Saved(directory, saved["run"]))
+    owner.check_calibration(saved["calibration"], problem)
     params = read_arrays(directory / PARAMETERS, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
-    findings = saved.get("findings", [])
-    validate(findings, tuple[str, ...], "findings")
-    photos = read_photos(directory, problem)
-    return Trained(problem, params, saved["calibration"], saved["run"], photos, tuple(findings))
+    validate(saved["findings"], tuple[str, ...], "findings")
+    return Trained(problem, params, saved["calibration"], saved["run"], tuple(saved["findings"]), directory)

@@ -32,12 +32,12 @@ from fewstep.trained import KEY_SEED, Trained
 from fewstep.training.image_certainty import ACCEPTED, LEAST_TOLD, probabilities
 from fewstep.training.image_examiner import similarity
 from fewstep.training.image_sets import class_scores, limits, scoring, write_photos
+from fewstep.training.image_sets import read_photos as calibration_photos
 from fewstep.training.mapping import one_task, shared_out
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params
 
 SUPPORT = "support.npz"
-KIND = "photos"
 QUERIES_AT_ONCE = 32
 HEADERS = 1024
 """bytes that the headers of two arrays take at most"""
@@ -55,6 +55,8 @@ class AdaptedPhotos:
     """[photos] numbers of classes"""
     files: tuple[str, ...]
     steps: int
+    calibrating: np.ndarray | None = None
+    """uint8 [classes, photos, size, size, channels] of classes that calibrate prediction sets; None if the run keeps none"""
     notes: tuple[str, ...] = ()
 
     @property
@@ -151,7 +153,7 @@ class AdaptedPhotos:
             raise BadInput(f"--level should lie between 0 and 1, got {level:g}.")
         if not self.calibrated:
             raise BadInput(f"--level {level:g}: {uncalibrated(self.trained)}.")
-        photos, needed = self.trained.photos, needed_to_calibrate(level)
+        photos, needed = self.calibrating, needed_to_calibrate(level)
         if not self.problem.settings.sets:
             return "predictions depend on their batch"
         if photos is None:
@@ -168,13 +170,13 @@ class AdaptedPhotos:
         probability of `level` (`training/image_sets.py`). Raises `BadInput` where `why_no_sets` says why there are none."""
         if why := self.why_no_sets(level):
             raise BadInput(f"--level {level:g}: no prediction sets: {why}.")
-        assert self.trained.photos is not None
+        assert self.calibrating is not None
         scores = class_scores(
             self.trained.program(scoring, self.steps),
             self.trained.params,
             self.images,
             self.labels,
-            self.trained.photos,
+            self.calibrating,
             self.trained.calibration["temperature"],
             level,
         )
@@ -185,6 +187,10 @@ class AdaptedPhotos:
         """For each photo the support photo that it is, pixel by pixel; None where there is none."""
         known = {image.tobytes(): name for image, name in zip(self.images, self.files, strict=True)}
         return [known.get(image.tobytes()) for image in images]
+
+    def predict(self, source: str | Path) -> np.ndarray:
+        """[photos]: the likeliest class of each photo in a folder or a zip, in the order of `read`."""
+        return np.array(self.classes)[self.answers(self.read(source)[0])[0].argmax(1)]
 
     def read(self, source: str | Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
         """(photos, their file names, notes) to be classified."""
@@ -200,11 +206,10 @@ class AdaptedPhotos:
         directory = new_directory(directory)
         write_arrays(directory / PARAMETERS, self.trained.params)
         np.savez_compressed(directory / SUPPORT, images=self.images, labels=self.labels)
-        if self.trained.photos is not None:
-            write_photos(directory, self.trained.photos)
-        content = {"kind": KIND, "steps": self.steps, "classes": list(self.classes), "files": list(self.files)}
-        trained = {name: getattr(self.trained, name) for name in ("calibration", "findings")}
-        write_json(directory / FILE, {**content, **trained, "run": self.trained.config})
+        if self.calibrating is not None:
+            write_photos(directory, self.calibrating)
+        content = {"steps": self.steps, "classes": list(self.classes), "files": list(self.files)}
+        write_json(directory / FILE, {**self.trained.about(), **content})
 
 
 def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = None) -> AdaptedPhotos:
@@ -219,7 +224,8 @@ def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = N
         raise BadInput(f"{source}: expected photos of at least 2 classes, a folder for each, found only {listed}{why}.")
     labels = np.repeat(np.arange(len(found.names)), found.length)
     chosen = trained.calibration.get("chosen_steps", trained.trained_steps) if steps is None else steps
-    return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, found.notes)
+    calibrating = calibration_photos(trained.directory, trained.problem) if trained.directory else None
+    return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, calibrating, found.notes)
 
 
 def adapting(problem: Problem, steps: int) -> Callable[..., Params]:
@@ -243,14 +249,6 @@ def asking(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
     return compiled(ask)
 
 
-def is_photos(directory: str | Path) -> bool:
-    """Whether a folder holds a model that was adapted to photos."""
-    try:
-        return read_json(Path(directory) / FILE).get("kind") == KIND
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 def open_photos(directory: str | Path) -> AdaptedPhotos:
     """Opens a folder written by `AdaptedPhotos.save`. Raises `BadInput` where it is damaged."""
     directory = Path(directory)
@@ -260,7 +258,9 @@ def open_photos(directory: str | Path) -> AdaptedPhotos:
         each = math.prod(trained.problem.format.shape) + np.dtype(int).itemsize
         with arrays_in(directory / SUPPORT, most=len(saved["files"]) * each + HEADERS) as arrays:
             images, labels = arrays["images"], arrays["labels"]
-        return AdaptedPhotos(trained, tuple(saved["classes"]), images, labels, tuple(saved["files"]), saved["steps"])
+        calibrating = calibration_photos(directory, trained.problem)
+        names = tuple(saved["classes"]), tuple(saved["files"])
+        return AdaptedPhotos(trained, names[0], images, labels, names[1], saved["steps"], calibrating)
     except BadInput:
         raise
     except Exception as error:  # damaged archives raise many kinds

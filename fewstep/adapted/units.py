@@ -21,6 +21,7 @@ from fewstep.adapted.rows import (
     without,
     write_support,
 )
+from fewstep.application import ADAPTED
 from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
@@ -32,7 +33,7 @@ from fewstep.trained import Report, Trained
 from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
 
-FILE, PARAMETERS, SUPPORT = "adapted.json", "parameters.npz", "support.parquet"
+FILE, PARAMETERS, SUPPORT = ADAPTED, "parameters.npz", "support.parquet"
 UNLIKE, ROWS = "unlike_training", "support_rows"
 """columns of predictions: whether no interval can be given since the unit or the row is unlike training, and of how many rows
 its unit was known"""
@@ -252,9 +253,7 @@ class Adapted:
 
     def _write_rest(self, directory: Path) -> None:
         saved = {
-            "run": self.trained.config,
-            "calibration": self.trained.calibration,
-            "findings": list(self.trained.findings),
+            **self.trained.about(),
             "steps": self.steps,
             "protocol": self.protocol,
             "left_out": self.left_out,

@@ -1,4 +1,7 @@
-"""The command `fewstep` (floor 6): one file per subcommand, imported only when it is called, so that help is quick."""
+"""The command `fewstep` (floor 6): one file per subcommand, imported only when it is called, so that help is quick.
+
+Commands of applications are found through `Application.commands`; nothing here knows an application by name.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +15,21 @@ import sys
 from fewstep.cli.unheard import stderr_may_be_closed
 
 COMMANDS = {
-    "train": "meta-train: fewstep train sine | table --data FILE ... | images --data FOLDER | omniglot",
+    "train": "meta-train on a problem, evaluate, draw pictures",
     "resume": "go on with an interrupted run",
     "evaluate": "measure a run on held-out tasks, after 0, 1, 5, 10 adaptation steps",
-    "compare": "is meta-learning worth it on these tasks? arms compared, and a verdict",
+    "compare": "is meta-learning worth it on these tasks? methods compared, and a verdict",
     "results": "figures of several runs side by side, where they may be compared",
-    "adapt": "fit a run to new units from a few rows of each, to new classes from photos, a policy to a task by acting",
-    "update": "adapt again, to old and new rows together",
-    "predict": "predict with an adapted model: numbers with intervals, classes, labels of photos",
-    "play": "a robot that a fault strikes, or a policy in a task, before and after adaptation, as a moving picture",
-    "gather": "drive a run's robots by its model, and keep what they live through to train on",
     "plot": "draw the pictures of a run again, from its files",
     "list": "problems, presets and variants, one line each",
-    "sample-table": "write a table to try it all on",
 }
+"""those that are the same for all applications"""
 
 NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
 """what the system says of a path that cannot be what the user meant"""
 LONGEST_WORD = 400
 LONGEST = 1_600
 """letters of a word in a message, and of all of it; what is longer ends in dots, or has them in its middle"""
-HELP = "\n".join(
-    [
-        "usage: fewstep COMMAND ...",
-        "",
-        "Learn a starting point. Adapt in a few steps.",
-        "",
-        *(f"  {name:<12} {line}" for name, line in COMMANDS.items()),
-        "",
-        "fewstep COMMAND --help tells more. First time? Try: fewstep train sine",
-    ]
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,33 +44,37 @@ def main(argv: list[str] | None = None) -> int:
 def _answer(argv: list[str]) -> int:
     if reconfigure := getattr(sys.stdout, "reconfigure", None):  # a name that this terminal has no letters for is escaped
         reconfigure(errors="backslashreplace")
-    if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv and argv[0] == "--version":
         from fewstep.version import __version__
 
         print(f"fewstep {__version__}")
         return 0
-    if argv[0] not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}."
-        print(f"fewstep: there is no command {printable(repr(argv[0]))}; {expected}", file=sys.stderr)
-        return 2
     from fewstep.errors import BadInput, NotTrusted, RunFailed
 
     try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(help_text(), file=sys.stdout if argv else sys.stderr)
+            return 0 if argv else 2
         if odd := next((word for word in argv if "\0" in word), ""):
             raise BadInput(f"expected words without NUL, which no file name may hold, got {odd!r}.")
-        return importlib.import_module(f"fewstep.cli.{argv[0].replace('-', '_')}").main(argv[1:])
+        if argv[0] in COMMANDS:
+            return importlib.import_module(f"fewstep.cli.{argv[0]}").main(argv[1:])
+        from fewstep.cli.dispatch import commands, run
+
+        if argv[0] in (known := commands()):
+            return run(argv[0], argv[1:])
+        import difflib
+
+        near = difflib.get_close_matches(argv[0], known := [*COMMANDS, *known], 1)
+        expected = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+        print(f"fewstep: there is no command {printable(repr(argv[0]))}; {expected}", file=sys.stderr)
+        return 2
     except NotTrusted as error:
         again = shlex.join([os.environ.get("FEWSTEP_COMMAND", "fewstep"), *argv])
         print(f"fewstep {argv[0]}: {printable(error)}\n  {again} {error.option}", file=sys.stderr)
         return 2
     except BadInput as error:
-        print(f"fewstep {argv[0]}: {printable(error)}", file=sys.stderr)
+        print(f"fewstep {argv[0] if argv else ''}: {printable(error)}", file=sys.stderr)
         return 2
     except RunFailed as error:
         print(f"fewstep {argv[0]}: {printable(error)}", file=sys.stderr)
@@ -103,6 +94,23 @@ def _answer(argv: list[str]) -> int:
             raise
         print(f"fewstep {argv[0]}: {printable(error.filename)}: {error.strerror}. Check the path.", file=sys.stderr)
         return 2
+
+
+def help_text() -> str:
+    """What `fewstep --help` prints."""
+    from fewstep.cli.dispatch import commands
+
+    return "\n".join(
+        [
+            "usage: fewstep COMMAND ...",
+            "",
+            "Learn a starting point. Adapt in a few steps.",
+            "",
+            *(f"  {name:<12} {line}" for name, line in {**COMMANDS, **commands()}.items()),
+            "",
+            "fewstep COMMAND --help tells more. First time? Try: fewstep train sine",
+        ]
+    )
 
 
 def printable(error: object) -> str:

@@ -37,10 +37,10 @@ class Together:
         hosts.join(self.processes, self.process, self.coordinator)
         return {} if self.devices == "all" else {"devices": self.devices}
 
-    def refuse_policy(self, what: str) -> None:
-        """Raises `BadInput` where a training of a policy is to be split."""
-        if self.devices != "all" or self.processes != 1:
-            raise BadInput(f"--devices and --processes split tasks of models that predict, and {what} trains a policy.")
+    @property
+    def split(self) -> bool:
+        """Whether other devices or processes were asked for than all of one process."""
+        return self.devices != "all" or self.processes != 1
 
 
 def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:
@@ -87,6 +87,16 @@ def choose_steps(text: str) -> tuple[Steps, ...]:
     if not steps or (numbers and (min(numbers) < 0 or max(numbers) > 10_000)):
         raise BadInput(f"--steps should lie between 0 and 10000, got {text!r}.")
     return steps
+
+
+def one_choice_of_steps(text: str | None) -> Steps | None:
+    """What `--steps` of a command says that adapts once: one number, or auto; None if it is not given."""
+    if text is None:
+        return None
+    first, *others = choose_steps(text)
+    if others:
+        raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {text!r}.")
+    return first
 
 
 def spread_ranges(argv: list[str]) -> list[str]:

@@ -28,10 +28,10 @@ sure that is, and what would change it. The arm is chosen on validation tasks; t
 
 
 def main(argv: list[str]) -> int:
-    from fewstep.problems import PRESETS, PROBLEMS
+    from fewstep.application import problems, settings_of
 
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [USAGE, *(f"  {name:<12} {kind.__doc__}" for name, kind in PROBLEMS.items())]
+        lines = [USAGE, *(f"  {name:<12} {kind.__doc__}" for name, kind in problems().items())]
         lines += ["", "fewstep compare PROBLEM --help lists the settings."]
         say("\n".join(lines), json=not argv)
         return 0 if argv else 2
@@ -44,13 +44,8 @@ def main(argv: list[str]) -> int:
             raise BadInput(f"--resume takes the folder and --budget alone: all settings are in it. Leave {others[0]} out.")
         return work(lambda compare, options: compare.resume(directory, **options, **more), directory, as_json)
     name, *rest = argv
-    if name not in PROBLEMS:
-        known = ", ".join(PROBLEMS)
-        raise BadInput(f"there is no problem {name!r} to compare arms on; expected one of {known}, or --resume DIR.")
     preset, rest = taken("--preset", spread_ranges(rest))
-    if (preset := preset or "default") not in PRESETS[name]:
-        raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(PRESETS[name])}.")
-    arguments = parse(_arguments(name, PRESETS[name][preset][0]), rest, f"fewstep compare {name}")
+    arguments = parse(_arguments(name, settings_of(name, preset or "default")), rest, f"fewstep compare {name}")
     out = arguments.out or str(free_folder(Path("comparisons"), name))
     options = {
         "budget_seconds": seconds_of(arguments.budget),

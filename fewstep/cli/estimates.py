@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fewstep.application import Application
 from fewstep.cli.arguments import say
 from fewstep.cli.tables import WIDTH
 from fewstep.errors import BadInput
 
 
-def print_estimates(settings: Any, seed: int, as_json: bool) -> int:
+def print_estimates(owner: Application, settings: Any, seed: int, as_json: bool) -> int:
     """Compiles one meta-step of each adapter's problem by each way to its gradient, and prints what it takes.
 
     Raises `BadInput` where the way that the settings ask for does not fit in memory, with the settings that would.
     """
-    found = {name: of_problem(each.build(seed)) for name, each in settings.candidates().items()}
+    found = {name: of_problem(owner.build(each, seed)) for name, each in owner.candidates(settings).items()}
     if as_json:
         print(json.dumps(found))
     else:

@@ -23,13 +23,13 @@ class Evaluate:
     steps: str | None = None
     """numbers of adaptation steps to measure after, such as 0,1,5,auto; by default as after training"""
     tasks: int | None = None
-    """how many distinct tasks at most; by default 1000, of a policy 40"""
+    """how many distinct tasks at most; by default 1000, or 40 if a model acts in them"""
     shots: int | None = None
     """support examples; by default as trained"""
     ways: int | None = None
-    """images: classes of a task; by default as trained"""
+    """classes of a task; by default as trained"""
     queries: int | None = None
-    """images: query images of each class; by default as after training"""
+    """query examples of each class; by default as after training"""
     draws: int | None = None
     """episodes per task; by default 1, or 10 where there are fewer than 1000 tasks"""
     checkpoint: Literal["best", "last"] = "best"
@@ -51,15 +51,11 @@ def main(argv: list[str]) -> int:
     from fewstep import runs
 
     run = runs.open_run(arguments.run, arguments.env)
-    if arguments != Evaluate(arguments.run, env=arguments.env, json=arguments.json) or getattr(run, "elsewhere", False):
-        asked = {"shots": arguments.shots, "ways": arguments.ways, "test_queries": arguments.queries}
-        changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        if unknown := [name for name in changes if not hasattr(run.settings, name)]:
-            raise BadInput(
-                f"--{unknown[0].removeprefix('test_')} is for images; {arguments.run} was trained on {run.config['problem']}."
-            )
-        changes |= {} if arguments.tasks is None else {"tasks": arguments.tasks}
-        result = run.evaluate(steps, draws=arguments.draws, which=arguments.checkpoint, **changes)
+    if arguments != Evaluate(arguments.run, env=arguments.env, json=arguments.json) or run.elsewhere:
+        asked = {"shots": arguments.shots, "ways": arguments.ways, "queries": arguments.queries}
+        setting_of = run.application.evaluation
+        changes: dict[str, Any] = {setting_of.get(name, name): value for name, value in asked.items() if value is not None}
+        result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **changes)
     elif now := runs.going_on(run.directory):
         say(f"note: {now}; this is its best checkpoint so far, and nothing is written", json=True)
         result = run.evaluate()

@@ -23,8 +23,8 @@ AFTERWARDS = {
 
 
 def main(argv: list[str]) -> int:
-    from fewstep.problems import PRESETS, PROBLEMS, VARIANTS
-    from fewstep.problems.variants import as_options
+    from fewstep.application import presets, problems, unusable
+    from fewstep.problems.variants import VARIANTS, as_options
 
     if "-h" in argv or "--help" in argv:
         say("usage: fewstep list [--json]\n\nProblems, presets and variants.")
@@ -32,16 +32,18 @@ def main(argv: list[str]) -> int:
     if unknown := set(argv) - {"--json"}:
         raise BadInput(f"unrecognized options: {', '.join(sorted(unknown))}. See fewstep list --help.")
     if "--json" in argv:
-        presets = {name: {preset: line for preset, (_, line) in known.items()} for name, known in PRESETS.items()}
+        listed = {name: {preset: line for preset, (_, line) in known.items()} for name, known in presets().items()}
         variants = {name: {**variant._asdict(), "options": as_options(variant.settings)} for name, variant in VARIANTS.items()}
         more = {name: " | ".join(both) for name, both in {**MORE, **AFTERWARDS}.items()}
-        print(json.dumps({"problems": presets, "variants": variants, "more": more}))
+        print(json.dumps({"problems": listed, "variants": variants, "more": more}))
         return 0
     say("problems (fewstep train PROBLEM --preset NAME)")
-    for name, kind in PROBLEMS.items():
+    for name, kind in problems().items():
         say(f"  {name:<12} {kind.__doc__}")
-        for preset, (_, line) in PRESETS[name].items():
+        for preset, (_, line) in presets()[name].items():
             say(f"    {preset:<12} {line}")
+    for reason in unusable().values():
+        say(f"  {reason}")
     say("\nvariants (fewstep train PROBLEM --variant NAME,NAME)")
     for name, variant in VARIANTS.items():
         where = {None: "", True: "images: ", False: "not images: "}[variant.of_images]

@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
-from fewstep.cli.arguments import say, say_notes
+from fewstep.cli.arguments import one_choice_of_steps, prepare_jax, say, say_notes
 from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Fit a trained run to new classes from a few photos of each."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    out: str
+    """folder for the adapted model"""
+    support: str = ""
+    """a folder or zip with a folder of photos for each new class"""
+    steps: str | None = None
+    """adaptation steps, by default as chosen on meta-validation tasks"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __call__(self) -> int:
+        steps = one_choice_of_steps(self.steps)
+        prepare_jax()
+        from fewstep.runs import open_run
+
+        run = open_run(self.run)
+        if not self.support:
+            raise BadInput("--support is needed: a folder with photos of the new classes.")
+        return adapt(run, self.support, self.out, steps, self.json)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the classes of photos with an adapted model: a table of labels and probabilities."""
+
+    adapted: Annotated[str, tyro.conf.Positional]
+    """the adapted model's folder"""
+    inputs: str
+    """a photo, or a folder or zip of photos"""
+    out: str
+    """the file to write: .csv, .tsv, .parquet, .arrow, .feather, .json or .jsonl"""
+    level: float | None = None
+    """adds sets of classes that hold the right one so often, such as 0.9"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __call__(self) -> int:
+        prepare_jax()
+        return predict(self.adapted, self.inputs, self.out, self.level, self.json)
 
 
 def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
@@ -54,7 +102,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     from fewstep.adapted.photos import open_photos
 
     out = new_table(out_name)
-    model = open_photos(adapted)
+    model = open_photos(Path(adapted))
     images, files, notes = model.read(inputs)
     chance, none = model.answers(images)
     guess = np.array(model.classes)[chance.argmax(1)]

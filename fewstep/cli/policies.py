@@ -1,61 +1,68 @@
-"""A policy that is adapted to a task by acting in it (floor 6). Used by `fewstep adapt`; `fewstep play`: policy_play.py."""
+"""A policy that is adapted to a task by acting in it (floor 6). `fewstep play`: policy_play.py."""
 
 from __future__ import annotations
 
-import json
+import json as to_json
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from fewstep.cli.arguments import command_name, say, say_notes
-from fewstep.errors import BadInput
+import tyro
 
-if TYPE_CHECKING:
-    from fewstep.runs import PolicyRun, Run
+from fewstep.cli.adapted import say_going_on
+from fewstep.cli.arguments import command_name, prepare_jax, say, say_notes
 
 BROKEN_SHOWN = 3
 
 
-def adapt(run: PolicyRun, arguments: Any) -> int:
-    """Adapts a policy to a task, tells how it went, writes the folder `--out`; `arguments` are those of `fewstep adapt`."""
-    from fewstep.rl.acting import empty_folder
-    from fewstep.runs.policy_run import task_in_words
-    from fewstep.runs.run import bad_findings_in
-    from fewstep.training.findings import said_of_run
+@dataclass(frozen=True)
+class Adapt:
+    """Adapt a policy to a task by acting in it."""
 
-    if arguments.support:
-        run.calibration()  # says that it is a policy
-    if arguments.steps is not None:
-        raise BadInput("--steps is for models that predict; of a policy say --updates.")
-    out = empty_folder(arguments.out)
-    say_going_on(run)
-    task = run.problem().read_task(arguments.task) if arguments.task else None
-    policy, found = run.adapt(task, arguments.updates, arguments.rollouts, arguments.seed, watch=watched_updates)
-    policy.save(out)
-    about, notes = policy.about, broken(found.said)
-    say_notes((*said_of_run(bad_findings_in(run.directory)), *notes))
-    if arguments.json:
-        print(json.dumps({"adapted": str(out), **about, "notes": notes}))
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    out: str
+    """folder for the adapted policy"""
+    task: str = ""
+    """the task, as its family understands it (a velocity, 1 or -1, a goal x,y, JSON); by default an unseen one"""
+    updates: int = 3
+    """how often to adapt, each time on fresh trajectories"""
+    rollouts: int | None = None
+    """trajectories for each update; by default as trained"""
+    env: str = ""
+    """the environment to act in, module:factory; one of rl has to be named again, other runs bring theirs"""
+    seed: int = 0
+    """decides everything random"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __call__(self) -> int:
+        prepare_jax()
+        from fewstep.apps.policies.run import adapt_policy, task_in_words
+        from fewstep.rl.acting import empty_folder
+        from fewstep.runs import open_run
+        from fewstep.training.findings import said_of_run
+
+        run, out = open_run(self.run, self.env), empty_folder(self.out)
+        say_going_on(run)
+        task = run.problem().read_task(self.task) if self.task else None
+        policy, found = adapt_policy(run, task, self.updates, self.rollouts, self.seed, watched_updates)
+        policy.save(out)
+        about, notes = policy.about, broken(found.said)
+        say_notes((*said_of_run(run.bad_findings()), *notes))
+        if self.json:
+            print(to_json.dumps({"adapted": str(out), **about, "notes": notes}))
+            return 0
+        say(f"task {task_in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
+        say(table(about["returns"], about["environment_steps"]))
+        kept, updates = about["kept"], about["updates"]
+        if kept < updates:
+            after = "before adapting" if not kept else f"after {kept} update{'s' * (kept > 1)}"
+            say(f"kept: the policy {after}, which brought more than the one after {updates}")
+        *before, last = about["environment_steps"]
+        say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
+        say(f"watch it: {command_name()} play {out} --out film.gif")
         return 0
-    say(f"task {task_in_words(about['task'])} of {about['env'] or about['run']['problem']}:")
-    say(table(about["returns"], about["environment_steps"]))
-    kept, updates = about["kept"], about["updates"]
-    if kept < updates:
-        after = "before adapting" if not kept else f"after {kept} update{'s' * (kept > 1)}"
-        say(f"kept: the policy {after}, which brought more than the one after {updates}")
-    *before, last = about["environment_steps"]
-    say(f"adapted in {sum(before):,} environment steps ({last:,} more to see what came of it) -> {out}")
-    say(f"watch it: {command_name()} play {out} --out film.gif")
-    return 0
-
-
-def say_going_on(run: Run | PolicyRun) -> None:
-    """Says that the best checkpoint so far is taken, if a run is being trained, or was stopped before its end."""
-    from fewstep.runs import going_on, is_trained
-
-    now = going_on(run.directory)
-    if now or not is_trained(run.directory):
-        why = now or f"the run was not trained to its end (`{command_name()} resume {run.directory}` goes on with it)"
-        say(f"note: {why}; its best checkpoint so far is taken", json=True)
 
 
 def watched_updates(numbers: Sequence[int]) -> Iterable[int]:

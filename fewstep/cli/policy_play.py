@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from PIL import Image
 
-from fewstep.cli.policies import watched_updates
+from fewstep.application import ADAPTED, Saved
+from fewstep.apps.policies.run import adapt_policy, as_json, in_environment, not_trusted, task_in_words
+from fewstep.cli.adapted import say_going_on
+from fewstep.cli.arguments import prepare_jax, say
+from fewstep.cli.policies import broken, watched_updates
+from fewstep.cli.writing import moving_picture
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy
 from fewstep.plain import validate
 from fewstep.plots.film import NoRenderer
-from fewstep.plots.policy_film import Panel, points, robots
-from fewstep.rl.acting import SHAPE, AdaptedPolicy
+from fewstep.plots.policy_film import Panel, points, policy_film, robots
+from fewstep.rl.acting import AdaptedPolicy, open_policy
 from fewstep.rl.problem import PolicyProblem
 from fewstep.rl.rollouts import collect
-from fewstep.runs import PolicyRun, settings_of
-from fewstep.runs.policy_run import not_trusted, open_policy_run
+from fewstep.runs import Run, open_run, settings_of
 from fewstep.tasks.environments import Environment
 from fewstep.tasks.gym_tasks import drawing, factory_of, gym_tasks
 from fewstep.tasks.locomotion import FAMILIES
@@ -37,9 +42,66 @@ WIDEST = 320
 """pixels of what an environment draws of itself; larger pictures are made smaller"""
 
 
+@dataclass(frozen=True)
+class Play:
+    """Watch a policy in a task: before adaptation and after each update."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder, or that of an adapted policy"""
+    out: str
+    """the moving picture to write: .gif or .webp"""
+    task: str = ""
+    """the task, as its family understands it (a velocity, 1 or -1, a goal x,y, JSON); by default an unseen one"""
+    updates: int = 3
+    """how often to adapt, each time on fresh trajectories; 1 to 3 are seen well side by side"""
+    env: str = ""
+    """the environment to act in, module:factory; one of rl has to be named again, other runs bring theirs"""
+    seed: int = 0
+    """decides the task, if none is given, and all that is random"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __call__(self) -> int:
+        out = moving_picture(self.out, self.seed)
+        prepare_jax()
+        if (Path(self.run) / ADAPTED).is_file():
+            shown = played_adapted(open_policy(self.run), Path(self.run), self.task, self.env, self.seed)
+        else:
+            run = open_run(self.run, self.env)
+            say_going_on(run)
+            say("acting, adapting ...", json=True)
+            shown = played(run, self.task, self.updates, self.seed)
+        try:
+            say("drawing ...", json=True)
+            policy_film(panels(shown), STEP_SECONDS, out)
+            drawn, why = str(out), ""
+        except NoRenderer as error:
+            drawn, why = (
+                None,
+                f"no picture: nothing can draw it here ({error}). Of MuJoCo's robots try MUJOCO_GL=egl or osmesa.",
+            )
+        figures, notes, task = played_figures(shown), [*broken(shown.said), *[why] * bool(why)], as_json(shown.task)
+        taken = shown.about["environment_steps"] if shown.about else []
+        if self.json:
+            told = {"picture": drawn, "task": task, "played": figures, "environment_steps": taken, "notes": notes}
+            print(json.dumps(told))
+            return 0
+        say(f"task {task_in_words(task)}")
+        say(f"{'':18}{'return shown':>14}{'steps':>8}" + f"{'mean return':>14}{'environment steps':>20}" * bool(taken))
+        for number, (title, row) in enumerate(figures.items()):
+            more = f"{row['mean_return']:14.1f}{taken[number]:20,}" if taken else ""
+            say(f"{title:18}{row['return']:14.1f}{row['steps']:8}{more}")
+        for line in notes:
+            say(line)
+        if drawn:
+            say(f"picture: {drawn}")
+        return 0
+
+
 class Origin(TypedDict):
     """Which run a policy was adapted from."""
 
+    application: str
     problem: str
     preset: str
     settings: dict[str, Any]
@@ -80,11 +142,11 @@ class Played(NamedTuple):
     """which trajectories broke"""
 
 
-def played(run: PolicyRun, words: str, updates: int, seed: int) -> Played:
+def played(run: Run, words: str, updates: int, seed: int) -> Played:
     """Adapts the run's policy to a task and lets what it was after each update act once, from the same beginning."""
     problem = with_pictures(run.problem())
     task = problem.read_task(words) if words else None
-    policy, found = replace(run, built=problem).adapt(task, updates, None, seed, watched_updates)
+    policy, found = adapt_policy(run, task, updates, None, seed, watched_updates, problem)
     titles = ["before", *(f"after {number} update{'s' * (number > 1)}" for number in range(1, updates + 1))]
     acted = [act(problem, theta, found.task, seed) for theta in found.path]
     return Played(problem, found.task, titles, acted, policy.about, found.said)
@@ -95,12 +157,13 @@ def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, se
     try:
         validate(policy.about, About, "the content")
     except ValueError as error:
-        raise BadInput(f"{source / SHAPE}: expected where the policy comes from, but it is damaged. Adapt again.") from error
+        raise BadInput(f"{source / ADAPTED}: expected where the policy comes from, but it is damaged. Adapt again.") from error
     sizes = {name: getattr(policy.shape, name) for name in ("observed", "actions", "discrete")}
     saved = {**policy.about["run"], "sizes": sizes}
     if policy.about["env"] and not env:
         raise not_trusted(source, policy.about["env"])
-    problem = with_pictures(open_policy_run(source, saved, settings_of(saved, source / SHAPE), env).problem())
+    settings = settings_of(saved, source / ADAPTED)
+    problem = with_pictures(in_environment(settings, saved["seed"], Saved(source, saved), env))
     if not words and policy.about["task"] is None:
         raise BadInput(f"{source}: the task that it was adapted to could not be saved. Say which one by --task.")
     task = problem.read_task(words or json.dumps(policy.about["task"]))

@@ -23,7 +23,9 @@ def print_rates(arguments: Any, name: str, preset: str, variants: str) -> int:
     """
     if arguments.dry_run:
         raise BadInput("--find-rate does not go with --dry-run: one adapts to tasks, the other computes nothing. Choose one.")
-    candidates = arguments.settings.candidates()
+    from fewstep.application import application_of_problem
+
+    candidates = application_of_problem(name).candidates(arguments.settings)
     if "gradient" not in candidates:
         raise BadInput("--find-rate is for --adapter gradient: bayes-head adapts by Bayes' rule, which has no inner rate.")
     settings = candidates["gradient"]
@@ -32,7 +34,7 @@ def print_rates(arguments: Any, name: str, preset: str, variants: str) -> int:
     from fewstep.plots.rates import draw_rates
     from fewstep.training.find_rate import RATES, episodes_of, find_rate
 
-    problem = settings.build(arguments.seed)
+    problem = application_of_problem(name).build(settings, arguments.seed)
     picture = Path(arguments.out or ".") / PICTURE
     refuse_unwritable(picture.parent)
     tasks = len(set(episodes_of(problem)[0].tolist()))
@@ -102,10 +104,10 @@ def advice(found: dict[str, Any], optimizer: str) -> list[str]:
 
 def going_on(arguments: Any, name: str, preset: str, variants: str, rate: float) -> str:
     """The command that trains with `rate`, and with all other settings as they were given."""
-    from fewstep.problems import PRESETS, with_variants
-    from fewstep.problems.variants import as_options
+    from fewstep.application import settings_of
+    from fewstep.problems.variants import as_options, with_variants
 
-    defaults = with_variants(PRESETS[name][preset][0], variants.split(",") if variants else ())
+    defaults = with_variants(settings_of(name, preset), variants.split(",") if variants else ())
     words = [command_name(), "train", name]
     words += ["--preset", preset] * (preset != "default") + ["--variant", variants] * bool(variants)
     words += ["--seed", str(arguments.seed)] * bool(arguments.seed)

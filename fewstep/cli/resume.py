@@ -10,6 +10,7 @@ import tyro
 
 from fewstep.cli.arguments import Together, parse, prepare_jax, say
 from fewstep.cli.train import complete
+from fewstep.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> int:
         together = Together(together.devices)
     devices = together.join()
     run = runs.open_run(arguments.run, arguments.env)
-    if isinstance(run, runs.PolicyRun):
-        arguments.together.refuse_policy(arguments.run)
+    if arguments.together.split and "devices" not in run.application.capabilities:
+        raise BadInput(f"--devices and --processes: {run.config['problem']} knows no such thing. Leave them out.")
     if (run.directory / "evaluation.json").is_file() and runs.is_trained(run.directory):
         say("this run is done already: only what follows its training is done anew", json=True)
     return complete(partial(runs.resume, run, **devices), arguments.run, arguments.json)

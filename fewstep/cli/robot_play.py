@@ -2,23 +2,79 @@
 
 from __future__ import annotations
 
+import json as to_json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import tyro
 
-from fewstep.cli.policies import say_going_on
+from fewstep.cli.adapted import say_going_on
+from fewstep.cli.arguments import prepare_jax, say
+from fewstep.cli.writing import moving_picture
 from fewstep.driving import Driver, adapting
 from fewstep.errors import BadInput
-from fewstep.plots.film import Scene
+from fewstep.plots.film import NoRenderer, Scene, film
 from fewstep.problems.robot_faults import RobotFaults, unmet
-from fewstep.runs import Run
-from fewstep.runs.config import require_same_files
+from fewstep.runs import Run, open_run
+from fewstep.runs.config import require_same_sources
 from fewstep.runtime import Follower
 from fewstep.tasks.fault_effects import require_effects
 from fewstep.tasks.faults import Faults, read_family
 from fewstep.tasks.robots import Robot
 from fewstep.trained import Trained
+
+
+@dataclass(frozen=True)
+class Play:
+    """Drive a robot by a run of robot-faults, looking ahead: healthy, and struck by a fault with and without adaptation."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """the run's folder"""
+    out: str
+    """the moving picture to write: .gif or .webp"""
+    fault: str = ""
+    """from which family the fault is drawn: severe, mild, payload, friction, or a YAML file; by default the run's"""
+    seconds: float = 15.0
+    """of each run; the fault strikes in the middle"""
+    adapt_every: int = 1
+    """steps of control between two adaptations"""
+    seed: int = 0
+    """decides the fault and where the robot begins"""
+    json: bool = False
+    """print one JSON object on stdout"""
+
+    def __call__(self) -> int:
+        out = moving_picture(self.out, self.seed)
+        if self.adapt_every < 1 or not 1 <= self.seconds <= 600:
+            got = f"{self.adapt_every} and {self.seconds:g}"
+            raise BadInput(f"expected --adapt-every of at least 1 and --seconds from 1 to 600, got {got}.")
+        prepare_jax()
+        tell = lambda text: say(text, json=True)  # noqa: E731
+        shown = played(open_run(self.run), self.fault, self.seconds, self.adapt_every, self.seed, tell)
+        try:
+            say("drawing ...", json=True)
+            film(shown.scenes, shown.step_seconds, out)
+            drawn, why = str(out), ""
+        except NoRenderer as error:
+            drawn, why = (
+                None,
+                f"no picture: MuJoCo finds nothing to draw with here ({error}). Try MUJOCO_GL=egl, or osmesa if installed.",
+            )
+        if self.json:
+            print(to_json.dumps({"picture": drawn, "fault": shown.fault, "runs": shown.figures(), "note": why or None}))
+            return 0
+        say(f"fault: {', '.join(shown.fault) or 'none'}")
+        say(f"{'':34}{'return before':>15}{'after':>9}{'model error before':>20}{'after':>9}")
+        for title, row in shown.figures().items():
+            numbers = (
+                f"{row['return_before']:15.1f}{row['return_after']:9.1f}{row['error_before']:20.3f}{row['error_after']:9.3f}"
+            )
+            away = f"  ran away after {row['ran_away']:.1f} s" if row["ran_away"] is not None else ""
+            say(f"{title:34}{numbers}{away}")
+        say(f"picture: {drawn}" if drawn else why)
+        return 0
 
 
 class Shown(NamedTuple):
@@ -67,7 +123,7 @@ def follower_of(run: Run) -> tuple[Follower, RobotFaults]:
     settings = trained.problem.settings
     if not isinstance(settings, RobotFaults):
         raise BadInput(f"{run.directory}: expected a run of robot-faults, got one of {run.config['problem']}.")
-    require_same_files(settings, run.config, run.directory)
+    require_same_sources(run.application, settings, run.config, run.directory, ("robot", "family"))
     return Follower(trained.problem, trained.params, trained.config), settings
 
 

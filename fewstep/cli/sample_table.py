@@ -9,7 +9,7 @@ the other days there are `adapt` and `predict`.
 from __future__ import annotations
 
 import datetime
-import json
+import json as to_json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fewstep.cli.arguments import command_name, parse, say
+from fewstep.cli.arguments import command_name, say
 from fewstep.cli.writing import new_table, write_table
 from fewstep.errors import BadInput
 
@@ -43,28 +43,26 @@ class SampleTable:
     json: bool = False
     """print one JSON object on stdout"""
 
-
-def main(argv: list[str]) -> int:
-    arguments = parse(SampleTable, argv, "fewstep sample-table")
-    out = new_table(arguments.out)
-    if not 10 <= arguments.units <= 100_000:
-        raise BadInput(f"--units should lie between 10 and 100000, got {arguments.units}.")
-    if arguments.seed < 0:
-        raise BadInput(f"--seed should be at least 0, got {arguments.seed}.")
-    table = cold_rooms(arguments.units, arguments.seed)
-    write_table(table, out)
-    commands = next_commands(out)
-    if arguments.json:
-        print(json.dumps({"table": str(out), "rows": table.height, "units": arguments.units, "next": commands}))
+    def __call__(self) -> int:
+        out = new_table(self.out)
+        if not 10 <= self.units <= 100_000:
+            raise BadInput(f"--units should lie between 10 and 100000, got {self.units}.")
+        if self.seed < 0:
+            raise BadInput(f"--seed should be at least 0, got {self.seed}.")
+        table = cold_rooms(self.units, self.seed)
+        write_table(table, out)
+        commands = next_commands(out)
+        if self.json:
+            print(to_json.dumps({"table": str(out), "rows": table.height, "units": self.units, "next": commands}))
+            return 0
+        say(f"{table.height} rows of {self.units} cold-storage rooms -> {out}")
+        say(f"columns: {', '.join(table.columns)}")
+        last = unmetered(self.units)
+        which = "The last room has" if last == 1 else f"The last {last} rooms have"
+        say(f"{which} no meter: {ENERGY} was read on {KNOWN_ROWS} days only, too few to train on.")
+        say("adapt takes these days, predict fills in the others.")
+        say("\nTry next:\n" + "\n".join(f"  {command}" for command in commands))
         return 0
-    say(f"{table.height} rows of {arguments.units} cold-storage rooms -> {out}")
-    say(f"columns: {', '.join(table.columns)}")
-    last = unmetered(arguments.units)
-    which = "The last room has" if last == 1 else f"The last {last} rooms have"
-    say(f"{which} no meter: {ENERGY} was read on {KNOWN_ROWS} days only, too few to train on.")
-    say("adapt takes these days, predict fills in the others.")
-    say("\nTry next:\n" + "\n".join(f"  {command}" for command in commands))
-    return 0
 
 
 def next_commands(out: Path) -> list[str]:

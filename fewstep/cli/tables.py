@@ -29,7 +29,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
         tables.append(by_shots(result))
     for table in tables:
         console.print(table)
-    lines = extremes(result) if "by_task" in result else of_images(result) if "by_class" in result else []
+    lines = extremes(result) if "by_task" in result else of_classes(result) if "by_class" in result else []
     if chosen := result.get("chosen_from"):
         lines += choice(chosen)
     if taken := result.get("environment_steps"):
@@ -114,7 +114,7 @@ def extremes(result: dict[str, Any]) -> list[str]:
     return wrapped(f"{after}: median task {statistics.median(figures.values()):.4g}; worst: ", listed)
 
 
-def of_images(result: dict[str, Any]) -> list[str]:
+def of_classes(result: dict[str, Any]) -> list[str]:
     """The classes told worst, how far probabilities can be believed, and how strangers are told."""
     steps = result["protocol"]["chosen_adaptation_steps"]
     worst = sorted(result["by_class"], key=result["by_class"].__getitem__)[:3]

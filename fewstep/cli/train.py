@@ -18,23 +18,21 @@ from fewstep.errors import BadInput, RunFailed
 
 
 def main(argv: list[str]) -> int:
-    from fewstep.problems import PRESETS, PROBLEMS, with_variants
+    from fewstep.application import problems, settings_of
+    from fewstep.problems.variants import with_variants
 
     if not argv or argv[0] in ("-h", "--help"):
         lines = ["usage: fewstep train PROBLEM [--preset NAME] [--variant NAME,...] [--out RUN] [--seed N] [settings ...]", ""]
-        lines += [f"  {name:<12} {settings.__doc__}" for name, settings in PROBLEMS.items()]
+        lines += [f"  {name:<12} {settings.__doc__}" for name, settings in problems().items()]
         lines += ["", "fewstep train PROBLEM --help lists the settings; fewstep list the presets and variants."]
         say("\n".join(lines), json=not argv)
         return 0 if argv else 2
     name, *rest = argv
-    if name not in PROBLEMS:
-        raise BadInput(f"there is no problem {name!r}; expected one of {', '.join(PROBLEMS)}.")
     preset, rest = taken("--preset", spread_ranges(rest))
     preset = preset or "default"
-    if preset not in PRESETS[name]:
-        raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(PRESETS[name])}.")
+    known = settings_of(name, preset)
     variants, rest = taken("--variant", rest)
-    defaults = with_variants(PRESETS[name][preset][0], variants.split(",") if variants else ())
+    defaults = with_variants(known, variants.split(",") if variants else ())
     arguments = parse(_arguments(name, defaults), rest, f"fewstep train {name}")
     return train(arguments, name, preset, variants)
 
@@ -42,47 +40,33 @@ def main(argv: list[str]) -> int:
 def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     prepare_jax()
     from fewstep import runs
-    from fewstep.problems.policy_settings import PolicySettings
+    from fewstep.application import application_of_problem
     from fewstep.runs.config import several_candidates
-    from fewstep.training.calibrate import allowed_intervals
 
-    settings = arguments.settings
-    if issubclass(type(settings), PolicySettings):
-        if arguments.find_rate or arguments.dry_run:
-            raise BadInput(f"--find-rate and --dry-run are for models that predict, and {name} trains a policy.")
-        arguments.together.refuse_policy(name)
+    settings, owner = arguments.settings, application_of_problem(name)
+    for option, given, capability in (
+        ("--find-rate", arguments.find_rate, "rates"),
+        ("--dry-run", arguments.dry_run, "estimates"),
+        ("--devices and --processes", arguments.together.split, "devices"),
+    ):
+        if given and capability not in owner.capabilities:
+            raise BadInput(f"{option}: {name} knows no such thing. Leave it out.")
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
-        return print_estimates(settings, arguments.seed, arguments.json)
+        return print_estimates(owner, settings, arguments.seed, arguments.json)
     devices = arguments.together.join()
     words = [name, *[preset] * (preset != "default"), *variants.split(",")]
     out = Path(arguments.out) if arguments.out else free_folder(Path("runs"), "-".join(filter(None, words)))
 
     def announce(problem) -> None:
         recipe = f"preset {preset}" + f", variant {variants}" * bool(variants)
-        several = several_candidates(settings)
+        several = several_candidates(owner, settings)
         lengths = [f"{each.meta_steps} ({name})" for name, each in several.items()]
         steps = " and ".join(lengths) or problem.meta_steps
         say(f"{name}, {recipe}: {steps} meta-steps of {problem.meta_batch_size} tasks -> {out}", json=True)
-        if name == "table":
-            for line in problem.format.describe():
-                say(f"  {line}", json=True)
-            splits = problem.splits
-            held_out = {"meta-train": splits.train, "meta-validation": splits.validation}
-            held_out |= {"calibration": splits.calibration, "meta-test": splits.test}
-            counts = ", ".join(f"{family.size} {split}" for split, family in held_out.items() if family is not None)
-            say(f"  tasks ({problem.settings.task or '@file'}): {counts}", json=True)
-            if not problem.format.classes:
-                say(f"  {allowed_intervals(splits.calibration.size if splits.calibration else 0)}", json=True)
-            say(f"  support set: {problem.protocol['support']}", json=True)
-            if not settings.time and any(column.kind == "date" for column in problem.format.inputs):
-                say("  (--time COLUMN makes it a forecast: the support set then always precedes what is asked for)", json=True)
-            if splits.left_out:
-                least = settings.shot_range.least
-                say(f"  left out, with no more rows than --shots {least}: {splits.left_out} of the tasks", json=True)
-        for note in problem.notes:
-            say(f"  {note}", json=True)
+        for line in owner.describe(problem):
+            say(f"  {line}", json=True)
 
     def work():
         return runs.train(settings, out, seed=arguments.seed, preset=preset, announce=announce, **devices)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from fewstep.cli.adapt import tell
-from fewstep.cli.arguments import parse, prepare_jax
-from fewstep.errors import BadInput
+from fewstep.cli.arguments import prepare_jax
 
 
 @dataclass(frozen=True)
@@ -25,24 +25,16 @@ class Update:
     json: bool = False
     """print one JSON object on stdout"""
 
+    def __call__(self) -> int:
+        prepare_jax()
+        from fewstep.adapted.folder import open_units
+        from fewstep.tasks.reading import read_table
 
-def main(argv: list[str]) -> int:
-    arguments = parse(Update, argv, "fewstep update")
-    prepare_jax()
-    from fewstep.adapted import open_adapted
-    from fewstep.adapted.photos import is_photos
-    from fewstep.tasks.reading import read_table
-
-    if is_photos(arguments.adapted):
-        raise BadInput(
-            f"{arguments.adapted}: update is for models of tables. Of photos, adapt anew: fewstep adapt RUN --support "
-            "FOLDER, with the old and the new photos in it."
-        )
-    model = open_adapted(arguments.adapted)
-    model = model.update(read_table(arguments.support, labels=model.format.labels), arguments.support)
-    if arguments.out is None:
-        model.save_update(arguments.adapted)
-    else:
-        model.save(arguments.out)
-    tell(model, arguments.out or arguments.adapted, arguments.json)
-    return 0
+        model = open_units(Path(self.adapted))
+        model = model.update(read_table(self.support, labels=model.format.labels), self.support)
+        if self.out is None:
+            model.save_update(self.adapted)
+        else:
+            model.save(self.out)
+        tell(model, self.out or self.adapted, self.json)
+        return 0

@@ -55,3 +55,13 @@ def write_table(table: pl.DataFrame, out: Path) -> None:
         raise BadInput(
             f"--out {out} cannot be written: {error.strerror}. Choose a folder that exists and may be written to."
         ) from error
+
+
+def moving_picture(out: str, seed: int) -> Path:
+    """The file that `--out` of `fewstep play` names. Raises `BadInput` if it cannot be written, or for a seed below 0."""
+    path = new_file(out, (".gif", ".webp"))
+    if not path.parent.is_dir():
+        raise BadInput(f"--out {path}: there is no folder {path.parent}.")
+    if seed < 0:
+        raise BadInput(f"--seed should be at least 0, got {seed}.")
+    return path

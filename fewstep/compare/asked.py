@@ -8,16 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
 
+from fewstep.application import problem_of
 from fewstep.compare.kept import read_kept
 from fewstep.errors import BadInput
 from fewstep.plain import read_json
-from fewstep.problems import PROBLEMS
-from fewstep.runs.files import absolute_data, fingerprint
+from fewstep.runs.files import absolute, fingerprint, fingerprints
 
 
 class Asked(TypedDict):
     """What `comparison.json` holds."""
 
+    application: str
     problem: str
     settings: dict[str, Any]
     budget_seconds: float
@@ -38,56 +39,51 @@ FREE = ("command", "budget_seconds")
 """what may be another when a comparison goes on"""
 
 
-LEAST_SECONDS = {"images": 120.0, "omniglot": 120.0}
 LEAST_BUDGET = 30.0
-"""seconds: with less there is no time to read the data, compile, fit two arms and write the page; of images more"""
+"""seconds: with less there is no time to read the data, compile, fit two arms and write the page"""
 
 
-def check(settings: Any, budget: float, seeds: int, margin: float | None) -> None:
+def check(budget: float, seeds: int, margin: float | None) -> None:
+    """Raises `BadInput` for the first of these that is out of range."""
     if not 0 < budget < math.inf:
         raise BadInput(f"--budget should be a positive time such as 90s, 10m or 2h, got {budget}.")
-    least = LEAST_SECONDS.get(problem_of(settings), LEAST_BUDGET)
-    if budget < least:
-        raise BadInput(
-            f"--budget should be at least {least:.0f}s here, got {budget:g}s: reading, compiling and fitting two arms takes "
-            "that long."
-        )
+    require_budget(budget, LEAST_BUDGET)
     if seeds < 1:
         raise BadInput(f"--seeds should be at least 1, got {seeds}.")
     if margin is not None and not 0 < margin < math.inf:
         raise BadInput(f"--margin should be a positive number in the units of the error, got {margin}.")
 
 
-def problem_of(settings: Any) -> str:
-    """The name of the problem. Raises `BadInput` if these are no settings of one."""
-    name = next((name for name, kind in PROBLEMS.items() if type(settings) is kind), None)
-    if name is None:
+def require_budget(budget: float, least: float) -> None:
+    """Raises `BadInput` for a budget of less than so many seconds."""
+    if budget < least:
         raise BadInput(
-            f"compare: expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}."
+            f"--budget should be at least {least:.0f}s here, got {budget:g}s: reading, compiling and fitting two arms takes "
+            "that long."
         )
-    return name
 
 
 def as_asked(
     settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str, embeddings: str = ""
 ) -> dict[str, Any]:
     """What `comparison.json` holds: all that makes two comparisons the same one."""
-    name = problem_of(settings)
-    data = getattr(settings, "data", None)
+    owner, name = problem_of(settings)
+    sources = owner.sources(settings)
     brought = {}
     if embeddings:
         if not Path(embeddings).is_file():
             raise BadInput(f"--embeddings {embeddings}: expected a table, found no such file.")
         brought = {"embeddings": str(Path(embeddings).resolve()), "embeddings_sha256": fingerprint(embeddings)}
     return {
+        "application": owner.name,
         "problem": name,
-        "settings": json.loads(json.dumps(asdict(absolute_data(settings)))),
+        "settings": json.loads(json.dumps(asdict(absolute(settings, sources)))),
         "budget_seconds": budget,
         "seeds": seeds,
         "margin": margin,
         "seed": seed,
         "command": command,
-        "data_sha256": fingerprint(data) if data else None,
+        "sha256": fingerprints(sources),
         **brought,
     }
 

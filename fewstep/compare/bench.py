@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewstep.compare.arms import ARMS, AnyGround, Arm, Choice, Fitted, Work
+from fewstep.application import problem_of
+from fewstep.compare.arms import AnyGround, Arm, Choice, Fitted, Work
 from fewstep.compare.arms.networks import save_run
-from fewstep.compare.arms.policies import save_policy
 from fewstep.compare.kept import RECORD, Scored, Searched, read_kept, read_scored, write_scored
 from fewstep.errors import RunFailed
 from fewstep.runs import write_json
@@ -51,12 +51,8 @@ class Bench:
     """whether the time for fittings is used up"""
 
     def arms(self) -> list[Arm]:
-        """Those for this kind of problem."""
-        return [arm for arm in ARMS if self.kind in arm.kinds]
-
-    @property
-    def kind(self) -> str:
-        return self.grounds[0].kind
+        """Those that are tried on these problems."""
+        return list(methods_of(self.grounds[0]))
 
     def arm(self, name: str) -> Arm:
         return next(arm for arm in self.arms() if arm.name == name)
@@ -173,7 +169,7 @@ class Bench:
             test = ground.errors(fitted.predict, "test")
             milliseconds = 1e3 * (time.monotonic() - asked) / ground.test.count
             if fitted.saved is not None and arm.problem is None:
-                save = save_policy if self.kind == "policies" else save_run
+                save = arm.save or save_run
                 save(fitted.saved, work.folder, ground.seed)
         except RunFailed as error:
             fitted, trained, milliseconds, note = Fitted(lambda episodes: None), time.monotonic(), 0.0, str(error)
@@ -197,6 +193,11 @@ class Bench:
         folder = self.folder(arm, 0, fold, lengths)
         choice = read_scored(folder).record["choice"]
         return arm.fit(self._work(arm, choice, 0, fold, lengths, folder))
+
+
+def methods_of(ground: AnyGround) -> Sequence[Arm]:
+    """The methods of the application whose problem this is."""
+    return problem_of(ground.settings)[0].methods
 
 
 def first_of_the_best(errors: Sequence[float]) -> int:

@@ -20,7 +20,6 @@ from fewstep.compare.content import Known
 from fewstep.compare.display import Display
 from fewstep.compare.kept import RECORD, DamagedRecord, read_kept
 from fewstep.compare.plan import LAST_PART, LEFT_OUT, NEEDED, Costs, Pace, Plan, pace_of, planned
-from fewstep.compare.policy_ground import PolicyGround
 from fewstep.errors import NotTrusted
 from fewstep.plain import validate
 from fewstep.runs import write_json
@@ -203,7 +202,7 @@ class Comparing:
         compiling = float(np.mean([pace.compiling for pace in paces.values()])) if paces else 0.0
         grids = {name: len(self.bench.arm(name).grid(self.bench.grounds[0])) for name in paces}
         self.extra = 0.3 + 0.1 * compiling
-        if isinstance(first := self.bench.grounds[0], PolicyGround):
+        if (first := self.bench.grounds[0]).judgings:
             known = self.bench.scored(self.bench.arm("prior"), 0, 0, QUICK)  # what judging takes
             self.extra += first.judgings * known.record["adapt_milliseconds"] / 1000
         compiling *= JUDGING

@@ -26,7 +26,7 @@ LEAST_TASKS = 4
 def by_shots(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
     """Mean errors on meta-test tasks by the number of support examples; None where episodes have no room for others."""
     ground = bench.grounds[0]
-    counts = () if bench.kind == "policies" else ground.shot_counts
+    counts = ground.shot_counts
     if len(counts) < 2 or not in_time():
         return None
     found: dict[str, list[float | None]] = {name: [] for name in fitted}
@@ -47,7 +47,7 @@ def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool
     if not moving or not in_time():
         return None
     most = max(one.steps or 0 for one in moving.values())
-    beyond = most if bench.kind == "policies" else max(2 * most, 10)  # more updates would take more trajectories
+    beyond = ground.most_steps(most)
     steps = [count for count in STEPS if count <= beyond] if most > 1 else [0, 1]
     found: dict[str, list[float | None]] = {name: [] for name in moving}
     for count in steps:
@@ -72,7 +72,7 @@ def by_tasks(
     """Mean errors on meta-test tasks by the number of meta-train tasks: each arm is trained again on parts of them, by the
     first seed; `known` are its errors after all of them. Arms for which there is no time are left out."""
     whole = bench.grounds[0]
-    size = None if bench.kind == "policies" else whole.family.size
+    size = whole.train_tasks
     if size is None:
         return None
     counts = [count for part in PARTS if (count := int(part * size)) >= LEAST_TASKS]
@@ -107,7 +107,7 @@ def part_of(ground: Ground, count: int) -> Ground:
     assert splits is not None and splits.train.size is not None
     numbers = np.sort(np.random.default_rng(ground.seed).permutation(splits.train.size)[:count])
     problem = replace(ground.problem, splits=replace(splits, train=subset(splits.train, numbers)))
-    return Ground(ground.settings, problem, ground.seed, ground.validation, ground.test)
+    return Ground(ground.settings, problem, ground.seed, ground.validation, ground.test, ground.images)
 
 
 def subset(family: TaskFamily, numbers: np.ndarray) -> TaskFamily:

@@ -12,26 +12,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fewstep import maml
 from fewstep.classics.rows import with_gaps
 from fewstep.compare.held import Held
 from fewstep.compare.results import Metric
 from fewstep.errors import BadInput
+from fewstep.maml import MetaState
 from fewstep.problem import Problem
-from fewstep.problems.image_settings import ImageSettings
 from fewstep.problems.settings import LearningSettings
 from fewstep.runs import open_run
 from fewstep.runs.training import require_answers
 from fewstep.tasks.family import TaskFamily
+from fewstep.training.chunk import compiled_chunk
+from fewstep.training.devices import replicate, task_mesh
+from fewstep.training.estimate import meta_step_operations
+from fewstep.training.plan import prepared
+from fewstep.training.programs import once
 from fewstep.types import Episode, Examples, MetaParams
 
-TASKS, IMAGE_TASKS = 200, 100
+TASKS = 200
 """So many held-out tasks where they never run out."""
 EPISODES, MOST_EPISODES = 10, 640
 """of each held-out task, so many of all"""
+TOO_FEW = 20
+"""tasks, of which fewer say little about others"""
+NamesOf = Callable[[Problem, TaskFamily, int], tuple[str, ...]]
+"""`(problem, family, count)` -> what people call so many held-out tasks"""
 LEAST_MARGIN = 0.01
 """of the part of examples that is not told right"""
 SHOTS = (1, 2, 5, 10, 20, 50)
 """numbers of support examples by which arms are shown, up to twice the trained number"""
+
+
+Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
+"""(what a meta-step takes in operations or environment steps, what makes so many, the state at the beginning)"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,8 @@ class Ground:
     """of the split; the seeds of trainings are others"""
     validation: Held
     test: Held
+    images: bool = False
+    """whether examples are images, of which each adaptation step takes long"""
     embeddings: str = ""
     """of photos, by a network trained elsewhere: the table that the user brings"""
     models: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
@@ -52,12 +68,10 @@ class Ground:
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """the same, with rates as arguments of their programs"""
 
-    @property
-    def kind(self) -> str:
-        """What an arm has to know of a problem to say whether it can be used."""
-        if self.images:
-            return "images"
-        return {"sine": "sine", "robot-faults": "robots"}.get(self.problem.name, "table")
+    predicts = True
+    """whether models predict from support sets: they are calibrated, and asked how tasks differ"""
+    judgings = 0
+    """how often a training is judged on a task, if that takes long"""
 
     @property
     def metric(self) -> Metric:
@@ -74,13 +88,28 @@ class Ground:
         shots = self.settings.shot_range.shown
         return {"train_tasks": self.problem.splits.train.size, "episodes_per_task": self.test.draws, "shots": shots}
 
+    def training(self, problem: Problem) -> Training:
+        """How long a meta-step of `problem` takes is seen by this."""
+        mesh, key = task_mesh(), jax.random.key(0)
+        count = float(once(problem, meta_step_operations))
+        problem = prepared(problem, mesh, 0, quiet=True)
+        run = once(problem, compiled_chunk, mesh)
+        state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
+        return count, lambda state, length: run(state, key, length)[0], state
+
+    @staticmethod
+    def most_steps(trained: int) -> int:
+        """Up to how many adaptation steps arms are shown that are trained with so many."""
+        return max(2 * trained, 10)
+
+    @property
+    def train_tasks(self) -> int | None:
+        """The number of meta-train tasks; None if they never run out."""
+        return self.family.size
+
     def params(self, folder: Path) -> MetaParams:
         """The trained parameters in the folder of a run of this comparison."""
         return open_run(folder).params()
-
-    @property
-    def images(self) -> bool:
-        return self.problem.images is not None
 
     @property
     def classes(self) -> bool:
@@ -145,41 +174,46 @@ class Ground:
         return tuple(shots for shots in SHOTS if shots <= room)
 
 
-def ground(settings: LearningSettings, seed: int, fold: int | None = None, embeddings: str = "") -> Ground:
-    """The ground of a comparison. Raises `BadInput` for what cannot be compared, or cannot be built."""
+def ground(
+    settings: LearningSettings,
+    seed: int,
+    fold: int | None = None,
+    *,
+    tasks: int | None = None,
+    draws: int | None = None,
+    names_of: NamesOf | None = None,
+    **about: Any,
+) -> Ground:
+    """The ground of a comparison, with at most so many held-out `tasks` of each split and so many `draws` of each; `about` are
+    further fields of it. Raises `BadInput` for what cannot be compared, or cannot be built."""
     base = recipe_of(settings)
     if fold is not None:
         base = replace(base, fold=fold)  # type: ignore[call-arg]
     problem = base.build(seed)
     require_answers(problem)
     assert problem.splits is not None
-    images = isinstance(base, ImageSettings)
 
     def held(family: TaskFamily, number: int) -> Held:
         if family.resized is not None:
             family = family.resized(2 * base.shot_range.most)  # room for more shots than are trained with
-        count = int(family.tasks(IMAGE_TASKS if images else TASKS).size)
-        draws = 1 if images else min(EPISODES, max(1, MOST_EPISODES // count))
-        return Held(family, names_of(problem, family, count), draws, 1000 * seed + number)
+        count = int(family.tasks(tasks or TASKS).size)
+        each = draws or min(EPISODES, max(1, MOST_EPISODES // count))
+        return Held(family, (names_of or numbered)(problem, family, count), each, 1000 * seed + number)
 
-    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), embeddings)
+    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), **about)
 
 
 def recipe_of(settings: LearningSettings) -> LearningSettings:
-    """The recipe of gradient steps that all networks of a comparison share, from untrained parameters on."""
+    """The recipe of gradient steps that all networks of a comparison share."""
     if settings.for_gradients and not settings.for_gradients.startswith("--inner-clip"):
         raise BadInput(f"compare chooses itself how each arm adapts; leave {settings.for_gradients} out.")
     found = settings.candidates()
-    base = found["gradient"] if "gradient" in found else replace(settings, adapter="gradient", body_steps=0)
-    return replace(base, joint_steps=0) if isinstance(base, ImageSettings) else base
+    return found["gradient"] if "gradient" in found else replace(settings, adapter="gradient", body_steps=0)
 
 
-def names_of(problem: Problem, family: TaskFamily, count: int) -> tuple[str, ...]:
-    """What people call held-out tasks."""
+def numbered(problem: Problem, family: TaskFamily, count: int) -> tuple[str, ...]:
+    """What people call held-out tasks: their names, or their numbers."""
     if family.names is not None:
         numbers = np.asarray(family.tasks(count))
         return tuple(family.names[number] for number in numbers)
-    if problem.images is not None and family.describe is not None:
-        classes = np.asarray(jax.vmap(family.describe)(family.tasks(count)))
-        return tuple(", ".join(problem.images.names[one] for one in task) for task in classes)
     return tuple(f"{problem.name} {number + 1}" for number in range(count))

@@ -11,7 +11,6 @@ import polars as pl
 from fewstep.classics.rows import with_gaps
 from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
-from fewstep.problems import Images
 from fewstep.problems.image_classes import Parts
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_set import ImageSet
@@ -22,10 +21,7 @@ SHOWN = 3
 
 
 def refuse_leaks(ground: Ground) -> None:
-    """Raises `BadInput`, naming tasks and rows, where all rows of a held-out task are those of a meta-train task; of images,
-    naming the files, where a photo of a held-out class is one of a meta-train class."""
-    if isinstance(ground.settings, Images):
-        return refuse_known_photos(*ground.settings.classes(ground.seed)[:2])
+    """Raises `BadInput`, naming tasks and rows, if all rows of a held-out task are those of a meta-train task."""
     splits = ground.problem.splits
     assert splits is not None
     if splits.train.examples is None or splits.train.names is None:

@@ -9,24 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
 
-from fewstep import maml
 from fewstep.compare.arms import AnyGround, Arm
 from fewstep.compare.bench import SEARCH_PART, Lengths
-from fewstep.maml import MetaState
-from fewstep.problem import Problem
-from fewstep.rl.problem import PolicyProblem, meta_step_of
-from fewstep.training.chunk import compiled_chunk
-from fewstep.training.devices import replicate, task_mesh
-from fewstep.training.estimate import meta_step_operations
-from fewstep.training.plan import prepared
-from fewstep.training.programs import once
 
 NEEDED = ("joint", "joint-ridge", "maml")
 """These are timed and trained first, and left out last."""
@@ -77,7 +68,7 @@ def pace_of(arm: Arm, ground: AnyGround) -> Pace:
     """Times a meta-step, after its program is compiled; the same program trains the arm."""
     assert arm.problem is not None
     problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
-    count, run, state = policy_training(problem) if isinstance(problem, PolicyProblem) else training(problem)
+    count, run, state = ground.training(problem)
     started = time.monotonic()
     with seconds_saved() as saved:
         state = jax.block_until_ready(run(state, 1))
@@ -104,30 +95,6 @@ def seconds_saved() -> Iterator[list[float]]:
         yield saved
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-
-
-Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
-"""(what a meta-step takes in operations or environment steps, what makes so many, the state at the beginning)"""
-
-
-def training(problem: Problem) -> Training:
-    mesh, key = task_mesh(), jax.random.key(0)
-    count = float(once(problem, meta_step_operations))
-    problem = prepared(problem, mesh, 0, quiet=True)
-    run = once(problem, compiled_chunk, mesh)
-    state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
-    return count, lambda state, length: run(state, key, length)[0], state
-
-
-def policy_training(problem: PolicyProblem) -> Training:
-    key, step = jax.random.key(0), meta_step_of(problem)
-
-    def run(state: MetaState, length: int) -> MetaState:
-        for _ in range(length):
-            state, _ = step(state, key)
-        return state
-
-    return float(problem.environment_steps), run, problem.search.outer.init(problem.init(key))
 
 
 class Costs(NamedTuple):

@@ -14,12 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from fewstep.apps.policies.run import as_json, task_in_words
+from fewstep.compare.ground import Training
 from fewstep.compare.results import Metric
+from fewstep.errors import BadInput
+from fewstep.maml import MetaState
 from fewstep.problems.own_environment import OwnEnvironment
 from fewstep.problems.policy_settings import PolicySettings
-from fewstep.rl.problem import PolicyProblem, drawn_tasks, returns_of
+from fewstep.rl.problem import PolicyProblem, drawn_tasks, meta_step_of, returns_of
 from fewstep.runs import open_run
-from fewstep.runs.policy_run import plain, task_in_words
 from fewstep.tasks.simulation import Simulation
 from fewstep.types import MetaParams
 
@@ -60,7 +63,10 @@ class PolicyGround:
     problems: dict[PolicySettings, PolicyProblem] = field(default_factory=dict, compare=False)
     """by settings: what arms have made of the problem"""
 
-    kind = "policies"
+    predicts = False
+    """policies adapt by acting: nothing is calibrated"""
+    shot_counts: tuple[int, ...] = ()
+    train_tasks: None = None
 
     @property
     def metric(self) -> Metric:
@@ -73,6 +79,22 @@ class PolicyGround:
         """What is told of how arms were judged."""
         about = {"updates": self.problem.updates, "trajectories_per_update": self.test.draws}
         return {"train_tasks": None, "episodes_per_task": 1, "shots": None, **about}
+
+    def training(self, problem: PolicyProblem) -> Training:
+        """How long a meta-step of `problem` takes is seen by this."""
+        key, step = jax.random.key(0), meta_step_of(problem)
+
+        def run(state: MetaState, length: int) -> MetaState:
+            for _ in range(length):
+                state, _ = step(state, key)
+            return state
+
+        return float(problem.environment_steps), run, problem.search.outer.init(problem.init(key))
+
+    @staticmethod
+    def most_steps(trained: int) -> int:
+        """Up to how many updates arms are shown: more would take more trajectories."""
+        return trained
 
     def returns(self, problem: PolicyProblem, params: MetaParams, held: HeldTasks) -> np.ndarray:
         """[tasks, updates + 1] mean returns after 0, 1, … updates, each on fresh trajectories."""
@@ -104,7 +126,16 @@ def policy_ground(settings: PolicySettings, seed: int) -> PolicyGround:
         key = 1_000_000 * (seed + 1) + split
         drawn = drawn_tasks(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
-        names = tuple(f"{number + 1}: {task_in_words(plain(task))}" for number, task in enumerate(each))
+        names = tuple(f"{number + 1}: {task_in_words(as_json(task))}" for number, task in enumerate(each))
         return HeldTasks(names, settings.rollouts, key, unseen)
 
     return PolicyGround(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))
+
+
+def grounds(
+    settings: PolicySettings, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = ""
+) -> tuple[PolicyGround]:
+    """The one ground of a comparison of policies."""
+    if embeddings:
+        raise BadInput("--embeddings are of photos: leave them out, or compare on images.")
+    return (policy_ground(settings, seed),)

@@ -17,6 +17,7 @@ from fewstep.compare.comparing import Comparing
 from fewstep.compare.content import Known, content_of, interval, margin_of, question_of
 from fewstep.compare.curves import by_shots, by_steps, by_tasks
 from fewstep.compare.display import duration, rounded
+from fewstep.compare.ground import TOO_FEW
 from fewstep.compare.kept import read_kept
 from fewstep.compare.plan import LAST_PART, LEFT_OUT, Plan
 from fewstep.compare.recommended import RUN, calibrate, save_recommended
@@ -33,8 +34,6 @@ DRAWN = ("by_shots", "by_steps", "by_tasks", "probes")
 """what takes longer than the verdict"""
 SHORT = 0.5
 """of a recipe: trainings that are shorter say so beside what is recommended"""
-TOO_FEW = 20
-"""tasks, of which fewer say little about others"""
 
 
 def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def tell(made: Comparing, plan: Plan, asked_margin: float | None, command: str) 
 
     run = save_recommended(made.bench, ranking(known.scores("validation"), margin), plan.lengths(), plan.seeds)
     content = written(run, {}, {})
-    if run is not None and made.bench.kind != "policies" and made.display.spent + made.closing(run[0]) < made.budget:
+    if run is not None and made.bench.grounds[0].predicts and made.display.spent + made.closing(run[0]) < made.budget:
         made.display.say("calibrating the recommended run")
         calibrate(made.bench.directory / RUN)
     if made.display.spent > made.budget:
@@ -166,7 +165,7 @@ def probes(made: Comparing, plan: Plan, known: Known) -> dict[str, Any]:
     """How tasks differ and what adaptation does, at the θ of exact MAML, where there is time and it did not diverge."""
     lengths, joint = plan.lengths(), "joint" if "joint" in known.scored else "joint-ridge"
     if (
-        made.bench.kind == "policies"
+        not made.bench.grounds[0].predicts
         or "maml" not in known.scored
         or known.scored["maml"][0][0].diverged
         or made.display.spent > (1 - LAST_PART / 2) * made.budget

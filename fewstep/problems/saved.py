@@ -6,16 +6,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fewstep.application import application
 from fewstep.errors import BadInput
 from fewstep.plain import validate
-from fewstep.problems import PROBLEMS
 from fewstep.version import __version__
 
 
 def settings_of(config: dict[str, Any], source: Path) -> Any:
     """The settings dataclass that a `config.json` records. Raises `BadInput` where this version does not know them."""
     try:
-        kind = PROBLEMS[config["problem"]]
+        kind = application(config["application"]).problems[config["problem"]]
         saved = {name: tuple(value) if isinstance(value, list) else value for name, value in config["settings"].items()}
         if unknown := set(saved) - {field.name for field in fields(kind)}:
             raise KeyError(*sorted(unknown))

@@ -3,9 +3,8 @@
     policy = open_policy("adapted")                     # what `fewstep adapt RUN --out adapted` wrote
     command = policy.act(observation)                   # the likeliest action; policy.act(observation, key) draws one
 
-A folder holds `policy.json` (sizes, the range of actions, where it comes from) and `policy.npz` (θ′, and the mean and deviation
-by which observations are normalized). No pickle, no code.
-"""
+A folder holds `adapted.json` (sizes, the range of actions, where it comes from) and `policy.npz` (θ′, and the mean and
+deviation by which observations are normalized). No pickle, no code."""
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fewstep.application import ADAPTED, LAYOUT, read_adapted
 from fewstep.arrays import read_arrays, write_arrays
 from fewstep.errors import BadInput
 from fewstep.nn.normalized import normalizing
@@ -27,7 +27,7 @@ from fewstep.plain import read_json, validate
 from fewstep.types import Key, Params
 from fewstep.whole import is_taken, whole
 
-SHAPE, PARAMETERS = "policy.json", "policy.npz"
+PARAMETERS = "policy.npz"
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,17 @@ class AdaptedPolicy:
         likeliest, drawn = self._programs
         return self.shape.command(np.asarray(likeliest(self.theta, seen) if key is None else drawn(self.theta, seen, key)))
 
+    predict = act
+
     def save(self, directory: str | Path) -> Path:
-        """Writes the folder, a new one or an empty one; `policy.json` last. Raises `BadInput` where it cannot."""
+        """Writes the folder, a new one or an empty one; `adapted.json` last. Raises `BadInput` where it cannot."""
         directory = empty_folder(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_arrays(directory / PARAMETERS, self.theta)
-        content = {"shape": asdict(self.shape), **self.about}
-        with whole(directory / SHAPE) as partial:
+        run = self.about.get("run", {})
+        owner = {name: run.get(name, "") for name in ("application", "package")}
+        content = {**owner, "layout": LAYOUT, "shape": asdict(self.shape), **self.about}
+        with whole(directory / ADAPTED) as partial:
             partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return directory
 
@@ -107,11 +111,10 @@ class AdaptedPolicy:
 def open_policy(directory: str | Path) -> AdaptedPolicy:
     """Opens a folder that `AdaptedPolicy.save` wrote. Raises `BadInput` where it is none or is damaged."""
     directory = Path(directory)
-    if not (directory / SHAPE).is_file():
-        hint = " It is a run: adapt it first." if (directory / "config.json").is_file() else ""
-        raise BadInput(f"{directory}: expected the folder of an adapted policy (`fewstep adapt` makes one), found none.{hint}")
+    read_adapted(directory)
     try:
-        about: dict[str, Any] = read_json(directory / SHAPE)
+        about: dict[str, Any] = read_json(directory / ADAPTED)
+        about = {name: value for name, value in about.items() if name not in ("application", "package", "layout")}
         shape = validate(about.pop("shape"), Shape, "shape")
         for end in (shape.least, shape.most):
             if end is not None and len(end) != (1 if shape.discrete else shape.actions):

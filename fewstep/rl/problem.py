@@ -57,6 +57,7 @@ class PolicyProblem:
     """a task from words, as a person gives it; raises `BadInput` for what is none"""
     protocol: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
 
     @property
     def meta_batch_size(self) -> int:

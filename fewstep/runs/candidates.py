@@ -13,12 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fewstep import hosts
+from fewstep.application import problem_of
 from fewstep.errors import RunFailed
-from fewstep.problem import Problem
 from fewstep.runs.config import write_config
 from fewstep.runs.files import new_directory, write_json
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
-from fewstep.training import loop
 from fewstep.training.checkpoint import has_checkpoint
 from fewstep.training.copies import EVENTS, TABLE
 from fewstep.training.together import found_by_first
@@ -47,7 +46,7 @@ def promote(directory: Path, errors: dict[str, float], preset: str) -> str:
 
 
 def train_candidates(
-    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Problem, mesh: Mesh
+    several: dict[str, Any], directory: Path, seed: int, preset: str, quiet: bool, first: Any, mesh: Mesh
 ) -> Run | None:
     """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
 
@@ -58,7 +57,7 @@ def train_candidates(
     errors, problems, failed = {}, {}, None
     for number, (name, settings) in enumerate(several.items()):
         folder = directory / FOLDER / name
-        problems[name] = problem = settings.build(seed) if number else first
+        problems[name] = problem = problem_of(settings)[0].build(settings, seed) if number else first
         if not quiet:
             print(f"candidate {name}:", file=sys.stderr, flush=True)
         try:
@@ -86,7 +85,7 @@ def train_candidates(
     return open_run(directory).calibrate(problems[best], quiet)
 
 
-def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
+def train_candidate(settings: Any, problem: Any, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
     """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
     if hosts.broadcast(np.asarray((folder / PARAMETERS).is_file())):
         return
@@ -94,4 +93,4 @@ def train_candidate(settings: Any, problem: Problem, folder: Path, seed: int, pr
     if not resume and hosts.is_first():
         shutil.rmtree(folder, ignore_errors=True)
         write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
-    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)
+    problem_of(settings)[0].train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)

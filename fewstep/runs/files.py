@@ -6,17 +6,14 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fewstep.application import Source
 from fewstep.errors import BadInput
 from fewstep.whole import is_taken, whole
-
-DATA = ("data", "data_dir", "labels")
-"""settings that say where data is"""
-NAMES = ("robot", "family")
-"""settings that are a name known to fewstep, or a file"""
 
 
 def new_directory(directory: str | Path) -> Path:
@@ -69,12 +66,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def absolute_data(settings: Any) -> Any:
-    """Settings whose paths hold from any working directory."""
-    given = {name: path for name in DATA if (path := getattr(settings, name, None))} | named_files(settings)
-    return replace(settings, **{name: str(Path(path).resolve()) for name, path in given.items()})
+def absolute(settings: Any, sources: Mapping[str, Source]) -> Any:
+    """The settings, whose `sources` hold from any working directory."""
+    return replace(settings, **{name: str(Path(source.path).resolve()) for name, source in sources.items()})
 
 
-def named_files(settings: Any) -> dict[str, str]:
-    """The files that stand where a setting may be a name: a robot, a family of faults."""
-    return {name: path for name in NAMES if (path := getattr(settings, name, None)) and Path(path).is_file()}
+def fingerprints(sources: Mapping[str, Source]) -> dict[str, str]:
+    """The digests of the sources to which a run is bound, by the name of the setting."""
+    return {name: fingerprint(source.path) for name, source in sources.items() if source.hashed}

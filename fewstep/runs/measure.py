@@ -9,26 +9,18 @@ from typing import Any
 import jax
 
 from fewstep.problem import Problem
-from fewstep.training.calibrate import LEVELS, STATED, calibrate, nearest_entry
+from fewstep.training.calibrate import LEVELS, STATED, nearest_entry
 from fewstep.training.classics import beside_classics
 from fewstep.training.evaluate import figures, measured_errors
 from fewstep.training.fit import Steps
 from fewstep.training.gain import gain_of_adaptation
-from fewstep.training.image_pictures import episodes_shown
-from fewstep.training.image_report import calibrate_images, evaluate_images
 from fewstep.training.report import illustrations, report_by_shots
 from fewstep.types import MetaParams
-
-
-def calibration_of(problem: Problem, params: MetaParams) -> dict[str, Any]:
-    """What `calibration.json` holds."""
-    return calibrate(problem, params) if problem.images is None else calibrate_images(problem, params)
 
 
 def measure(
     problem: Problem,
     params: MetaParams,
-    calibration: dict[str, Any],
     steps: Sequence[Steps],
     tasks: int = 1000,
     draws: int | None = None,
@@ -39,9 +31,6 @@ def measure(
     started = time.monotonic()
     splits = problem.splits
     assert splits is not None
-    if problem.images is not None:
-        result = evaluate_images(problem, params, calibration, steps, tasks, beside)
-        return {**result, "seconds": round(time.monotonic() - started, 2)}
     draws = draws or (10 if splits.test.size is not None and splits.test.size < 1000 else 1)
     trained = problem.learner.adaptation_steps
     every = list(dict.fromkeys((*steps, 0, trained)))
@@ -77,8 +66,6 @@ def drawings(
     problem: Problem, params: MetaParams, steps: Sequence[Steps], calibration: dict[str, Any], worst: Sequence[str]
 ) -> dict[str, Any]:
     """The numbers of `illustrations.json`: a few unseen tasks, and the `worst` of them by name."""
-    if problem.images is not None:
-        return episodes_shown(problem, params, calibration)
     level = stated_level(calibration, problem.settings.shot_range.most) if problem.shot_counts else None
 
     def half_width(rows: int) -> list[float | None]:

@@ -1,38 +1,31 @@
-"""A run as a value (floor 4): the folder, its settings, and what can be done with it."""
+"""A run as a value (floor 4): the folder, its settings, and what can be done with it, whatever its application."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
 import jax
 
-from fewstep import maml
+from fewstep.application import AdaptedModel, Application, EvaluationOptions, Saved, applications
 from fewstep.arrays import read_arrays, write_arrays
-from fewstep.errors import BadInput, RunFailed
+from fewstep.errors import BadInput, NotTrusted, RunFailed
 from fewstep.plain import read_json
-from fewstep.problem import Problem
-from fewstep.problems.policy_settings import PolicySettings
-from fewstep.runs import measure
-from fewstep.runs.config import require_known_layout, require_same_files, settings_of, several_candidates
-from fewstep.runs.files import fingerprint, is_there, write_json
-from fewstep.runs.policy_run import open_policy_run
+from fewstep.runs.config import application_of, require_same_sources, settings_of, several_candidates
+from fewstep.runs.files import write_json
 from fewstep.runs.state import PARAMETERS as PARAMETERS
 from fewstep.runs.state import going_on, unfinished
-from fewstep.training.calibration_file import require_calibration
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.complete import complete
 from fewstep.training.findings import bad_findings
 from fewstep.training.fit import Steps
-from fewstep.training.image_sets import write_photos
 from fewstep.training.log import working
 from fewstep.types import MetaParams
-from fewstep.variants import evaluated
 
-CALIBRATION, EVALUATION = "calibration.json", "evaluation.json"
+CALIBRATION, EVALUATION, ILLUSTRATIONS = "calibration.json", "evaluation.json", "illustrations.json"
 
 
 class Config(TypedDict):
@@ -51,29 +44,30 @@ class Run:
     directory: Path
     config: dict[str, Any]
     settings: Any
+    application: Application
+    env: str = ""
+    """`module:factory` of an environment that the user has named: its code may run"""
+    _built: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def seed(self) -> int:
         return self.config["seed"]
 
-    def problem(self, with_data: bool = True) -> Problem:
-        """The Problem of this run. Without data, only what needs none: the model, the learner, the table's format."""
-        if with_data:
-            require_same_files(self.settings, self.config, self.directory)
-            data = getattr(self.settings, "data", None)
-            if data and not is_there(data):
-                raise BadInput(
-                    f"{self.directory}: its data is not at {data} any more. Put it back, or write where it is now into "
-                    f'{self.directory / "config.json"} ("data").'
-                )
-            problem = self.settings.build(self.seed)
-            if data and fingerprint(data) != self.config.get("data_sha256"):
-                raise BadInput(
-                    f"{self.directory}: the data has changed since this run was trained ({data}). "
-                    "Give the original file, or train again."
-                )
-            return problem
-        return self.settings.build(self.seed, self.settings.read_format(self.config["format"]))
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it acts in another environment than it was trained in."""
+        return bool(self.env) and self.env != self.application.named_code(self.settings)
+
+    def problem(self, with_data: bool = True) -> Any:
+        """The Problem of this run. Without data, only what needs none: the model, the learner, the table's format. Raises
+        `NotTrusted` if that would run code that only its folder names."""
+        if with_data and "data" in self.application.capabilities:
+            require_same_sources(self.application, self.settings, self.config, self.directory)
+            return self.application.build(self.settings, self.seed, trusted=self.env)
+        if not self._built:  # it may be a simulator, or the code of another
+            saved = Saved(self.directory, self.config)
+            self._built.append(self.application.build(self.settings, self.seed, saved, self.env))
+        return self._built[0]
 
     def params(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the run: the 'best' on meta-validation tasks, complete, or those of the 'last' checkpoint.
@@ -94,31 +88,44 @@ class Run:
 
     def checkpoint(self, which: str = "best") -> MetaParams:
         """The meta-parameters of the 'best' (on meta-validation tasks) or the 'last' checkpoint."""
+        return self._checkpoint(which)[0]
+
+    def record(self, which: str = "best") -> dict[str, Any]:
+        """What was recorded with the 'best' or the 'last' checkpoint."""
+        return self._checkpoint(which)[1]
+
+    def _checkpoint(self, which: str) -> tuple[MetaParams, dict[str, Any]]:
+        problem = self.problem(with_data=False)
         now = going_on(self.directory)
-        if several_candidates(self.settings):
+        if several_candidates(self.application, self.settings):
             then = f"{now}; wait until it ends." if now else f"`fewstep resume {self.directory}` goes on with them."
             raise BadInput(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")
         if now and not has_checkpoint(self.directory):
             raise BadInput(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
-        problem = self.problem(with_data=False)
-        like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))))
+        like = jax.eval_shape(lambda: self.application.state(problem, jax.random.key(0)))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
-            state, _ = checkpoints.restore(like, which)
-        return jax.tree.map(jax.numpy.asarray, evaluated(state))
+            state, record = checkpoints.restore(like, which)
+        return jax.tree.map(jax.numpy.asarray, self.application.params(state)), record
 
     def calibration(self) -> dict[str, Any]:
-        """What was calibrated on meta-calibration tasks; of no tasks, and why, if the run is not calibrated (yet)."""
+        """What was calibrated on meta-calibration tasks; of no tasks, and why, if the run is not calibrated (yet). Raises
+        `BadInput` if models of this application are not calibrated."""
+        if "calibration" not in self.application.capabilities:
+            raise BadInput(
+                f"{self.directory}: expected a run whose model predicts, got one that adapts by acting "
+                f"({self.config['problem']}). `fewstep adapt --help` tells how."
+            )
         path = self.directory / CALIBRATION
         if not path.is_file():
             return {"tasks": 0, "trained_steps": None, "by_shots": [], "unfinished": unfinished(self.directory)}
         try:
             found = read_json(path)
-            require_calibration(found, self.problem(with_data=False))
+            self.application.check_calibration(found, self.problem(with_data=False))
             return found
         except (ValueError, OSError) as error:
             raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
-    def finish(self, problem: Problem, quiet: bool = False) -> float:
+    def finish(self, problem: Any, quiet: bool = False) -> float:
         """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error of
         the finished model on meta-validation tasks."""
         with working("finishing the best checkpoint on meta-validation tasks", quiet):
@@ -126,61 +133,74 @@ class Run:
             write_arrays(self.directory / PARAMETERS, params)
         return error
 
-    def calibrate(self, problem: Problem, quiet: bool = False) -> Run:
-        """Writes `calibration.json`, and of images the photos that calibrate prediction sets."""
+    def calibrate(self, problem: Any, quiet: bool = False) -> Run:
+        """Writes `calibration.json`, and what else the application needs to calibrate adapted models."""
         with working("calibrating", quiet):
-            if problem.images is not None:
-                write_photos(self.directory, problem.images.calibration)
-            write_json(self.directory / CALIBRATION, measure.calibration_of(problem, self.params()))
+            found = self.application.calibrate(problem, self.params(), self.directory)
+            write_json(self.directory / CALIBRATION, found)
         return self
+
+    def adapt(self, support: Any = None, **options: Any) -> AdaptedModel:
+        """Adapts the trained model to `support`: what that is, and which options there are, the application says."""
+        return self.application.adapt(self, support, **options)
 
     def evaluate(
         self,
         steps: Sequence[Steps] | None = None,
-        tasks: int = 1000,
+        tasks: int | None = None,
         draws: int | None = None,
         which: str = "best",
         **changes: Any,
     ) -> dict[str, Any]:
-        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Of images, what is
-        chosen on meta-validation tasks (adaptation steps, temperature) is chosen anew where they differ from the run's own."""
-        altered = replace(self, settings=replace(self.settings, **changes))
-        problem, params = altered.problem(), self.params(which)
-        steps = steps or problem.evaluation_steps
-        anew = problem.images is not None and altered.settings != self.settings
-        calibration = measure.calibration_of(problem, params) if anew else self.calibration()
-        return self._named(measure.measure(problem, params, calibration, steps, tasks, draws))
+        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Raises `BadInput`
+        for options that the application does not honor."""
+        options = EvaluationOptions(tuple(steps) if steps else None, tasks, draws, changes)
+        self.check_options(options)
+        altered = replace(self, settings=replace(self.settings, **changes)) if changes else self
+        return self._evaluated(altered.problem(), self.params(which), options, which)
+
+    def check_options(self, options: EvaluationOptions) -> None:
+        """Raises `BadInput` for the first of the options of an evaluation that the application does not honor."""
+        setting_of = self.application.evaluation
+        given = {
+            name: name for name, value in vars(options).items() if name in ("steps", "tasks", "draws") and value is not None
+        }
+        given |= {next((o for o, setting in setting_of.items() if setting == name), name): name for name in options.changes}
+        for option in given:
+            if option not in setting_of:
+                users = [
+                    each for each in applications() if option in each.evaluation or given[option] in each.evaluation.values()
+                ]
+                whose = ", ".join(name for each in users for name in each.problems) or "no problem"
+                raise BadInput(f"--{option} is for {whose}; {self.directory} was trained on {self.config['problem']}.")
 
     def write_evaluation(self, steps: Sequence[Steps] | None = None, quiet: bool = False) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
-        problem, params, calibration = self.problem(), self.params(), self.calibration()
-        steps = steps or problem.evaluation_steps
-        with working("evaluating on unseen tasks, beside the cheapest classics", quiet):
-            result = self._named(measure.measure(problem, params, calibration, steps, beside=True))
-        with working("measuring by number of support examples", quiet or not problem.shot_counts):
-            result |= measure.measure_more(problem, params, calibration)
+        problem, params = self.problem(), self.params()
+        options = EvaluationOptions(tuple(steps) if steps else None, full=True, quiet=quiet)
+        result = self._evaluated(problem, params, options, "best")
         write_json(self.directory / EVALUATION, result)
         with working("computing what pictures show", quiet):
-            drawn = measure.drawings(problem, params, steps, calibration, measure.worst_tasks(result))
-            write_json(self.directory / "illustrations.json", drawn)
+            shown = self.application.illustrate(problem, params, self._calibration(), result)
+            write_json(self.directory / ILLUSTRATIONS, shown)
         return result
 
     def bad_findings(self) -> tuple[str, ...]:
-        """What its evaluation says against it, in words; nothing where it is not evaluated."""
+        """What its evaluation says against it, in words; nothing if it is not evaluated."""
         return bad_findings_in(self.directory)
 
-    def _named(self, result: dict[str, Any]) -> dict[str, Any]:
-        """`result` with what only the run knows: its preset, the shots and ways it was trained at."""
-        trained = {"shots": self.settings.shot_range.shown}
-        if hasattr(self.settings, "train_ways"):
-            trained["ways"] = self.settings.train_ways or self.settings.ways
-        result["protocol"] |= {f"trained_{name}": value for name, value in trained.items()}
+    def _evaluated(self, problem: Any, params: MetaParams, options: EvaluationOptions, which: str) -> dict[str, Any]:
+        options = replace(options, trained=self.settings, record=lambda: self.record(which))
+        result = self.application.evaluate(problem, params, self._calibration(), options)
         chosen = {"chosen_from": self.config["chosen_from"]} if "chosen_from" in self.config else {}
         return {"problem": result.pop("problem"), "preset": self.config["preset"], **result, **chosen}
 
+    def _calibration(self) -> dict[str, Any]:
+        return self.calibration() if "calibration" in self.application.capabilities else {}
+
 
 def bad_findings_in(directory: Path) -> tuple[str, ...]:
-    """What the `evaluation.json` of a run says against it; nothing where there is none, or it is damaged."""
+    """What the `evaluation.json` of a run says against it; nothing if there is none, or it is damaged."""
     try:
         return bad_findings(read_json(directory / EVALUATION))
     except (ValueError, OSError):
@@ -188,7 +208,7 @@ def bad_findings_in(directory: Path) -> tuple[str, ...]:
 
 
 def require_finite(error: float) -> None:
-    """Raises `RunFailed` where adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
+    """Raises `RunFailed` if adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
     if not math.isfinite(error):
         raise RunFailed(
             "trained, but the error on meta-validation tasks is not finite: adaptation diverges on some of them. Try a smaller "
@@ -196,11 +216,9 @@ def require_finite(error: float) -> None:
         )
 
 
-def open_run(directory: str | Path, env: str = "") -> Any:
-    """Opens a run directory: a `Run`, or a `PolicyRun`.
-
-    `env`, module:factory, puts a policy into that environment. One of `rl` needs it: the code that its folder names is not run
-    otherwise. Raises `BadInput` where the folder is no run, or was written by settings that this version lacks."""
+def read_config(directory: str | Path) -> tuple[dict[str, Any], Application]:
+    """(the content of a run's `config.json`, its application). Raises `BadInput` if the folder is no run, is damaged or of
+    another layout, or its application is not installed."""
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
@@ -216,16 +234,29 @@ def open_run(directory: str | Path, env: str = "") -> Any:
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
-    require_known_layout(config, path)
+    return config, application_of(config, path)
+
+
+def open_run(directory: str | Path, env: str = "") -> Run:
+    """Opens a run directory.
+
+    `env`, module:factory, names the environment in which a model acts, if it acts in one. A run that was trained in a user's
+    own needs it: the code that its folder names is not run otherwise. Raises `BadInput` if the folder is no run, or was written
+    by settings that this version lacks."""
+    directory = Path(directory)
+    config, owner = read_config(directory)
+    path = directory / "config.json"
     settings = settings_of(config, path)
-    if isinstance(settings, PolicySettings):
-        return open_policy_run(directory, config, settings, env)
-    if env:
-        raise BadInput(f"--env is for policies; {directory} was trained on {config['problem']}.")
-    run = Run(directory, config, settings)
+    if env and "environments" not in owner.capabilities:
+        raise BadInput(f"--env names an environment to act in; {directory} was trained on {config['problem']}, which has none.")
+    run = Run(directory, config, settings, owner, env)
     try:
         run.problem(with_data=False)
+    except NotTrusted:
+        pass  # it is raised when the problem is needed
     except Exception as error:  # of damaged settings, whatever comes of them
+        if "environments" in owner.capabilities:  # or of a user's environment
+            raise
         raise BadInput(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error

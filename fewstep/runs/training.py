@@ -7,18 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fewstep import hosts
+from fewstep.application import Application, problem_of
 from fewstep.errors import BadInput
 from fewstep.plain import read_json
-from fewstep.problem import Problem
-from fewstep.problems.policy_settings import PolicySettings
 from fewstep.runs.candidates import FOLDER, train_candidates
-from fewstep.runs.config import require_same, settings_of, several_candidates, write_config
+from fewstep.runs.config import application_of, require_same, settings_of, several_candidates, write_config
 from fewstep.runs.files import new_directory
 from fewstep.runs.lock import only_one
-from fewstep.runs.policy_run import PolicyRun, resume_policy_run, train_policy_run
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
-from fewstep.training import loop
 from fewstep.training.checkpoint import has_checkpoint, last_meta_step
 from fewstep.training.devices import training_mesh
 
@@ -32,18 +31,20 @@ def train(
     quiet: bool = False,
     announce: Callable[[Any], None] | None = None,
     devices: int | None = None,
-) -> Any:
-    """Meta-trains what `settings` describe into the new folder `directory`. A `Run`, or of a policy a `PolicyRun`; None in all
-    of many processes but the first, which alone writes.
+) -> Run | None:
+    """Meta-trains what `settings` describe into the new folder `directory`. Returns the run; None in all of many processes but
+    the first, which alone writes.
 
-    The tasks of a meta-batch are split over so many `devices` of each process, all where it is None; a policy has no choice.
-    Raises `BadInput` before anything is written where the settings, the data or the folder cannot be used.
+    The tasks of a meta-batch are split over so many `devices` of each process, all if it is None. Raises `BadInput` before
+    anything is written if the settings, the data or the folder cannot be used.
     """
-    if isinstance(settings, PolicySettings):
-        return train_policy_run(settings, directory, seed=seed, preset=preset, quiet=quiet, announce=announce)
-    problem, several, mesh = settings.build(seed), several_candidates(settings), training_mesh(devices)
+    owner, name = problem_of(settings)
+    require_devices(owner, name, devices)
+    env = owner.named_code(settings)
+    problem, several = owner.build(settings, seed, trusted=env), several_candidates(owner, settings)
+    mesh = training_mesh(devices)
     require_answers(problem)
-    require_same(settings, seed)
+    require_same(owner, settings, seed)
     directory = Path(directory)
     if hosts.is_first():
         new_directory(directory)
@@ -54,39 +55,47 @@ def train(
         try:
             if several:
                 return train_candidates(several, directory, seed, preset, quiet, problem, mesh)
-            loop.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
+            owner.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
         except BadInput:
             if hosts.is_first() and not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
                 shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
             raise
-        return completed(directory, problem, quiet)
+        return completed(directory, problem, quiet, env)
 
 
-def resume(run: Any, *, quiet: bool = False, devices: int | None = None) -> Any:
+def resume(run: Run, *, quiet: bool = False, devices: int | None = None) -> Run | None:
     """Goes on from the last checkpoint of a run to the planned number of meta-steps, bit for bit as if never stopped on as many
-    devices, and on others but for rounding. Where the run was stopped before the first one, it begins again, which is the same.
+    devices, and on others but for rounding. If the run was stopped before the first one, it begins again, which is the same.
     Returns the run, in all of many processes but the first None.
 
-    Of many processes, all call it. Raises `BadInput` where its data has changed, its files are damaged, or another process
-    trains in its folder.
+    Of many processes, all call it. Raises `BadInput` if its data has changed, its files are damaged, another environment was
+    named than it began in, or another process trains in its folder.
     """
-    if isinstance(run, PolicyRun):
-        return resume_policy_run(run, quiet=quiet)
+    owner = run.application
+    require_devices(owner, run.config["problem"], devices)
     problem, mesh = run.problem(), training_mesh(devices)
-    require_same(run.settings, run.seed)
+    if run.elsewhere:
+        raise BadInput(f"{run.directory} goes on in the environment that it began in, got another one by --env.")
+    require_same(owner, run.settings, run.seed)
     with only_one(run.directory):
         going_on = has_checkpoint(run.directory)
         if (run.directory / PARAMETERS).is_file() and not going_on:  # its checkpoints were removed, to save room
             hosts.shutdown()
             return run.calibrate(problem, quiet) if hosts.is_first() else None
-        if several := several_candidates(run.settings):
+        if several := several_candidates(owner, run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
-        loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
-        return completed(run.directory, problem, quiet)
+        owner.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
+        return completed(run.directory, problem, quiet, run.env)
 
 
-def require_answers(problem: Problem) -> None:
-    """Raises `BadInput` where the user has to decide something before `problem` is trained."""
+def require_devices(owner: Application, name: str, devices: int | None) -> None:
+    """Raises `BadInput` if a training is to be split that cannot be."""
+    if "devices" not in owner.capabilities and (devices is not None or jax.process_count() > 1):
+        raise BadInput(f"--devices and --processes split the tasks of a meta-batch, and {name} knows no way to.")
+
+
+def require_answers(problem: Any) -> None:
+    """Raises `BadInput` if the user has to decide something before `problem` is trained."""
     if problem.questions:
         raise BadInput(" ".join(problem.questions))
 
@@ -98,20 +107,23 @@ def is_trained(directory: str | Path) -> bool:
     if (directory / PARAMETERS).is_file():
         return True
     try:
-        config = read_json(directory / "config.json")
-        settings = settings_of(config, directory / "config.json")
-        several = several_candidates(settings)
+        path = directory / "config.json"
+        config = read_json(path)
+        settings = settings_of(config, path)
+        several = several_candidates(application_of(config, path), settings)
         parts = {directory / FOLDER / name: each for name, each in several.items()} or {directory: settings}
         return all(0 < each.meta_steps <= last_meta_step(part) for part, each in parts.items())
     except (BadInput, ValueError, OSError, AttributeError, TypeError):  # who opens it says what is wrong
         return False
 
 
-def completed(directory: Path, problem: Problem, quiet: bool) -> Run | None:
+def completed(directory: Path, problem: Any, quiet: bool, env: str = "") -> Run | None:
     """What follows the last meta-step. The first of many processes does it alone; the others are done."""
     hosts.shutdown()
     if not hosts.is_first():
         return None
-    run = open_run(directory)
+    run = open_run(directory, env)
+    if "calibration" not in run.application.capabilities:
+        return run
     require_finite(run.finish(problem, quiet))
     return run.calibrate(problem, quiet)

@@ -75,7 +75,7 @@ def test_a_policy_is_held_while_it_trains(tmp_path, monkeypatch):
             pass
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fewstep.runs.policy_run.train_policy", look)
+    monkeypatch.setattr("fewstep.training.policy_loop.train_policy", look)
     with pytest.raises(KeyboardInterrupt):
         runs.train(Nav2d(), tmp_path / "run", quiet=True)
 
@@ -97,6 +97,6 @@ def test_a_run_directory_of_an_earlier_layout_has_to_be_trained_again(sine, tmp_
     path.write_text(json.dumps(config | layout))
     with pytest.raises(
         BadInput,
-        match=rf"layout 3, got {layout.get('layout', 1)}\. An earlier version of fewstep wrote it\. Train the run again\.",
+        match=rf"layout 3, got {layout.get('layout', 'one without a number')}\. An earlier version wrote it\. Train anew",
     ):
         runs.open_run(tmp_path / "run")

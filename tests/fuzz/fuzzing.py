@@ -161,5 +161,5 @@ def fuzz_in(place, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr("fewstep.training.devices.use_cpu_cores", lambda: None)  # this process has its devices already
     monkeypatch.setattr("fewstep.training.loop.train", begin)
-    monkeypatch.setattr("fewstep.runs.policy_run.train_policy", begin_policy)
+    monkeypatch.setattr("fewstep.training.policy_loop.train_policy", begin_policy)
     return fuzz

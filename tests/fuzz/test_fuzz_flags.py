@@ -78,16 +78,17 @@ def place(fuzz, monkeypatch):
     """A folder to run in, where comparisons, measurements and estimates too are only begun."""
     from fuzzing import Begun
 
-    from fewstep.compare.ground import ground
+    from fewstep.application import problem_of
 
     def begin(*words, **options):
         raise Begun
 
-    def begin_comparison(settings, seed, *rest):
-        ground(settings, seed)
+    def begin_comparison(settings, seed, *rest, **options):
+        problem_of(settings)[0].build(settings, seed)
         raise Begun
 
-    monkeypatch.setattr("fewstep.compare.run.grounds_of", begin_comparison)
+    for target in ("compare.splits.grounds", "apps.images.compare.grounds", "compare.policy_ground.grounds"):
+        monkeypatch.setattr(f"fewstep.{target}", begin_comparison)
     monkeypatch.setattr("fewstep.runs.measure.measure", begin)
     monkeypatch.setattr("fewstep.training.estimate.estimate", begin)
     return fuzz

@@ -15,10 +15,10 @@ from known import untrained
 from odd_json import files_damaged, parts_damaged
 from odd_tables import unique
 
+from fewstep.apps.policies.run import shape_of
 from fewstep.errors import BadInput
 from fewstep.problems import Nav2d, RobotFaults
 from fewstep.rl.acting import AdaptedPolicy
-from fewstep.runs.policy_run import shape_of
 from fewstep.runtime import Follower, open_follower
 from fewstep.trained import Trained
 
@@ -33,7 +33,7 @@ FILES = {
 }
 """kind -> (file, what it may hold, the command that reads it, every which is tried in the fast slice)"""
 PLAY = ["play", "copy", "--out", "out.gif"]
-POLICY = {"policy.json": 30, "policy.npz": 6}
+POLICY = {"adapted.json": 30, "policy.npz": 6}
 MOST_MEMORY = 1_500
 """megabytes that a case may take beside what was taken before"""
 
@@ -75,7 +75,7 @@ def policy(tmp_path_factory):
     problem = Nav2d(hidden=(4,)).build(0)
     settings = {"problem": "nav2d", "preset": "default", "settings": {"hidden": [4]}, "seed": 0}
     about = {
-        "run": settings,
+        "run": {"application": "policies", "package": "fewstep", **settings},
         "env": "",
         "task": [0.2, -0.3],
         "updates": 1,

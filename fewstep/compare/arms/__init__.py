@@ -1,15 +1,14 @@
-"""The arms of a comparison (floor 5). `ARMS` is what `fewstep compare` tries, in the order in which it is told of them."""
+"""The arms of models that predict (floor 5), in the order in which they are told of. `Application.methods` is what is tried."""
 
-from fewstep.compare.arms import classical, embeddings, gaussian, learned, mixed, policies
+from fewstep.compare.arms import classical, embeddings, gaussian, learned, mixed
 from fewstep.compare.arms.arm import AnyGround as AnyGround
 from fewstep.compare.arms.arm import Arm as Arm
 from fewstep.compare.arms.arm import Choice as Choice
 from fewstep.compare.arms.arm import Fitted as Fitted
-from fewstep.compare.arms.arm import Kind as Kind
 from fewstep.compare.arms.arm import Saved as Saved
 from fewstep.compare.arms.arm import Work as Work
 
-ARMS: tuple[Arm, ...] = (
+LEARNED: tuple[Arm, ...] = (
     learned.PRIOR,
     classical.CHANCE,
     learned.RIDGE,
@@ -32,6 +31,7 @@ ARMS: tuple[Arm, ...] = (
     learned.ANIL,
     learned.MAML_FROM_JOINT,
     learned.IN_CONTEXT,
-    *policies.POLICIES,
 )
 """An arm that follows another stands behind it."""
+OF_ROWS = tuple(arm for arm in LEARNED if arm.rows)
+OF_IMAGES = tuple(arm for arm in LEARNED if arm.images)

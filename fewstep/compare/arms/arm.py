@@ -12,9 +12,8 @@ from fewstep.types import MetaParams
 Family = Literal["none", "classical", "joint", "meta", "in-context"]
 Choice = Mapping[str, Any]
 """an arm's decisive settings, by name"""
-Kind = Literal["sine", "table", "images", "robots", "policies"]
 AnyGround = Any
-"""a `Ground`, or of policies a `PolicyGround`: every arm knows which"""
+"""what `Application.benchmark` returns: its arms know what that is"""
 
 
 class Work(NamedTuple):
@@ -82,7 +81,10 @@ class Arm:
     fit: Callable[[Work], Fitted]
     grid: Callable[[AnyGround], tuple[Choice, ...]] = lambda ground: ({},)
     """what is tried of its decisive settings; the first is usual"""
-    kinds: tuple[Kind, ...] = ("sine", "table", "images", "robots")
+    rows: bool = True
+    """whether it predicts from rows of numbers"""
+    images: bool = True
+    """whether it predicts from images"""
     problem: Callable[[AnyGround, Choice, int], tuple[Any, Any]] | None = None
     """`problem(ground, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
     follows: str = ""
@@ -91,6 +93,8 @@ class Arm:
     """(module, how to install it) beyond what fewstep itself needs"""
     seeded: bool = True
     """whether a seed has a say in it"""
+    save: Callable[[Saved, Path, int], None] | None = None
+    """writes an ordinary run of parameters that need no training; None to write that of a model that predicts"""
     why_not: Callable[[AnyGround], str] = lambda ground: ""
     """why it cannot be used here, in words; "" where it can"""
 

@@ -109,14 +109,13 @@ def few_outputs(ground: Ground) -> str:
     return ""
 
 
-VECTORS: Any = ("sine", "table", "robots")
 CHANCE = Arm(
     "prior",
     "No learning",
     "All classes are as likely, whatever the support set says.",
     "none",
     fit_chance,
-    kinds=("images",),
+    rows=False,
     seeded=False,
 )
 NEAREST = Arm(
@@ -125,7 +124,7 @@ NEAREST = Arm(
     "The class of the support image whose pixels are nearest.",
     "classical",
     fit_nearest,
-    kinds=("images",),
+    rows=False,
     seeded=False,
 )
 BOOSTING = Arm(
@@ -135,7 +134,7 @@ BOOSTING = Arm(
     "classical",
     fit_boosting,
     lambda ground: ({"leaves": 8}, {"leaves": 31}),
-    kinds=VECTORS,
+    images=False,
     needs=SKLEARN,
     why_not=few_outputs,
 )
@@ -152,7 +151,7 @@ TABPFN = Arm(
     "A network trained elsewhere on made-up tables, which reads each support set; nothing of these tasks is learned.",
     "in-context",
     fit_tabpfn,
-    kinds=("table",),
+    images=False,
     needs=("tabpfn", "pip install tabpfn"),
     seeded=False,
     why_not=few_outputs,

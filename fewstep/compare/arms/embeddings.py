@@ -107,7 +107,7 @@ PROBE = Arm(
     "classical",
     fit_probe,
     lambda ground: tuple({"ridge": ridge} for ridge in RIDGES),
-    kinds=("images",),
+    rows=False,
     seeded=False,
     why_not=why_not,
 )

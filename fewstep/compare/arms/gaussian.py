@@ -7,7 +7,7 @@ meta-train tasks (Rasmussen & Williams 2006, sections 2.2 and 5.4.1); a new task
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -135,7 +135,6 @@ def numbers_alone(ground: Ground) -> str:
     return "it is for numbers, not for classes" if ground.classes else ""
 
 
-VECTORS: Any = ("sine", "table", "robots")
 GAUSSIAN = Arm(
     "gp",
     "Gaussian process",
@@ -143,7 +142,7 @@ GAUSSIAN = Arm(
     "classical",
     fit_gaussian,
     lambda ground: ({"mean": "constant"}, {"mean": "linear"}),
-    kinds=VECTORS,
+    images=False,
     seeded=False,
     why_not=numbers_alone,
 )

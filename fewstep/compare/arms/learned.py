@@ -58,7 +58,6 @@ def meta(name: str, title: str, what: str, **fields: Any) -> Arm:
     return Arm(name, title, what, "meta", partial(fit_trained, made), inner_rates, problem=made)
 
 
-VECTORS: Any = ("sine", "table", "robots")
 SCRATCH = Arm(
     "scratch",
     "Trained from scratch",
@@ -74,7 +73,7 @@ RIDGE = Arm(
     "classical",
     fit_ridge,
     lambda ground: each("ridge", RIDGES),
-    kinds=VECTORS,
+    images=False,
     seeded=False,
 )
 PRIOR = Arm(
@@ -83,7 +82,7 @@ PRIOR = Arm(
     "The mean of all meta-train rows, or their most frequent class, whatever the support set says.",
     "none",
     lambda work: fit_ridge(work._replace(choice={"ridge": 1e12, "steps": 0})),
-    kinds=VECTORS,
+    images=False,
     seeded=False,
 )
 JOINT = Arm(
@@ -93,7 +92,7 @@ JOINT = Arm(
     "joint",
     partial(fit_trained, changed(**SGD, adaptation_steps=0)),
     outer_rates,
-    kinds=VECTORS,
+    images=False,
     problem=changed(**SGD, adaptation_steps=0),
 )
 JOINT_FINETUNED = Arm(
@@ -112,7 +111,7 @@ JOINT_RIDGE = Arm(
     "joint",
     fit_ridge,
     lambda ground: each("ridge", RIDGES),
-    kinds=VECTORS,
+    images=False,
     follows="joint",
 )
 JOINT_PROTOTYPES = Arm(
@@ -121,7 +120,7 @@ JOINT_PROTOTYPES = Arm(
     "A classifier of all meta-train classes is trained; a new image gets the class whose mean features are nearest.",
     "joint",
     fit_joint_images,
-    kinds=("images",),
+    rows=False,
     problem=joint_images,
 )
 REPTILE = Arm(
@@ -160,7 +159,7 @@ BAYES_HEAD = replace(
         adapter="bayes-head",
         inner_optimizer="sgd",
     ),
-    kinds=VECTORS,
+    images=False,
     grid=outer_rates,
 )
 IN_CONTEXT = Arm(
@@ -170,7 +169,7 @@ IN_CONTEXT = Arm(
     "in-context",
     partial(fit_trained, changed(**SGD, adapter="in-context")),
     outer_rates,
-    kinds=VECTORS,
+    images=False,
     problem=changed(**SGD, adapter="in-context"),
     why_not=lambda ground: "rows lack some of the targets, and it reads whole rows" if ground.family.gaps else "",
 )

@@ -118,7 +118,7 @@ MIXED = Arm(
     "classical",
     fit_mixed,
     lambda ground: tuple({"slopes": count} for count in (1, 4) if count <= ground.problem.format.features),
-    kinds=("table", "sine"),
+    images=False,
     needs=("statsmodels", "pip install 'fewstep[compare]' (statsmodels)"),
     seeded=False,
     why_not=linear_enough,

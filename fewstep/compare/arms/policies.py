@@ -17,7 +17,7 @@ from fewstep.compare.arms.arm import Arm, Choice, Fitted, Saved, Work
 from fewstep.compare.policy_ground import HeldTasks, PolicyGround
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem
-from fewstep.runs.policy_run import write_policy_config
+from fewstep.runs.config import write_config
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 from fewstep.training.policy_loop import train_policy
 from fewstep.types import MetaParams
@@ -54,7 +54,7 @@ def built(ground: PolicyGround, settings: PolicySettings, meta_steps: int) -> tu
 def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaParams:
     """The best parameters of a training in the folder of `work`, or of what was trained there before."""
     work.folder.mkdir(parents=True, exist_ok=True)
-    write_policy_config(settings, problem, work.folder, work.ground.seed, "compare")
+    write_config(settings, problem, work.folder, work.ground.seed, "compare")
     train_policy(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True, late=work.late)
     return work.ground.params(work.folder)
 
@@ -112,7 +112,7 @@ def fit_descent(work: Work, moves: bool = True) -> Fitted:
 def save_policy(saved: Saved, folder: Path, seed: int) -> None:
     """Writes an ordinary run directory of parameters that need no training of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_policy_config(saved.settings, saved.problem, folder, seed, "compare")
+    write_config(saved.settings, saved.problem, folder, seed, "compare")
     state, taken = saved.problem.search.outer.init(saved.params), saved.environment_steps
     with Checkpoints(folder / "checkpoints", "new") as checkpoints:
         checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "environment_steps": taken})
@@ -128,7 +128,7 @@ UNTRAINED = Arm(
     "The untrained policy, in every task.",
     "none",
     lambda work: fit_descent(work, moves=False)._replace(saved=None),
-    kinds=("policies",),
+    save=save_policy,
 )
 SCRATCH = Arm(
     "scratch",
@@ -137,7 +137,7 @@ SCRATCH = Arm(
     "none",
     fit_descent,
     rates,
-    kinds=("policies",),
+    save=save_policy,
 )
 JOINT = Arm(
     "joint",
@@ -145,7 +145,7 @@ JOINT = Arm(
     "The same policy trained on all tasks at once, on as many environment steps; it does not adapt.",
     "joint",
     fit_joint,
-    kinds=("policies",),
+    save=save_policy,
     problem=does_not_adapt,
 )
 FINETUNED = Arm(
@@ -155,7 +155,7 @@ FINETUNED = Arm(
     "joint",
     fit_descent,
     rates,
-    kinds=("policies",),
+    save=save_policy,
     follows="joint",
 )
 META_LEARNED = Arm(
@@ -164,7 +164,7 @@ META_LEARNED = Arm(
     "A starting point from which a few policy-gradient steps lead to a good policy, by the recipe of the problem's settings.",
     "meta",
     fit_meta_learned,
-    kinds=("policies",),
+    save=save_policy,
     problem=adapts,
 )
 POLICIES = (UNTRAINED, SCRATCH, JOINT, FINETUNED, META_LEARNED)
