@@ -25,7 +25,7 @@ from fewstep.plain import read_json
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from fewstep.types import Key, MetaParams
+    from fewstep.types import MetaParams
 
 GROUP = "fewstep.applications"
 """of the entry points"""
@@ -126,7 +126,7 @@ class Application(Protocol):
     """the name of its entry point"""
     capabilities: frozenset[str]
     """`calibration`: models are calibrated on meta-calibration tasks after training; `data`: problems have tasks that a saved
-    run does not hold; `devices`: a training can be split over devices and processes; `environments`: models act in
+    run does not hold; `processes`: several processes can train together; `environments`: models act in
     environments, whose code may be named by `--env`; `rates`, `estimates`: --find-rate and --dry-run of `fewstep train`"""
     commands: Mapping[str, Command]
     """subcommands of `fewstep`, such as `adapt`, for its runs and its adapted models"""
@@ -179,18 +179,6 @@ class Application(Protocol):
 
     def record(self, problem: Any) -> Json:
         """What `config.json` has to hold, beside settings and seed, to build the problem without its data."""
-        ...
-
-    def state(self, problem: Any, key: Key) -> Any:
-        """The state before the first meta-step."""
-        ...
-
-    def params(self, state: Any) -> MetaParams:
-        """The meta-parameters that are evaluated in this state of a training."""
-        ...
-
-    def train(self, problem: Any, directory: Path, **options: Any) -> Any:
-        """Trains into `directory`, with the options of `training.loop.train`."""
         ...
 
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:

@@ -33,6 +33,7 @@ from fewstep.application import (
 )
 from fewstep.errors import BadInput
 from fewstep.plots import draw
+from fewstep.training import loop
 from fewstep.training.loop import OutOfTime
 
 EVALUATION = ("problem", "metric", "tasks", "steps", "mean", "ci95", "protocol")
@@ -115,7 +116,7 @@ def check_training(app: Application, example: Example, folder: Path) -> runs.Run
     with step("describe"):
         lines = app.describe(app.build(example.settings, 0))
         require("describe", all(isinstance(line, str) for line in lines), "lines of text")
-    with step("train"):
+    with step("build"):
         run = runs.train(example.settings, folder / "run", quiet=True)
     assert run is not None
     with step("build"):
@@ -128,14 +129,14 @@ def check_training(app: Application, example: Example, folder: Path) -> runs.Run
 def check_resuming(app: Application, example: Example, run: runs.Run, folder: Path) -> None:
     """A training that runs out of time after its first meta-steps goes on bit for bit."""
     calls = iter([False, True])
-    with step("train"):
+    with step("build"):
         problem, stopped = app.build(example.settings, 0), new(folder / "stopped")
         runs.write_config(example.settings, problem, stopped, 0, "default")
         with suppress(OutOfTime):
-            app.train(problem, stopped, seed=0, quiet=True, late=lambda: next(calls, True))
+            loop.train(problem, stopped, seed=0, quiet=True, late=lambda: next(calls, True))
         resumed = runs.resume(runs.open_run(stopped), quiet=True)
     assert resumed is not None
-    require("train", same(resumed.params("last"), run.params("last")), "the same bits as of a training that never stopped")
+    require("build", same(resumed.params("last"), run.params("last")), "the same bits as of a training that never stopped")
 
 
 def check_evaluation(app: Application, run: runs.Run) -> None:

@@ -171,6 +171,7 @@ def bowl_problem(**changes):
 
     from fewstep import Learner
     from fewstep.problem import Problem, Splits
+    from fewstep.supervised.training import SupervisedTrainer
     from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
     from fewstep.tasks.family import TaskFamily
 
@@ -179,6 +180,7 @@ def bowl_problem(**changes):
         **{
             "name": "bowls",
             "settings": None,
+            "trainer": SupervisedTrainer,
             "init": lambda key: plain(jax.random.normal(key, (3,))),
             "learner": Learner(bowl_loss, optax.sgd(0.1), 2),
             "predict": lambda theta, inputs: inputs,

@@ -215,6 +215,6 @@ def test_generic_code_does_not_ask_which_application_it_serves(question):
 
 
 def test_nobody_imports_the_applications_before_they_are_needed():
-    code = "import sys, fewstep.application, fewstep.runs, fewstep.cli; print([m for m in sys.modules if 'fewstep.apps' in m])"
+    code = "import sys, fewstep.application, fewstep.cli.dispatch; print([m for m in sys.modules if 'fewstep.apps' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

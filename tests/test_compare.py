@@ -320,7 +320,7 @@ def test_the_command_tells_what_it_needs(command):
     code, out, _ = command("compare", "--help")
     assert code == 0 and "robot-faults" in out and "--budget" in out
     for words, said in (
-        (("compare", "cosine"), "no problem 'cosine' to compare"),
+        (("compare", "cosine"), "no problem 'cosine'; expected one of"),
         (("compare", "sine", "--budget", "soon"), "--budget should be a time such as 90s"),
         (("compare", "--resume", "nowhere"), "found no comparison.json"),
         (("compare", "table"), "--data is missing"),

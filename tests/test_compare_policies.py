@@ -77,7 +77,7 @@ def test_the_recommended_run_adapts_by_acting(compared, tmp_path, capsys):
 
 def test_a_comparison_that_is_done_goes_on_without_training_anything_again(compared, monkeypatch):
     folder, found = compared
-    monkeypatch.setattr("fewstep.compare.arms.policies.train_policy", lambda *given, **more: pytest.fail("trained again"))
+    monkeypatch.setattr("fewstep.training.loop.train", lambda *given, **more: pytest.fail("trained again"))
     monkeypatch.setattr("fewstep.compare.told.curves", lambda *given: {})
     again = compare(SMALL, folder, budget_seconds=600, seeds=1, quiet=True)
     assert again["by_task"] == found["by_task"] and again["verdict"]["arm"] == found["verdict"]["arm"]

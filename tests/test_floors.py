@@ -32,13 +32,18 @@ FLOORS = {
     ),
     1: ("application", "maml", "updates", "gradients", "losses", "nn", "planning", "tasks"),
     2: ("variants", "problem", "driving", "rl", "classics"),
-    3: ("training", "problems", "check"),
+    3: ("training", "problems", "check", "supervised"),
     4: ("runs", "trained", "adapted", "estimators", "plots", "runtime"),
-    5: ("supervised", "compare"),
+    5: ("supervised_application", "compare"),
     6: ("cli", "testing"),
     7: ("apps",),
 }
-PARTS_OF_APPLICATIONS = ("fewstep.cli.policies", "fewstep.cli.policy_play", "fewstep.compare.policy_ground")
+PARTS_OF_APPLICATIONS = (
+    "fewstep.cli.policies",
+    "fewstep.cli.policy_play",
+    "fewstep.compare.policy_ground",
+    "fewstep.problems.policy_settings",
+)
 """They belong into the folder of an application, which they alone may import."""
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MODULES = {

@@ -1,5 +1,5 @@
 """A policy as a run: trained, watched, stopped, resumed, judged and drawn by the command. Place: fewstep/problems/nav2d.py,
-fewstep/training/policy_loop.py, fewstep/training/policy_report.py, fewstep/apps/policies, fewstep/plots/policies.py."""
+fewstep/apps/policies/training.py, fewstep/training/policy_report.py, fewstep/plots/policies.py."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from fewstep.problems.locomotion import AntDir, CheetahVel
 from fewstep.problems.policy_settings import FASTER, learned_rates
 from fewstep.rl.problem import returns_of
 from fewstep.rl.surrogates import INNER
-from fewstep.training import policy_loop
+from fewstep.training import loop
 from fewstep.training.log import read_metrics
 from fewstep.training.loop import Interrupted
 
@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
     """The request to stop comes after three meta-steps, between two checkpoints."""
     calls = iter(range(100))
 
-    class Stopped(policy_loop.StopSignals):
+    class Stopped(loop.StopSignals):
         @property
         def requested(self):
             return next(calls) >= 2
@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
         def requested(self, value):
             pass
 
-    monkeypatch.setattr(policy_loop, "StopSignals", Stopped)
+    monkeypatch.setattr(loop, "StopSignals", Stopped)
     with pytest.raises(Interrupted):
         runs.train(SETTINGS, tmp_path / "stopped", quiet=True)
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from fewstep.tasks.as_gymnasium import as_gymnasium
 from fewstep.tasks.gym_tasks import gym_tasks
 from fewstep.tasks.locomotion import FAMILIES, directions, locomotion, velocities_of
 from fewstep.tasks.robots import imported_mujoco, warnings_of
-from fewstep.training import policy_loop
+from fewstep.training import loop
 from fewstep.training.log import read_metrics
 from fewstep.training.loop import Interrupted
 
@@ -189,10 +189,10 @@ def test_a_stopped_run_in_a_simulator_goes_on_bit_for_bit(tmp_path, monkeypatch)
     whole = runs.train(settings, tmp_path / "whole", quiet=True)
     asked = iter([False, False, True])  # to stop after three meta-steps, between two lines of the log
 
-    class Stopped(policy_loop.StopSignals):
+    class Stopped(loop.StopSignals):
         requested = property(lambda self: next(asked), lambda self, value: None)
 
-    monkeypatch.setattr(policy_loop, "StopSignals", Stopped)
+    monkeypatch.setattr(loop, "StopSignals", Stopped)
     with pytest.raises(Interrupted):
         runs.train(settings, tmp_path / "parted", quiet=True)
     monkeypatch.undo()

@@ -121,10 +121,10 @@ def test_a_run_says_where_the_file_of_its_robot_or_its_faults_is_not_what_it_was
     for name, what in (("arm.xml", "robot"), ("load.yaml", "family")):
         sound = (tmp_path / name).read_text()
         (tmp_path / name).write_text(sound.replace("3", "4").replace("2.0", "3.0"))
-        with pytest.raises(BadInput, match=f"the file of its {what} has changed since this run was trained"):
+        with pytest.raises(BadInput, match=f"the {what} has changed since this run was trained"):
             run.problem()
         (tmp_path / name).unlink()
-        with pytest.raises(BadInput, match=f"the file of its {what} is gone"):
+        with pytest.raises(BadInput, match=f"its {what} is not at"):
             run.problem()
         (tmp_path / name).write_text(sound)
 

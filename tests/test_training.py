@@ -36,6 +36,7 @@ from fewstep import BadInput, Episode, Learner, RunFailed, init, meta_step, task
 from fewstep.maml import task_gradient
 from fewstep.problem import Splits
 from fewstep.problems.sine import Sine
+from fewstep.supervised.training import SupervisedTrainer
 from fewstep.tasks.family import TaskFamily
 from fewstep.training import devices, loop, programs
 from fewstep.training.checkpoint import Checkpoints
@@ -425,19 +426,20 @@ def test_a_meta_loss_that_explodes_is_warned_of_once_and_a_log_likelihood_never(
         progress = Progress(600, stream=stream)
         for number, loss in enumerate(losses, 1):
             progress.advance(number * 100)
-            progress.record({"meta_step": number * 100, "meta_loss": loss, "outer_rate": 0.1})
+            progress.record({"meta_step": number * 100, "meta_loss": loss}, [])
         assert stream.getvalue().count("warning: the meta-loss has grown from 0.1 to 20 at meta-step 400") == warnings
         assert stream.getvalue().count("warning") == warnings
 
 
 def test_a_line_of_the_log_names_its_steps_and_what_was_validated():
     record = {"meta_step": 50, "meta_loss": 0.5, "outer_rate": 0.1, "validation": 0.25}
-    for words, line in (
-        ({"metric": "error_rate"}, "meta-step 50/100  meta-loss 0.5  validation error rate 0.25  outer rate 0.1"),
-        ({"unit": "batch"}, "batch 50/100  loss 0.5  validation 0.25  outer rate 0.1"),
+    for changes, line in (
+        ({"metrics": {"error_rate": None}}, "meta-step 50/100  meta-loss 0.5  validation error rate 0.25  outer rate 0.1"),
+        ({"unit": "batch"}, "batch 50/100  loss 0.5  validation height 0.25  outer rate 0.1"),
     ):
-        stream = io.StringIO()
-        Progress(100, stream=stream, **words).record(record)
+        stream, problem = io.StringIO(), bowl_problem(**changes)
+        parts = SupervisedTrainer(problem, None, 0, True).words(record)
+        Progress(100, stream=stream, unit=problem.unit).record(record, parts)
         assert stream.getvalue().splitlines()[-1] == line
 
 

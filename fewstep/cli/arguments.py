@@ -37,11 +37,6 @@ class Together:
         hosts.join(self.processes, self.process, self.coordinator)
         return {} if self.devices == "all" else {"devices": self.devices}
 
-    @property
-    def split(self) -> bool:
-        """Whether other devices or processes were asked for than all of one process."""
-        return self.devices != "all" or self.processes != 1
-
 
 def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:
     """Parses `argv` into `kind`. Prints help and exits for --help; raises `BadInput` for what it cannot use."""

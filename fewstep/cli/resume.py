@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
         together = Together(together.devices)
     devices = together.join()
     run = runs.open_run(arguments.run, arguments.env)
-    if arguments.together.split and "devices" not in run.application.capabilities:
-        raise BadInput(f"--devices and --processes: {run.config['problem']} knows no such thing. Leave them out.")
+    if arguments.together.processes != 1 and "processes" not in run.application.capabilities:
+        raise BadInput(f"--processes: {run.config['problem']} knows no such thing. Leave it out.")
     if (run.directory / "evaluation.json").is_file() and runs.is_trained(run.directory):
         say("this run is done already: only what follows its training is done anew", json=True)
     return complete(partial(runs.resume, run, **devices), arguments.run, arguments.json)

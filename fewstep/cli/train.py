@@ -47,7 +47,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
     for option, given, capability in (
         ("--find-rate", arguments.find_rate, "rates"),
         ("--dry-run", arguments.dry_run, "estimates"),
-        ("--devices and --processes", arguments.together.split, "devices"),
+        ("--processes", arguments.together.processes != 1, "processes"),
     ):
         if given and capability not in owner.capabilities:
             raise BadInput(f"{option}: {name} knows no such thing. Leave it out.")

@@ -19,6 +19,7 @@ from fewstep.problem import Beginning, Problem, Splits
 from fewstep.problems.gradient_learner import gradient_learner, gradient_params, rates_lowered
 from fewstep.problems.image_settings import ImageSettings
 from fewstep.problems.learners import outer_optimizer, outer_schedule
+from fewstep.supervised.training import SupervisedTrainer
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.types import Key, MetaParams, Network, Params
@@ -72,6 +73,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
     return Problem(
         name=settings.name,
         settings=settings,
+        trainer=SupervisedTrainer,
         init=lambda key: gradient_params(settings, network.init(key)),
         learner=replace(learner, start=start_of(settings.head, body)),
         predict=predict,
@@ -109,6 +111,7 @@ def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Begin
     schedule = optax.cosine_decay_schedule(JOINT_RATE, settings.joint_steps)
     joint = replace(
         problem,
+        unit="batch",
         init=lambda key: MetaParams(network.init(key)),
         predict=predict,
         learner=Learner(losses.cross_entropy(predict), optax.identity(), 0),  # no adaptation step: training on query sets

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fewstep.apps.policies.training import PolicyTrainer
 from fewstep.errors import BadInput
 from fewstep.nn.policies import Policy, policy_for
 from fewstep.problems.settings import MOST_UNITS, UNITS, check_counts
@@ -71,6 +72,11 @@ class PolicySettings:
     """meta-steps of the whole run"""
     log_every: int = 5
     """meta-steps between two lines of the log, each with a look at validation tasks"""
+    checkpoint_every: int = 0
+    """meta-steps between two checkpoints: what a kill can cost; 0 for one at each line of the log"""
+    rollbacks: int = 3
+    """so often a run whose numbers stop being finite goes back to its best checkpoint, and takes steps half as large; 0 to
+    stop"""
 
     def build(self, seed: int = 0, format: Any = None) -> PolicyProblem:
         """The PolicyProblem."""
@@ -84,6 +90,7 @@ class PolicySettings:
         expected = {name: ("at least 1", getattr(self, name) >= 1) for name in whole}
         expected |= {name: ("a positive number", 0 < getattr(self, name) < float("inf")) for name in positive}
         expected |= {name: ("between 0 and 1", 0 <= getattr(self, name) <= 1) for name in ("discount", "trace")}
+        expected |= {name: ("at least 0", getattr(self, name) >= 0) for name in ("checkpoint_every", "rollbacks")}
         expected["hidden"] = (UNITS, all(1 <= units <= MOST_UNITS for units in self.hidden))
         for name, (what, fine) in expected.items():
             if not fine:
@@ -103,6 +110,9 @@ class PolicySettings:
             init=partial(self.init, policy),
             meta_steps=self.meta_steps,
             log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            rollbacks=self.rollbacks,
+            trainer=PolicyTrainer,
             later_rate=self.later_rate,
             protocol={
                 **protocol,

@@ -24,6 +24,7 @@ from fewstep.problems.learners import (
     outer_schedule,
 )
 from fewstep.problems.settings import LearningSettings
+from fewstep.supervised.training import SupervisedTrainer
 from fewstep.tasks.columns import TableFormat
 from fewstep.types import Key, LeaveOneOut, Loss, MetaParams, Params
 from fewstep.variants import (
@@ -71,6 +72,7 @@ def supervised(
     return Problem(
         **{
             "settings": settings,
+            "trainer": SupervisedTrainer,
             "init": model.init,
             "learner": model.learner,
             "predict": model.predict,

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewstep.maml import InnerOptimizer, Learner, MetaState
+from fewstep.nn.normalized import SEEN
 from fewstep.nn.policies import Policy
 from fewstep.rl.adaptation import collected_path, policy_learner, slower_after_first
 from fewstep.rl.advantages import scored
@@ -98,16 +100,39 @@ def support_and_query(
 
 
 def policy_meta_step(
-    search: PolicySearch, environment: Environment, policy: Policy, state: MetaState, key: Key
+    search: PolicySearch, environment: Environment, policy: Policy, state: MetaState, key: Key, mesh: Mesh | None = None
 ) -> tuple[MetaState, MetaStepInfo]:
-    """One meta-step; `key` is that of the whole run. Pure: `jax.jit` it with the first three arguments fixed."""
+    """One meta-step; `key` is that of the whole run. Pure: `jax.jit` it with all but `state` and `key` fixed.
+
+    Over the devices of a `mesh` of one axis, tasks are split; the state that is given and returned is on all of them.
+    """
     step_key = jax.random.fold_in(key, state.step)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(search.tasks))
-    supports, queries = jax.vmap(lambda key: support_and_query(search, environment, policy, state.params, key))(keys)
+
+    def collected(numbers: jax.Array, params: MetaParams, key: Key) -> tuple[Scored, Scored]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return jax.vmap(lambda key: support_and_query(search, environment, policy, params, key))(keys)
+
+    if mesh is None:
+        supports, queries = collected(jnp.arange(search.tasks), state.params, step_key)
+    else:
+        each, everywhere = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+        split = jax.shard_map(collected, mesh=mesh, in_specs=(each, everywhere, everywhere), out_specs=each, check_vma=False)
+        numbers = jnp.arange(-(-search.tasks // mesh.size) * mesh.size)  # where devices do not divide the tasks, fillers follow
+        found = split(numbers, state.params, step_key)
+        supports, queries = jax.tree.map(lambda leaf: leaf[: search.tasks], found)
     state, taken = outer_step(search, policy, state, supports, queries)
     by_step = jnp.concatenate([jnp.mean(returns(supports.trajectories), (0, 2)), jnp.mean(returns(queries.trajectories))[None]])
     number = steps_taken(supports.trajectories) + steps_taken(queries.trajectories)
-    return state, MetaStepInfo(by_step, number.astype(jnp.int32), taken)
+    result = state, MetaStepInfo(by_step, number.astype(jnp.int32), taken)
+    return result if mesh is None else jax.lax.with_sharding_constraint(result, NamedSharding(mesh, PartitionSpec()))
+
+
+def shortened(before: MetaState, after: MetaState, factor: Any) -> MetaState:
+    """`after`, but its parameters moved only `factor` times as far; what was counted of observations stays counted."""
+    theta, inner = jax.tree.map(lambda old, new: old + factor * (new - old), before.params, after.params)
+    if isinstance(theta, dict) and SEEN in theta:
+        theta = {**theta, SEEN: after.params.theta[SEEN]}
+    return after._replace(params=MetaParams(theta, inner))
 
 
 def outer_step(

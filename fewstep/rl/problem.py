@@ -7,15 +7,17 @@ Whether its environment is made of pure functions or is a simulator is asked her
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from fewstep.maml import MetaState
 from fewstep.nn.policies import Policy
+from fewstep.problem import Trainable
 from fewstep.rl.adaptation import collected_path, path_on
 from fewstep.rl.meta_step import MetaStepInfo, PolicySearch, evaluate_policy, gathered, policy_meta_step
 from fewstep.rl.simulated import evaluate_outside, generator_of, judged_outside, path_outside, simulated_meta_step
@@ -23,20 +25,16 @@ from fewstep.rl.trajectories import Judged, returns, steps_taken
 from fewstep.tasks.environments import Environment, Task
 from fewstep.tasks.simulation import Simulation, literal
 from fewstep.types import Key, MetaParams, Params
+from fewstep.variants.slowed import Slowed
 
 
-@dataclass(frozen=True)
-class PolicyProblem:
+@dataclass(frozen=True, kw_only=True)
+class PolicyProblem(Trainable):
     """A family of tasks, a policy for them, and how it is learned to be adapted."""
 
-    name: str
-    settings: Any
     environment: Environment | Simulation
     policy: Policy
     search: PolicySearch
-    init: Callable[[Key], MetaParams]
-    meta_steps: int
-    log_every: int
     updates: int = 3
     """policies are judged after 0 to so many adaptation steps"""
     later_rate: float = 0.5
@@ -55,9 +53,15 @@ class PolicyProblem:
     """`goal(task) -> [2]`: where a task's goal is in that picture"""
     read_task: Callable[[str], Task] = literal
     """a task from words, as a person gives it; raises `BadInput` for what is none"""
-    protocol: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    questions: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        return "negative_return"
+
+    def initial_state(self, params: MetaParams) -> MetaState:
+        """That of the outer step, and the factor by which its steps are shortened."""
+        state = self.search.outer.init(params)
+        return state._replace(opt_state=Slowed(state.opt_state, jnp.ones(())))
 
     @property
     def meta_batch_size(self) -> int:
@@ -70,32 +74,42 @@ class PolicyProblem:
         return trajectories * self.environment.horizon
 
 
-def meta_step_of(problem: PolicyProblem) -> Callable[[MetaState, Key], tuple[MetaState, MetaStepInfo]]:
-    """`(state, key of the run) -> (state, what happened)`, compiled."""
+def meta_step_of(
+    problem: PolicyProblem, mesh: Mesh | None = None
+) -> Callable[[MetaState, Key], tuple[MetaState, MetaStepInfo]]:
+    """`(state of the outer step, key of the run) -> (state, what happened)`, compiled; tasks are split over a `mesh`."""
     search, environment, policy = problem.search, problem.environment, problem.policy
     if isinstance(environment, Simulation):
         return partial(simulated_meta_step, search, environment, policy)
-    return partial(_meta_step, search, environment, policy)
+    return partial(_meta_step, search, environment, policy, **{} if mesh is None else {"mesh": mesh})
 
 
 def returns_of(
-    problem: PolicyProblem, tasks: int, updates: int, key: Key, rollouts: int | None = None, unseen: bool = False
+    problem: PolicyProblem,
+    tasks: int,
+    updates: int,
+    key: Key,
+    rollouts: int | None = None,
+    unseen: bool = False,
+    place: Callable[[Any], Any] = lambda by_task: by_task,
 ) -> Callable[[MetaParams], tuple[Judged, Any]]:
     """A program `params -> (Judged [tasks, updates + 1], the tasks)`, on fresh trajectories for every update and at last.
 
-    `unseen` takes tasks that are held out from training, where the environment has such; else all are drawn alike.
+    `unseen` takes tasks that are held out from training, where the environment has such; else all are drawn alike. `place`
+    puts arrays that lead with [tasks] where the program is to run, of an environment made of pure functions.
     """
     search, environment, policy = problem.search, problem.environment, problem.policy
     settings = {"steps": updates, "rollouts": rollouts or problem.judged_rollouts, "later_rate": problem.later_rate}
     drawn, roll_key = drawn_tasks(problem, tasks, key, unseen), jax.random.split(key)[1]
     if isinstance(environment, Simulation):
         return lambda params: (evaluate_outside(search, environment, policy, params, drawn, roll_key, **settings), drawn)
-    roll_keys, about = jax.random.split(roll_key, tasks), tuple(settings.items())
+    drawn, roll_keys = place((drawn, jax.random.split(roll_key, tasks)))
+    about = tuple(settings.items())
     return lambda params: (_judged(search, environment, policy, about, params, drawn, roll_keys), drawn)
 
 
 # What is fixed of a problem is fixed in its programs: whoever asks again of the same problem traces and compiles nothing.
-_meta_step = jax.jit(policy_meta_step, static_argnums=(0, 1, 2))
+_meta_step = jax.jit(policy_meta_step, static_argnums=(0, 1, 2), static_argnames="mesh")
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -18,6 +18,7 @@ from fewstep.errors import RunFailed
 from fewstep.runs.config import write_config
 from fewstep.runs.files import new_directory, write_json
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
+from fewstep.training import loop
 from fewstep.training.checkpoint import has_checkpoint
 from fewstep.training.copies import EVENTS, TABLE
 from fewstep.training.together import found_by_first
@@ -93,4 +94,4 @@ def train_candidate(settings: Any, problem: Any, folder: Path, seed: int, preset
     if not resume and hosts.is_first():
         shutil.rmtree(folder, ignore_errors=True)
         write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
-    problem_of(settings)[0].train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)
+    loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)

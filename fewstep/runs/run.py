@@ -24,6 +24,7 @@ from fewstep.training.findings import bad_findings
 from fewstep.training.fit import Steps
 from fewstep.training.log import working
 from fewstep.types import MetaParams
+from fewstep.variants import evaluated
 
 CALIBRATION, EVALUATION, ILLUSTRATIONS = "calibration.json", "evaluation.json", "illustrations.json"
 
@@ -102,10 +103,10 @@ class Run:
             raise BadInput(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")
         if now and not has_checkpoint(self.directory):
             raise BadInput(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
-        like = jax.eval_shape(lambda: self.application.state(problem, jax.random.key(0)))
+        like = jax.eval_shape(lambda: problem.initial_state(problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
             state, record = checkpoints.restore(like, which)
-        return jax.tree.map(jax.numpy.asarray, self.application.params(state)), record
+        return jax.tree.map(jax.numpy.asarray, evaluated(state)), record
 
     def calibration(self) -> dict[str, Any]:
         """What was calibrated on meta-calibration tasks; of no tasks, and why, if the run is not calibrated (yet). Raises

@@ -18,8 +18,8 @@ from fewstep.runs.config import application_of, require_same, settings_of, sever
 from fewstep.runs.files import new_directory
 from fewstep.runs.lock import only_one
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
+from fewstep.training import loop
 from fewstep.training.checkpoint import has_checkpoint, last_meta_step
-from fewstep.training.devices import training_mesh
 
 
 def train(
@@ -35,14 +35,15 @@ def train(
     """Meta-trains what `settings` describe into the new folder `directory`. Returns the run; None in all of many processes but
     the first, which alone writes.
 
-    The tasks of a meta-batch are split over so many `devices` of each process, all if it is None. Raises `BadInput` before
+    The tasks of a meta-batch are split over so many `devices` of each process; if it is None, over as many as
+    is best. Raises `BadInput` before
     anything is written if the settings, the data or the folder cannot be used.
     """
     owner, name = problem_of(settings)
-    require_devices(owner, name, devices)
+    require_processes(owner, name)
     env = owner.named_code(settings)
     problem, several = owner.build(settings, seed, trusted=env), several_candidates(owner, settings)
-    mesh = training_mesh(devices)
+    mesh = problem.trainer.mesh_of(problem, devices)
     require_answers(problem)
     require_same(owner, settings, seed)
     directory = Path(directory)
@@ -55,7 +56,7 @@ def train(
         try:
             if several:
                 return train_candidates(several, directory, seed, preset, quiet, problem, mesh)
-            owner.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
+            loop.train(problem, directory, seed=seed, quiet=quiet, mesh=mesh)
         except BadInput:
             if hosts.is_first() and not any(has_checkpoint(path.parent) for path in directory.rglob("config.json")):
                 shutil.rmtree(directory)  # refused when it was looked at as a whole, parameters of another name say
@@ -72,8 +73,9 @@ def resume(run: Run, *, quiet: bool = False, devices: int | None = None) -> Run 
     named than it began in, or another process trains in its folder.
     """
     owner = run.application
-    require_devices(owner, run.config["problem"], devices)
-    problem, mesh = run.problem(), training_mesh(devices)
+    require_processes(owner, run.config["problem"])
+    problem = run.problem()
+    mesh = problem.trainer.mesh_of(problem, devices)
     if run.elsewhere:
         raise BadInput(f"{run.directory} goes on in the environment that it began in, got another one by --env.")
     require_same(owner, run.settings, run.seed)
@@ -84,14 +86,14 @@ def resume(run: Run, *, quiet: bool = False, devices: int | None = None) -> Run 
             return run.calibrate(problem, quiet) if hosts.is_first() else None
         if several := several_candidates(owner, run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
-        owner.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
+        loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
         return completed(run.directory, problem, quiet, run.env)
 
 
-def require_devices(owner: Application, name: str, devices: int | None) -> None:
-    """Raises `BadInput` if a training is to be split that cannot be."""
-    if "devices" not in owner.capabilities and (devices is not None or jax.process_count() > 1):
-        raise BadInput(f"--devices and --processes split the tasks of a meta-batch, and {name} knows no way to.")
+def require_processes(owner: Application, name: str) -> None:
+    """Raises `BadInput` if several processes are to train together what they cannot."""
+    if "processes" not in owner.capabilities and jax.process_count() > 1:
+        raise BadInput(f"--processes splits the tasks of a meta-batch, and {name} knows no way to.")
 
 
 def require_answers(problem: Any) -> None:

@@ -1,3 +1,1 @@
-"""What applications share whose examples are rows of numbers (floor 5)."""
-
-from fewstep.supervised.application import SupervisedApplication as SupervisedApplication
+"""What problems whose model predicts share (floor 3)."""

@@ -119,12 +119,6 @@ class Checkpoints:
 
         return min(self._records, key=error)
 
-    def best_validation(self) -> float:
-        """The least validation loss of all checkpoints; infinite where none was validated."""
-        self.wait()
-        found = (record["validation"] for record in self._records.values())
-        return min((loss for loss in found if loss is not None and math.isfinite(loss)), default=math.inf)
-
     def forget_after(self, step: int) -> None:
         """Removes the checkpoints of later meta-steps: the run goes back to this one."""
         self.wait()

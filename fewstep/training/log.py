@@ -115,11 +115,8 @@ class Progress:
         stream: TextIO | None = None,
         quiet: bool = False,
         unit: str = "meta-step",
-        metric: str = "",
     ):
-        self.total, self.quiet = total, quiet
-        self.unit, self.loss = unit, "meta-loss" if unit == "meta-step" else "loss"
-        self.metric = f"{metric.replace('_', ' ')} " * bool(metric)
+        self.total, self.quiet, self.unit = total, quiet, unit
         self.stream = stream or sys.stderr
         self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
         self._said = time.monotonic()  # when the last line was written
@@ -164,29 +161,15 @@ class Progress:
             self._line(done)
         self._first = self._first or (time.monotonic(), done)
 
-    def record(self, record: dict[str, Any]) -> None:
-        """Shows one record of the log."""
+    def record(self, record: dict[str, Any], parts: Sequence[str]) -> None:
+        """Shows one record of the log, by these `parts` of it."""
         done = record["meta_step"]
-        parts = [f"{self.loss} {record['meta_loss']:.4g}"]
-        if "validation" in record:
-            parts.append(f"validation {self.metric}{record['validation']:.4g}")
-        parts.append(f"outer rate {record['outer_rate']:.2g}")
-        if "dropped_tasks" in record:
-            parts.append(f"{record['dropped_tasks']} tasks not finite, dropped")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description="  ".join(parts))
         elif not self.quiet:
             self._line(done, *parts)
-        self._watch(done, record["meta_loss"])
-
-    def returns(self, record: dict[str, Any]) -> None:
-        """Shows one record of the log of a policy."""
-        found = ", ".join(f"{value:.3g}" for value in record["validation_returns"])
-        parts = [f"returns after 0, 1, … updates: {found}", f"{record['environment_steps'] / 1e6:.3g} M environment steps"]
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=record["meta_step"], description="  ".join(parts))
-        elif not self.quiet:
-            self._line(record["meta_step"], *parts)
+        if "meta_loss" in record:
+            self._watch(done, record["meta_loss"])
 
     def _line(self, done: int, *parts: str) -> None:
         since, start = self._first or (time.monotonic(), done)

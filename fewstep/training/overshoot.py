@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from fewstep.maml import Learner, MetaState, adapt, started
-from fewstep.problem import LowerRates, Problem
+from fewstep.problem import LowerRates, Problem, Validation
 from fewstep.training.evaluate import compiled_validation
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
@@ -121,19 +121,10 @@ def at_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> 
     return params._replace(inner=lower(params.inner, factor))
 
 
-class Judged(NamedTuple):
-    """What meta-validation tasks say of a run."""
+def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Validation]:
+    """`(state, key) -> Validation`, whose state has its learned inner rates lowered where adaptation overshoots.
 
-    state: MetaState
-    """to go on with: the learned inner rates lowered where adaptation overshoots"""
-    validation: float
-    """its headline metric"""
-    told: str
-    """what a person should know of that; "" where nothing was changed"""
-
-
-def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Judged]:
-    """`(state, key) -> Judged`. Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
+    Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
     steps, lower = problem.learner.adaptation_steps, problem.lower_rates
     validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
     guard = compiled(partial(lowered, problem))
@@ -141,17 +132,17 @@ def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Judged]:
     def errors(state: MetaState, key: Key) -> list[float]:
         return jax.device_get(validate(jax.device_get(evaluated(state)), key)).tolist()
 
-    def judge(state: MetaState, key: Key) -> Judged:
+    def judge(state: MetaState, key: Key) -> Validation:
         found = errors(state, key)
         if lower is None or steps == 0 or found[-1] < found[0]:
-            return Judged(state, found[-1], "")
+            return Validation(state, found[-1])
         factor, seen = jax.device_get(guard(jax.device_get(evaluated(state)), key))
         if factor == 1:
-            return Judged(state, found[-1], "")
+            return Validation(state, found[-1])
         told = f"Meta-validation tasks do not gain by adaptation: their loss is {seen.before:.3g} before and {seen.after:.3g} "
         told += f"after it (rate times curvature is {seen.curvature:.3g}; gradient descent bears 2). The inner rates that are "
         told += f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
         state = with_params(state, partial(at_lower_rates, lower, factor))
-        return Judged(state, errors(state, key)[-1], told)
+        return Validation(state, errors(state, key)[-1], message=told)
 
     return judge

@@ -9,8 +9,7 @@ import jax
 
 from fewstep.errors import RunFailed
 from fewstep.maml import MetaState
-from fewstep.problem import Problem
-from fewstep.training.diagnose import why_not_finite
+from fewstep.problem import Trainer
 from fewstep.types import Key
 from fewstep.variants import slowdown, slower
 
@@ -18,18 +17,18 @@ FACTOR = 0.5
 """of the outer rate, each time"""
 
 
-def rolled_back(problem: Problem, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
+def rolled_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
     """(the state to go on from, what a person should know) after the meta-step that follows `failed` was not finite.
 
-    `good` is the best state that was saved. Raises `RunFailed` with the reason where the run went back as often as
-    `Problem.rollbacks` allows, and where smaller steps would not help: no meta-step was made since `good`.
+    `good` is the best state that was saved. Raises `RunFailed` with the reason where the run went back `rollbacks` times
+    already, and where smaller steps would not help: no meta-step was made since `good`.
     """
-    reason = why_not_finite(problem, jax.device_get(failed), key)
+    reason = trainer.diagnose(jax.device_get(failed), key)
     factor, then = slowdown(failed), slowdown(good)
-    if not problem.rollbacks or factor is None or then is None or int(failed.step) == int(good.step):
+    if not rollbacks or factor is None or then is None or int(failed.step) == int(good.step):
         raise RunFailed(reason)
     times = round(math.log(factor, FACTOR))
-    if times >= problem.rollbacks:
+    if times >= rollbacks:
         raise RunFailed(f"{reason} The run went back {times} times, with half the outer rate each time (--rollbacks).")
     told = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
     return slower(good, FACTOR * factor / then), told

@@ -171,7 +171,7 @@ def test_too_little_memory_ends_a_training_with_what_takes_less(tmp_path, comman
     def out_of_memory(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(loop, "compiled_chunk", lambda problem, mesh: out_of_memory)
+    monkeypatch.setattr("fewstep.supervised.training.compiled_chunk", lambda problem, mesh: out_of_memory)
     code, out, err = command("train", "sine", *WORDS, "--out", "run")
     assert (code, out) == (1, "")
     assert "out of memory. It takes less with --tasks-at-once 1, --meta-gradient exact" in err

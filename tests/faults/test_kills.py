@@ -9,6 +9,7 @@ import jax
 import pytest
 from known import assert_same_bits, bowl_problem
 
+from fewstep.supervised import training as supervised
 from fewstep.training import loop
 from fewstep.training.log import read_metrics
 
@@ -53,7 +54,7 @@ def test_a_run_killed_fifty_times_ends_in_the_same_bits(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_while_it_compiles_is_saved_and_goes_on_bit_for_bit(tmp_path, monkeypatch, number):
     whole = loop.train(bowl_problem(), tmp_path / "whole", seed=3, quiet=True)
-    compiled_chunk = loop.compiled_chunk
+    compiled_chunk = supervised.compiled_chunk
 
     def stopped(problem, mesh):
         run = compiled_chunk(problem, mesh)
@@ -68,7 +69,7 @@ def test_a_run_stopped_while_it_compiles_is_saved_and_goes_on_bit_for_bit(tmp_pa
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "compiled_chunk", stopped)
+        patch.setattr(supervised, "compiled_chunk", stopped)
         with pytest.raises(loop.Interrupted):
             loop.train(bowl_problem(), tmp_path / "run", seed=3, quiet=True)
     resumed = loop.train(bowl_problem(), tmp_path / "run", seed=3, resume=True, quiet=True)

@@ -75,7 +75,7 @@ def test_a_policy_is_held_while_it_trains(tmp_path, monkeypatch):
             pass
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fewstep.training.policy_loop.train_policy", look)
+    monkeypatch.setattr(loop, "train", look)
     with pytest.raises(KeyboardInterrupt):
         runs.train(Nav2d(), tmp_path / "run", quiet=True)
 

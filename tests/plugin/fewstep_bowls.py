@@ -16,7 +16,7 @@ from fewstep.errors import BadInput
 from fewstep.problem import Problem, Splits
 from fewstep.problems.settings import LearningSettings
 from fewstep.problems.supervised import supervised
-from fewstep.supervised import SupervisedApplication
+from fewstep.supervised_application import SupervisedApplication
 from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
 from fewstep.tasks.family import TaskFamily
 from fewstep.types import Episode, Examples

@@ -34,11 +34,11 @@ from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem, returns_of
 from fewstep.tasks.navigation import navigation, straight_there
 from fewstep.tasks.simulation import Begun, Outcome, Simulation
+from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
 from fewstep.training.evaluate import summarize
 from fewstep.training.log import read_metrics
 from fewstep.training.over_seeds import SEEDS, over_seeds
-from fewstep.training.policy_loop import train_policy
 from fewstep.training.policy_report import TEST
 from fewstep.types import MetaParams
 
@@ -210,8 +210,8 @@ def trained(problem: PolicyProblem, seed: int, folder: Path) -> tuple[MetaParams
     """The best checkpoint on validation tasks, of a training in `folder`, which goes on where one was stopped there."""
     begun = (folder / "metrics.jsonl").exists()
     folder.mkdir(parents=True, exist_ok=True)
-    train_policy(problem, folder, seed=seed, resume=begun, quiet=True)
-    like = jax.eval_shape(lambda: problem.search.outer.init(problem.init(jax.random.key(0))))
+    loop.train(problem, folder, seed=seed, resume=begun, quiet=True)
+    like = jax.eval_shape(lambda: problem.initial_state(problem.init(jax.random.key(0))))
     with Checkpoints(folder / "checkpoints", "read") as checkpoints:
         state, _ = checkpoints.restore(like, "best")
     records = read_metrics(folder / "metrics.jsonl")

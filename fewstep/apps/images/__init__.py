@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewstep.application import AdaptedModel, Command, Contents, EvaluationOptions, Example, Json, Presets, Source, resolve
-from fewstep.supervised import SupervisedApplication
+from fewstep.supervised_application import SupervisedApplication
 
 if TYPE_CHECKING:
     from fewstep.types import MetaParams

@@ -22,7 +22,7 @@ from fewstep.application import (
 from fewstep.errors import BadInput
 
 if TYPE_CHECKING:
-    from fewstep.types import Key, MetaParams
+    from fewstep.types import MetaParams
 
 TASKS = 40
 """test tasks, unless another number is asked for"""
@@ -90,18 +90,6 @@ class PoliciesApplication:
 
         return {"sizes": sizes_of(problem)}
 
-    def state(self, problem: Any, key: Key) -> Any:
-        return problem.search.outer.init(problem.init(key))
-
-    def params(self, state: Any) -> MetaParams:
-        return state.params
-
-    def train(self, problem: Any, directory: Path, **options: Any) -> Any:
-        from fewstep.training.policy_loop import train_policy
-
-        options.pop("mesh", None)
-        return train_policy(problem, directory, **options)
-
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         """Nothing: returns need no calibration."""
         return {}
@@ -117,7 +105,7 @@ class PoliciesApplication:
         updates, tasks = updates_of(problem, options.steps), options.tasks or TASKS
         with working(f"evaluating on {tasks} unseen tasks", options.quiet):
             result = evaluate_policies(problem, params, updates, tasks)
-        result["environment_steps"]["training"] = options.record()["environment_steps"]
+        result["environment_steps"]["training"] = options.record()["totals"]["environment_steps"]
         return result
 
     def illustrate(self, problem: Any, params: MetaParams, calibration: Json, result: Json) -> Json:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Command, Example, Presets, Source
-from fewstep.supervised import SupervisedApplication
-from fewstep.supervised.application import ROWS
+from fewstep.supervised_application import ROWS, SupervisedApplication
 
 
 class RobotsApplication(SupervisedApplication):
@@ -41,7 +40,7 @@ class RobotsApplication(SupervisedApplication):
     def sources(self, settings: Any) -> Mapping[str, Source]:
         """The data, and the files that stand for a robot or a family of faults, if no known one is named."""
         named = {"robot": settings.robot, "family": settings.family}
-        found = {name: Source(path) for name, path in named.items() if path and Path(path).is_file()}
+        found = {name: Source(path) for name, path in named.items() if path and (Path(path).is_file() or Path(path).suffix)}
         return found | ({"data": Source(settings.data)} if settings.data else {})
 
     def example(self, folder: Path) -> Example:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Example, Presets
-from fewstep.supervised import SupervisedApplication
+from fewstep.supervised_application import SupervisedApplication
 
 
 class SineApplication(SupervisedApplication):

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Command, Example, Presets, Source
-from fewstep.supervised import SupervisedApplication
-from fewstep.supervised.application import ROWS, of_rows
+from fewstep.supervised_application import ROWS, SupervisedApplication, of_rows
 
 
 class TablesApplication(SupervisedApplication):

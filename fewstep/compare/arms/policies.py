@@ -18,8 +18,8 @@ from fewstep.compare.policy_ground import HeldTasks, PolicyGround
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem
 from fewstep.runs.config import write_config
+from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
-from fewstep.training.policy_loop import train_policy
 from fewstep.types import MetaParams
 
 RATES = (0.1, 0.03, 0.3, 0.01, 1.0)
@@ -55,7 +55,7 @@ def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaP
     """The best parameters of a training in the folder of `work`, or of what was trained there before."""
     work.folder.mkdir(parents=True, exist_ok=True)
     write_config(settings, problem, work.folder, work.ground.seed, "compare")
-    train_policy(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True, late=work.late)
+    loop.train(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True, late=work.late)
     return work.ground.params(work.folder)
 
 
@@ -113,9 +113,9 @@ def save_policy(saved: Saved, folder: Path, seed: int) -> None:
     """Writes an ordinary run directory of parameters that need no training of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     write_config(saved.settings, saved.problem, folder, seed, "compare")
-    state, taken = saved.problem.search.outer.init(saved.params), saved.environment_steps
+    state, totals = saved.problem.initial_state(saved.params), {"environment_steps": saved.environment_steps}
     with Checkpoints(folder / "checkpoints", "new") as checkpoints:
-        checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "environment_steps": taken})
+        checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "totals": totals})
 
 
 def rates(ground: PolicyGround) -> tuple[Choice, ...]:

@@ -25,7 +25,7 @@ from fewstep.application import (
 )
 
 if TYPE_CHECKING:
-    from fewstep.types import Key, MetaParams
+    from fewstep.types import MetaParams
 
 ROWS: Mapping[str, Command] = {
     "adapt": Command("fewstep.cli.adapt:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"),
@@ -39,7 +39,7 @@ class SupervisedApplication:
     """An application whose problems are `fewstep.problem.Problem`s on rows of numbers."""
 
     name: str = ""
-    capabilities: frozenset[str] = frozenset({"calibration", "data", "devices", "rates", "estimates"})
+    capabilities: frozenset[str] = frozenset({"calibration", "data", "processes", "rates", "estimates"})
     commands: Mapping[str, Command] = ROWS
     evaluation: Mapping[str, str] = {"steps": "", "tasks": "", "draws": "", "shots": "shots"}
 
@@ -87,21 +87,6 @@ class SupervisedApplication:
     def record(self, problem: Any) -> Json:
         """How files become examples, and which tasks are in which split."""
         return {"format": problem.format.to_json(), "tasks": names_of_tasks(problem)}
-
-    def state(self, problem: Any, key: Key) -> Any:
-        from fewstep import maml
-
-        return maml.init(problem.outer_optimizer, problem.init(key))
-
-    def params(self, state: Any) -> MetaParams:
-        from fewstep.variants import evaluated
-
-        return evaluated(state)
-
-    def train(self, problem: Any, directory: Path, **options: Any) -> Any:
-        from fewstep.training import loop
-
-        return loop.train(problem, directory, **options)
 
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         from fewstep.training.calibrate import calibrate
