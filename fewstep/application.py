@@ -220,11 +220,11 @@ MEMBERS = tuple(sorted(name for name in (*Application.__annotations__, *vars(App
 
 @cache
 def entry_points() -> dict[str, EntryPoint]:
-    """The installed applications by name, none of them imported."""
+    """The installed applications by name, in the order of their names, none of them imported."""
     from importlib.metadata import entry_points as installed
 
     found: dict[str, EntryPoint] = {}
-    for point in installed(group=GROUP):
+    for point in sorted(installed(group=GROUP), key=lambda point: point.name):
         found.setdefault(point.name, point)
     if not found:
         raise BadInput(

@@ -170,7 +170,7 @@ def test_the_command_adapts_a_policy_and_counts_the_steps_it_takes(nav, tmp_path
         (["--updates", "0"], "--updates should be at least 1, got 0"),
         (["--rollouts", "0"], "--rollouts should be at least 1, got 0"),
         (["--seed", "-1"], "--seed should be at least 0, got -1"),
-        (["--steps", "3"], "--steps is for sine, "),
+        (["--steps", "3"], "--steps is for images, "),
         (["--env", "gym_family:Buttons"], "does not fit the policy: actions 3, expected 2"),
     ],
 )

@@ -149,7 +149,7 @@ def test_an_application_that_lacks_a_member_is_refused_by_its_name(broken, membe
 def test_an_application_that_cannot_be_imported_is_told_and_the_others_can_be_used(broken):
     broken("import no_such_module")
     assert "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')" in registry.unusable()["bowls"]
-    with pytest.raises(BadInput, match=r"no problem 'bowls'; expected one of sine.* fewstep-bowls cannot be imported"):
+    with pytest.raises(BadInput, match=r"no problem 'bowls'; expected one of images.* fewstep-bowls cannot be imported"):
         registry.application_of_problem("bowls")
 
 

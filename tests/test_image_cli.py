@@ -148,7 +148,7 @@ def test_photos_in_a_format_that_cannot_be_read_are_named(folders, command, tmp_
 
 def test_an_adapted_model_of_photos_is_not_updated_and_not_called_damaged(folders, command):
     code, _, err = command("update", folders / "adapted", "--support", folders / "new")
-    assert code == 2 and "update is for sine, table, robot-faults; this is a model of images or omniglot" in err
+    assert code == 2 and "update is for robot-faults, sine, table; this is a model of images or omniglot" in err
 
 
 def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(folders, command, tmp_path):

@@ -179,7 +179,7 @@ def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
     adapt = ["adapt", str(run.directory), "--support", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "adapted")]
     assert cli.main(adapt) == 2
-    assert "--support is for sine, " in capsys.readouterr().err
+    assert "--support is for images, " in capsys.readouterr().err
     assert cli.main(["gather", str(run.directory), "--out", str(tmp_path / "lived.npz")]) == 2
     assert "gather is for robot-faults; this is a model of nav2d" in capsys.readouterr().err
 
@@ -187,8 +187,8 @@ def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--draws", "3"], "--draws is for sine, "),
-        (["--shots", "3"], "--shots is for sine, "),
+        (["--draws", "3"], "--draws is for robot-faults, "),
+        (["--shots", "3"], "--shots is for ),
     ],
 )
 def test_options_of_an_evaluation_that_policies_do_not_know_are_refused(run, capsys, words, complaint):
@@ -197,7 +197,7 @@ def test_options_of_an_evaluation_that_policies_do_not_know_are_refused(run, cap
 
 
 def test_what_an_evaluation_cannot_honor_is_refused_in_python(run):
-    with pytest.raises(BadInput, match="--draws is for sine"):
+    with pytest.raises(BadInput, match="--draws is for robot-faults"):
         run.evaluate(draws=3)
     with pytest.raises(BadInput, match="--hidden is for no problem"):
         run.evaluate(hidden=(3,))
