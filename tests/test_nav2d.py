@@ -188,7 +188,7 @@ def test_what_would_predict_refuses_a_policy(run, tmp_path, capsys):
     ("words", "complaint"),
     [
         (["--draws", "3"], "--draws is for robot-faults, "),
-        (["--shots", "3"], "--shots is for ),
+        (["--shots", "3"], "--shots is for "),
     ],
 )
 def test_options_of_an_evaluation_that_policies_do_not_know_are_refused(run, capsys, words, complaint):
