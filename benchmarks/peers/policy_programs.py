@@ -17,9 +17,9 @@ Step = Callable[[], dict[str, Any]]
 
 def problem_of(name: str, normalize: bool = False) -> Any:
     """fewstep's PolicyProblem: the preset `maml`, with observations as they are unless they are to be normalized."""
-    from fewstep.problems import PRESETS
+    from fewstep.application import presets
 
-    settings: Any = PRESETS[name]["maml"][0]
+    settings: Any = presets()[name]["maml"][0]
     return (settings if normalize or name == "nav2d" else replace(settings, normalize=False)).build(0)
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 
 from benchmarks.records import Options, ratios, write
+from fewstep.application import presets
 from fewstep.problem import Problem
-from fewstep.problems import PRESETS, Sine, Table
+from fewstep.problems import Sine, Table
 from fewstep.tasks.sine import Ranges, sine_waves
 from fewstep.trained import Trained
 from fewstep.training.calibrate import calibrate
@@ -66,7 +67,7 @@ def problems(weather: str, gapminder: str) -> Iterator[tuple[str, Problem]]:
     }
     for name, columns in tables.items():
         for adapter in ("bayes-head", "gradient"):
-            settings: Table = replace(PRESETS["table"][adapter][0], **columns)
+            settings: Table = replace(presets()["table"][adapter][0], **columns)
             problem = settings.build_from(noise(), "noise") if name == "noise" else settings.build()
             yield f"{name}, {adapter}", problem
     yield "sine, gradient", Sine().build()

@@ -26,8 +26,8 @@ from PIL import Image
 from benchmarks.records import Options, device, median_seconds, timed, write
 from fewstep import maml, runs
 from fewstep.adapted.photos import adapt_photos
+from fewstep.application import presets
 from fewstep.cli.arguments import prepare_jax
-from fewstep.problems import PRESETS
 from fewstep.trained import Trained
 from fewstep.training.chunk import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.devices import meta_batches, replicate, task_mesh
@@ -68,7 +68,7 @@ def reading(folder: str, repeats: int) -> dict[str, float]:
 def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     """Milliseconds of a meta-step of Omniglot, of cutting its episodes, and their ratio."""
     mesh = task_mesh()
-    problem = prepared(replace(PRESETS["omniglot"][preset][0], data_dir=folder).build(0), mesh, 0, quiet=True)
+    problem = prepared(replace(presets()["omniglot"][preset][0], data_dir=folder).build(0), mesh, 0, quiet=True)
     assert problem.splits is not None
     key, ahead = jax.random.key(0), meta_steps_drawn_at_once(problem)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
@@ -89,7 +89,7 @@ def adapting(repeats: int) -> dict[str, Any]:
         write_photos(folder / "train", 30, 8)
         write_photos(folder / "new", CLASSES, PHOTOS)
         settings = replace(
-            PRESETS["images"]["default"][0],
+            presets()["images"]["default"][0],
             data=str(folder / "train"),
             meta_steps=2,
             validation_tasks=2,

@@ -123,12 +123,12 @@ def meta_steps(omniglot: str):
     import jax
 
     from fewstep import maml
-    from fewstep.problems import PRESETS
+    from fewstep.application import presets
     from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, training_mesh
     from fewstep.training.plan import planned
 
-    problem, mesh = replace(PRESETS["omniglot"]["maml"][0], data_dir=omniglot).build(0), training_mesh()
+    problem, mesh = replace(presets()["omniglot"]["maml"][0], data_dir=omniglot).build(0), training_mesh()
     problem = planned(problem, mesh.size)
     run = compiled_chunk(problem, mesh)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))), mesh)

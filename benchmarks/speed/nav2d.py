@@ -13,8 +13,9 @@ from typing import Any
 import jax
 
 from benchmarks.records import Options, device, in_turn, timed, write
+from fewstep.application import presets
 from fewstep.cli.arguments import prepare_jax
-from fewstep.problems import PRESETS, Nav2d
+from fewstep.problems import Nav2d
 from fewstep.rl.problem import meta_step_of
 from fewstep.rl.rollouts import collect
 
@@ -22,7 +23,7 @@ from fewstep.rl.rollouts import collect
 def main() -> None:
     arguments = Options(__doc__, "speed/nav2d.json").parse_args()
     prepare_jax()
-    record = speed(PRESETS["nav2d"]["default"][0])
+    record = speed(presets()["nav2d"]["default"][0])
     print(json.dumps(record))
     write(arguments.out, {**record, "device": device()})
 

@@ -27,9 +27,9 @@ import numpy as np
 
 from benchmarks.accuracy.policies import recurrent
 from benchmarks.records import Options, device, read, write
+from fewstep.application import presets
 from fewstep.cli.arguments import prepare_jax
 from fewstep.plots.every_run import Panel, every_run
-from fewstep.problems import PRESETS
 from fewstep.problems.policy_settings import PolicySettings
 from fewstep.rl.problem import PolicyProblem, returns_of
 from fewstep.tasks.navigation import navigation, straight_there
@@ -71,7 +71,7 @@ def main() -> None:
     if arguments.draw:
         return draw(read(arguments.out), arguments.images / f"{arguments.problem}_seeds.png")
     prepare_jax()
-    settings = PRESETS[arguments.problem]["default"][0]
+    settings = presets()[arguments.problem]["default"][0]
     if arguments.meta_steps:
         settings = replace(settings, meta_steps=arguments.meta_steps)
     record: dict[str, Any] = {}
