@@ -17,11 +17,8 @@ from fewstep import maml
 from fewstep.losses import RowError
 from fewstep.maml import Learner, MetaState
 from fewstep.tasks.family import TaskFamily
-from fewstep.tasks.images import Pixels
 from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Metric, Params
 
-MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS = 39, 20
-"""Photos of so many calibration classes are kept with a run of images, and so many of each, or a few more than the shots."""
 LowerRates = Callable[[Any, jax.Array], Any]
 """`(MetaParams.inner, factor) -> MetaParams.inner`, whose learned rates are times the factor"""
 
@@ -54,23 +51,6 @@ class Splits:
     """tasks that calibrate intervals and probabilities, and serve for nothing else"""
     left_out: int = 0
     """how many tasks are in none: too few examples to be queried"""
-
-
-class ImageTasks(NamedTuple):
-    """What is asked of unseen tasks of images beside their own queries."""
-
-    validation: TaskFamily
-    """meta-validation tasks whose queries end with strangers: images of none of the task's classes"""
-    test: TaskFamily
-    names: tuple[str, ...]
-    """of all classes, by number"""
-    parts: dict[str, list[str]]
-    """the names of meta-train, -validation, calibration and -test classes"""
-    pixels: Pixels
-    features: Callable[[Params, jax.Array], jax.Array]
-    """`features(params, images) -> [images, features]`: what the last layer sees"""
-    calibration: np.ndarray
-    """uint8 [classes, photos, height, width, channels]: photos of the classes that serve for prediction sets alone"""
 
 
 def needed_to_calibrate(level: float) -> int:
@@ -231,7 +211,7 @@ class Problem(Trainable):
     """what may be made of trained parameters in closed form; the best on meta-validation tasks, or none, is kept"""
     validation_tasks: int = 1000
     """how many meta-validation tasks choose checkpoints"""
-    images: ImageTasks | None = None
+    images: Any = None
     """where tasks are of images: how unseen ones are examined"""
     illustrate: Callable[[int], Illustration] | None = None
     """the n-th meta-test task, drawn for people"""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,16 @@ import numpy as np
 from fewstep import maml
 from fewstep.application import LAYOUT
 from fewstep.problem import Problem
-from fewstep.runs import Run
 from fewstep.training.calibrate import LEVELS, nearest_entry
 from fewstep.training.findings import said_of_run
 from fewstep.training.fit import SIGNS, Steps, deviation, fit
 from fewstep.training.mapping import over_tasks
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, MetaParams, Params
+
+if TYPE_CHECKING:
+    from fewstep.runs import Run
+
 
 UNITS_AT_ONCE = 256
 KEY_SEED = 0

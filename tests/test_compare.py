@@ -17,11 +17,12 @@ from known import unit_rows
 from fewstep import BadInput, compare, runs
 from fewstep.adapted import adapt
 from fewstep.application import problem_of
+from fewstep.apps.images.compare import refuse_known_photos
 from fewstep.compare import bench, plan
 from fewstep.compare.comparing import QUICK, QUICK_PART, Comparing
 from fewstep.compare.ground import ground
 from fewstep.compare.kept import DamagedRecord
-from fewstep.compare.leaks import refuse_known_photos, refuse_leaks
+from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.plan import LEFT_OUT
 from fewstep.compare.recommended import copy_run
 from fewstep.compare.told import more_sentences

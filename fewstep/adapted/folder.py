@@ -13,7 +13,7 @@ from fewstep.application import Saved, application
 from fewstep.arrays import read_arrays
 from fewstep.errors import BadInput
 from fewstep.plain import read_json, validate
-from fewstep.runs import settings_of
+from fewstep.problems.saved import settings_of
 from fewstep.tasks.reading import read_table
 from fewstep.trained import Trained
 

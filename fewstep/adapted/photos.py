@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from fewstep.maml import adapt
 from fewstep.plain import read_json
 from fewstep.problem import Problem, needed_to_calibrate
 from fewstep.problems.image_model import features_of
-from fewstep.runs import Run, new_directory, write_json
+from fewstep.runs.files import new_directory, write_json
 from fewstep.tasks.image_files import read_image_folder, read_photos
 from fewstep.tasks.images import class_weights
 from fewstep.trained import KEY_SEED, Trained
@@ -36,6 +36,10 @@ from fewstep.training.image_sets import read_photos as calibration_photos
 from fewstep.training.mapping import one_task, shared_out
 from fewstep.training.programs import compiled
 from fewstep.types import Examples, Params
+
+if TYPE_CHECKING:
+    from fewstep.runs import Run
+
 
 SUPPORT = "support.npz"
 QUERIES_AT_ONCE = 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -25,13 +25,17 @@ from fewstep.application import ADAPTED
 from fewstep.arrays import write_arrays
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
-from fewstep.runs import Run, new_directory, write_json
+from fewstep.runs.files import new_directory, write_json
 from fewstep.tasks.columns import TableFormat
 from fewstep.tasks.labels import note_twins, twin_hint
 from fewstep.tasks.units import bucket, pad_units, stack_units, within_units
 from fewstep.trained import Report, Trained
 from fewstep.training.fit import SIGNS, Steps
 from fewstep.types import Examples, Params
+
+if TYPE_CHECKING:
+    from fewstep.runs import Run
+
 
 FILE, PARAMETERS, SUPPORT = ADAPTED, "parameters.npz", "support.parquet"
 UNLIKE, ROWS = "unlike_training", "support_rows"

@@ -31,7 +31,8 @@ class Adapt:
     def __call__(self) -> int:
         steps = one_choice_of_steps(self.steps)
         prepare_jax()
-        from fewstep import adapted, runs
+        from fewstep import runs
+        from fewstep.adapted.units import adapt
         from fewstep.tasks.reading import FILE, read_table
 
         run = runs.open_run(self.run)
@@ -39,7 +40,7 @@ class Adapt:
             raise BadInput("--support is needed: the few rows of the new units.")
         format = run.problem(with_data=False).format
         table = read_table(self.support, labels=format.labels)
-        model = adapted.adapt(run, table, self.support, steps)
+        model = adapt(run, table, self.support, steps)
         model.save(self.out)
         if model.units is None and model.format.task not in (None, FILE):
             near = difflib.get_close_matches(str(model.format.task), table.columns, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""Held-out tasks and photos that training has seen under another name (floor 5): every arm would look better than it is."""
+"""Held-out tasks that training has seen under another name (floor 5): every arm would look better than it is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import polars as pl
 from fewstep.classics.rows import with_gaps
 from fewstep.compare.ground import Ground
 from fewstep.errors import BadInput
-from fewstep.problems.image_classes import Parts
 from fewstep.tasks.family import TaskFamily
-from fewstep.tasks.image_set import ImageSet
 
 LEAST_ROWS = 8
 """Tasks of fewer different rows may be alike by chance."""
@@ -39,28 +37,6 @@ def refuse_leaks(ground: Ground) -> None:
                 + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN])
                 + "; ..." * (len(found) > SHOWN)
                 + ". Remove one of each pair, or give them one name in the column of --task."
-            )
-
-
-def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
-    """The same photo in two classes, as it is once it is brought to its size. One of a single color is no photo."""
-    content = [image.tobytes() for image in found.images]
-    files = found.files or tuple(f"a photo of {name}" for name in np.repeat(found.names, found.length))
-    of_class = lambda number: range(found.start[number], found.start[number] + found.length[number])  # noqa: E731
-    known = {content[image]: image for number in parts["train"] for image in of_class(number)}
-    for part in ("validation", "test"):
-        twice = [
-            (image, known[content[image]])
-            for number in parts[part]
-            for image in of_class(number)
-            if content[image] in known and np.ptp(found.images[image])
-        ]
-        if twice:
-            raise BadInput(
-                f"{len(twice)} photo{'s' * (len(twice) > 1)} of meta-{part} classes would be known from training: "
-                + "; ".join(f"{files[one]} is {files[other]}" for one, other in twice[:SHOWN])
-                + "; ..." * (len(twice) > SHOWN)
-                + ". Remove one of each pair."
             )
 
 

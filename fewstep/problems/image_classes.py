@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from fewstep.errors import BadInput
-from fewstep.problem import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, needed_to_calibrate
+from fewstep.problem import needed_to_calibrate
 from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.images import Pixels
+from fewstep.tasks.images import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, Pixels
 
 SHOWN = {"train": "meta-train", "validation": "meta-validation", "calibration": "calibration", "test": "meta-test"}
 SETS_AT = (80, 90, 95)

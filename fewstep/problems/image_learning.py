@@ -11,7 +11,7 @@ import numpy as np
 
 from fewstep.errors import BadInput
 from fewstep.gradients.auto import device_memory
-from fewstep.problem import ImageTasks, Problem, Splits
+from fewstep.problem import Problem, Splits
 from fewstep.problems.image_classes import SHOWN, Parts, calibration_photos, colors, sets_in_words, usable
 from fewstep.problems.image_model import JOINT_PARTS, features_of, image_problem, joint_beginning
 from fewstep.problems.image_settings import ImageSettings
@@ -19,7 +19,7 @@ from fewstep.tasks.classes import all_classes, count_of
 from fewstep.tasks.family import TaskFamily
 from fewstep.tasks.image_format import ImageFormat
 from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.images import Cut, Photos, image_tasks
+from fewstep.tasks.images import Cut, ImageTasks, Photos, image_tasks
 from fewstep.tasks.on_host import OnHost
 
 

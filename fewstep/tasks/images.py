@@ -7,6 +7,7 @@ they do not fit there, on the host.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +20,10 @@ from fewstep.plain import Positive
 from fewstep.tasks.augment import Variation, varied
 from fewstep.tasks.family import Shots, TaskFamily
 from fewstep.tasks.on_host import OnHost
-from fewstep.types import Episode, Examples, Key
+from fewstep.types import Episode, Examples, Key, Params
+
+MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS = 39, 20
+"""Photos of so many calibration classes are kept with a run of images, and so many of each, or a few more than the shots."""
 
 
 class Photos(NamedTuple):
@@ -154,3 +158,20 @@ def _turned(turns: int):
 
 
 TURNS = [_turned(turns) for turns in range(4)]
+
+
+class ImageTasks(NamedTuple):
+    """What is asked of unseen tasks of images beside their own queries."""
+
+    validation: TaskFamily
+    """meta-validation tasks whose queries end with strangers: images of none of the task's classes"""
+    test: TaskFamily
+    names: tuple[str, ...]
+    """of all classes, by number"""
+    parts: dict[str, list[str]]
+    """the names of meta-train, -validation, calibration and -test classes"""
+    pixels: Pixels
+    features: Callable[[Params, jax.Array], jax.Array]
+    """`features(params, images) -> [images, features]`: what the last layer sees"""
+    calibration: np.ndarray
+    """uint8 [classes, photos, height, width, channels]: photos of the classes that serve for prediction sets alone"""

@@ -1,15 +1,12 @@
-"""What `calibration.json` holds (floor 3): of tables as `calibrate.py` writes it, of images as `image_report.py` does.
+"""What `calibration.json` holds (floor 3), as `calibrate.py` writes it.
 
 Annotations are evaluated here: as text, Python 3.11 does not see which keys are not required.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
-
-from msgspec import Meta
+from typing import Any, Literal, NotRequired, TypedDict
 
 from fewstep.plain import Count, Positive, validate
 from fewstep.problem import Problem
-from fewstep.tasks.image_format import ImageFormat
 from fewstep.training.calibrate import LEVELS
 
 OfSigns = tuple[float, float, float]
@@ -56,30 +53,8 @@ class OfTables(TypedDict):
     unfinished: NotRequired[Unfinished]
 
 
-class Rule(TypedDict):
-    """Which photos are none of the classes."""
-
-    score: Literal["probability", "similarity"]
-    limit: float
-    tells: NotRequired[bool]
-    told: NotRequired[float]
-    told_at_least: NotRequired[float]
-
-
-class OfImages(TypedDict, total=False):
-    """Of images; empty where the run was not trained to its end."""
-
-    chosen_steps: Annotated[int, Meta(ge=0, le=10_000)]
-    temperature: Positive
-    none_of_these: Rule
-    unfinished: Unfinished
-
-
 def require_calibration(found: Any, problem: Problem) -> None:
     """Raises `ValueError` if `found` is no calibration of a model of `problem`, which may be without data."""
-    if isinstance(problem.format, ImageFormat):
-        validate(found, OfImages, "the calibration")
-        return
     of_tables, outputs = validate(found, OfTables, "the calibration"), problem.format.outputs
     for entry in of_tables["by_shots"]:
         choices = [entry[name] for name in ("trained", "auto") if name in entry]

@@ -7,14 +7,17 @@ sets are calibrated task by task (`image_sets.py`). Accuracy has two intervals, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
+from fewstep.plain import validate
 from fewstep.problem import Problem
 from fewstep.training import image_sets
 from fewstep.training.calibrate import best_temperature
+from fewstep.training.calibration_file import Positive, Unfinished
 from fewstep.training.classics import beside_image_classics
 from fewstep.training.evaluate import summarize
 from fewstep.training.fit import Steps
@@ -115,3 +118,28 @@ def evaluate_images(
 def counted(steps: Sequence[Steps]) -> list[int]:
     """Those that are numbers: images know no 'auto'."""
     return [step for step in steps if isinstance(step, int)]
+
+
+class Rule(TypedDict):
+    """Which photos are none of the classes."""
+
+    score: Literal["probability", "similarity"]
+    limit: float
+    tells: NotRequired[bool]
+    told: NotRequired[float]
+    told_at_least: NotRequired[float]
+
+
+class OfImages(TypedDict, total=False):
+    """Of images; empty where the run was not trained to its end."""
+
+    chosen_steps: Annotated[int, Meta(ge=0, le=10_000)]
+    temperature: Positive
+    none_of_these: Rule
+    unfinished: Unfinished
+
+
+def require_calibration_of_images(found: Any, problem: Problem) -> None:
+    """Raises `ValueError` if `found` is no calibration of a model of images."""
+    del problem
+    validate(found, OfImages, "the calibration")

@@ -26,9 +26,9 @@ import numpy as np
 from fewstep.arrays import arrays_in
 from fewstep.errors import BadInput
 from fewstep.maml import adapt
-from fewstep.problem import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, Problem, needed_to_calibrate
+from fewstep.problem import Problem, needed_to_calibrate
 from fewstep.tasks.image_format import ImageFormat
-from fewstep.tasks.images import class_weights
+from fewstep.tasks.images import MOST_CALIBRATION, MOST_CALIBRATION_PHOTOS, class_weights
 from fewstep.training.calibrate import STATED
 from fewstep.training.image_certainty import probabilities
 from fewstep.training.mapping import over_tasks

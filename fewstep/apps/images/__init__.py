@@ -47,7 +47,7 @@ class ImagesApplication(SupervisedApplication):
 
     @property
     def methods(self) -> Sequence[Any]:
-        return resolve("fewstep.compare.arms:OF_IMAGES")  # type: ignore[return-value]
+        return resolve("fewstep.apps.images.compare:methods")()
 
     def sources(self, settings: Any) -> Mapping[str, Source]:
         given = {name: getattr(settings, name, "") for name in ("data", "data_dir", "labels")}
@@ -55,6 +55,11 @@ class ImagesApplication(SupervisedApplication):
 
     def record(self, problem: Any) -> Json:
         return {**super().record(problem), "classes": problem.images.parts}
+
+    def check_calibration(self, calibration: Json, problem: Any) -> None:
+        from fewstep.training.image_report import require_calibration_of_images
+
+        require_calibration_of_images(calibration, problem)
 
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         """Chooses the number of steps, fits the temperature; keeps the photos that calibrate prediction sets."""

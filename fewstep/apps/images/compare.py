@@ -9,15 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from fewstep.compare.arms.embeddings import embeddings_of
+from fewstep.compare.arms import LEARNED, classical
+from fewstep.compare.arms.arm import Arm
+from fewstep.compare.arms.embeddings import PROBE, embeddings_of
 from fewstep.compare.asked import require_budget
 from fewstep.compare.ground import Ground, ground, recipe_of
-from fewstep.compare.leaks import refuse_known_photos
+from fewstep.compare.leaks import SHOWN
 from fewstep.compare.splits import require_tasks
 from fewstep.errors import BadInput
 from fewstep.problem import Problem
+from fewstep.problems.image_classes import Parts
 from fewstep.problems.images import Images
 from fewstep.tasks.family import TaskFamily
+from fewstep.tasks.image_set import ImageSet
 
 TASKS = 100
 """held-out tasks of each split, one episode of each"""
@@ -52,3 +56,31 @@ def names_of(problem: Problem, family: TaskFamily, count: int) -> tuple[str, ...
     assert problem.images is not None and family.describe is not None
     classes = np.asarray(jax.vmap(family.describe)(family.tasks(count)))
     return tuple(", ".join(problem.images.names[one] for one in task) for task in classes)
+
+
+def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
+    """The same photo in two classes, as it is once it is brought to its size. One of a single color is no photo."""
+    content = [image.tobytes() for image in found.images]
+    files = found.files or tuple(f"a photo of {name}" for name in np.repeat(found.names, found.length))
+    of_class = lambda number: range(found.start[number], found.start[number] + found.length[number])  # noqa: E731
+    known = {content[image]: image for number in parts["train"] for image in of_class(number)}
+    for part in ("validation", "test"):
+        twice = [
+            (image, known[content[image]])
+            for number in parts[part]
+            for image in of_class(number)
+            if content[image] in known and np.ptp(found.images[image])
+        ]
+        if twice:
+            raise BadInput(
+                f"{len(twice)} photo{'s' * (len(twice) > 1)} of meta-{part} classes would be known from training: "
+                + "; ".join(f"{files[one]} is {files[other]}" for one, other in twice[:SHOWN])
+                + "; ..." * (len(twice) > SHOWN)
+                + ". Remove one of each pair."
+            )
+
+
+def methods() -> tuple[Arm, ...]:
+    """The methods that apply to images; a probe on given embeddings follows the nearest class mean."""
+    place = LEARNED.index(classical.NEAREST) + 1
+    return tuple(arm for arm in (*LEARNED[:place], PROBE, *LEARNED[place:]) if arm.images)

@@ -1,6 +1,6 @@
 """The arms of models that predict (floor 5), in the order in which they are told of. `Application.methods` is what is tried."""
 
-from fewstep.compare.arms import classical, embeddings, gaussian, learned, mixed
+from fewstep.compare.arms import classical, gaussian, learned, mixed
 from fewstep.compare.arms.arm import AnyGround as AnyGround
 from fewstep.compare.arms.arm import Arm as Arm
 from fewstep.compare.arms.arm import Choice as Choice
@@ -13,7 +13,6 @@ LEARNED: tuple[Arm, ...] = (
     classical.CHANCE,
     learned.RIDGE,
     classical.NEAREST,
-    embeddings.PROBE,
     classical.POOLED,
     gaussian.GAUSSIAN,
     mixed.MIXED,
@@ -34,4 +33,3 @@ LEARNED: tuple[Arm, ...] = (
 )
 """An arm that follows another stands behind it."""
 OF_ROWS = tuple(arm for arm in LEARNED if arm.rows)
-OF_IMAGES = tuple(arm for arm in LEARNED if arm.images)
