@@ -1,8 +1,8 @@
 """What all benchmarks share: options, records, the machine, rounds, and programs in processes of their own.
 
-A benchmark is run from the root of the repository, `python -m benchmarks.ROOM.NAME`, and writes `docs/records/ROOM/NAME.json`.
-Nothing here imports JAX or fewstep before it is called: other frameworks' workers use it too.
-"""
+A benchmark is run from the root of the repository, `python -m benchmarks.ROOM.NAME`, and writes
+`docs/records/ROOM/NAME.json`. Nothing here imports JAX or fewstep before it is called: other frameworks' workers use it
+too."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def device() -> str:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, versions and date."""
-    from fewstep.training.measured_lowerings import processor
+    from fewstep.training.autotune_convolutions import processor
 
     about: dict[str, Any] = {"cpu": processor(), "cores": cores(), "python": platform.python_version()}
     for name in PACKAGES:

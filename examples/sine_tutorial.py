@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import optax
 
 import fewstep
-from fewstep import losses, nn
-from fewstep.tasks.sine import sine_examples, sine_wave, sine_waves
+from fewstep import nn
+from fewstep.apps.sine.tasks import sine_examples, sine_wave, sine_waves
+from fewstep.core import losses
 
 (folder := Path((sys.argv[1:] or ["sine_tutorial"])[0])).mkdir(exist_ok=True)
 grid = jnp.linspace(-5, 5, 100)[:, None]

@@ -1,8 +1,8 @@
-"""The protocol that every application fulfils, and the registry that finds applications by name (floor 1).
+"""The protocol that every application fulfils, and the registry that finds applications by name.
 
-An application is one kind of task that fewstep can be used for: rows of a table, photos, policies. The rest of fewstep asks it
-what it can do and never which one it is. Applications are found through entry points of the group `fewstep.applications`, ours
-as well as those of other packages:
+An application is one kind of task that fewstep can be used for: rows of a table, photos, policies. The rest of fewstep
+asks it what it can do and never which one it is. Applications are found through entry points of the group
+`fewstep.applications`, ours as well as those of other packages:
 
     [project.entry-points."fewstep.applications"]
     bowls = "fewstep_bowls:APPLICATION"
@@ -19,13 +19,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from fewstep.errors import BadInput
-from fewstep.plain import read_json
+from fewstep.errors import InputError
+from fewstep.storage.files import Source as Source
+from fewstep.storage.json import read_json
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from fewstep.types import MetaParams
+    from fewstep.core.types import MetaParams
 
 GROUP = "fewstep.applications"
 """of the entry points"""
@@ -74,15 +75,6 @@ class EvaluationOptions:
     full: bool = False
     """whether this is the evaluation that is kept as `evaluation.json`"""
     quiet: bool = True
-
-
-class Source(NamedTuple):
-    """What a problem is built from."""
-
-    path: str
-    """of a file or folder, or a pattern of files"""
-    hashed: bool = True
-    """whether a run is bound to its content"""
 
 
 class Saved(NamedTuple):
@@ -156,7 +148,7 @@ class Application(Protocol):
     def build(self, settings: Settings, seed: int, saved: Saved | None = None, trusted: str = "") -> Any:
         """The Problem of these settings; of a `saved` run as much of it as needs no data.
 
-        `trusted` names code that the user allows to run. Raises `BadInput` for settings that cannot be used, and `NotTrusted`
+        `trusted` names code that the user allows to run. Raises `InputError` for settings that cannot be used, and `NotTrusted`
         for code that is not named.
         """
         ...
@@ -198,11 +190,11 @@ class Application(Protocol):
         ...
 
     def adapt(self, run: Any, support: Any, **options: Any) -> AdaptedModel:
-        """Adapts a trained run to `support`. Raises `BadInput` if it cannot be used."""
+        """Adapts a trained run to `support`. Raises `InputError` if it cannot be used."""
         ...
 
     def open_adapted(self, directory: Path) -> AdaptedModel:
-        """Opens a folder that the adapted model's `save` wrote. Raises `BadInput` if it is damaged."""
+        """Opens a folder that the adapted model's `save` wrote. Raises `InputError` if it is damaged."""
         ...
 
     def benchmark(self, settings: Settings, seed: int, say: Callable[[str], None], **options: Any) -> Sequence[Any]:
@@ -227,7 +219,7 @@ def entry_points() -> dict[str, EntryPoint]:
     for point in sorted(installed(group=GROUP), key=lambda point: point.name):
         found.setdefault(point.name, point)
     if not found:
-        raise BadInput(
+        raise InputError(
             f"expected installed applications (entry points of the group {GROUP}), found none: fewstep is not installed, or an "
             "earlier version of it is. Install it: pip install fewstep, or pip install -e . in a checkout."
         )
@@ -242,21 +234,21 @@ def package_of(name: str) -> str:
 
 @cache
 def application(name: str, package: str = "") -> Application:
-    """The application of this name. Raises `BadInput` if it is not installed, cannot be imported or lacks a member of the
+    """The application of this name. Raises `InputError` if it is not installed, cannot be imported or lacks a member of the
     protocol. `package` is the package that brought it when a folder was written."""
     if name not in entry_points():
         known = ", ".join(entry_points())
         what = f"pip install {package}" if package else "install the package that brings it"
-        raise BadInput(f"there is no application {name!r} installed; expected one of {known}. To use it: {what}.")
+        raise InputError(f"there is no application {name!r} installed; expected one of {known}. To use it: {what}.")
     try:
         found: Application = entry_points()[name].load()
     except Exception as error:  # of other people's code, whatever comes of it
         reason = f"{type(error).__name__}: {error}"
-        raise BadInput(
+        raise InputError(
             f"the application {name!r} of the package {package_of(name)} cannot be imported ({reason}). Repair or remove it."
         ) from error
     if absent := missing(found):
-        raise BadInput(
+        raise InputError(
             f"the application {name!r} of the package {package_of(name)} does not fulfil fewstep.application.Application: it "
             f"has no {', '.join(absent)}. Add {'it' if len(absent) == 1 else 'them'}."
         )
@@ -280,28 +272,28 @@ def unusable() -> dict[str, str]:
     for name in entry_points():
         try:
             application(name)
-        except BadInput as error:
+        except InputError as error:
             reasons[name] = str(error)
     return reasons
 
 
 def application_of_problem(problem: str) -> Application:
-    """The application that has a problem of this name. Raises `BadInput` if there is none."""
+    """The application that has a problem of this name. Raises `InputError` if there is none."""
     for found in applications():
         if problem in found.problems:
             return found
     known = ", ".join(name for found in applications() for name in found.problems)
     why = "".join(f" {reason}" for reason in unusable().values())
-    raise BadInput(f"there is no problem {problem!r}; expected one of {known}.{why}")
+    raise InputError(f"there is no problem {problem!r}; expected one of {known}.{why}")
 
 
 def problem_of(settings: Settings) -> tuple[Application, str]:
-    """The application of these settings, and the name of their problem. Raises `BadInput` if they are of none."""
+    """The application of these settings, and the name of their problem. Raises `InputError` if they are of none."""
     for found in applications():
         for name, kind in found.problems.items():
             if type(settings) is kind:
                 return found, name
-    raise BadInput(f"expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}.")
+    raise InputError(f"expected the settings of a problem such as Sine() or Table(...), got {type(settings).__name__}.")
 
 
 def problems() -> dict[str, type[Settings]]:
@@ -315,10 +307,10 @@ def presets() -> dict[str, Presets]:
 
 
 def settings_of(problem: str, preset: str) -> Settings:
-    """The settings of a preset. Raises `BadInput` if there is no such problem or preset."""
+    """The settings of a preset. Raises `InputError` if there is no such problem or preset."""
     known = application_of_problem(problem).presets[problem]
     if preset not in known:
-        raise BadInput(f"there is no preset {preset!r}; expected one of {', '.join(known)}.")
+        raise InputError(f"there is no preset {preset!r}; expected one of {', '.join(known)}.")
     return known[preset][0]
 
 
@@ -332,30 +324,32 @@ def resolve(target: str) -> Callable[..., Any]:
 
 
 def read_adapted(directory: str | Path) -> Json:
-    """The content of an adapted model's `adapted.json`. Raises `BadInput` if it is none, is damaged or of another layout."""
+    """The content of an adapted model's `adapted.json`. Raises `InputError` if it is none, is damaged or of another layout."""
     path = Path(directory) / ADAPTED
     if not path.is_file():
         hint = " It is a trained run: adapt it first." if path.with_name("config.json").is_file() else ""
-        raise BadInput(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
+        raise InputError(f"{directory}: expected the folder of an adapted model (`fewstep adapt` makes one), found none.{hint}")
     try:
         saved = read_json(path)
         layout = saved.get("layout")
     except (ValueError, OSError, AttributeError) as error:
-        raise BadInput(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
+        raise InputError(f"{directory}: the adapted model is damaged ({error}). Adapt again.") from error
     if layout != LAYOUT:
-        raise BadInput(f"{path}: expected an adapted model of layout {LAYOUT}, got {layout or 'an earlier one'}. Adapt again.")
+        raise InputError(
+            f"{path}: expected an adapted model of layout {LAYOUT}, got {layout or 'an earlier one'}. Adapt again."
+        )
     return saved
 
 
 def application_of_adapted(directory: str | Path) -> Application:
-    """The application of an adapted model's folder. Raises `BadInput` as `read_adapted` does, and if it is not installed."""
+    """The application of an adapted model's folder. Raises `InputError` as `read_adapted` does, and if it is not installed."""
     saved = read_adapted(directory)
     try:
         return application(str(saved.get("application")), str(saved.get("package") or ""))
-    except BadInput as error:
-        raise BadInput(f"{directory}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
 
 
 def open_adapted(directory: str | Path) -> AdaptedModel:
-    """Opens the folder of an adapted model, whatever its application. Raises `BadInput` if it is none, or is damaged."""
+    """Opens the folder of an adapted model, whatever its application. Raises `InputError` if it is none, or is damaged."""
     return application_of_adapted(directory).open_adapted(Path(directory))

@@ -1,7 +1,7 @@
-"""What the command asks of libraries before they are loaded (floor 0): that they write nothing to its terminal.
+"""What the command asks of libraries before they are loaded: that they write nothing to its terminal.
 
-XLA reads its log level once, when jax is loaded, and `import fewstep` loads jax. As a library, fewstep leaves the level alone.
-"""
+XLA reads its log level once, when jax is loaded, and `import fewstep` loads jax. As a library, fewstep leaves the level
+alone."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""How fewstep refuses (floor 0). The command turns each into its exit code and never shows a traceback."""
+"""How fewstep refuses. The command turns each into its exit code and never shows a traceback."""
 
 
-class BadInput(ValueError):
+class InputError(ValueError):
     """What the user gave cannot be used. The message says what was expected, what came, and what to do. Exit code 2."""
 
 
-class NotTrusted(BadInput):
+class NotTrusted(InputError):
     """What was asked for would run code that is not fewstep's, and that the user has not named. `option` is what names it."""
 
     def __init__(self, message: str, option: str):
@@ -13,5 +13,5 @@ class NotTrusted(BadInput):
         self.option = option
 
 
-class RunFailed(RuntimeError):
+class TrainingError(RuntimeError):
     """A run that started well could not go on (a meta-loss that became NaN, say). Exit code 1."""

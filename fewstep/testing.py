@@ -1,11 +1,10 @@
-"""Checks for applications, ours and other people's (floor 6).
+"""Checks for applications, ours and other people's.
 
     from fewstep.testing import check_application
     check_application(fewstep_bowls.APPLICATION, tmp_path)
 
-One battery that every application passes, as scikit-learn's `check_estimator` is for estimators. Each step that fails names the
-member of `fewstep.application.Application` that is at fault.
-"""
+One battery that every application passes, as scikit-learn's `check_estimator` is for estimators. Each step that fails
+names the member of `fewstep.application.Application` that is at fault."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ from fewstep.application import (
     problem_of,
     resolve,
 )
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 from fewstep.plots import draw
 from fewstep.training import loop
 from fewstep.training.loop import OutOfTime
@@ -102,11 +101,13 @@ def check_settings(app: Application, example: Example) -> None:
     for name, value in example.bad.items():
         try:
             app.build(replace(example.settings, **{name: value}), 0)
-        except BadInput:
+        except InputError:
             continue
         except Exception as error:
-            raise CheckFailed(f"build: expected BadInput for {name}={value!r}, got {type(error).__name__}: {error}") from error
-        raise CheckFailed(f"build: expected BadInput for {name}={value!r}, got a problem")
+            raise CheckFailed(
+                f"build: expected InputError for {name}={value!r}, got {type(error).__name__}: {error}"
+            ) from error
+        raise CheckFailed(f"build: expected InputError for {name}={value!r}, got a problem")
 
 
 def check_training(app: Application, example: Example, folder: Path) -> runs.Run:
@@ -185,12 +186,12 @@ def check_benchmark(app: Application, example: Example) -> None:
 
 
 def refused(member: str, work: Callable[[], Any]) -> None:
-    """Raises `CheckFailed` unless `work` raises `BadInput`."""
+    """Raises `CheckFailed` unless `work` raises `InputError`."""
     try:
         work()
-    except BadInput:
+    except InputError:
         return
-    raise CheckFailed(f"{member}: expected BadInput, nothing was raised")
+    raise CheckFailed(f"{member}: expected InputError, nothing was raised")
 
 
 def same(one: Any, other: Any) -> bool:

@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from fewstep.training import programs  # noqa: E402
+from fewstep.training import jit  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -57,7 +57,7 @@ def forget_programs():
     """What a file compiled goes with it: each program maps a few pieces of memory, Linux allows a process 65,530 of them, and a
     worker that has run most of the files ends in a segmentation fault."""
     yield
-    programs.forget()
+    jit.forget()
     jax.clear_caches()
     gc.collect()
 

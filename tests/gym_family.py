@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from fewstep.nn.policies import policy_for
-from fewstep.rl.simulated import collect_outside
-from fewstep.types import MetaParams
+from fewstep.apps.policies.networks import policy_for
+from fewstep.apps.policies.simulated import collect_outside
+from fewstep.core.types import MetaParams
 
 
 class Point(gymnasium.Env):
-    """2D navigation (fewstep/tasks/navigation.py), written by hand."""
+    """2D navigation (fewstep/apps/policies/nav2d.py), written by hand."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = spaces.Box(-0.1, 0.1, (2,), np.float32)

@@ -11,10 +11,10 @@ from jax.flatten_util import ravel_pytree
 from PIL import Image
 
 from fewstep import Episode, Examples, MetaParams, adapt, adaptation_path, init, meta_gradient, runs
-from fewstep.arrays import write_arrays
+from fewstep.core.maml import task_gradient, task_gradients
 from fewstep.gradients import first_order
-from fewstep.maml import task_gradient, task_gradients
 from fewstep.runs.config import write_config
+from fewstep.storage.arrays import write_arrays
 from fewstep.training.checkpoint import Checkpoints
 
 TINY = ["--meta-steps", "60", "--log-every", "20", "--hidden", "8", "--adaptation-steps", "2"]
@@ -170,10 +170,10 @@ def bowl_problem(**changes):
     import optax
 
     from fewstep import Learner
-    from fewstep.problem import Problem, Splits
+    from fewstep.core.problem import Problem, Splits
+    from fewstep.core.tasks import TaskFamily
+    from fewstep.supervised.columns import InputColumn, TableFormat, TargetColumn
     from fewstep.supervised.training import SupervisedTrainer
-    from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
-    from fewstep.tasks.family import TaskFamily
 
     schedule = optax.cosine_decay_schedule(0.05, 40)
     return Problem(

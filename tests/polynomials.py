@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep import Examples, Learner, Network
-from fewstep.variants import bayes_step, negative_log_likelihood, remember_prior
-from fewstep.variants.bayes_head import Belief
+from fewstep.variants import bayes_step, carry_prior, negative_log_likelihood
+from fewstep.variants.bayes_head import GaussianPosterior
 
 FEATURES, ROWS = 4, 7
 POLYNOMIALS = Network(lambda key: (), lambda params, x: x ** jnp.arange(1, FEATURES + 1)[None])
@@ -18,7 +18,9 @@ def numbers(seed, *shape):
 
 def prior(centers=1, outputs=1):
     size = FEATURES + 1
-    return Belief(numbers(0, centers, size, outputs), numbers(1, centers), numbers(2, size, size), numbers(3, outputs) / 2)
+    return GaussianPosterior(
+        numbers(0, centers, size, outputs), numbers(1, centers), numbers(2, size, size), numbers(3, outputs) / 2
+    )
 
 
 def examples(seed=5, rows=ROWS, outputs=1):
@@ -27,4 +29,4 @@ def examples(seed=5, rows=ROWS, outputs=1):
 
 def learner(**fields):
     loss = negative_log_likelihood(POLYNOMIALS)
-    return Learner(loss, remember_prior, 1, adaptation_step=bayes_step(POLYNOMIALS), **fields)
+    return Learner(loss, carry_prior, 1, adaptation_step=bayes_step(POLYNOMIALS), **fields)

@@ -15,7 +15,7 @@ import pytest
 import fewstep
 from fewstep import application as registry
 from fewstep import runs
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 from fewstep.testing import CheckFailed, check_application
 
 ROOT = Path(fewstep.__file__).parent
@@ -34,15 +34,15 @@ QUESTIONS = {
     "an application's own settings": r"import .*\b(PolicySettings|OwnEnvironment|ImageSettings|ImageLearning|RobotFaults)\b",
 }
 ALLOWED: dict[str, str] = {
-    "cli/rates.py: getattr(arguments.settings": "reads the fields that the settings themselves list",
-    "training/complete.py: problem.images": "how many draws of a validation task, until problems validate themselves",
-    "training/diagnose.py: getattr(problem.settings": "settings of policies and of others, until both are of one type",
-    "training/plan.py: getattr(problem.settings": "problems of a user's own, whose settings may be anything",
-    "adapted/units.py: getattr(self.problem.settings": "models of rows, of which tables alone know a column of time",
-    "compare/page/parts.py: element(": "the elements of a page",
-    "compare/page/whole.py: element(": "the elements of a page",
-    "compare/arms/networks.py: SHARED": "the name of a field of a Problem",
-    "compare/arms/networks.py: hasattr(ground.settings": "a variant has fields for several recipes",
+    "cli/dry_run.py: getattr(arguments.settings": "reads the fields that the settings themselves list",
+    "supervised/training.py: problem.images": "how many draws of a validation task, until problems validate themselves",
+    "training/divergence.py: getattr(problem.settings": "settings of policies and of others, until both are of one type",
+    "training/tuning.py: getattr(problem.settings": "problems of a user's own, whose settings may be anything",
+    "supervised/adapted.py: getattr(self.problem.settings": "models of rows, of which tables alone know a column of time",
+    "compare/page/components.py: element(": "the elements of a page",
+    "compare/page/page.py: element(": "the elements of a page",
+    "compare/methods/networks.py: SHARED": "the name of a field of a Problem",
+    "compare/methods/networks.py: hasattr(ground.settings": "a variant has fields for several recipes",
 }
 """place -> why it may stay"""
 
@@ -141,7 +141,9 @@ def test_help_and_the_list_show_the_applications_that_are_installed(bowls):
 def test_an_application_that_lacks_a_member_is_refused_by_its_name(broken, member):
     names = [name for name in registry.MEMBERS if name != member]
     broken("from types import SimpleNamespace\nAPPLICATION = SimpleNamespace(**dict.fromkeys(" + repr(names) + "))")
-    with pytest.raises(BadInput, match=f"'bowls' of the package fewstep-bowls does not fulfil .*: it has no {member}. Add it"):
+    with pytest.raises(
+        InputError, match=f"'bowls' of the package fewstep-bowls does not fulfil .*: it has no {member}. Add it"
+    ):
         registry.application("bowls")
     assert "sine" in registry.problems()  # the others can be used
 
@@ -149,7 +151,7 @@ def test_an_application_that_lacks_a_member_is_refused_by_its_name(broken, membe
 def test_an_application_that_cannot_be_imported_is_told_and_the_others_can_be_used(broken):
     broken("import no_such_module")
     assert "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')" in registry.unusable()["bowls"]
-    with pytest.raises(BadInput, match=r"no problem 'bowls'; expected one of images.* fewstep-bowls cannot be imported"):
+    with pytest.raises(InputError, match=r"no problem 'bowls'; expected one of images.* fewstep-bowls cannot be imported"):
         registry.application_of_problem("bowls")
 
 
@@ -185,13 +187,13 @@ def test_the_battery_names_the_member_at_fault(bowls, tmp_path, monkeypatch, mem
 def test_a_run_that_cannot_be_opened_says_why(tmp_path, change, complaint):
     config = {"layout": 3, "application": "sine", "package": "fewstep", "problem": "sine", "preset": "default"}
     (tmp_path / "config.json").write_text(json.dumps({**config, "settings": {}, "seed": 0, **change}))
-    with pytest.raises(BadInput, match=complaint):
+    with pytest.raises(InputError, match=complaint):
         runs.open_run(tmp_path)
 
 
 def test_an_adapted_model_of_another_layout_is_refused(tmp_path):
     (tmp_path / "adapted.json").write_text(json.dumps({"kind": "photos"}))
-    with pytest.raises(BadInput, match=r"expected an adapted model of layout 3, got an earlier one\. Adapt again"):
+    with pytest.raises(InputError, match=r"expected an adapted model of layout 3, got an earlier one\. Adapt again"):
         registry.open_adapted(tmp_path)
 
 

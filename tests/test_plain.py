@@ -5,7 +5,7 @@ from typing import Literal, TypedDict
 
 import pytest
 
-from fewstep.plain import Positive, is_valid, read_json, validate
+from fewstep.storage.json import Positive, is_valid, read_json, validate
 
 
 class Content(TypedDict):

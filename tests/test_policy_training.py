@@ -1,5 +1,5 @@
 """Policies in the training loop: checkpoints, going back, devices, time. Place: fewstep/apps/policies/training.py,
-fewstep/training/loop.py, fewstep/training/rollback.py."""
+fewstep/training/loop.py, fewstep/training/loop.py."""
 
 from dataclasses import replace
 
@@ -9,16 +9,15 @@ import pytest
 from known import assert_close, assert_same_bits, slow_but
 
 from fewstep import cli, runs
+from fewstep.apps.policies.meta_step import shortened
+from fewstep.apps.policies.networks import SEEN, normalizing
+from fewstep.apps.policies.problems import CheetahDir, Nav2d
 from fewstep.apps.policies.training import PolicyTrainer
-from fewstep.errors import BadInput, RunFailed
-from fewstep.nn.normalized import SEEN, normalizing
-from fewstep.problems import Nav2d
-from fewstep.problems.locomotion import CheetahDir
-from fewstep.rl.meta_step import shortened
+from fewstep.errors import InputError, TrainingError
 from fewstep.training import loop
 from fewstep.training.devices import task_mesh
-from fewstep.training.log import read_metrics
-from fewstep.variants.slowed import slowdown, slower
+from fewstep.training.progress import read_metrics
+from fewstep.variants.outer import slowdown, slower
 
 KEY = jax.random.key(7)
 BUILT = Nav2d(meta_batch_size=4, rollouts=3, hidden=(4,), meta_steps=4, log_every=2, rollbacks=2).build()
@@ -111,7 +110,7 @@ def test_a_run_that_is_not_finite_goes_back_to_its_best_checkpoint_and_takes_ste
 @pytest.mark.parametrize("rollbacks", [0, 2])
 def test_a_run_whose_first_meta_step_is_not_finite_stops_and_says_what_to_try(rollbacks, tmp_path):
     problem = Nav2d(meta_batch_size=2, rollouts=2, hidden=(2,), outer_rate=1e38, epochs=2, rollbacks=rollbacks).build()
-    with pytest.raises(RunFailed, match=r"not finite at meta-step 1\. Try a smaller --inner-rate or --outer-rate"):
+    with pytest.raises(TrainingError, match=r"not finite at meta-step 1\. Try a smaller --inner-rate or --outer-rate"):
         loop.train(problem, tmp_path, quiet=True)
 
 
@@ -155,7 +154,7 @@ def test_two_devices_share_the_operations_of_a_meta_step_and_validate_as_one(tmp
 
 
 def test_a_simulator_refuses_devices_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(BadInput, match="--devices 2: expected 1, since cheetah-dir acts in a simulator outside JAX"):
+    with pytest.raises(InputError, match="--devices 2: expected 1, since cheetah-dir acts in a simulator outside JAX"):
         runs.train(CheetahDir(), tmp_path / "run", devices=2)
     assert cli.main(["train", "cheetah-dir", "--devices", "2", "--out", str(tmp_path / "run")]) == 2
     assert "a simulator outside JAX" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -36,11 +36,11 @@ for module in pkgutil.walk_packages(fewstep.__path__, "fewstep."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from fewstep import runs
-from fewstep.errors import BadInput
-from fewstep.gradients.auto import device_memory
-from fewstep.problems import Sine
+from fewstep.errors import InputError
+from fewstep.gradients.exact import device_memory
+from fewstep.apps.sine.settings import Sine
 from fewstep.runs.lock import only_one
-from fewstep.runs.state import in_use_by
+from fewstep.runs.lock import in_use_by
 assert device_memory() > 0
 settings = Sine(hidden=(4,), meta_steps=4, log_every=2, meta_batch_size=2, adaptation_steps=1, shots=3, queries=3)
 directory = Path(sys.argv[1])
@@ -52,7 +52,7 @@ with only_one(directory):
     try:
         runs.resume(run, quiet=True)
         raise AssertionError("two processes train in one folder")
-    except BadInput as error:
+    except InputError as error:
         assert "is in use by process" in str(error)
 assert in_use_by(directory) == ""
 """

@@ -17,12 +17,13 @@ import pytest
 from known import plain
 
 import fewstep
-from fewstep import BadInput, runs
-from fewstep.adapted import adapt, open_adapted
-from fewstep.arrays import named_leaves, read_arrays, write_arrays
-from fewstep.problems import Sine
-from fewstep.training import checkpoint_file
-from fewstep.training.checkpoint_file import Damaged
+from fewstep import InputError, runs
+from fewstep.application import open_adapted
+from fewstep.apps.sine.settings import Sine
+from fewstep.storage.arrays import named_leaves, read_arrays, write_arrays
+from fewstep.supervised.adapted import adapt
+from fewstep.training import checkpoint
+from fewstep.training.checkpoint import Damaged
 
 TINY = {"hidden": (8,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
 
@@ -76,7 +77,7 @@ def test_a_pickle_among_parameters_is_refused_and_runs_nothing(trained, tmp_path
     with np.load(path) as stored:
         name = stored.files[0]
     pickled(path, harmed, name)
-    with pytest.raises(BadInput, match="damaged"):
+    with pytest.raises(InputError, match="damaged"):
         runs.open_run(tmp_path / where).params() if where == "run" else open_adapted(tmp_path / where)
 
 
@@ -85,7 +86,7 @@ def test_a_pickle_named_as_a_checkpoint_is_refused_and_runs_nothing(trained, tmp
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         pickled(tmp_path / "pickle.npz", harmed)
         shutil.move(tmp_path / "pickle.npz", path)
-    with pytest.raises(BadInput, match=r"All checkpoints in .* are damaged"):
+    with pytest.raises(InputError, match=r"All checkpoints in .* are damaged"):
         runs.open_run(tmp_path / "run").params("last")
 
 
@@ -113,12 +114,12 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path):
 
 def forged(path, change):
     """A checkpoint whose header was changed by hand, with the digest of what it became."""
-    content = bytearray(checkpoint_file.packed(named_leaves(plain(jnp.zeros(3))), {}))
+    content = bytearray(checkpoint.packed(named_leaves(plain(jnp.zeros(3))), {}))
     length = int.from_bytes(content[:8], "little")
     header = change(content[8 : 8 + length].decode()).encode()
     forged = bytearray(len(header).to_bytes(8, "little") + header + content[8 + length :])
-    forged[checkpoint_file.PLACE] = checkpoint_file.NO_DIGEST
-    forged[checkpoint_file.PLACE] = hashlib.sha256(forged).hexdigest().encode()
+    forged[checkpoint.PLACE] = checkpoint.NO_DIGEST
+    forged[checkpoint.PLACE] = hashlib.sha256(forged).hexdigest().encode()
     path.write_bytes(forged)
 
 
@@ -137,12 +138,12 @@ def forged(path, change):
 def test_a_checkpoint_that_was_forged_with_a_right_digest_is_refused(tmp_path, change):
     forged(tmp_path / "1.safetensors", lambda header: header)
     like = named_leaves(plain(jnp.zeros(3)))
-    assert checkpoint_file.read(tmp_path / "1.safetensors", like)[0]["theta"].tolist() == [0.0] * 3
+    assert checkpoint.read_checkpoint(tmp_path / "1.safetensors", like)[0]["theta"].tolist() == [0.0] * 3
     before = (tmp_path / "1.safetensors").read_bytes()
     forged(tmp_path / "1.safetensors", change)
     assert (tmp_path / "1.safetensors").read_bytes() != before
-    with pytest.raises((Damaged, BadInput)):
-        checkpoint_file.read(tmp_path / "1.safetensors", like)
+    with pytest.raises((Damaged, InputError)):
+        checkpoint.read_checkpoint(tmp_path / "1.safetensors", like)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_config_that_names_a_module_imports_nothing(trained, tmp_path, harmed,
     shutil.copytree(trained / "run", tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(BadInput):
+    with pytest.raises(InputError):
         runs.open_run(tmp_path / "run").params()
     assert "harmful" not in sys.modules
 

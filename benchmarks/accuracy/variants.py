@@ -24,20 +24,22 @@ import jax
 
 from benchmarks.accuracy.images.groceries import figures
 from benchmarks.records import Options, in_turn, median_ratio, read, timed, write
-from fewstep import maml
+from fewstep.apps.images.omniglot import Omniglot
+from fewstep.apps.images.predictions import Examiner
+from fewstep.apps.sine.settings import Sine
 from fewstep.cli.arguments import prepare_jax
-from fewstep.errors import RunFailed
-from fewstep.problem import Problem
-from fewstep.problems import VARIANTS, Omniglot, Sine, with_variants
-from fewstep.problems.settings import LearningSettings
+from fewstep.core import maml
+from fewstep.core.problem import Problem
+from fewstep.core.types import MetaParams
+from fewstep.errors import TrainingError
+from fewstep.recipe.settings import LearningSettings
+from fewstep.recipe.variants import VARIANTS, with_variants
+from fewstep.supervised.evaluate import compiled_validation, evaluate
 from fewstep.training.chunk import compiled_chunk
+from fewstep.training.cost import meta_step_operations
 from fewstep.training.devices import replicate, task_mesh
-from fewstep.training.estimate import meta_step_operations
-from fewstep.training.evaluate import compiled_validation, evaluate
-from fewstep.training.image_examiner import Examiner
 from fewstep.training.loop import train_in_memory
-from fewstep.training.plan import prepared
-from fewstep.types import MetaParams
+from fewstep.training.tuning import prepared
 
 RATES = (0.01, 0.03, 0.1)
 RATES_OF_IMAGES = (0.1, 0.4, 1.0)
@@ -121,7 +123,7 @@ def sine(arguments: Any) -> Iterator[tuple[str, Any]]:
             started, problem = time.monotonic(), plain.build(seed)
             try:
                 params = train_in_memory(problem, seed)
-            except RunFailed:
+            except TrainingError:
                 diverged += 1
                 continue
             seconds.append(time.monotonic() - started)
@@ -151,7 +153,7 @@ def validated(settings: LearningSettings) -> float:
     problem: Problem = settings.build(0)
     try:
         error = float(compiled_validation(problem)(train_in_memory(problem, 0), jax.random.key(0)))
-    except RunFailed:
+    except TrainingError:
         return float("inf")
     return error if error == error else float("inf")
 

@@ -4,9 +4,9 @@
     python -m benchmarks.changes.mutants draw --tree TREE --out mutants.json
     python -m benchmarks.changes.mutants run --tree TREE --mutants mutants.json --calls calls.json --out found.json
 
-A mutant turns a comparison or a sign, moves a number by one, drops a line or swaps two arguments. It is drawn by a fixed seed:
-first a function, then a kind, then a place in it. Each mutant is tried in a copy of TREE, a checkout: the test files that run
-its function, the quickest first, until one fails. A record that was interrupted goes on.
+A mutant turns a comparison or a sign, moves a number by one, drops a line or swaps two arguments. It is drawn by a fixed
+seed: first a function, then a kind, then a place in it. Each mutant is tried in a copy of TREE, a checkout: the test
+files that run its function, the quickest first, until one fails. A record that was interrupted goes on.
 
 To compare two checkouts between which functions were moved and renamed, draw the mutants once, in the older one:
 
@@ -14,11 +14,10 @@ To compare two checkouts between which functions were moved and renamed, draw th
     for TREE in ../before and ../after: calls, then run, as above; then
     python -m benchmarks.changes.mutants compare before.json after.json --out docs/records/changes/mutants.json
 
-In ../after the same function is the one with the same body (without docstring and annotations); of several, or of none, the one
-of the same name; else the one whose body is most alike. The same place is the one of that kind with the same text; else the
-most similar. `run --renames FILE` takes {"old path::name": "new path::name"} for what this does not find. Functions that are
-gone are listed in the record and left out by `compare`.
-"""
+In ../after the same function is the one with the same body (without docstring and annotations); of several, or of none,
+the one of the same name; else the one whose body is most alike. The same place is the one of that kind with the same
+text; else the most similar. `run --renames FILE` takes {"old path::name": "new path::name"} for what this does not find.
+Functions that are gone are listed in the record and left out by `compare`."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.records import ROOT, read, write
 
-PARTS = ("maml.py", "losses.py", "gradients", "variants", "training", "problems/supervised.py", "tasks/columns.py")
-PARTS += ("tasks/kinds.py", "compare/statistics.py", "compare/intervals.py", "core", "supervised")
+PARTS = ("maml.py", "losses.py", "gradients", "variants", "training", "supervised/model.py", "supervised/columns.py")
+PARTS += ("supervised/kinds.py", "compare/statistics.py", "compare/statistics.py", "core", "supervised")
 """what mutants are planted in, below fewstep/, as far as a checkout has it"""
 ALIKE = 0.5
 """least similarity of two bodies, or of two places, that are taken for the same"""

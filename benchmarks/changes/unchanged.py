@@ -4,11 +4,10 @@ python -m benchmarks.changes.unchanged record --tree ../before --out before.json
 python -m benchmarks.changes.unchanged record --out after.json                       # this one
 python -m benchmarks.changes.unchanged compare before.json after.json --out docs/records/changes/unchanged.json
 
-Both records are made on one machine: the last bits of a float32 product depend on the processor. Of each run a record holds the
-SHA-256 of every array of its final parameters and the numbers of its evaluation.json, times left out. The comparison looks at
-neither the names of arrays nor the keys of the JSON, so that both may be renamed. A record goes on where it was interrupted.
-About 45 minutes of two cores for each record.
-"""
+Both records are made on one machine: the last bits of a float32 product depend on the processor. Of each run a record
+holds the SHA-256 of every array of its final parameters and the numbers of its evaluation.json, times left out. The
+comparison looks at neither the names of arrays nor the keys of the JSON, so that both may be renamed. A record goes on
+where it was interrupted. About 45 minutes of two cores for each record."""
 
 from __future__ import annotations
 

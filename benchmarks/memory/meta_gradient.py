@@ -20,12 +20,13 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.records import Options, read, write
-from fewstep import Examples, Learner, MetaParams, losses, nn
+from fewstep import Examples, Learner, MetaParams, nn
+from fewstep.core import losses
+from fewstep.core.types import Episode
 from fewstep.gradients import exact, first_order, stored
-from fewstep.gradients.auto import SHARE, stored_bytes
+from fewstep.gradients.exact import SHARE, stored_bytes
 from fewstep.training.operations import operations
-from fewstep.training.plan import fitted
-from fewstep.types import Episode
+from fewstep.training.tuning import fitted
 
 DEEP = "MLP, 12 layers of 64, 1,024 + 1,024 examples"
 STEPS = (1, 5, 10, 50)

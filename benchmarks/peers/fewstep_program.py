@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.peers.setting import INNER_RATE, OUTER_RATE, QUERIES, SHOTS, SIZES, TASKS, Run, fixed_episodes, fixed_weights
-from fewstep import maml
-from fewstep.problem import Problem
-from fewstep.problems.sine import Sine
+from fewstep.apps.sine.settings import Sine
+from fewstep.core import maml
+from fewstep.core.problem import Problem
+from fewstep.core.types import Episode, Examples, Key, MetaParams
 from fewstep.training.chunk import Chunk, compiled_chunk
 from fewstep.training.devices import mean_gradient, task_mesh, use_cpu_cores
-from fewstep.types import Episode, Examples, Key, MetaParams
 
 use_cpu_cores()
 

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from benchmarks.peers.setting import INNER_RATE, Run
-from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
+from benchmarks.peers.torch_common import Accumulate, map_tasks, meta_gradient_by, program_by
 
 
 def load_maml():
@@ -48,7 +48,7 @@ def loop(net: nn.Module, adaptation_steps: int) -> Accumulate:
             learner.adapt(mse_loss(learner(support_x), support_y))
         return mse_loss(learner(query_x), query_y)
 
-    return over_tasks(query_loss)
+    return map_tasks(query_loss)
 
 
 def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:

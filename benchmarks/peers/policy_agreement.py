@@ -15,16 +15,16 @@ from benchmarks.peers import torch_maml_trpo as peer
 from benchmarks.peers import torch_trajectories
 from benchmarks.peers.policy_programs import environment_of, in_order, problem_of, settings_of, simulation_of, weights_of
 from benchmarks.peers.torch_trajectories import Seen, Weights
+from fewstep.apps.policies.adaptation import adapted_on
+from fewstep.apps.policies.advantages import scored
+from fewstep.apps.policies.meta_step import outer_step
+from fewstep.apps.policies.model import PolicyProblem
+from fewstep.apps.policies.surrogates import ratio_of
+from fewstep.apps.policies.trajectories import Trajectories
+from fewstep.apps.policies.trpo import divergence_product
 from fewstep.cli.arguments import prepare_jax
-from fewstep.maml import MetaState
-from fewstep.rl.adaptation import adapted_on
-from fewstep.rl.advantages import scored
-from fewstep.rl.meta_step import outer_step
-from fewstep.rl.problem import PolicyProblem
-from fewstep.rl.surrogates import ratio_of
-from fewstep.rl.trajectories import Trajectories
-from fewstep.rl.trust_region import divergence_product
-from fewstep.types import MetaParams
+from fewstep.core.maml import MetaState
+from fewstep.core.types import MetaParams
 
 TASKS, ROLLOUTS = 4, 6
 """enough to differ by"""

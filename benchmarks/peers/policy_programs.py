@@ -27,11 +27,11 @@ def fewstep_program(name: str, normalize: bool = False) -> Step:
     """Meta-steps as `fewstep train` makes them. Collecting is timed by itself, right after each of them."""
     import jax
 
+    from fewstep.apps.policies.environment import Simulation
+    from fewstep.apps.policies.model import meta_step_of
+    from fewstep.apps.policies.simulated import collect_outside
+    from fewstep.apps.policies.trajectories import collect
     from fewstep.cli.arguments import prepare_jax
-    from fewstep.rl.problem import meta_step_of
-    from fewstep.rl.rollouts import collect
-    from fewstep.rl.simulated import collect_outside
-    from fewstep.tasks.simulation import Simulation
 
     prepare_jax()
     problem = problem_of(name, normalize)
@@ -113,7 +113,7 @@ def settings_of(problem: Any) -> Any:
 def simulation_of(name: str) -> Any:
     """The simulator that PyTorch steps: for half-cheetah fewstep's own."""
     from benchmarks.peers.task_environments import navigation_in_numpy
-    from fewstep.tasks.locomotion import locomotion
+    from fewstep.apps.policies.locomotion import locomotion
 
     return navigation_in_numpy() if name == "nav2d" else locomotion(name)
 

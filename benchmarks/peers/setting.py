@@ -1,7 +1,7 @@
 """What all programs of the benchmark share: the sizes, the fixed weights and episodes, and the count of operations.
 
-NumPy alone, so that every peer can import it under any interpreter. Used by speed/sine.py, worker.py and each file of peers/.
-"""
+NumPy alone, so that every peer can import it under any interpreter. Used by speed/sine.py, worker.py and each file of
+peers/."""
 
 from __future__ import annotations
 

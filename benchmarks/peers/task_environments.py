@@ -10,27 +10,27 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from fewstep.tasks.locomotion import ACTION_SCALE, FAMILIES
-from fewstep.tasks.navigation import HORIZON, NEAR, REACH, STRIDE
-from fewstep.tasks.robots import NOISE, Robot, imported_mujoco
-from fewstep.tasks.simulation import Begun, Outcome, Simulation, Tasks
+from fewstep.apps.policies.environment import ResetResult, Simulation, StepResult, Tasks
+from fewstep.apps.policies.locomotion import ACTION_SCALE, FAMILIES
+from fewstep.apps.policies.nav2d import HORIZON, NEAR, REACH, STRIDE
+from fewstep.simulators.mujoco import NOISE, Robot, imported_mujoco
 
 
 def navigation_in_numpy() -> Simulation:
-    """fewstep/tasks/navigation.py for many trajectories side by side."""
+    """fewstep/apps/policies/nav2d.py for many trajectories side by side."""
     places, goals = np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
 
-    def begin(tasks: Tasks, seeds: Sequence[int]) -> Begun:
+    def begin(tasks: Tasks, seeds: Sequence[int]) -> ResetResult:
         nonlocal places, goals
         places, goals = np.zeros((len(seeds), 2), np.float32), np.asarray(tasks, np.float32)
-        return Begun(places, {})
+        return ResetResult(places, {})
 
-    def step(actions: np.ndarray, alive: np.ndarray) -> Outcome:
+    def step(actions: np.ndarray, alive: np.ndarray) -> StepResult:
         nonlocal places
         places = places + STRIDE * np.clip(actions, -1, 1).astype(np.float32)
         error = places - goals
         ended = np.all(np.abs(error) < NEAR, axis=-1)
-        return Outcome(places, -np.sqrt(np.sum(error**2, axis=-1)), ended, np.zeros(len(ended), bool), {})
+        return StepResult(places, -np.sqrt(np.sum(error**2, axis=-1)), ended, np.zeros(len(ended), bool), {})
 
     return Simulation(draw_goals, begin, step, observed=2, actions=2, horizon=HORIZON)
 

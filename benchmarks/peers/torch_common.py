@@ -1,7 +1,7 @@
 """What the PyTorch peers share: the network, the sampler and the outer loop. No peer by itself.
 
 A peer brings `accumulate(episodes) -> meta-loss`, which leaves the meta-gradient in `.grad` of the parameters; one that
-loops over tasks brings the loop's body, and `over_tasks` makes the rest.
+loops over tasks brings the loop's body, and `map_tasks` makes the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MakeAccumulate = Callable[[nn.Module, int], Accumulate]
 """`(net, adaptation_steps) -> accumulate`"""
 
 
-def over_tasks(query_loss: Callable[..., torch.Tensor]) -> Accumulate:
+def map_tasks(query_loss: Callable[..., torch.Tensor]) -> Accumulate:
     """The loop over tasks that most libraries document: `query_loss(support_x, support_y, query_x, query_y)` of each adapted
     task, its gradient added to `.grad` before the next task begins."""
 

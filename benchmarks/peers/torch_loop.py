@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import linear, mse_loss, relu
 
 from benchmarks.peers.setting import INNER_RATE, Run
-from benchmarks.peers.torch_common import Accumulate, meta_gradient_by, over_tasks, program_by
+from benchmarks.peers.torch_common import Accumulate, map_tasks, meta_gradient_by, program_by
 
 
 def versions() -> dict[str, str]:
@@ -34,7 +34,7 @@ def loop(net: nn.Module, adaptation_steps: int) -> Accumulate:
             adapted = [p - INNER_RATE * g for p, g in zip(adapted, gradients, strict=True)]
         return mse_loss(forward(adapted, query_x), query_y)
 
-    return over_tasks(query_loss)
+    return map_tasks(query_loss)
 
 
 def meta_gradient(adaptation_steps: int, threads: int) -> tuple[float, list[np.ndarray]]:

@@ -30,7 +30,7 @@ from benchmarks.peers.torch_trajectories import (
     scored,
 )
 from benchmarks.records import clocks
-from fewstep.tasks.simulation import Simulation
+from fewstep.apps.policies.environment import Simulation
 
 
 class Settings(NamedTuple):

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewstep.tasks.simulation import Simulation, Tasks
+from fewstep.apps.policies.environment import Simulation, Tasks
 
 Weights = list[Tensor]
 """kernel [inputs, outputs] and bias [outputs] of each layer, then log-deviation [actions]; adapted ones begin with [tasks]"""
 RIDGE, GROWTH, TRIES, UNSOLVED = 1e-5, 10.0, 8, 0.1
-"""of the baseline, as in fewstep/rl/advantages.py"""
+"""of the baseline, as in fewstep/apps/policies/advantages.py"""
 LEAST_LOG_DEVIATION = math.log(1e-6)
 
 

@@ -1,9 +1,8 @@
 """How far the meta-losses of one training differ between one device and several: docs/scaling.md.
 
-python -m benchmarks.robustness.devices     # some four minutes
-200 meta-steps of sine waves on 1, 2 and 8 devices, as which one processor is shown: with one adaptation step and with the five
-of the default recipe, in float32 and in float64. The tasks are the same; what differs is the order in which sums are taken.
-"""
+python -m benchmarks.robustness.devices # some four minutes 200 meta-steps of sine waves on 1, 2 and 8 devices, as which
+one processor is shown: with one adaptation step and with the five of the default recipe, in float32 and in float64. The
+tasks are the same; what differs is the order in which sums are taken."""
 
 from __future__ import annotations
 
@@ -34,8 +33,8 @@ def compared(name: str, precision: str) -> list[dict[str, Any]]:
     import jax
     import numpy as np
 
-    from fewstep import maml
-    from fewstep.problems import Sine
+    from fewstep.apps.sine.settings import Sine
+    from fewstep.core import maml
     from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, task_mesh
 

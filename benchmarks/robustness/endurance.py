@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks.records import Options, read, write
 from fewstep import runs
-from fewstep.problems import Sine
+from fewstep.apps.sine.settings import Sine
 from fewstep.training import loop
-from fewstep.training.log import MetricsFile
+from fewstep.training.progress import MetricsFile
 
 PARTS = ("meta_steps", "evaluations")
 SHORT = 1000

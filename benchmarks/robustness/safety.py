@@ -1,9 +1,8 @@
 """The safety figures of docs/results.md: adaptation that does no harm, and units unlike anything trained on.
 
-python -m benchmarks.robustness.safety --weather weather.csv --gapminder gapminder.tsv     # some ten minutes
-Errors of unseen units by number of support rows: before adaptation, after the trained steps, after the steps that leaving rows
-out calls for (--steps auto). On pure noise there is nothing to learn, and adapting can only harm.
-"""
+python -m benchmarks.robustness.safety --weather weather.csv --gapminder gapminder.tsv # some ten minutes Errors of unseen
+units by number of support rows: before adaptation, after the trained steps, after the steps that leaving rows out calls
+for (--steps auto). On pure noise there is nothing to learn, and adapting can only harm."""
 
 from __future__ import annotations
 
@@ -18,15 +17,16 @@ import polars as pl
 
 from benchmarks.records import Options, ratios, write
 from fewstep.application import presets
-from fewstep.problem import Problem
-from fewstep.problems import Sine, Table
-from fewstep.tasks.sine import Ranges, sine_waves
-from fewstep.trained import Trained
-from fewstep.training.calibrate import calibrate
-from fewstep.training.complete import complete
+from fewstep.apps.sine.settings import Sine
+from fewstep.apps.sine.tasks import Ranges, sine_waves
+from fewstep.apps.tables.settings import Table
+from fewstep.core.problem import Problem
+from fewstep.core.types import MetaParams
+from fewstep.supervised.conformal import calibrate
+from fewstep.supervised.report import report_by_shots
+from fewstep.supervised.trained import Trained
+from fewstep.supervised.training import finalize
 from fewstep.training.loop import train_in_memory
-from fewstep.training.report import report_by_shots
-from fewstep.types import MetaParams
 
 COUNTS = (3, 5, 10, 20, 50)
 WAVES = 1_000
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     record: dict[str, Any] = {"by_rows": {}, "counts": COUNTS}
     for name, problem in problems(arguments.weather, arguments.gapminder):
-        params, _ = complete(problem, train_in_memory(problem))
+        params, _ = finalize(problem, train_in_memory(problem))
         record["by_rows"][name] = by_rows(problem, params)
         print(name, json.dumps(record["by_rows"][name]), flush=True)
         if name == "sine, gradient":

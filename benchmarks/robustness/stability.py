@@ -5,11 +5,10 @@ as published and for the default recipe. See docs/variants.md.
     python -m benchmarks.robustness.stability omniglot --omniglot ../shared/data/omniglot
     python -m benchmarks.robustness.stability draw                         # -> docs/images/stability.png, from the records
 
-A run *diverges* where its numbers stop being finite and its recipe has no way on, and where adaptation to unseen tasks ends in
-numbers that are not finite; it is *worse than none* where unseen tasks are worse after adaptation than before it. Many runs are
-one compiled program, made of the parts that `fewstep train` is made of: the meta-steps, the guard of inner rates, the ways
-back; what is kept is the best of eleven states on meta-validation tasks.
-"""
+A run *diverges* where its numbers stop being finite and its recipe has no way on, and where adaptation to unseen tasks
+ends in numbers that are not finite; it is *worse than none* where unseen tasks are worse after adaptation than before it.
+Many runs are one compiled program, made of the parts that `fewstep train` is made of: the meta-steps, the guard of inner
+rates, the ways back; what is kept is the best of eleven states on meta-validation tasks."""
 
 from __future__ import annotations
 
@@ -27,18 +26,19 @@ import optax
 from optax.tree_utils import tree_set
 
 from benchmarks.records import Options, read, write
-from fewstep import maml
-from fewstep.maml import MetaState
+from fewstep.apps.images.omniglot import Omniglot
+from fewstep.apps.sine.settings import Sine
+from fewstep.core import maml
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import Problem
+from fewstep.core.types import Key, MetaParams
 from fewstep.plots.style import axes_of
-from fewstep.problem import Problem
-from fewstep.problems import Omniglot, Sine
-from fewstep.problems.settings import PLAIN_MAML, LearningSettings
+from fewstep.recipe.settings import PLAIN_MAML, LearningSettings
+from fewstep.supervised.evaluate import task_errors
+from fewstep.supervised.inner_rate_guard import at_lower_rates, lowered
 from fewstep.training.devices import AXIS, meta_batch, task_mesh
-from fewstep.training.evaluate import task_errors
-from fewstep.training.overshoot import at_lower_rates, lowered
-from fewstep.training.plan import planned
-from fewstep.training.rollback import FACTOR
-from fewstep.types import Key, MetaParams
+from fewstep.training.loop import FACTOR
+from fewstep.training.tuning import planned
 from fewstep.variants import averaged, evaluated, with_params
 
 SEEDS = 20

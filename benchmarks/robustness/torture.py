@@ -1,9 +1,8 @@
 """A run of the command killed (SIGKILL) at random moments and resumed each time, against one that nothing disturbs.
 
-python -m benchmarks.robustness.torture [--kills 50] [--seed 0]
-About ten minutes. A quarter of the kills each: while a process starts and compiles, between two meta-steps, while a checkpoint
-is being written, while a line of the log is. Used by tests/faults/test_kills.py too.
-"""
+python -m benchmarks.robustness.torture [--kills 50] [--seed 0] About ten minutes. A quarter of the kills each: while a
+process starts and compiles, between two meta-steps, while a checkpoint is being written, while a line of the log is. Used
+by tests/faults/test_kills.py too."""
 
 from __future__ import annotations
 
@@ -143,10 +142,10 @@ def compared(one: Path, other: Path) -> dict[str, bool]:
 
 def arrays_of(run: Path, which: str) -> bytes:
     """Of the last checkpoint, or of the one that was best on meta-validation tasks: all that follows the header."""
-    from fewstep.training.checkpoint_file import read_record
+    from fewstep.training.checkpoint import read_checkpoint_record
 
     found = {int(path.stem): path for path in (run / "checkpoints").glob("*.safetensors")}
-    errors = {step: read_record(path)["validation"] for step, path in found.items()}
+    errors = {step: read_checkpoint_record(path)["validation"] for step, path in found.items()}
     best = min((step for step in found if errors[step] is not None), key=lambda step: (errors[step], -step))
     content = found[best if which == "best checkpoint" else max(found)].read_bytes()
     return content[8 + int.from_bytes(content[:8], "little") :]

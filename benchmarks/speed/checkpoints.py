@@ -1,11 +1,10 @@
 """What a checkpoint every 50 meta-steps costs, as a part of the run's time (docs/runs.md).
 
-python -m benchmarks.speed.checkpoints sine [--rounds 7]
-python -m benchmarks.speed.checkpoints omniglot --data FOLDER --meta-steps 100 --rounds 3
-Trains sine, or with a folder of Omniglot's two archives Conv-4, with such checkpoints and without, in turn, on one device, and
-compares by processor time, which other programs on the machine disturb least, and by the clock. Beside it, what one checkpoint
-takes by itself. Each problem has its place in the record: two minutes of sine, ten of Omniglot.
-"""
+python -m benchmarks.speed.checkpoints sine [--rounds 7] python -m benchmarks.speed.checkpoints omniglot --data FOLDER
+--meta-steps 100 --rounds 3 Trains sine, or with a folder of Omniglot's two archives Conv-4, with such checkpoints and
+without, in turn, on one device, and compares by processor time, which other programs on the machine disturb least, and by
+the clock. Beside it, what one checkpoint takes by itself. Each problem has its place in the record: two minutes of sine,
+ten of Omniglot."""
 
 from __future__ import annotations
 
@@ -22,12 +21,13 @@ import jax
 import numpy as np
 
 from benchmarks.records import Options, clocked, clocks, in_turn, machine, ratios, read, write
-from fewstep import maml
-from fewstep.arrays import named_leaves
-from fewstep.maml import MetaState
-from fewstep.problem import Problem
-from fewstep.problems import Omniglot, Sine
-from fewstep.training import checkpoint_file, loop
+from fewstep.apps.images.omniglot import Omniglot
+from fewstep.apps.sine.settings import Sine
+from fewstep.core import maml
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import Problem
+from fewstep.storage.arrays import named_leaves
+from fewstep.training import checkpoint, loop
 from fewstep.training.devices import task_mesh
 
 EVERY = 50
@@ -89,7 +89,7 @@ def written(state: MetaState) -> dict[str, float]:
 
         def save() -> None:
             record = {"validation": None, "seconds": 1.0, "log_position": 1, "sums": [1.0, 1.0, 1, 0]}
-            checkpoint_file.write(Path(folder) / "1.safetensors", named_leaves(jax.device_get(state)), record)
+            checkpoint.write(Path(folder) / "1.safetensors", named_leaves(jax.device_get(state)), record)
 
         times = in_turn({"one": partial(clocked, save)}, SAVES)["one"]
     return {name: round(1e3 * median(each), 2) for name, each in zip(CLOCKS, zip(*times, strict=True), strict=True)}

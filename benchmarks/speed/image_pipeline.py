@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.image_pipeline --omniglot ../shared/data/omniglot
 
-Reading is a process of its own, the second time on a machine. Episodes are timed as the loop draws them, beside the meta-step
-that they are for. Adaptation is `adapt_photos` on ten folders of five generated photos, 84 x 84, from the files to the first
-answers, once the programs are compiled; by as many steps as the default takes in training, and twice as many.
-"""
+Reading is a process of its own, the second time on a machine. Episodes are timed as the loop draws them, beside the
+meta-step that they are for. Adaptation is `adapt_photos` on ten folders of five generated photos, 84 x 84, from the files
+to the first answers, once the programs are compiled; by as many steps as the default takes in training, and twice as
+many."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.records import Options, device, median_seconds, timed, write
-from fewstep import maml, runs
-from fewstep.adapted.photos import adapt_photos
+from fewstep import runs
 from fewstep.application import presets
+from fewstep.apps.images.adapted import adapt_photos
 from fewstep.cli.arguments import prepare_jax
-from fewstep.trained import Trained
+from fewstep.core import maml
+from fewstep.supervised.trained import Trained
 from fewstep.training.chunk import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.devices import meta_batches, replicate, task_mesh
-from fewstep.training.plan import prepared
-from fewstep.training.programs import compiled
+from fewstep.training.jit import jit_hoisted
+from fewstep.training.tuning import prepared
 
 CLASSES, PHOTOS, SIZE = 10, 5, 84
 META_STEPS = 50
-READ = "import sys, time; t = time.monotonic(); from fewstep.tasks.omniglot import read_omniglot; i = time.monotonic(); "
+READ = "import sys, time; t = time.monotonic(); from fewstep.apps.images.omniglot import read_omniglot; i = time.monotonic(); "
 READ += "read_omniglot(sys.argv[1]); print(time.monotonic() - i)"
 
 
@@ -75,7 +76,7 @@ def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     chunk = compiled_chunk(problem, mesh)
     chunk(state, key, 1)
     whole = median_seconds(lambda: chunk(state, key, META_STEPS)[1].meta_loss, repeats) / META_STEPS
-    cut = compiled(meta_batches(problem, mesh, ahead))
+    cut = jit_hoisted(meta_batches(problem, mesh, ahead))
     jax.block_until_ready(cut(jnp.asarray(0), key))
     cutting = median_seconds(lambda: cut(jnp.asarray(0), key), 10 * repeats) / ahead
     return {"meta_step_ms": round(1e3 * whole, 2), "cutting_ms": round(1e3 * cutting, 2), "share": round(cutting / whole, 4)}

@@ -139,13 +139,14 @@ def jax_step(row: str, case: Case):
     import optax
     from jax.sharding import PartitionSpec
 
-    from fewstep import Examples, Learner, MetaParams, losses, nn
+    from fewstep import Examples, Learner, MetaParams, nn
+    from fewstep.core import losses
+    from fewstep.core.maml import meta_gradient, task_loss
+    from fewstep.core.types import Episode
     from fewstep.gradients import exact, first_order, stored
-    from fewstep.maml import meta_gradient, task_loss
     from fewstep.training.devices import task_mesh, use_cpu_cores, use_gpu_libraries
     from fewstep.training.operations import operations
-    from fewstep.training.plan import fitted, in_half_precision
-    from fewstep.types import Episode
+    from fewstep.training.tuning import fitted, in_half_precision
 
     if row != "plain_jax":
         use_cpu_cores()

@@ -1,12 +1,11 @@
 """What it costs that images stay on the host: a meta-step with them on the device, gathered ahead, and gathered when asked for.
 
-python -m benchmarks.speed.images_on_host [--rounds 5] [--network mlp] [--tasks 32]
-On a GPU: --network conv4 --out docs/records/speed/images_on_host_gpu.json      five minutes on two cores
-Random images of 84 x 84 in color, 5 ways of 1 shot and 15 queries: 160 MB of 7,600 images, 54 MB of which go to each meta-step
-of 32 tasks. The three take turns within each round; ratios are medians of those within rounds. One device, whatever it is. Once
-as it is, and once with a wait of 100 ms in each of the two gatherings of a meta-step, as of a disk: a processor that gathers
-cannot compute meanwhile, so that on a CPU waiting is all that can be hidden.
-"""
+python -m benchmarks.speed.images_on_host [--rounds 5] [--network mlp] [--tasks 32] On a GPU: --network conv4 --out
+docs/records/speed/images_on_host_gpu.json five minutes on two cores Random images of 84 x 84 in color, 5 ways of 1 shot
+and 15 queries: 160 MB of 7,600 images, 54 MB of which go to each meta-step of 32 tasks. The three take turns within each
+round; ratios are medians of those within rounds. One device, whatever it is. Once as it is, and once with a wait of 100
+ms in each of the two gatherings of a meta-step, as of a disk: a processor that gathers cannot compute meanwhile, so that
+on a CPU waiting is all that can be hidden."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ import jax
 import numpy as np
 
 from benchmarks.records import Options, in_turn, ratios, timed, write
-from fewstep import maml
-from fewstep.problem import Problem
-from fewstep.problems import Images
-from fewstep.tasks.image_set import ImageSet
-from fewstep.tasks.on_host import OnHost
+from fewstep.apps.images.data import ImageSet
+from fewstep.apps.images.problem import Images
+from fewstep.core import maml
+from fewstep.core.prefetch import OnHost
+from fewstep.core.problem import Problem
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import task_mesh
-from fewstep.training.plan import prepared
+from fewstep.training.tuning import prepared
 
 CLASSES, EACH, SIZE = 38, 200, 84
 WAIT = 0.1

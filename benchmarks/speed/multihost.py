@@ -1,11 +1,10 @@
 """Many processes beside one, on this machine: the rate of a meta-step, and what a sum over processes takes.
 
-python -m benchmarks.speed.multihost --omniglot omniglot/     # some five minutes on two cores
-Rate: Conv-4 on Omniglot as in Finn et al. 2017, 32 tasks a meta-step, one process on one core beside two on two. They are asked
-by turns, so that a busy moment falls on both alike; medians over rounds. Seconds of processor time are recorded too: what a
-process computed itself, without waiting. Sums: as the training takes them, one flat vector of float32 over all processes,
-through the loopback device (gloo).
-"""
+python -m benchmarks.speed.multihost --omniglot omniglot/ # some five minutes on two cores Rate: Conv-4 on Omniglot as in
+Finn et al. 2017, 32 tasks a meta-step, one process on one core beside two on two. They are asked by turns, so that a busy
+moment falls on both alike; medians over rounds. Seconds of processor time are recorded too: what a process computed
+itself, without waiting. Sums: as the training takes them, one flat vector of float32 over all processes, through the
+loopback device (gloo)."""
 
 from __future__ import annotations
 
@@ -108,13 +107,13 @@ class Together:
 
 def work(what: str, process: str, processes: str, where: str, omniglot: str) -> None:
     """One of the processes."""
-    from fewstep import hosts
+    from fewstep.training import multihost
 
     answer = channel()
     if processes != "1":
-        hosts.join(int(processes), int(process), where)
+        multihost.join(int(processes), int(process), where)
     serve(meta_steps(omniglot) if what == "rate" else sums(), answer)
-    hosts.shutdown()
+    multihost.shutdown()
 
 
 def meta_steps(omniglot: str):
@@ -122,11 +121,11 @@ def meta_steps(omniglot: str):
 
     import jax
 
-    from fewstep import maml
     from fewstep.application import presets
+    from fewstep.core import maml
     from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, training_mesh
-    from fewstep.training.plan import planned
+    from fewstep.training.tuning import planned
 
     problem, mesh = replace(presets()["omniglot"]["maml"][0], data_dir=omniglot).build(0), training_mesh()
     problem = planned(problem, mesh.size)

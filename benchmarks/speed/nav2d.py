@@ -14,10 +14,10 @@ import jax
 
 from benchmarks.records import Options, device, in_turn, timed, write
 from fewstep.application import presets
+from fewstep.apps.policies.model import meta_step_of
+from fewstep.apps.policies.problems import Nav2d
+from fewstep.apps.policies.trajectories import collect
 from fewstep.cli.arguments import prepare_jax
-from fewstep.problems import Nav2d
-from fewstep.rl.problem import meta_step_of
-from fewstep.rl.rollouts import collect
 
 
 def main() -> None:

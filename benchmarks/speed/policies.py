@@ -2,18 +2,16 @@
 
     python -m benchmarks.speed.policies [--rounds 5] [--problems nav2d cheetah-vel] [--cores 1]
 
+20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh: `fewstep train` with `--preset
+maml`, and on half-cheetah `--no-normalize`, since public codes do not normalize observations. Before anything is timed,
+PyTorch must give the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64,
+and environments that are written twice must be the same.
 
-20 tasks of 20 trajectories of 100 steps, one adaptation step, a policy of 64-64 tanh: `fewstep train` with `--preset maml`, and
-on half-cheetah `--no-normalize`, since public codes do not normalize observations. Before anything is timed, PyTorch must give
-the same meta-gradient, products with the Hessian and outer step on the same trajectories, in float64, and environments that are
-written twice must be the same.
-
-Every program runs in a process of its own, on one core, and makes a meta-step in turn, round by round. Figures are medians over
-rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the processor, all threads
-together: on one core they are about what the wall would show on an idle machine. Ask for more cores (`--cores 1 2`) only where
-nothing else runs: PyTorch's threads wait for each other, and become many times slower where one of them is kept waiting. See
-docs/policies.md.
-"""
+Every program runs in a process of its own, on one core, and makes a meta-step in turn, round by round. Figures are
+medians over rounds, ratios medians of the ratios within a round. Beside the seconds of the wall stand those of the
+processor, all threads together: on one core they are about what the wall would show on an idle machine. Ask for more
+cores (`--cores 1 2`) only where nothing else runs: PyTorch's threads wait for each other, and become many times slower
+where one of them is kept waiting. See docs/policies.md."""
 
 from __future__ import annotations
 

@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.records import Options, device, in_turn, timed, write
+from fewstep.apps.robots.adapted import Follower
+from fewstep.apps.robots.data import Simulator, commands
+from fewstep.apps.robots.faults import Faults, read_family
+from fewstep.apps.robots.mpc import Planner, first_plan, planned
+from fewstep.apps.robots.settings import PRESETS, RobotFaults
 from fewstep.cli.arguments import prepare_jax
-from fewstep.planning import Planner, first_plan, planned
-from fewstep.problems import RobotFaults
-from fewstep.problems.robot_faults import PRESETS
-from fewstep.runtime import Follower
-from fewstep.tasks.experience import Simulator, commands
-from fewstep.tasks.faults import Faults, read_family
-from fewstep.tasks.robots import Robot, beginnings
+from fewstep.simulators.mujoco import Robot, beginnings
 
 
 def main() -> None:

@@ -2,11 +2,10 @@
 
 python -m benchmarks.speed.scaling     # a moment: reads docs/records/speed/images_gpu.json
 
-Measured: the seconds of a meta-step of Conv-4 on one GPU with 32 and with 256 tasks, through which a line is laid: seconds =
-fixed + tasks · each. Not measured, but assumed, since it takes many GPUs: the one all-reduce of a meta-step, by the bandwidths
-that makers give for nodes of eight H100, of which so much is reached as `REACHED` says. The outer step and the drawing of tasks
-are in `fixed`, and every GPU does them for itself.
-"""
+Measured: the seconds of a meta-step of Conv-4 on one GPU with 32 and with 256 tasks, through which a line is laid:
+seconds = fixed + tasks · each. Not measured, but assumed, since it takes many GPUs: the one all-reduce of a meta-step, by
+the bandwidths that makers give for nodes of eight H100, of which so much is reached as `REACHED` says. The outer step and
+the drawing of tasks are in `fixed`, and every GPU does them for itself."""
 
 from __future__ import annotations
 

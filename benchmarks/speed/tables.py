@@ -79,8 +79,8 @@ def fleet(place: Path) -> dict[str, float]:
     import polars as pl
 
     from fewstep import runs
-    from fewstep.adapted import adapt
-    from fewstep.trained import Trained
+    from fewstep.supervised.adapted import adapt
+    from fewstep.supervised.trained import Trained
 
     trained = Trained.of(runs.open_run(place / "run"))
     week = np.arange(ROWS + ASKED)
@@ -144,8 +144,8 @@ started = time.perf_counter()
 from fewstep.cli.arguments import prepare_jax
 prepare_jax()
 import jax
-from fewstep import maml
-from fewstep.problems import Table
+from fewstep.core import maml
+from fewstep.apps.tables.settings import Table
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.chunk import compiled_chunk
 problem = Table(data={str(path)!r}, task="unit", inputs=("x", "z", "kind"), target=("y",)).build()

@@ -1,4 +1,4 @@
-"""The command `fewstep` (floor 6): one file per subcommand, imported only when it is called, so that help is quick.
+"""The command `fewstep`: one file per subcommand, imported only when it is called, so that help is quick.
 
 Commands of applications are found through `Application.commands`; nothing here knows an application by name.
 """
@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 
-from fewstep.cli.unheard import stderr_may_be_closed
+from fewstep.cli.failures import stderr_may_be_closed
 
 COMMANDS = {
     "train": "meta-train on a problem, evaluate, draw pictures",
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand. Returns 0 done, 1 a run that failed, 2 bad input or usage, 130 interrupted."""
     with stderr_may_be_closed():
         code = _answer(sys.argv[1:] if argv is None else argv)
-    if together := sys.modules.get("fewstep.hosts"):
+    if together := sys.modules.get("fewstep.training.multihost"):
         together.leave(code)
     return code
 
@@ -49,14 +49,14 @@ def _answer(argv: list[str]) -> int:
 
         print(f"fewstep {__version__}")
         return 0
-    from fewstep.errors import BadInput, NotTrusted, RunFailed
+    from fewstep.errors import InputError, NotTrusted, TrainingError
 
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(help_text(), file=sys.stdout if argv else sys.stderr)
             return 0 if argv else 2
         if odd := next((word for word in argv if "\0" in word), ""):
-            raise BadInput(f"expected words without NUL, which no file name may hold, got {odd!r}.")
+            raise InputError(f"expected words without NUL, which no file name may hold, got {odd!r}.")
         if argv[0] in COMMANDS:
             return importlib.import_module(f"fewstep.cli.{argv[0]}").main(argv[1:])
         from fewstep.cli.dispatch import commands, run
@@ -73,10 +73,10 @@ def _answer(argv: list[str]) -> int:
         again = shlex.join([os.environ.get("FEWSTEP_COMMAND", "fewstep"), *argv])
         print(f"fewstep {argv[0]}: {printable(error)}\n  {again} {error.option}", file=sys.stderr)
         return 2
-    except BadInput as error:
+    except InputError as error:
         print(f"fewstep {argv[0] if argv else ''}: {printable(error)}", file=sys.stderr)
         return 2
-    except RunFailed as error:
+    except TrainingError as error:
         print(f"fewstep {argv[0]}: {printable(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -85,9 +85,9 @@ def _answer(argv: list[str]) -> int:
         print(f"fewstep {argv[0]}: interrupted.", file=sys.stderr)
         return 130
     except (OSError, MemoryError, RuntimeError) as error:
-        from fewstep.cli.exhausted import exhausted
+        from fewstep.cli.failures import resource_error
 
-        if told := exhausted(error):
+        if told := resource_error(error):
             print(f"fewstep {argv[0]}: {printable(told)}", file=sys.stderr)
             return 1
         if not isinstance(error, OSError) or error.errno not in NO_PATH:

@@ -1,4 +1,4 @@
-"""What commands say of the run that they adapt (floor 6)."""
+"""What commands say of the run that they adapt."""
 
 from __future__ import annotations
 

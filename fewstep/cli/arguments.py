@@ -1,4 +1,4 @@
-"""From words on the command line to a dataclass, by tyro (floor 6); what is wrong is said in a line or two."""
+"""From words on the command line to a dataclass, by tyro; what is wrong is said in a line or two."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from fewstep.cache import cache_directory
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
+from fewstep.storage.cache import cache_directory
 
 Arguments = TypeVar("Arguments")
 Steps = int | Literal["auto"]
@@ -32,19 +32,19 @@ class Together:
 
     def join(self) -> dict[str, int]:
         """Finds the other processes. Returns what `runs.train` and `resume` are to be told of devices."""
-        from fewstep import hosts
+        from fewstep.training import multihost
 
-        hosts.join(self.processes, self.process, self.coordinator)
+        multihost.join(self.processes, self.process, self.coordinator)
         return {} if self.devices == "all" else {"devices": self.devices}
 
 
 def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None) -> Arguments:
-    """Parses `argv` into `kind`. Prints help and exits for --help; raises `BadInput` for what it cannot use."""
+    """Parses `argv` into `kind`. Prints help and exits for --help; raises `InputError` for what it cannot use."""
     import tyro
 
     names = [word.partition("=")[0] for word in argv if re.match(r"--[a-z]", word)]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"{repeated[0]} is given twice. Several values follow one another, as in --inputs year height.")
+        raise InputError(f"{repeated[0]} is given twice. Several values follow one another, as in --inputs year height.")
     options = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
@@ -53,7 +53,7 @@ def parse(kind: type[Arguments], argv: list[str], prog: str, default: Any = None
     except SystemExit as stop:
         if stop.code == 0:
             raise
-        raise BadInput(_in_short(complaint.getvalue(), prog)) from None
+        raise InputError(_in_short(complaint.getvalue(), prog)) from None
 
 
 def _in_short(complaint: str, prog: str) -> str:
@@ -77,10 +77,10 @@ def choose_steps(text: str) -> tuple[Steps, ...]:
     try:
         steps: tuple[Steps, ...] = tuple("auto" if part.strip() == "auto" else int(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--steps should be numbers of adaptation steps such as 0,1,5,10, or auto, got {text!r}.") from None
+        raise InputError(f"--steps should be numbers of adaptation steps such as 0,1,5,10, or auto, got {text!r}.") from None
     numbers = [step for step in steps if step != "auto"]
     if not steps or (numbers and (min(numbers) < 0 or max(numbers) > 10_000)):
-        raise BadInput(f"--steps should lie between 0 and 10000, got {text!r}.")
+        raise InputError(f"--steps should lie between 0 and 10000, got {text!r}.")
     return steps
 
 
@@ -90,7 +90,7 @@ def one_choice_of_steps(text: str | None) -> Steps | None:
         return None
     first, *others = choose_steps(text)
     if others:
-        raise BadInput(f"--steps should be one number of adaptation steps, or auto, got {text!r}.")
+        raise InputError(f"--steps should be one number of adaptation steps, or auto, got {text!r}.")
     return first
 
 
@@ -105,7 +105,7 @@ def spread_ranges(argv: list[str]) -> list[str]:
         asked = bool(words) and words[-1] == "--shots"
         found = re.fullmatch(r"(\d+):(\d+)", word) if asked else None
         if asked and not found and not re.fullmatch(r"\d+|-.*", word):
-            raise BadInput(f"--shots: expected a number of examples, or a range such as 1:5, got {word!r}.")
+            raise InputError(f"--shots: expected a number of examples, or a range such as 1:5, got {word!r}.")
         words += found.groups() if found else [word]
     return words
 

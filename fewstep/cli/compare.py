@@ -1,4 +1,7 @@
-"""fewstep compare PROBLEM: is meta-learning worth it on these tasks? (floor 6)"""
+"""fewstep compare PROBLEM: is meta-learning worth it on these tasks?
+
+A comparison for people at a terminal: the verdict in sentences, then a table of all arms.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,103 @@ import json
 import math
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 from fewstep.cli import printable
 from fewstep.cli.arguments import command_name, parse, prepare_jax, say, spread_ranges
-from fewstep.cli.compare_tables import print_comparison, print_first
-from fewstep.cli.exhausted import exhausted
+from fewstep.cli.failures import resource_error
+from fewstep.cli.output import WIDTH, titled
 from fewstep.cli.train import free_folder, taken
-from fewstep.errors import BadInput, RunFailed
+from fewstep.errors import InputError, TrainingError
+
+
+def print_first(rows: list[dict[str, Any]]) -> None:
+    """What the quick arms do on validation tasks, while the others are still trained. On stderr."""
+    from rich.console import Console
+
+    metric = rows[0]["metric"]
+    table = titled(f"first, without training: {metric} on validation tasks")
+    for name in ("arm", metric):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in rows:
+        table.add_row(row["title"], three_digits(row["validation"]))
+    Console(file=sys.stderr, highlight=False, markup=False, emoji=False, width=WIDTH).print(table)
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """The verdict, the table, and how it was got."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
+    print("\n".join(textwrap.wrap(" ".join(found["verdict"]["sentences"]), WIDTH)) + "\n")
+    console.print(arms_table(found))
+    for arm in found["arms"]:
+        if arm["note"]:
+            print("\n".join(textwrap.wrap(f"{arm['title']}: {arm['note']}", WIDTH, subsequent_indent="  ")))
+    protocol = found["protocol"]
+    print(
+        "\n".join(
+            textwrap.wrap(
+                f"{found['metric']['title']}; margin {found['margin']:.3g}; question: {found['question']}. "
+                f"{protocol['test_tasks']} test tasks, {judged(protocol)}; {protocol['meta_steps']} meta-steps; "
+                f"{protocol['spent_s']:.0f} s of {protocol['budget_s']:.0f} s.",
+                WIDTH,
+            )
+        )
+    )
+
+
+def judged(protocol: dict[str, Any]) -> str:
+    """On what arms were judged, of each test task."""
+    if "updates" in protocol:
+        return f"{protocol['updates']} updates in each, {protocol['trajectories_per_update']} trajectories for every update"
+    return f"{protocol['episodes_per_task']} episodes of each with {protocol['shots']} support examples"
+
+
+def arms_table(found: dict[str, Any]) -> Any:
+    """A row for each arm that took part, the recommended one first."""
+    table = titled(f"{found['problem']}: {found['metric']['name']} on unseen tasks")
+    table.add_column("arm")
+    for name in (
+        f"{found['metric']['name']}\n(95 % interval)",
+        "beside the chosen\n(95 % interval)",
+        "",
+        "equal\ncompute",
+        "training",
+        "adapting",
+    ):
+        table.add_column(name, justify="left" if not name else "right")
+    for arm in found["arms"]:
+        if arm.get("left_out"):
+            continue
+        difference = arm["difference"]
+        table.add_row(
+            arm["title"],
+            with_bounds(arm["error"]),
+            "" if difference is None else with_bounds(difference, signed=True),
+            "chosen" if difference is None else difference["outcome"],
+            three_digits(arm["equal_compute"]["mean"]) if arm["equal_compute"] else "",
+            f"{arm['train_seconds']:.1f} s",
+            f"{arm['adapt_milliseconds']:.2g} ms",
+        )
+    return table
+
+
+def with_bounds(found: dict[str, float | None], signed: bool = False) -> str:
+    if found["mean"] is None:
+        return "diverged"
+    mean = f"{found['mean']:+.3f}" if signed else f"{found['mean']:.3f}"
+    if found["low"] is None or found["high"] is None:
+        return mean
+    bounds = (f"{found[end]:+.3f}" if signed else f"{found[end]:.3f}" for end in ("low", "high"))
+    return f"{mean} ({' … '.join(bounds)})"
+
+
+def three_digits(value: float | None) -> str:
+    return "diverged" if value is None or value != value else f"{value:.3f}"
+
 
 MOST_SECONDS = 366 * 24 * 3600
 USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seeds 3] [--margin M] [--out DIR] [settings ...]
@@ -41,7 +132,7 @@ def main(argv: list[str]) -> int:
         more = {"budget_seconds": seconds_of(budget)} if budget else {}
         as_json = "--json" in rest
         if others := [word for word in rest if word != "--json"]:
-            raise BadInput(f"--resume takes the folder and --budget alone: all settings are in it. Leave {others[0]} out.")
+            raise InputError(f"--resume takes the folder and --budget alone: all settings are in it. Leave {others[0]} out.")
         return work(lambda compare, options: compare.resume(directory, **options, **more), directory, as_json)
     name, *rest = argv
     preset, rest = taken("--preset", spread_ranges(rest))
@@ -74,9 +165,9 @@ def work(begin: Any, out: str, as_json: bool) -> int:
         say(f"Interrupted; what is done is kept. Go on with: {command_name()} compare --resume {out}", json=True)
         return 130
     except (OSError, MemoryError) as error:
-        if not (told := exhausted(error, out)):
+        if not (told := resource_error(error, out)):
             raise
-        raise RunFailed(f"{told} To go on: {command_name()} compare --resume {out}") from error
+        raise TrainingError(f"{told} To go on: {command_name()} compare --resume {out}") from error
     if as_json:
         print(json.dumps(found))
     else:
@@ -97,7 +188,7 @@ def seconds_of(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text.strip())
     seconds = float(found.group(1)) * {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}[found.group(2)] if found else math.inf
     if seconds > MOST_SECONDS:
-        raise BadInput(f"--budget should be a time such as 90s, 10m or 2h, and at most a year, got {text!r}.")
+        raise InputError(f"--budget should be a time such as 90s, 10m or 2h, and at most a year, got {text!r}.")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""Commands that applications bring (floor 6): found by the folder that is given, parsed, called."""
+"""Commands that applications bring: found by the folder that is given, parsed, called."""
 
 from __future__ import annotations
 
@@ -6,15 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fewstep.application import (
-    ADAPTED,
-    Application,
-    Command,
-    application_of_adapted,
-    applications,
-    resolve,
-)
-from fewstep.errors import BadInput
+from fewstep.application import ADAPTED, Application, Command, application_of_adapted, applications, resolve
+from fewstep.errors import InputError
 
 
 def commands() -> dict[str, str]:
@@ -37,7 +30,7 @@ def run(name: str, argv: list[str]) -> int:
 
 
 def owner_of(name: str, argv: list[str], owners: list[Application]) -> Application:
-    """The application of the run or the adapted model among the words. Raises `BadInput` if it does not have this command."""
+    """The application of the run or the adapted model among the words. Raises `InputError` if it does not have this command."""
     folder = folder_of(argv)
     if not folder:
         return owners[0]  # whose parser says what is missing
@@ -49,7 +42,7 @@ def owner_of(name: str, argv: list[str], owners: list[Application]) -> Applicati
         found = read_config(folder)[1]
     if name not in found.commands:
         whose = ", ".join(problem for each in owners for problem in each.problems)
-        raise BadInput(f"{folder}: {name} is for {whose}; this is a model of {' or '.join(found.problems)}.")
+        raise InputError(f"{folder}: {name} is for {whose}; this is a model of {' or '.join(found.problems)}.")
     return found
 
 
@@ -67,13 +60,13 @@ def is_no_option(word: str) -> bool:
 
 
 def refuse_others_options(name: str, argv: list[str], kind: Any, owner: Application, owners: list[Application]) -> None:
-    """Raises `BadInput` for an option that this command has for other applications alone."""
+    """Raises `InputError` for an option that this command has for other applications alone."""
     known = options_of(kind)
     for word in {word.partition("=")[0] for word in argv if word.startswith("--")} - known:
         others = [each for each in owners if word in options_of(resolve(each.commands[name].target))]
         if others:
             whose = ", ".join(problem for each in others for problem in each.problems)
-            raise BadInput(f"{word} is for {whose}; {folder_of(argv)} is of {' or '.join(owner.problems)}.")
+            raise InputError(f"{word} is for {whose}; {folder_of(argv)} is of {' or '.join(owner.problems)}.")
 
 
 def options_of(kind: Any) -> set[str]:

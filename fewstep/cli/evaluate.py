@@ -1,4 +1,4 @@
-"""fewstep evaluate RUN: errors on held-out tasks after 0, 1, 5, 10 ... adaptation steps (floor 6)."""
+"""fewstep evaluate RUN: errors on held-out tasks after 0, 1, 5, 10 ... adaptation steps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fewstep.cli.arguments import choose_steps, parse, prepare_jax, say
-from fewstep.cli.tables import print_evaluation
-from fewstep.errors import BadInput
+from fewstep.cli.output import print_evaluation
+from fewstep.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     for name in ("tasks", "shots", "ways", "queries", "draws"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise BadInput(f"--{name} should be at least 1, got {value}.")
+            raise InputError(f"--{name} should be at least 1, got {value}.")
     prepare_jax()
     from fewstep import runs
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         result = run.evaluate()
     else:
         if not os.access(run.directory, os.W_OK):
-            raise BadInput(f"{run.directory} cannot be written to. With --tasks 1000 it is measured, and nothing is written.")
+            raise InputError(f"{run.directory} cannot be written to. With --tasks 1000 it is measured, and nothing is written.")
         result = run.write_evaluation()
     if arguments.json:
         print(json.dumps(result))

@@ -1,11 +1,11 @@
-"""fewstep list: problems, presets and variants, one line each (floor 6)."""
+"""fewstep list: problems, presets and variants, one line each."""
 
 from __future__ import annotations
 
 import json
 
 from fewstep.cli.arguments import say
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 
 MORE = {
     "training at more ways": ("images: --train-ways 20", "Snell et al. 2017, arXiv 1703.05175"),
@@ -24,13 +24,13 @@ AFTERWARDS = {
 
 def main(argv: list[str]) -> int:
     from fewstep.application import presets, problems, unusable
-    from fewstep.problems.variants import VARIANTS, as_options
+    from fewstep.recipe.variants import VARIANTS, as_options
 
     if "-h" in argv or "--help" in argv:
         say("usage: fewstep list [--json]\n\nProblems, presets and variants.")
         return 0
     if unknown := set(argv) - {"--json"}:
-        raise BadInput(f"unrecognized options: {', '.join(sorted(unknown))}. See fewstep list --help.")
+        raise InputError(f"unrecognized options: {', '.join(sorted(unknown))}. See fewstep list --help.")
     if "--json" in argv:
         listed = {name: {preset: line for preset, (_, line) in known.items()} for name, known in presets().items()}
         variants = {name: {**variant._asdict(), "options": as_options(variant.settings)} for name, variant in VARIANTS.items()}

@@ -1,4 +1,4 @@
-"""fewstep plot RUN: the pictures of a run, from its files alone (floor 6)."""
+"""fewstep plot RUN: the pictures of a run, from its files alone."""
 
 from __future__ import annotations
 

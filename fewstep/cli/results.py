@@ -1,4 +1,4 @@
-"""fewstep results RUN ...: figures of several runs in one table, and why some stand in columns of their own (floor 6)."""
+"""fewstep results RUN ...: figures of several runs in one table, and why some stand in columns of their own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from fewstep.cli.arguments import parse, say_notes
-from fewstep.cli.tables import WIDTH, short, titled, wrapped
-from fewstep.cli.writing import new_file
+from fewstep.cli.output import WIDTH, short, titled, wrapped
+from fewstep.storage.tables import new_file
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Results:
 
 def main(argv: list[str]) -> int:
     arguments = parse(Results, argv, "fewstep results")
-    from fewstep.errors import BadInput
+    from fewstep.errors import InputError
     from fewstep.runs.results import NoFigures, columns_of, differences, read_result
 
     if not arguments.runs:
-        raise BadInput("expected the folders of one or more runs, as in: fewstep results runs/*")
+        raise InputError("expected the folders of one or more runs, as in: fewstep results runs/*")
     picture = None if arguments.plot is None else new_file(arguments.plot, (".png",))
     results, lacking = [], []
     names = Counter(Path(run).name for run in arguments.runs)
@@ -84,7 +84,7 @@ def draw(columns: Any, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from fewstep.plots.every_run import Panel, every_run
+    from fewstep.plots.seeds import Panel, every_run
 
     panels = []
     for number, column in enumerate(columns):
@@ -98,7 +98,7 @@ def in_the_middle(columns: Any) -> list[str]:
     """Of ten and more runs of a preset, their interquartile mean after each adaptation step."""
     import numpy as np
 
-    from fewstep.training.over_seeds import SEEDS, over_seeds
+    from fewstep.supervised.evaluate import SEEDS, over_seeds
 
     lines = []
     for number, column in enumerate(columns):

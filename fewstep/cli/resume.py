@@ -1,4 +1,4 @@
-"""fewstep resume RUN: go on where a run stopped (floor 6)."""
+"""fewstep resume RUN: go on where a run stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 
 from fewstep.cli.arguments import Together, parse, prepare_jax, say
 from fewstep.cli.train import complete
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     devices = together.join()
     run = runs.open_run(arguments.run, arguments.env)
     if arguments.together.processes != 1 and "processes" not in run.application.capabilities:
-        raise BadInput(f"--processes: {run.config['problem']} knows no such thing. Leave it out.")
+        raise InputError(f"--processes: {run.config['problem']} knows no such thing. Leave it out.")
     if (run.directory / "evaluation.json").is_file() and runs.is_trained(run.directory):
         say("this run is done already: only what follows its training is done anew", json=True)
     return complete(partial(runs.resume, run, **devices), arguments.run, arguments.json)

@@ -1,4 +1,4 @@
-"""fewstep train PROBLEM: meta-train, evaluate, draw (floor 6)."""
+"""fewstep train PROBLEM: meta-train, evaluate, draw."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fewstep.cli.arguments import Together, command_name, parse, prepare_jax, say, spread_ranges
-from fewstep.cli.estimates import print_estimates
-from fewstep.cli.exhausted import exhausted
-from fewstep.cli.rates import print_rates
-from fewstep.cli.tables import print_evaluation
-from fewstep.errors import BadInput, RunFailed
+from fewstep.cli.dry_run import print_estimates, print_rates
+from fewstep.cli.failures import resource_error
+from fewstep.cli.output import print_evaluation
+from fewstep.errors import InputError, TrainingError
 
 
 def main(argv: list[str]) -> int:
     from fewstep.application import problems, settings_of
-    from fewstep.problems.variants import with_variants
+    from fewstep.recipe.variants import with_variants
 
     if not argv or argv[0] in ("-h", "--help"):
         lines = ["usage: fewstep train PROBLEM [--preset NAME] [--variant NAME,...] [--out RUN] [--seed N] [settings ...]", ""]
@@ -50,7 +49,7 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
         ("--processes", arguments.together.processes != 1, "processes"),
     ):
         if given and capability not in owner.capabilities:
-            raise BadInput(f"{option}: {name} knows no such thing. Leave it out.")
+            raise InputError(f"{option}: {name} knows no such thing. Leave it out.")
     if arguments.find_rate:
         return print_rates(arguments, name, preset, variants)
     if arguments.dry_run:
@@ -76,9 +75,10 @@ def train(arguments: Any, name: str, preset: str, variants: str) -> int:
 
 def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
     """Does `work`, the training, which returns the run; then what follows every training: evaluation, pictures, a table."""
-    from fewstep import hosts, plots
-    from fewstep.training.log import working
+    from fewstep import plots
+    from fewstep.training import multihost
     from fewstep.training.loop import Interrupted
+    from fewstep.training.progress import working
     from fewstep.training.signals import terminated_as_interrupted
 
     go_on = f"{command_name()} resume {out}"
@@ -95,16 +95,16 @@ def complete(work: Callable[[], Any], out: str | Path, as_json: bool) -> int:
             say(f"Interrupted; the training itself is done and saved. For the rest: {go_on}", json=True)
             return 130
     except Interrupted:
-        if hosts.is_first():
+        if multihost.is_first():
             say(f"Interrupted; the run is saved. Go on with: {go_on}", json=True)
-        hosts.shutdown()
+        multihost.shutdown()
         return 130
-    except hosts.LostProcess as error:
-        raise RunFailed(f"{error} Here: {go_on}") from error
+    except multihost.LostProcess as error:
+        raise TrainingError(f"{error} Here: {go_on}") from error
     except (OSError, MemoryError, RuntimeError) as error:
-        if not (told := exhausted(error, str(out))):
+        if not (told := resource_error(error, str(out))):
             raise
-        raise RunFailed(f"{told} To go on: {go_on}") from error
+        raise TrainingError(f"{told} To go on: {go_on}") from error
     if as_json:
         print(json.dumps({"run": str(run.directory), "evaluation": result}))
     else:
@@ -121,7 +121,7 @@ def taken(option: str, argv: list[str], needs: str = "needs a name; fewstep list
         if word == option or word.startswith(f"{option}="):
             value = word.partition("=")[2] or next(words, "")
             if not value:
-                raise BadInput(f"{option} {needs}.")
+                raise InputError(f"{option} {needs}.")
         else:
             rest.append(word)
     return value, rest

@@ -1,4 +1,4 @@
-"""Learning curves of a few arms (floor 5): by support examples, by adaptation steps and by meta-train tasks."""
+"""Learning curves of a few arms: by support examples, by adaptation steps and by meta-train tasks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.compare.arms import Fitted
-from fewstep.compare.bench import Bench, Lengths
-from fewstep.compare.ground import Ground
-from fewstep.errors import RunFailed
-from fewstep.tasks.family import TaskFamily
+from fewstep.compare.episodes import Ground
+from fewstep.compare.methods import Fitted
+from fewstep.compare.runner import Bench, Lengths
+from fewstep.core.tasks import TaskFamily
+from fewstep.core.types import Episode
+from fewstep.errors import TrainingError
 from fewstep.training.loop import OutOfTime
-from fewstep.types import Episode
 
 STEPS = (0, 1, 2, 3, 5, 10, 20)
 PARTS = (0.25, 0.5)
@@ -97,7 +97,7 @@ def on_part(bench: Bench, name: str, lengths: Lengths, ground: Ground, count: in
     part = Bench(directory, (ground,), bench.say, bench.late)
     try:
         return finite(part.scored(part.arm(name), 0, 0, lengths._replace(search=False)).test)
-    except RunFailed:
+    except TrainingError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""Held-out tasks that training has seen under another name (floor 5): every arm would look better than it is."""
+"""Held-out tasks that training has seen under another name: every arm would look better than it is."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import jax
 import numpy as np
 import polars as pl
 
-from fewstep.classics.rows import with_gaps
-from fewstep.compare.ground import Ground
-from fewstep.errors import BadInput
-from fewstep.tasks.family import TaskFamily
+from fewstep.compare.episodes import Ground
+from fewstep.core.tasks import TaskFamily
+from fewstep.errors import InputError
+from fewstep.supervised.classical import with_gaps
 
 LEAST_ROWS = 8
 """Tasks of fewer different rows may be alike by chance."""
-SHOWN = 3
+SHOWN_PAIRS = 3
 
 
 def refuse_leaks(ground: Ground) -> None:
-    """Raises `BadInput`, naming tasks and rows, if all rows of a held-out task are those of a meta-train task."""
+    """Raises `InputError`, naming tasks and rows, if all rows of a held-out task are those of a meta-train task."""
     splits = ground.problem.splits
     assert splits is not None
     if splits.train.examples is None or splits.train.names is None:
@@ -32,10 +32,10 @@ def refuse_leaks(ground: Ground) -> None:
             if content in known and len(set(content)) >= LEAST_ROWS
         ]
         if found:
-            raise BadInput(
+            raise InputError(
                 f"{len(found)} meta-{split} task{'s' * (len(found) > 1)} would be known from training: "
-                + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN])
-                + "; ..." * (len(found) > SHOWN)
+                + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN_PAIRS])
+                + "; ..." * (len(found) > SHOWN_PAIRS)
                 + ". Remove one of each pair, or give them one name in the column of --task."
             )
 
@@ -59,7 +59,7 @@ def told(settings: Any, task: str, other: str) -> str:
 
 def lines_of(settings: Any, task: str) -> str:
     """'rows 12 to 64', counted from 1 without the header."""
-    from fewstep.tasks.reading import FILE, read_table
+    from fewstep.storage.tables import FILE, read_table
 
     table = read_table(settings.data, settings.columns, settings.label_columns)
     column = settings.task or FILE

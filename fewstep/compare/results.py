@@ -1,4 +1,4 @@
-"""The values that pass between the parts of a comparison (floor 5): scores in, differences and a verdict out."""
+"""The values that pass between the parts of a comparison: scores in, differences and a verdict out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison from beginning to end (floor 5): `compare(settings, directory)`, what `fewstep compare` calls.
+"""A comparison from beginning to end: `compare(settings, directory)`, what `fewstep compare` calls.
 
 Quick arms come first, so that there is a table to look at. Then a meta-step of each trained arm is timed, the rest of the
 budget is planned, and all arms are trained seed by seed: whenever it stops, all arms have the same seeds. What is fitted is
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import problem_of
-from fewstep.compare.asked import ASKED, as_asked, check, goes_on, read_asked, spent_before
-from fewstep.compare.bench import Bench
-from fewstep.compare.comparing import Comparing
-from fewstep.compare.display import Display
-from fewstep.compare.kept import RECORD
-from fewstep.compare.told import tell
-from fewstep.errors import BadInput
+from fewstep.compare.report import tell
+from fewstep.compare.request import ASKED, as_asked, check, goes_on, read_asked, spent_before
+from fewstep.compare.runner import RECORD, Bench
+from fewstep.compare.session import Comparing
+from fewstep.errors import InputError
 from fewstep.runs import new_directory, only_one, settings_of, write_json
+from fewstep.training.progress import Display
 
 
 def compare(
@@ -44,9 +43,9 @@ def compare(
     split and the held-out episodes, `seeds` is how often everything is trained. `embeddings` is a
     table of embeddings of photos by a network trained elsewhere (arms/embeddings.py). `partial` is shown the first scores.
 
-    Arms for which there is no time, and arms that raise, are left out and named. Raises `BadInput` for what cannot be compared,
-    a leak between tasks, or if there was time for no two arms; `Interrupted` on SIGINT, SIGTERM or SIGHUP while an arm is
-    trained. What is fitted is kept whatever happens.
+    Arms for which there is no time, and arms that raise, are left out and named. Raises `InputError` for what cannot be
+    compared, a leak between tasks, or if there was time for no two arms; `Interrupted` on SIGINT, SIGTERM or SIGHUP while an
+    arm is trained. What is fitted is kept whatever happens.
     """
     check(budget_seconds, seeds, margin)
     directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command, embeddings)
@@ -63,7 +62,7 @@ def compare(
             try:
                 made.score_quick(partial)
                 return tell(made, made.trained_plan(), margin, command)
-            except BadInput:
+            except InputError:
                 if not begun and next(directory.rglob(RECORD), None) is None:  # nothing is fitted
                     shutil.rmtree(directory)
                 raise
@@ -80,15 +79,15 @@ def resume(
     partial: Callable[..., None] | None = None,
     budget_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Goes on with the comparison in `directory`, with its own budget or a greater one. Raises `BadInput` where there is none,
-    or where that would run code that only its folder names."""
+    """Goes on with the comparison in `directory`, with its own budget or a greater one. Raises `InputError` where there is
+    none, or where that would run code that only its folder names."""
     asked = read_asked(Path(directory))
     options = {name: asked[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
     options["embeddings"] = asked.get("embeddings", "")
     options["budget_seconds"] = budget_seconds or options["budget_seconds"]
     settings = settings_of(asked, Path(directory) / ASKED)
     if code := problem_of(settings)[0].named_code(settings):
-        raise BadInput(
+        raise InputError(
             f"{directory} compares in what {code} makes, and this would run that code as it is found here. If you "
             "trust it, give the same command again with the same --out: then it goes on."
         )

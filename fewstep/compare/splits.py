@@ -1,13 +1,13 @@
-"""The splits of a comparison of models that predict from rows (floor 5): one, or all of a cross-fitting if tasks are few."""
+"""The splits of a comparison of models that predict from rows: one, or all of a cross-fitting if tasks are few."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fewstep.compare.ground import TOO_FEW, Ground, ground
+from fewstep.compare.episodes import TOO_FEW, Ground, ground
 from fewstep.compare.leaks import refuse_leaks
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 
 LEAST_TASKS = 7
 """test tasks: over fewer, the 95 % interval of a mean error is wider than the tasks differ (Student's t: 2.57/√6 > 1)"""
@@ -27,9 +27,9 @@ def grounds(
     cross_fitted: bool = False,
 ) -> tuple[Ground, ...]:
     """The split, or if tasks are few and may be `cross_fitted` all splits. `note` tells people what they should know. Raises
-    `BadInput` for a leak, and for too few tasks."""
+    `InputError` for a leak, and for too few tasks."""
     if embeddings:
-        raise BadInput("--embeddings are of photos: leave them out, or compare on images.")
+        raise InputError("--embeddings are of photos: leave them out, or compare on images.")
     first = ground(settings, seed)
     for line in first.problem.notes:
         note(f"note: {line}")
@@ -56,9 +56,9 @@ def tasks_of(first: Ground) -> int:
 
 
 def require_tasks(tested: int) -> None:
-    """Raises `BadInput` if there are too few test tasks."""
+    """Raises `InputError` if there are too few test tasks."""
     if tested < LEAST_TASKS:
-        raise BadInput(
+        raise InputError(
             f"A comparison should have at least {LEAST_TASKS} tasks to judge arms on, got {tested}: so few cannot tell one arm "
             "from another. Give more tasks, or hold out a larger part of them."
         )

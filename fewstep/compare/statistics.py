@@ -1,28 +1,169 @@
-"""Errors of arms on the same tasks, over the same seeds: intervals of differences, and what they say of each arm (floor 5).
+"""Errors of arms on the same tasks, over the same seeds: intervals of differences, and what they say of each arm.
 
 An arm's errors are a table, seeds × tasks; how sure its mean is stands in intervals.py.
 
-Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k arms
-are not told to differ yet. That the chosen arm is behind none by more than the margin needs no correction: to say it wrongly,
-one has to be wrong about the best arm, which is one of them.
+Many arms are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k
+arms are not told to differ yet. That the chosen arm is behind none by more than the margin needs no correction: to say it
+wrongly, one has to be wrong about the best arm, which is one of them.
 
-An arm may break in a few tasks, by errors a thousand times as large as all others. How much worse it is on average, nobody can
-tell then; that it is not better needs no such figure. Differences are cut off far above where it is asked what their mean is at
-least: the mean of what is cut off above is never larger than the mean.
+An arm may break in a few tasks, by errors a thousand times as large as all others. How much worse it is on average,
+nobody can tell then; that it is not better needs no such figure. Differences are cut off far above where it is asked what
+their mean is at least: the mean of what is cut off above is never larger than the mean.
 
 All of this is about tasks like those drawn. Few may lack a kind that one in five is of: there no arms are called equivalent.
+
+Intervals of the mean of a table, seeds × tasks, both of them drawn from many. Used by statistics.py.
+
+Rows differ (another seed, another training), columns differ (tasks are hard or easy), so the mean of the table is as sure as
+its rows and its columns are many, not its cells. With three seeds a resampled interval has three rows to draw from, and
+Satterthwaite's t alone covers less than it says; what covers it, as `benchmarks/accuracy/compare/coverage.py` measures, is
+Satterthwaite's t with two corrections, both in closed form:
+
+* The variance of so few seeds is mostly estimated too small, and the degrees of freedom then too many: they are counted with
+  a seed variance that the true one exceeds once in four times only.
+* Errors of tasks are skewed; the quantile is moved by Hall's cubic transformation (Hall 1992, Journal of the Royal Statistical
+  Society B 54, 221-228), which is monotone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from functools import cache
+from typing import NamedTuple, get_args
 
 import numpy as np
+from scipy import stats
 
-from fewstep.compare.intervals import Beside, beside, interval, layout, more_tasks
 from fewstep.compare.results import Comparison, Difference, Interval, Outcome, Question, Scores
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
+
+FAR = 20
+"""times the margin, or the median difference: what differs by more counts for no more where it is asked who may be better"""
+POWER = 0.8
+"""so likely are 'about M more tasks' to tell"""
+FURTHEST = 1e4
+"""times the tasks that there are: nobody has more"""
+
+
+@cache
+def low_share(freedom: int) -> float:
+    """An estimated variance of so many degrees of freedom is less than this part of the true one once in four times."""
+    return float(stats.chi2.ppf(0.25, freedom)) / freedom
+
+
+class Layout(NamedTuple):
+    """The mean of a table [seeds, tasks], and mean squares of the two-way layout as parts of the mean's variance."""
+
+    mean: float
+    between_seeds: float
+    """what rows differ by: from seed to seed, and by chance"""
+    between_tasks: float
+    """what columns differ by: from task to task, and by chance"""
+    within: float
+    """chance alone: of a seed on a task"""
+    third: float
+    """the third cumulant of the mean, from task to task"""
+    seeds: int
+    tasks: int
+
+    @property
+    def seed_variance(self) -> float:
+        """From seed to seed alone; 0 where there is one row."""
+        return max(self.between_seeds - self.within, 0.0)
+
+    @property
+    def variance(self) -> float:
+        return self.seed_variance + self.between_tasks
+
+    @property
+    def freedom(self) -> float:
+        """Satterthwaite's degrees of freedom, at a cautious seed variance."""
+        if not self.variance:
+            return self.tasks - 1.0
+        seeds = max(self.between_seeds / low_share(self.seeds - 1) - self.within, 0.0) if self.seeds > 1 else 0.0
+        parts = seeds**2 / max(self.seeds - 1, 1) + self.between_tasks**2 / (self.tasks - 1)
+        return (seeds + self.between_tasks) ** 2 / parts
+
+    def quantile(self, t: float) -> float:
+        """Where the true mean lies at `t` of Student's distribution."""
+        deviation = self.variance**0.5
+        skew = self.third / deviation**3 if deviation else 0.0
+        if abs(skew) > 1e-6:  # Hall's transformation, inverted
+            t = -3 / skew * (float(np.cbrt(1 - skew * (t + skew / 6))) - 1)
+        return self.mean + deviation * t
+
+    def reversed(self) -> Layout:
+        """Of the negative errors."""
+        return self._replace(mean=-self.mean, third=-self.third)
+
+    def over(self, tasks: float) -> Layout:
+        """As it would be over so many tasks of the same kind: seeds go on differing, all else averages out."""
+        share = self.tasks / tasks
+        between_seeds = self.seed_variance + min(self.between_seeds, self.within) * share
+        squares = between_seeds, self.between_tasks * share, self.within * share
+        return Layout(self.mean, *squares, self.third * share**2, self.seeds, int(tasks))
+
+
+def layout(errors: np.ndarray) -> Layout:
+    """The layout of `errors` [seeds, tasks], all of them finite; at least 2 tasks."""
+    seeds, tasks = errors.shape
+    mean, by_seed, by_task = float(errors.mean()), errors.mean(1), errors.mean(0)
+    left = errors - by_seed[:, None] - by_task + mean
+    third = tasks * np.sum((by_task - mean) ** 3) / ((tasks - 1) * (tasks - 2)) if tasks > 2 else 0.0
+    return Layout(
+        mean,
+        float(np.sum((by_seed - mean) ** 2) / max(seeds - 1, 1) / seeds),
+        float(np.sum((by_task - mean) ** 2) / (tasks - 1) / tasks),
+        float(np.sum(left**2) / max(seeds - 1, 1) / (tasks - 1) / errors.size),
+        float(third / tasks**2),
+        seeds,
+        tasks,
+    )
+
+
+class Beside(NamedTuple):
+    """An arm's errors less those of the chosen arm."""
+
+    whole: Layout
+    cut: Layout
+    """of what is cut off above, by which is told what the mean is at least"""
+
+    def interval(self, miss: float) -> Interval:
+        """Of the true mean, missed with probability `miss`."""
+        return interval(self.whole, miss)._replace(low=interval(self.cut, miss).low)
+
+    def behind(self, miss: float) -> float:
+        """At most so much worse is the chosen arm."""
+        return upper(self.cut.reversed(), miss)
+
+
+def beside(differences: np.ndarray, margin: float) -> Beside:
+    """Of `differences` [seeds, tasks]."""
+    most = FAR * max(margin, float(np.median(np.abs(differences))))
+    return Beside(layout(differences), layout(np.minimum(differences, most)))
+
+
+def upper(found: Layout, miss: float) -> float:
+    """An upper bound of the true mean, missed with probability `miss`."""
+    return found.quantile(float(stats.t.isf(miss, found.freedom)))
+
+
+def interval(found: Layout, miss: float) -> Interval:
+    """An interval of the true mean, missed with probability `miss`, half of it on either side."""
+    t = float(stats.t.isf(miss / 2, found.freedom))
+    return Interval(found.mean, found.quantile(-t), found.quantile(t))
+
+
+def more_tasks(found: Layout, target: float, miss: float) -> int | None:
+    """About so many more tasks bring a bound that is missed with probability `miss` within `target` of the mean, four times in
+    five; None where seeds differ too much for any number of tasks."""
+    counts = found.tasks * np.geomspace(1.01, FURTHEST, 200)
+    layouts = [found.over(count) for count in counts]
+    power = stats.norm.ppf(POWER)
+    reach = stats.t.isf(miss, np.array([one.freedom for one in layouts])) + power
+    near = reach * np.sqrt([one.variance for one in layouts]) <= target
+    return max(1, int(np.ceil(counts[near.argmax()])) - found.tasks) if near.any() else None
+
 
 NAN = float("nan")
 FEW_TASKS = 20
@@ -34,7 +175,7 @@ def compared(
 ) -> Comparison:
     """Every arm beside the `chosen` one on the same tasks; arms that differ by less than `margin` are equivalent.
 
-    Raises `BadInput` where arms have not the same tasks, there are fewer than 2, or `chosen` is none of them or diverged.
+    Raises `InputError` where arms have not the same tasks, there are fewer than 2, or `chosen` is none of them or diverged.
     """
     _check(scores, chosen, margin, confidence, question)
     failed = {arm.name: int(np.sum(~np.isfinite(arm.errors).all(1))) for arm in scores}
@@ -131,20 +272,20 @@ def _positive(shown: Interval, errors: np.ndarray) -> Interval:
 def _check(scores: Sequence[Scores], chosen: str, margin: float, confidence: float, question: str) -> None:
     names = [arm.name for arm in scores]
     if len(set(names)) < len(names):
-        raise BadInput(f"Arms should have different names, got {', '.join(names)}.")
+        raise InputError(f"Arms should have different names, got {', '.join(names)}.")
     for arm in scores:
         if arm.errors.ndim != 2 or 0 in arm.errors.shape:
-            raise BadInput(f"Errors of arm {arm.name} should be an array [seeds, tasks], got shape {arm.errors.shape}.")
+            raise InputError(f"Errors of arm {arm.name} should be an array [seeds, tasks], got shape {arm.errors.shape}.")
         if arm.errors.shape[1] != scores[0].errors.shape[1]:
             counts = f"{scores[0].errors.shape[1]} of {scores[0].name}, {arm.errors.shape[1]} of {arm.name}"
-            raise BadInput(f"All arms should be measured on the same tasks, got {counts}.")
+            raise InputError(f"All arms should be measured on the same tasks, got {counts}.")
     if not scores or scores[0].errors.shape[1] < 2:
-        raise BadInput("A comparison should have at least 2 held-out tasks; give more tasks, or hold out a larger part.")
+        raise InputError("A comparison should have at least 2 held-out tasks; give more tasks, or hold out a larger part.")
     if chosen not in names or not np.isfinite(scores[names.index(chosen)].errors).all():
-        raise BadInput(f"The chosen arm should be one of those that did not diverge, got {chosen}.")
+        raise InputError(f"The chosen arm should be one of those that did not diverge, got {chosen}.")
     if not 0 < margin < float("inf"):
-        raise BadInput(f"--margin should be a positive number, got {margin}.")
+        raise InputError(f"--margin should be a positive number, got {margin}.")
     if not 0.5 <= confidence < 1:
-        raise BadInput(f"Confidence should lie between 0.5 and 1, such as 0.95, got {confidence}.")
+        raise InputError(f"Confidence should lie between 0.5 and 1, such as 0.95, got {confidence}.")
     if question not in get_args(Question):
-        raise BadInput(f"The question should be one of {', '.join(get_args(Question))}, got {question}.")
+        raise InputError(f"The question should be one of {', '.join(get_args(Question))}, got {question}.")

@@ -1,8 +1,8 @@
-"""The verdict in plain sentences: an arm chosen on meta-validation tasks, what meta-test tasks say of it (floor 5).
+"""The verdict in plain sentences: an arm chosen on meta-validation tasks, what meta-test tasks say of it.
 
-The arm is the cheapest of those that are, for sure, not behind the best by more than the margin; where no cheaper one is sure
-enough, it is the best. Meta-test tasks change nothing of that: they say how good it is, and how far one may rely on it.
-"""
+The arm is the cheapest of those that are, for sure, not behind the best by more than the margin; where no cheaper one is
+sure enough, it is the best. Meta-test tasks change nothing of that: they say how good it is, and how far one may rely on
+it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from math import log10
 
 import numpy as np
 
-from fewstep.compare.display import duration
-from fewstep.compare.intervals import layout, upper
 from fewstep.compare.results import About, Comparison, Metric, Question, Scores, Verdict
-from fewstep.compare.statistics import FEW_TASKS, compared, difference_of
-from fewstep.errors import BadInput, RunFailed
+from fewstep.compare.statistics import FEW_TASKS, compared, difference_of, layout, upper
+from fewstep.errors import InputError, TrainingError
+from fewstep.training.progress import duration
 
 ERROR = Metric("error", "error")
 NO_LEARNING = "prior"
@@ -47,15 +46,15 @@ def verdict(
 ) -> Verdict:
     """Chooses on `validation`, reports on `test`. `about` has titles and costs for people; `metric` says what the errors are.
 
-    Raises `BadInput` as `compared` does, and where the arms are not the same ones; `RunFailed` where all arms diverged.
+    Raises `InputError` as `compared` does, and where the arms are not the same ones; `TrainingError` where all arms diverged.
     """
     if {arm.name for arm in validation} != {arm.name for arm in test}:
-        raise BadInput("The same arms should be measured on meta-validation and on meta-test tasks.")
+        raise InputError("The same arms should be measured on meta-validation and on meta-test tasks.")
     finite = {arm.name for arm in test if np.isfinite(arm.errors).all()}
     ranked = ranking(validation, margin, confidence)
     kept = [name for name in ranked if name in finite]
     if not kept:
-        raise RunFailed("Every arm diverged. Look at the data for extreme values, or lower the inner and outer rates.")
+        raise TrainingError("Every arm diverged. Look at the data for extreme values, or lower the inner and outer rates.")
     comparison = compared(test, kept[0], margin, confidence, question)
     same = [name for name, found in comparison.differences.items() if found.outcome == "equivalent"]
     unlike = all(found.outcome in ("worse", "diverged") for found in comparison.differences.values())

@@ -1,19 +1,18 @@
 """Evolution strategies (ES-MAML: Song et al. 2020, arXiv 1910.01215): the meta-gradient from values of the objective alone
 (floor 1). A value for `Learner.task_gradient`.
 
-Smoothed by a normal of deviation σ, any objective has a gradient, ∇ E[F(θ + σ ε)] = E[(F(θ + σ ε) − F(θ − σ ε)) ε] / 2 σ with
-ε ~ N(0, 1): directions in pairs, which cancel all even parts of F (Salimans et al. 2017, arXiv 1703.03864).
-"""
+Smoothed by a normal of deviation σ, any objective has a gradient, ∇ E[F(θ + σ ε)] = E[(F(θ + σ ε) − F(θ − σ ε)) ε] / 2 σ
+with ε ~ N(0, 1): directions in pairs, which cancel all even parts of F (Salimans et al. 2017, arXiv 1703.03864)."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from fewstep.errors import BadInput
-from fewstep.maml import Learner, TaskGradient
-from fewstep.types import Episode, Key, MetaParams
-from fewstep.varying import of_one_task
+from fewstep.core.maml import Learner, TaskGradient
+from fewstep.core.types import Episode, Key, MetaParams
+from fewstep.core.varying import of_one_task
+from fewstep.errors import InputError
 
 NOISE = 0x65766F6C
 """folded into a task's key for the directions: far from the small numbers that an objective may split or fold the key by"""
@@ -29,9 +28,9 @@ def evolution(deviation: float, directions: int) -> TaskGradient:
     parameters: small beside them, but as wide as the steps of F; in float32 rounding drowns what is much narrower than 1e-2.
     """
     if not deviation > 0:
-        raise BadInput(f"expected a positive deviation of the parameters, got {deviation}")
+        raise InputError(f"expected a positive deviation of the parameters, got {deviation}")
     if directions < 1:
-        raise BadInput(f"expected at least one direction, got {directions}")
+        raise InputError(f"expected at least one direction, got {directions}")
 
     def gradient(
         learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array

@@ -1,21 +1,26 @@
-"""Exact meta-gradients in memory that does not grow with the inner steps (floor 1). Values for `Learner.task_gradient`.
+"""Exact meta-gradients in memory that does not grow with the inner steps. Values for `Learner.task_gradient`.
 
-The derivative of a chain of adaptation steps is a chain of Hessian-vector products. Reverse mode through the inner gradient
-(`stored`) keeps all that its forward and backward pass left behind, for every step. But a Hessian is symmetric: the product may
-as well be the *forward* derivative of the gradient, H v = ∂/∂ε ∇L(θ + ε v), for which nothing needs to be kept but θ
-(Pearlmutter 1994; as a rule for meta-gradients: Kemaev et al. 2025, MixFlow-MG, arXiv 2505.00793).
+The derivative of a chain of adaptation steps is a chain of Hessian-vector products. Reverse mode through the inner
+gradient (`stored`) keeps all that its forward and backward pass left behind, for every step. But a Hessian is symmetric:
+the product may as well be the *forward* derivative of the gradient, H v = ∂/∂ε ∇L(θ + ε v), for which nothing needs to be
+kept but θ (Pearlmutter 1994; as a rule for meta-gradients: Kemaev et al. 2025, MixFlow-MG, arXiv 2505.00793).
+
+Exact meta-gradients by reverse mode through the whole inner loop. A value for `Learner.task_gradient`.
+
+Chooses between the two ways to the exact meta-gradient by the memory that the faster one would take.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from fewstep.gradients.own_rules import own_rules
-from fewstep.maml import Learner, task_gradient
-from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
+from fewstep.core.maml import Learner, task_gradient
+from fewstep.core.types import Batch, Episode, Key, Loss, MetaParams, Params
+from fewstep.gradients.custom_rules import own_rules
 
 
 def exact(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
@@ -85,3 +90,52 @@ def _gradient(loss):
 
     gradient.defvjp(forward, backward)
     return gradient
+
+
+stored = task_gradient
+"""(objective, its gradient) of one task: second order. All that the inner loop computes is kept in memory until the way back:
+the fastest where there is room for it, 9 forward passes of the support set for each adaptation step."""
+
+
+SHARE = 0.25
+"""of a device's memory, that what `stored` keeps may take"""
+UNKNOWN_MEMORY = 8 * 2**30
+"""bytes of the machine's memory that are counted on if the system does not say how many it has (Windows)"""
+
+
+def auto(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> tuple[jax.Array, MetaParams]:
+    """(objective, its exact gradient) of one task: `stored` where what it keeps of `Learner.tasks_at_once` tasks fits into a
+    quarter of the device's memory, else `exact`."""
+    way = stored if has_room(learner, params, episode, key) else exact
+    return way(learner, params, episode, key, step)
+
+
+def has_room(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> bool:
+    """Whether `auto` takes `stored`; all but the learner may be shapes alone."""
+    return (learner.tasks_at_once or 1) * stored_bytes(learner, params, episode, key) <= SHARE * device_memory()
+
+
+def stored_bytes(learner: Learner, params: MetaParams, episode: Episode, key: Key) -> int:
+    """What `stored` keeps of one task's adaptation steps, by the shapes that reverse mode would keep of one inner gradient."""
+
+    def kept_of(theta, batch, key):
+        return jax.vjp(lambda theta: jax.grad(learner.loss)(theta, batch, key), theta)[1]
+
+    kept = jax.eval_shape(kept_of, params.theta, episode.support, key)
+    return learner.adaptation_steps * bytes_of(kept)
+
+
+def bytes_of(tree) -> int:
+    """Of all arrays of a pytree, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_memory() -> int:
+    """Bytes of one device; of the machine's memory an equal share for each device that its processor is shown as."""
+    device = jax.local_devices()[0]
+    known = device.memory_stats() or {}
+    if "bytes_limit" in known:
+        return int(known["bytes_limit"])
+    known = hasattr(os, "sysconf")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else UNKNOWN_MEMORY
+    return memory // jax.local_device_count()

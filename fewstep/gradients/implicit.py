@@ -1,9 +1,8 @@
 """Implicit MAML (Rajeswaran, Finn, Kakade & Levine 2019, arXiv 1909.04630): the meta-gradient from where adaptation ends,
-whatever way it went (floor 1). Values for `Learner.task_gradient`.
+whatever way it went. Values for `Learner.task_gradient`.
 
-Adaptation minimizes G(φ) = L(φ, support) + λ/2 |φ − θ|². At its minimum ∇L + λ (φ − θ) = 0, so dφ/dθ = (I + H/λ)⁻¹ with H the
-Hessian of L at φ, and the meta-gradient is (I + H/λ)⁻¹ ∇L(φ, query): a linear system, solved by conjugate gradients.
-"""
+Adaptation minimizes G(φ) = L(φ, support) + λ/2 |φ − θ|². At its minimum ∇L + λ (φ − θ) = 0, so dφ/dθ = (I + H/λ)⁻¹ with H
+the Hessian of L at φ, and the meta-gradient is (I + H/λ)⁻¹ ∇L(φ, query): a linear system, solved by conjugate gradients."""
 
 from __future__ import annotations
 
@@ -17,11 +16,11 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from fewstep.errors import BadInput
-from fewstep.gradients.own_rules import own_rules
-from fewstep.maml import Learner, TaskGradient, adapt, adaptation_step, start_and_back, task_loss
-from fewstep.types import Batch, Episode, Key, Loss, MetaParams, Params
-from fewstep.varying import axes_of, of_one_task, varying
+from fewstep.core.maml import Learner, TaskGradient, adapt, adaptation_step, start_and_back, task_loss
+from fewstep.core.types import Batch, Episode, Key, Loss, MetaParams, Params
+from fewstep.core.varying import axes_of, of_one_task, varying
+from fewstep.errors import InputError
+from fewstep.gradients.custom_rules import own_rules
 
 
 def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, accuracy: float = 1e-3) -> TaskGradient:
@@ -32,18 +31,18 @@ def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, acc
     many `iterations`, which is said in a warning too. What the inner optimizer learns has no part in the minimum, and is left
     as it is. Where a task starts from a function of θ (`Learner.start`), the gradient goes back to θ through it.
 
-    Raises `BadInput` for a learner with another objective than the query loss, or with an adaptation step of its own, such as
-    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `BadInput` too for
-    a loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
+    Raises `InputError` for a learner with another objective than the query loss, or with an adaptation step of its own, such as
+    `variants.moves`: its θ′ is no minimum in all parameters. Conjugate gradients need a symmetric H: raises `InputError` too
+    for a loss with derivative rules of its own (see own_rules.py), whose H may not be symmetric or have no forward derivative.
     """
     if strength <= 0:
-        raise BadInput(f"expected a positive strength of the proximal term, got {strength}")
+        raise InputError(f"expected a positive strength of the proximal term, got {strength}")
 
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         del step
         require_plain_objective(learner, "implicit")
         if learner.adaptation_step is not adaptation_step:
-            raise BadInput(
+            raise InputError(
                 "gradients.implicit: expected a Learner whose adaptation_step moves all parameters by the inner optimizer, "
                 f"got {_named(learner.adaptation_step)}. Its θ′ is not the minimum that the implicit gradient is taken at. Use "
                 "gradients.exact, or remove adaptation_step."
@@ -75,9 +74,9 @@ def implicit(strength: float, iterations: int = 500, tolerance: float = 0.1, acc
 
 
 def require_plain_objective(learner: Learner, way: str) -> None:
-    """Raises `BadInput` where the learner has an objective that this way of a gradient would not look at."""
+    """Raises `InputError` where the learner has an objective that this way of a gradient would not look at."""
     if learner.objective is not task_loss:
-        raise BadInput(
+        raise InputError(
             f"gradients.{way}: expected a Learner whose objective is the query loss after adaptation, fewstep.task_loss, got "
             f"{_named(learner.objective)}, which {way} does not differentiate. Use gradients.exact, or remove the objective."
         )
@@ -132,7 +131,7 @@ def remainder(loss: Loss, theta: Params, adapted: Params, strength: float, suppo
 
 def _require_symmetric(loss: Loss, start: Params, support: Batch, key: Key) -> None:
     if rules := own_rules(loss, start, support, key):
-        raise BadInput(
+        raise InputError(
             "implicit: expected a loss with a symmetric Hessian and a forward derivative, which conjugate gradients need; got "
             f"one with a derivative rule of its own: {', '.join(rules)}. Use exact, stored, auto, truncated or first_order."
         )

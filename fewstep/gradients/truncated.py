@@ -1,4 +1,4 @@
-"""Truncated meta-gradients (floor 1): exact through the last adaptation steps, first order through those before them.
+"""Truncated meta-gradients: exact through the last adaptation steps, first order through those before them.
 
 Shaban, Cheng, Hatch & Boots (2019), Truncated back-propagation for bilevel optimization, arXiv 1810.10667.
 """
@@ -11,24 +11,24 @@ from typing import Any
 import jax
 import optax
 
-from fewstep.errors import BadInput
+from fewstep.core.maml import Learner, TaskGradient, adaptation_step, task_gradient
+from fewstep.core.types import Batch, Episode, Key, MetaParams, Params
+from fewstep.errors import InputError
 from fewstep.gradients.exact import with_flat_memory
-from fewstep.maml import Learner, TaskGradient, adaptation_step, task_gradient
-from fewstep.types import Batch, Episode, Key, MetaParams, Params
 
 
 def truncated(last: int) -> TaskGradient:
     """The task gradient that knows second derivatives of the `last` adaptation steps alone: 0 is `first_order`, all is `exact`.
 
-    Each step left out saves its Hessian-vector product. Raises `BadInput` where an adaptation step is not one of the inner
+    Each step left out saves its Hessian-vector product. Raises `InputError` where an adaptation step is not one of the inner
     optimizer.
     """
     if last < 0:
-        raise BadInput(f"expected a number of adaptation steps from 0 on, got {last}")
+        raise InputError(f"expected a number of adaptation steps from 0 on, got {last}")
 
     def gradient(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array):
         if learner.adaptation_step is not adaptation_step:
-            raise BadInput("truncated: expected adaptation steps of the inner optimizer, the learner has others")
+            raise InputError("truncated: expected adaptation steps of the inner optimizer, the learner has others")
         first = max(learner.adaptation_steps - last, 0)
         counting = replace(
             learner,

@@ -1,20 +1,58 @@
-"""The four-layer convolutional network of few-shot image classification, in flax.nnx (floor 1).
+"""The four-layer convolutional network of few-shot image classification, in flax.nnx.
 
 Vinyals et al. 2016 (arXiv 1606.04080), as in Finn et al. 2017 (section 5.2): four times 3 × 3 convolution, normalization,
 ReLU and either 2 × 2 max-pooling (mini-ImageNet) or a stride of two in the convolution (Omniglot), then one linear layer.
+
+A flax.nnx module as a pair of pure functions. Used by the networks of this folder.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
 
-from fewstep.nn.modules import made_once, network_of
-from fewstep.nn.pooling import largest
-from fewstep.types import Network
+from fewstep.core.types import Key, Network, Params
+from fewstep.nn.fast_pool import largest
+
+MOST_NETWORKS = 256
+P = ParamSpec("P")
+
+
+def made_once(build: Callable[P, Network]) -> Callable[P, Network]:
+    """`build`, whose last networks are kept by its arguments (lists as tuples): flax and JAX keep something of every class of
+    modules, a hundred KiB of it, as long as the process lives, and a process may build the problem of a run thousands of times.
+    """
+    kept = functools.lru_cache(MOST_NETWORKS)(build)
+
+    @functools.wraps(build)
+    def network(*arguments: P.args, **named: P.kwargs) -> Network:
+        fixed = lambda value: tuple(value) if isinstance(value, list) else value  # noqa: E731
+        return kept(*map(fixed, arguments), **{name: fixed(value) for name, value in named.items()})
+
+    return network
+
+
+def network_of(make: Callable[[Any], Any]) -> Network:
+    """The `Network` of `make(rngs)`, a flax.nnx module whose only state is its parameters: nested dicts of arrays."""
+    from flax import nnx  # here, so that `import fewstep` need not wait for it
+
+    def init(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), nnx.Param))
+
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+    def apply(params: Params, inputs: jax.Array) -> jax.Array:
+        state = jax.tree.map(lambda variable: variable, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state)(inputs)
+
+    return Network(init, apply)
+
 
 GROUP_SIZE = 16
 """channels of a group in group normalization"""

@@ -1,4 +1,4 @@
-"""Last layers that know no number and no order of classes (floor 1): made for each task from θ and its support set.
+"""Last layers that know no number and no order of classes: made for each task from θ and its support set.
 
 θ holds a body and one column for all classes; the inner loop starts from as many columns as the task has classes. So a model
 that was trained on 5 classes at a time adapts to 3 or to 20, and classes may come in any order.
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from fewstep.types import Examples, Key, Network, Params, Start
+from fewstep.core.types import Examples, Key, Network, Params, Start
 
 Head = Literal["shared", "zero", "prototype"]
 """what the columns start from: one learned column, a copy per class (UNICORN-MAML, Ye & Chao 2022, arXiv 2106.16245); zeros

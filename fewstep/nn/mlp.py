@@ -1,4 +1,4 @@
-"""A multi-layer perceptron in flax.nnx as a pair of pure functions (floor 1). Used by the sine and table problems."""
+"""A multi-layer perceptron in flax.nnx as a pair of pure functions. Used by the sine and table problems."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fewstep.nn.modules import made_once, network_of
-from fewstep.types import Network
+from fewstep.core.types import Network
+from fewstep.nn.conv4 import made_once, network_of
 
 GLOROT = jax.nn.initializers.glorot_uniform()
 

@@ -1,9 +1,8 @@
-"""The residual network of few-shot image classification, in flax.nnx (floor 1): ResNet-12, without a last layer.
+"""The residual network of few-shot image classification, in flax.nnx: ResNet-12, without a last layer.
 
-Oreshkin et al. 2018 (TADAM, arXiv 1805.10123), in the form of Lee et al. 2019 (MetaOptNet, arXiv 1904.03758, section 4.1): four
-blocks, each of three 3 × 3 convolutions beside a 1 × 1 one, then 2 × 2 max-pooling. Their DropBlock is left out: adaptation
-would see other weights in every step.
-"""
+Oreshkin et al. 2018 (TADAM, arXiv 1805.10123), in the form of Lee et al. 2019 (MetaOptNet, arXiv 1904.03758, section
+4.1): four blocks, each of three 3 × 3 convolutions beside a 1 × 1 one, then 2 × 2 max-pooling. Their DropBlock is left
+out: adaptation would see other weights in every step."""
 
 from __future__ import annotations
 
@@ -12,11 +11,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from fewstep.errors import BadInput
-from fewstep.nn.conv4 import GROUP_SIZE, POOL, normalize
-from fewstep.nn.modules import made_once, network_of
-from fewstep.nn.pooling import largest
-from fewstep.types import Network
+from fewstep.core.types import Network
+from fewstep.errors import InputError
+from fewstep.nn.conv4 import GROUP_SIZE, POOL, made_once, network_of, normalize
+from fewstep.nn.fast_pool import largest
 
 SLOPE = 0.1
 """of the leaky ReLU below 0"""
@@ -31,19 +29,19 @@ def resnet12(
     """`apply` maps images [examples, height, width, channels] to features [examples, filters[-1]], means over all places.
 
     One block for each of `filters`, which halves height and width. Normalization is that of `conv4`: by 'group' it looks at
-    each image alone, by 'batch' at the very batch. Raises `BadInput` where nothing of an image would be left, or where groups
+    each image alone, by 'batch' at the very batch. Raises `InputError` where nothing of an image would be left, or where groups
     of channels do not divide the filters.
     """
     from flax import nnx
 
     height, width, channels = image
     if min(height, width) < 2 ** len(filters):
-        raise BadInput(
+        raise InputError(
             f"resnet12: expected images of at least {2 ** len(filters)} by {2 ** len(filters)}, since each of {len(filters)} "
             f"blocks halves them, got {height} by {width}. Enlarge the images, or give fewer filters."
         )
     if normalization == "group" and any(size > GROUP_SIZE and size % GROUP_SIZE for size in filters):
-        raise BadInput(f"resnet12: expected multiples of {GROUP_SIZE} filters, the channels of a group, got {filters}.")
+        raise InputError(f"resnet12: expected multiples of {GROUP_SIZE} filters, the channels of a group, got {filters}.")
     # As in the authors' code: the variance of what goes back through a convolution is kept.
     spread = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -1,17 +1,17 @@
-"""A network that reads a task's support set together with what it is asked (floor 1): one pass, no gradient step.
+"""A network that reads a task's support set together with what it is asked: one pass, no gradient step.
 
-Each support row becomes a key, of its input, and a value, of its input and target; a question attends to the rows whose keys
-are like its own, and sees their mean value beside that. This is the deterministic path of the attentive neural process (Kim et
-al. 2019, arXiv 1901.05761), without rows that attend to each other. Rows of weight 0 are not seen; their order does not matter.
-"""
+Each support row becomes a key, of its input, and a value, of its input and target; a question attends to the rows whose
+keys are like its own, and sees their mean value beside that. This is the deterministic path of the attentive neural
+process (Kim et al. 2019, arXiv 1901.05761), without rows that attend to each other. Rows of weight 0 are not seen; their
+order does not matter."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from fewstep.core.types import Examples, Key, Network, Params
 from fewstep.nn.mlp import mlp
-from fewstep.types import Examples, Key, Network, Params
 
 HEADS = 4
 UNSEEN = -1e9

@@ -1,4 +1,4 @@
-"""Which pictures a run has, and the files that they are drawn from (floor 4)."""
+"""Which pictures a run has, and the files that they are drawn from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import io
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import BadInput
-from fewstep.plain import read_json
+from fewstep.errors import InputError
 from fewstep.plots.style import drawable
 from fewstep.runs.run import read_config
-from fewstep.training.log import read_metrics
-from fewstep.whole import whole
+from fewstep.storage.arrays import atomic_write
+from fewstep.storage.json import read_json
+from fewstep.training.progress import read_metrics
 
 SOURCES = {"records": "metrics.jsonl", "result": "evaluation.json", "shown": "illustrations.json", "config": "config.json"}
 
 
 def draw(directory: str | Path) -> list[Path]:
-    """Draws what the files of a run directory allow, into `plots/*.png`. Raises `BadInput` where there is no run."""
+    """Draws what the files of a run directory allow, into `plots/*.png`. Raises `InputError` where there is no run."""
     directory = Path(directory)
     import matplotlib
 
@@ -33,7 +33,7 @@ def draw(directory: str | Path) -> list[Path]:
     except Exception as error:  # of files that are damaged or of another version, whatever comes of them
         for number in set(plt.get_fignums()) - others:
             plt.close(number)
-        raise BadInput(
+        raise InputError(
             f"{directory}: one of {', '.join(SOURCES.values())} is damaged or of another version ({type(error).__name__}: "
             f"{error}). `fewstep evaluate {directory}` writes most of them again."
         ) from error
@@ -45,7 +45,7 @@ def draw(directory: str | Path) -> list[Path]:
         if picture is None:  # of figures that are no longer there
             path.unlink(missing_ok=True)
             continue
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(picture)
         drawn.append(path)
     return drawn
@@ -59,7 +59,7 @@ def _content(directory: Path, file: str) -> Any:
     try:
         return drawable(read_metrics(path) if path.suffix == ".jsonl" else read_json(path))
     except (ValueError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
+        raise InputError(f"{path} is damaged ({error}). `fewstep evaluate {directory}` writes it again.") from error
 
 
 def _rendered(figure: Any) -> bytes | None:

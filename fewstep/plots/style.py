@@ -1,4 +1,4 @@
-"""What all pictures share: colors, axes, scales (floor 4). Used by plots/curves.py and plots/units.py."""
+"""What all pictures share: colors, axes, scales. Used by plots/curves.py and apps/rows/plots.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing between trained candidates (floor 4): each is a run of its own under RUN/candidates; the best becomes RUN itself."""
+"""Choosing between trained candidates: each is a run of its own under RUN/candidates; the best becomes RUN itself."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from fewstep import hosts
 from fewstep.application import problem_of
-from fewstep.errors import RunFailed
+from fewstep.errors import TrainingError
 from fewstep.runs.config import write_config
-from fewstep.runs.files import new_directory, write_json
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
-from fewstep.training import loop
+from fewstep.storage.files import new_directory, write_json
+from fewstep.training import loop, multihost
 from fewstep.training.checkpoint import has_checkpoint
-from fewstep.training.copies import EVENTS, TABLE
-from fewstep.training.together import found_by_first
+from fewstep.training.metrics import EVENTS, TABLE
+from fewstep.training.multihost import found_by_first
 
 FOLDER = "candidates"
 MOVED = ("metrics.jsonl", TABLE, f"{EVENTS}*", "checkpoints", "parameters.npz")
@@ -52,9 +51,9 @@ def train_candidates(
     """Trains each of the candidates, or goes on with it, and makes the best on meta-validation tasks the run in `directory`.
 
     `first` is the Problem of the first candidate. What is finished is not trained again. A candidate that stops being finite
-    competes with its best checkpoint, where it has one; where none has, the last one's `RunFailed` is raised.
+    competes with its best checkpoint, where it has one; where none has, the last one's `TrainingError` is raised.
     """
-    quiet = quiet or not hosts.is_first()
+    quiet = quiet or not multihost.is_first()
     errors, problems, failed = {}, {}, None
     for number, (name, settings) in enumerate(several.items()):
         folder = directory / FOLDER / name
@@ -63,13 +62,13 @@ def train_candidates(
             print(f"candidate {name}:", file=sys.stderr, flush=True)
         try:
             train_candidate(settings, problem, folder, seed, preset, quiet, mesh)
-        except hosts.LostProcess:
+        except multihost.LostProcess:
             raise
-        except RunFailed as error:
+        except TrainingError as error:
             failed = error
             print(f"candidate {name} stopped: {error}", file=sys.stderr, flush=True)
-    hosts.shutdown()
-    if not hosts.is_first():
+    multihost.shutdown()
+    if not multihost.is_first():
         return None
     for name, problem in problems.items():
         folder = directory / FOLDER / name
@@ -88,10 +87,10 @@ def train_candidates(
 
 def train_candidate(settings: Any, problem: Any, folder: Path, seed: int, preset: str, quiet: bool, mesh: Mesh) -> None:
     """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
-    if hosts.broadcast(np.asarray((folder / PARAMETERS).is_file())):
+    if multihost.broadcast(np.asarray((folder / PARAMETERS).is_file())):
         return
     resume = found_by_first(folder)
-    if not resume and hosts.is_first():
+    if not resume and multihost.is_first():
         shutil.rmtree(folder, ignore_errors=True)
         write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)
     loop.train(problem, folder, seed=seed, resume=resume, quiet=quiet, mesh=mesh)

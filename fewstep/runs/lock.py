@@ -1,4 +1,7 @@
-"""One process at a time trains in a run directory (floor 4). A process that ends, however it ends, frees its lock."""
+"""One process at a time trains in a run directory. A process that ends, however it ends, frees its lock.
+
+What is going on in a run directory, and how far it came.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from pathlib import Path
 import jax
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
+from fewstep.supervised.conformal import Unfinished
 
 NAME, OWNER = ".lock", ".owner"
 WAIT_SECONDS, POLL_SECONDS = 0.3, 0.02
@@ -23,7 +27,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def only_one(directory: Path) -> Iterator[None]:
-    """Holds `directory` for training in it. Raises `BadInput` if another process holds it or if it cannot be written to.
+    """Holds `directory` for training in it. Raises `InputError` if another process holds it or if it cannot be written to.
 
     Reading takes no lock. If several processes train together, the first one holds the lock for all.
     """
@@ -34,13 +38,13 @@ def only_one(directory: Path) -> Iterator[None]:
         try:
             held.enter_context(_lock(directory, WAIT_SECONDS))
         except Timeout:
-            raise BadInput(
+            raise InputError(
                 f"{directory} is in use by {_owner(directory)}, which trains in it. Wait until it ends, or stop it; evaluate, "
                 "adapt and plot are possible meanwhile."
             ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
-                raise BadInput(
+                raise InputError(
                     f"{directory} cannot be written to ({error.strerror}). Nothing was changed; choose a folder that you may "
                     "write to, or copy it to one."
                 ) from error
@@ -75,3 +79,29 @@ def _owner(directory: Path) -> str:
     with contextlib.suppress(OSError):
         return (directory / OWNER).read_text(encoding="utf-8").strip() or "another process"
     return "another process"
+
+
+PARAMETERS = "parameters.npz"
+CANDIDATES = "candidates"
+
+
+def in_use_by(directory: str | Path) -> str:
+    """The process that trains in a run directory now, such as 'process 12 on host'. '' if there is none, or if the file system
+    knows no locks. A candidate is in use if the run that it is a candidate of is."""
+    directory = Path(directory).absolute()
+    return held_by(directory.parent.parent if directory.parent.name == CANDIDATES else directory)
+
+
+def going_on(directory: str | Path) -> str:
+    """What another process does in a run directory now, such as 'process 12 on host is training this run'; '' if nothing."""
+    user = in_use_by(directory)
+    return user and f"{user} is {'calibrating' if (Path(directory) / PARAMETERS).is_file() else 'training'} this run"
+
+
+def unfinished(directory: str | Path) -> Unfinished:
+    """Why a run has no calibration: another process trains or calibrates it now; or it was stopped, after its training or
+    before its end."""
+    trained = (Path(directory) / PARAMETERS).is_file()
+    if in_use_by(directory):
+        return "calibrating" if trained else "training"
+    return "uncalibrated" if trained else "stopped"

@@ -1,4 +1,4 @@
-"""Results of several runs side by side (floor 4): what was got in different ways never shares a column."""
+"""Results of several runs side by side: what was got in different ways never shares a column."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from fewstep.errors import BadInput
-from fewstep.plain import read_json, validate
+from fewstep.errors import InputError
+from fewstep.runs.lock import going_on
 from fewstep.runs.run import open_run
-from fewstep.runs.state import going_on
-from fewstep.training.findings import findings
+from fewstep.storage.json import read_json, validate
+from fewstep.supervised.findings import findings
 
 METHOD = ("network", "adaptation", "interval")
 """entries of a protocol that say what was tried, or how it is shown, not on what it was measured"""
@@ -57,13 +57,13 @@ class Column(NamedTuple):
     results: list[Result]
 
 
-class NoFigures(BadInput):
+class NoFigures(InputError):
     """A run that was not evaluated yet."""
 
 
 def read_result(directory: str | Path, name: str = "") -> Result:
     """The figure in a run's `evaluation.json`, after the adaptation steps that were chosen or trained. `name` is what the run
-    is called, by default its folder's name. Raises `BadInput`, where there is none yet `NoFigures`."""
+    is called, by default its folder's name. Raises `InputError`, where there is none yet `NoFigures`."""
     path = Path(directory) / "evaluation.json"
     data = open_run(directory).config.get("data_sha256")
     try:
@@ -92,7 +92,7 @@ def read_result(directory: str | Path, name: str = "") -> Result:
         then = f"{now}, which writes them at its end" if now else f"`fewstep evaluate {directory}` writes them"
         raise NoFigures(f"{path}: expected the figures of a run; {then}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        raise BadInput(f"{path} is damaged ({error!r}); `fewstep evaluate {directory}` writes it again.") from error
+        raise InputError(f"{path} is damaged ({error!r}); `fewstep evaluate {directory}` writes it again.") from error
 
 
 def columns_of(results: Sequence[Result]) -> list[Column]:

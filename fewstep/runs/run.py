@@ -1,4 +1,4 @@
-"""A run as a value (floor 4): the folder, its settings, and what can be done with it, whatever its application."""
+"""A run as a value: the folder, its settings, and what can be done with it, whatever its application."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, TypedDict
 import jax
 
 from fewstep.application import AdaptedModel, Application, EvaluationOptions, Saved, applications
-from fewstep.arrays import read_arrays, write_arrays
-from fewstep.errors import BadInput, NotTrusted, RunFailed
-from fewstep.plain import read_json
+from fewstep.core.types import MetaParams
+from fewstep.errors import InputError, NotTrusted, TrainingError
 from fewstep.runs.config import application_of, require_same_sources, settings_of, several_candidates
-from fewstep.runs.files import write_json
-from fewstep.runs.state import PARAMETERS as PARAMETERS
-from fewstep.runs.state import going_on, unfinished
+from fewstep.runs.lock import PARAMETERS as PARAMETERS
+from fewstep.runs.lock import going_on, unfinished
+from fewstep.storage.arrays import read_arrays, write_arrays
+from fewstep.storage.files import write_json
+from fewstep.storage.json import read_json
+from fewstep.supervised.findings import bad_findings
+from fewstep.supervised.fit import Steps
+from fewstep.supervised.training import finalize
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
-from fewstep.training.complete import complete
-from fewstep.training.findings import bad_findings
-from fewstep.training.fit import Steps
-from fewstep.training.log import working
-from fewstep.types import MetaParams
+from fewstep.training.progress import working
 from fewstep.variants import evaluated
 
 CALIBRATION, EVALUATION, ILLUSTRATIONS = "calibration.json", "evaluation.json", "illustrations.json"
@@ -81,7 +81,7 @@ class Run:
             try:
                 return read_arrays(path, jax.eval_shape(lambda: problem.init(jax.random.key(0))))
             except Exception as error:  # a damaged file raises many kinds
-                raise BadInput(
+                raise InputError(
                     f"{path} is damaged or of another model ({type(error).__name__}). `fewstep resume {self.directory}` writes "
                     "it again; without the file, the best checkpoint is taken."
                 ) from error
@@ -100,9 +100,9 @@ class Run:
         now = going_on(self.directory)
         if several_candidates(self.application, self.settings):
             then = f"{now}; wait until it ends." if now else f"`fewstep resume {self.directory}` goes on with them."
-            raise BadInput(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")
+            raise InputError(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")
         if now and not has_checkpoint(self.directory):
-            raise BadInput(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
+            raise InputError(f"{self.directory} holds no checkpoint yet: {now}. Wait until it has made one.")
         like = jax.eval_shape(lambda: problem.initial_state(problem.init(jax.random.key(0))))
         with Checkpoints(self.directory / "checkpoints", "read") as checkpoints:
             state, record = checkpoints.restore(like, which)
@@ -110,9 +110,9 @@ class Run:
 
     def calibration(self) -> dict[str, Any]:
         """What was calibrated on meta-calibration tasks; of no tasks, and why, if the run is not calibrated (yet). Raises
-        `BadInput` if models of this application are not calibrated."""
+        `InputError` if models of this application are not calibrated."""
         if "calibration" not in self.application.capabilities:
-            raise BadInput(
+            raise InputError(
                 f"{self.directory}: expected a run whose model predicts, got one that adapts by acting "
                 f"({self.config['problem']}). `fewstep adapt --help` tells how."
             )
@@ -124,13 +124,13 @@ class Run:
             self.application.check_calibration(found, self.problem(with_data=False))
             return found
         except (ValueError, OSError) as error:
-            raise BadInput(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
+            raise InputError(f"{path} is damaged ({error}). `fewstep resume {self.directory}` writes it again.") from error
 
     def finish(self, problem: Any, quiet: bool = False) -> float:
         """Completes the best checkpoint: writes `parameters.npz`, from which the trained run is opened. Returns the error of
         the finished model on meta-validation tasks."""
         with working("finishing the best checkpoint on meta-validation tasks", quiet):
-            params, error = complete(problem, self.checkpoint())
+            params, error = finalize(problem, self.checkpoint())
             write_arrays(self.directory / PARAMETERS, params)
         return error
 
@@ -153,7 +153,7 @@ class Run:
         which: str = "best",
         **changes: Any,
     ) -> dict[str, Any]:
-        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Raises `BadInput`
+        """The figures of `evaluation.json` on meta-test tasks; `changes` replace settings such as `shots`. Raises `InputError`
         for options that the application does not honor."""
         options = EvaluationOptions(tuple(steps) if steps else None, tasks, draws, changes)
         self.check_options(options)
@@ -161,7 +161,7 @@ class Run:
         return self._evaluated(altered.problem(), self.params(which), options, which)
 
     def check_options(self, options: EvaluationOptions) -> None:
-        """Raises `BadInput` for the first of the options of an evaluation that the application does not honor."""
+        """Raises `InputError` for the first of the options of an evaluation that the application does not honor."""
         setting_of = self.application.evaluation
         given = {
             name: name for name, value in vars(options).items() if name in ("steps", "tasks", "draws") and value is not None
@@ -173,7 +173,7 @@ class Run:
                     each for each in applications() if option in each.evaluation or given[option] in each.evaluation.values()
                 ]
                 whose = ", ".join(name for each in users for name in each.problems) or "no problem"
-                raise BadInput(f"--{option} is for {whose}; {self.directory} was trained on {self.config['problem']}.")
+                raise InputError(f"--{option} is for {whose}; {self.directory} was trained on {self.config['problem']}.")
 
     def write_evaluation(self, steps: Sequence[Steps] | None = None, quiet: bool = False) -> dict[str, Any]:
         """Evaluates the best checkpoint; writes `evaluation.json` and `illustrations.json`, from which pictures are drawn."""
@@ -209,30 +209,30 @@ def bad_findings_in(directory: Path) -> tuple[str, ...]:
 
 
 def require_finite(error: float) -> None:
-    """Raises `RunFailed` if adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
+    """Raises `TrainingError` if adaptation diverges on meta-validation tasks: there is nothing to calibrate or to draw."""
     if not math.isfinite(error):
-        raise RunFailed(
+        raise TrainingError(
             "trained, but the error on meta-validation tasks is not finite: adaptation diverges on some of them. Try a smaller "
             "--inner-rate or fewer --adaptation-steps. The checkpoints are kept."
         )
 
 
 def read_config(directory: str | Path) -> tuple[dict[str, Any], Application]:
-    """(the content of a run's `config.json`, its application). Raises `BadInput` if the folder is no run, is damaged or of
+    """(the content of a run's `config.json`, its application). Raises `InputError` if the folder is no run, is damaged or of
     another layout, or its application is not installed."""
     directory = Path(directory)
     path = directory / "config.json"
     if not path.is_file():
         if has_checkpoint(directory):
-            raise BadInput(
+            raise InputError(
                 f"{directory}: expected config.json beside its checkpoints, found none. Restore it from a copy, or train again."
             )
         found = "a folder without config.json" if directory.is_dir() else "a file" if directory.exists() else "nothing there"
-        raise BadInput(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
+        raise InputError(f"{directory}: expected the folder of a trained run, found {found}. `fewstep train` makes one.")
     try:
         config = read_json(path, Config)
     except (ValueError, OSError) as error:  # no JSON, or not even text
-        raise BadInput(
+        raise InputError(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
     return config, application_of(config, path)
@@ -242,14 +242,16 @@ def open_run(directory: str | Path, env: str = "") -> Run:
     """Opens a run directory.
 
     `env`, module:factory, names the environment in which a model acts, if it acts in one. A run that was trained in a user's
-    own needs it: the code that its folder names is not run otherwise. Raises `BadInput` if the folder is no run, or was written
-    by settings that this version lacks."""
+    own needs it: the code that its folder names is not run otherwise. Raises `InputError` if the folder is no run, or was
+    written by settings that this version lacks."""
     directory = Path(directory)
     config, owner = read_config(directory)
     path = directory / "config.json"
     settings = settings_of(config, path)
     if env and "environments" not in owner.capabilities:
-        raise BadInput(f"--env names an environment to act in; {directory} was trained on {config['problem']}, which has none.")
+        raise InputError(
+            f"--env names an environment to act in; {directory} was trained on {config['problem']}, which has none."
+        )
     run = Run(directory, config, settings, owner, env)
     try:
         run.problem(with_data=False)
@@ -258,7 +260,7 @@ def open_run(directory: str | Path, env: str = "") -> Run:
     except Exception as error:  # of damaged settings, whatever comes of them
         if "environments" in owner.capabilities:  # or of a user's environment
             raise
-        raise BadInput(
+        raise InputError(
             f"{path}: expected the settings of a run, but it is damaged ({error}). Restore it or train again."
         ) from error
     return run

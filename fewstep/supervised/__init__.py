@@ -1,1 +1,1 @@
-"""What problems whose model predicts share (floor 3)."""
+"""What problems whose model predicts share."""

@@ -1,7 +1,11 @@
-"""How a problem whose model predicts is trained (floor 3): Algorithm 1, a chunk of meta-steps in each compiled call."""
+"""How a problem whose model predicts is trained: Algorithm 1, a chunk of meta-steps in each compiled call.
+
+What follows the last meta-step: closed-form completions, the best one chosen on meta-validation tasks.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,16 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from fewstep import hosts
-from fewstep.maml import MetaState
-from fewstep.problem import Problem, StepStats, Validation
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import Problem, StepStats, Validation
+from fewstep.core.types import Key, MetaParams
+from fewstep.supervised.evaluate import MOST_DRAWS, compiled_validation
+from fewstep.supervised.inner_rate_guard import compiled_judge
+from fewstep.training import multihost
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, training_mesh
-from fewstep.training.diagnose import why_not_finite
-from fewstep.training.overshoot import compiled_judge
-from fewstep.training.plan import prepared
-from fewstep.training.programs import once
-from fewstep.types import Key
+from fewstep.training.divergence import why_not_finite
+from fewstep.training.jit import cached
+from fewstep.training.tuning import prepared
 
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread; `Problem.checkpoint_every` has it saved more often."""
@@ -44,8 +49,8 @@ class SupervisedTrainer:
         return replicate(state, self.mesh)
 
     def run(self, state: MetaState, key: Key, steps: int) -> tuple[MetaState, StepStats]:
-        with hosts.others():
-            state, chunk = once(self.problem, compiled_chunk, self.mesh)(state, key, steps)
+        with multihost.others():
+            state, chunk = cached(self.problem, compiled_chunk, self.mesh)(state, key, steps)
             chunk = jax.device_get(chunk)
         means = {"meta_loss": float(chunk.meta_loss), "gradient_norm": float(chunk.gradient_norm)}
         latest = {"outer_rate": float(jnp.asarray(self.problem.outer_rate(int(state.step))))}
@@ -54,7 +59,7 @@ class SupervisedTrainer:
         )
 
     def validate(self, state: MetaState, key: Key) -> Validation:
-        return once(self.problem, compiled_judge)(state, key)
+        return cached(self.problem, compiled_judge)(state, key)
 
     def conclude(self, best: MetaState, key: Key) -> tuple[Mapping[str, Any], str]:
         return {}, ""
@@ -71,3 +76,14 @@ class SupervisedTrainer:
         if "dropped_tasks" in record:
             parts.append(f"{record['dropped_tasks']} tasks not finite, dropped")
         return parts
+
+
+def finalize(problem: Problem, params: MetaParams) -> tuple[MetaParams, float]:
+    """(`params`, or the one of `problem.completions(params)` whose headline metric on meta-validation tasks is lowest; that
+    metric)."""
+    draws = MOST_DRAWS if problem.images is None else 1  # tasks of images never run out: further draws of each are no better
+    error, key = compiled_validation(problem, draws), jax.random.key(0)
+    several = [params, *(problem.completions(params) if problem.completions else [])]
+    errors = [float(error(candidate, key)) for candidate in several]
+    best = min(range(len(several)), key=lambda number: (not math.isfinite(errors[number]), errors[number]))
+    return several[best], errors[best]

@@ -1,1 +1,1 @@
-"""Running any Problem (floor 3): the outer loop, evaluation, checkpoints, devices, the log. Knows no particular task."""
+"""Running any Problem: the outer loop, evaluation, checkpoints, devices, the log. Knows no particular task."""

@@ -1,20 +1,120 @@
-"""Checkpoints of the outer loop (floor 3): the last two and the best, written in the background, checked before use."""
+"""Checkpoints of the outer loop: the last two and the best, written in the background, checked before use.
+
+One checkpoint as one safetensors file: arrays by name and a record, with a digest of all of it. Used by
+checkpoint.py.
+
+The metadata of the file has one entry: the SHA-256 of the whole file, computed with zeros in its own place, then JSON
+with the format, the version of fewstep and the record. Text and numbers alone: reading a file runs nothing.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
-from fewstep.arrays import named_leaves
-from fewstep.errors import BadInput
-from fewstep.maml import MetaState
-from fewstep.training import checkpoint_file
-from fewstep.training.checkpoint_file import SUFFIX, Damaged
+from fewstep.core.maml import MetaState
+from fewstep.errors import InputError
+from fewstep.storage.arrays import atomic_write, named_leaves, sync_folder
+from fewstep.version import __version__
+
+SUFFIX = ".safetensors"
+FORMAT = 2
+START = b'{"__metadata__":{"fewstep":"'
+EARLIER_START = b'{"__metadata__":{"sha256":"'
+NO_DIGEST = b"0" * 64
+PLACE = slice(8 + len(START), 8 + len(START) + len(NO_DIGEST))
+
+
+class Damaged(ValueError):
+    """This file is not as it was written."""
+
+
+def write(path: Path, leaves: dict[str, Any], record: dict[str, Any]) -> None:
+    """Writes the whole file or nothing; it is on the disk before it gets its name."""
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        file.write(packed(leaves, record))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def packed(leaves: dict[str, Any], record: dict[str, Any]) -> bytearray:
+    """The bytes of a checkpoint."""
+    about = json.dumps({"format": FORMAT, "fewstep": __version__, "record": record})
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
+    content = bytearray(save(arrays, {"fewstep": NO_DIGEST.decode() + about}))
+    content[PLACE] = _digest(content)
+    return content
+
+
+def read_checkpoint_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its arrays. Raises as `read` does."""
+    return _read(path)[0]
+
+
+def read_checkpoint(path: Path, like: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays by name, record).
+
+    Raises `Damaged` if the file is not as it was written; `InputError` if a version of fewstep with another format wrote it, or
+    if the names, shapes or types of its arrays are not those of `like`.
+    """
+    record, content = _read(path)
+    try:
+        arrays = dict(deserialize(content))
+    except SafetensorError as error:  # a forged header
+        raise Damaged from error
+    found = {name: f"{array['dtype']}{array['shape']}" for name, array in arrays.items()}
+    expected = {name: f"{_type_name(np.dtype(leaf.dtype))}{list(leaf.shape)}" for name, leaf in like.items()}
+    if odd := next((name for name in [*expected, *found] if found.get(name) != expected.get(name)), None):
+        difference = f"of {odd} expected {expected.get(odd, 'none')}, found {found.get(odd, 'none')}"
+        raise InputError(f"Checkpoint {path} is of another model: {difference}. Nothing was changed.")
+    return {name: np.frombuffer(arrays[name]["data"], leaf.dtype).reshape(leaf.shape) for name, leaf in like.items()}, record
+
+
+def _type_name(dtype: np.dtype) -> str:
+    """F32, I32, U32, BOOL, BF16 ..., as safetensors has it."""
+    known = {"bool": "BOOL", "bfloat16": "BF16"}
+    return known.get(dtype.name) or f"{dtype.kind.upper()}{8 * dtype.itemsize}"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    """(record, content of the file), the digest checked."""
+    content = path.read_bytes()
+    length, start = int.from_bytes(content[:8], "little"), content[8 : PLACE.start]
+    if start.startswith(EARLIER_START):
+        raise InputError(f"{path}: expected a checkpoint of format {FORMAT}, found an earlier one. Train the run again.")
+    if start != START or content[PLACE] != _digest(content):
+        raise Damaged
+    try:
+        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["fewstep"][len(NO_DIGEST) :])
+        format, version, record = about["format"], about["fewstep"], about["record"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # whoever writes such a thing can write its digest
+        raise Damaged from error
+    if format != FORMAT:
+        raise InputError(
+            f"{path}: expected a checkpoint of format {FORMAT}, got {format}. It takes fewstep {version}, which wrote it, or a "
+            "later one."
+        )
+    return record, content
+
+
+def _digest(content: bytes | bytearray) -> bytes:
+    """SHA-256 of a checkpoint, with zeros in the place of the digest."""
+    view, digest = memoryview(content), hashlib.sha256()
+    for piece in (view[: PLACE.start], NO_DIGEST, view[PLACE.stop :]):
+        digest.update(piece)
+    return digest.hexdigest().encode()
 
 
 class Checkpoints:
@@ -22,7 +122,7 @@ class Checkpoints:
 
     Beside the MetaState, a checkpoint holds a small record as JSON (validation loss, position in the log, ...). One that is
     damaged is noticed when the folder is opened, and told in words: `damaged`. Mode "new" makes the folder; "resume" and "read"
-    raise `BadInput` where there is none, or where all are damaged; "resume" renames damaged ones, so that nothing is written
+    raise `InputError` where there is none, or where all are damaged; "resume" renames damaged ones, so that nothing is written
     over them; "read" changes nothing and tells on stderr. Use as a context manager: leaving it waits for a write under way.
 
     Of several processes the first writes; the state is the same in all of them.
@@ -37,10 +137,10 @@ class Checkpoints:
         if mode == "new":
             self.directory.mkdir(parents=True, exist_ok=True)
         elif not self.directory.is_dir():
-            raise BadInput(f"{self.directory.parent} holds no checkpoint yet. Train it again.")
+            raise InputError(f"{self.directory.parent} holds no checkpoint yet. Train it again.")
         self._records, damaged = self._found()
         if damaged and not self._records:
-            raise BadInput(
+            raise InputError(
                 f"All checkpoints in {self.directory} are damaged ({', '.join(path.name for path in damaged)}): they are not "
                 "as they were written. Nothing was changed. Put the folder back from a copy, or train again."
             )
@@ -63,7 +163,7 @@ class Checkpoints:
             if not path.stem.isdigit() or path.suffix != SUFFIX:
                 continue
             try:
-                whole[int(path.stem)] = checkpoint_file.read_record(path)
+                whole[int(path.stem)] = read_checkpoint_record(path)
             except FileNotFoundError:  # a training under way has removed it
                 continue
             except (Damaged, OSError):
@@ -101,7 +201,7 @@ class Checkpoints:
 
     def _write(self, step: int, state: MetaState, record: dict[str, Any]) -> None:
         leaves = named_leaves(jax.device_get(state))  # plain arrays, which ask for no devices when they are read
-        checkpoint_file.write(self.directory / f"{step}{SUFFIX}", leaves, record)
+        write(self.directory / f"{step}{SUFFIX}", leaves, record)
         self._records[step] = record
         for old in set(self._records) - {self._best(), *sorted(self._records)[-2:]}:
             self._remove(old)
@@ -129,17 +229,17 @@ class Checkpoints:
     def restore(self, like: MetaState, which: str = "best") -> tuple[MetaState, dict[str, Any]]:
         """(MetaState, record) of the 'best' or the 'last' checkpoint.
 
-        Raises `BadInput` where there is none, or where it does not fit `like`.
+        Raises `InputError` where there is none, or where it does not fit `like`.
         """
         self.wait()
         while self._records:
             step = self._best() if which == "best" else max(self._records)
             try:
-                leaves, record = checkpoint_file.read(self.directory / f"{step}{SUFFIX}", named_leaves(like))
+                leaves, record = read_checkpoint(self.directory / f"{step}{SUFFIX}", named_leaves(like))
                 return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), record
             except (FileNotFoundError, Damaged):  # gone since the folder was opened: a training under way keeps few
                 self._records, _ = self._found()
-        raise BadInput(f"{self.directory} holds no checkpoint: expected a run that was trained. Train it again.")
+        raise InputError(f"{self.directory} holds no checkpoint: expected a run that was trained. Train it again.")
 
 
 def last_meta_step(run: Path) -> int:

@@ -1,4 +1,4 @@
-"""A chunk of meta-steps as one compiled program (floor 3): Algorithm 1, lines 3–8, many times over. Used by loop.py."""
+"""A chunk of meta-steps as one compiled program: Algorithm 1, lines 3–8, many times over. Used by loop.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from fewstep import maml
-from fewstep.maml import MetaState
-from fewstep.problem import Problem
+from fewstep.core import maml
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import Problem
+from fewstep.core.types import Key
 from fewstep.training.devices import mean_gradient, meta_batches
-from fewstep.training.programs import compiled
-from fewstep.types import Key
+from fewstep.training.jit import jit_hoisted
 
 DRAWN_BYTES = 2**21
 """Episodes are drawn ahead up to this size."""
@@ -74,7 +74,7 @@ def compiled_chunk(problem: Problem, mesh: Mesh) -> Callable[[MetaState, Key, in
         nothing = Chunk(none, jnp.zeros(()), jnp.zeros(()), none, jnp.array(True))
         return jax.lax.while_loop(unfinished, block, (state, nothing))
 
-    program = compiled(run)
+    program = jit_hoisted(run)
     return lambda state, key, length: program(state, key, jnp.asarray(length, jnp.int32))
 
 

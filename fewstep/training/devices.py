@@ -1,4 +1,7 @@
-"""Spreading the tasks of a meta-batch over devices (floor 3): θ is everywhere, tasks are split, one all-reduce a meta-step."""
+"""Spreading the tasks of a meta-batch over devices: θ is everywhere, tasks are split, one all-reduce a meta-step.
+
+How many CPU cores this process may use.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,16 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fewstep.cores import cpu_cores
-from fewstep.errors import BadInput
-from fewstep.maml import sum_over_tasks
-from fewstep.problem import Problem
-from fewstep.types import Episode, Key, MetaParams
+from fewstep.core.maml import sum_over_tasks
+from fewstep.core.problem import Problem
+from fewstep.core.types import Episode, Key, MetaParams
+from fewstep.errors import InputError
+
+
+def cpu_cores() -> int:
+    """Those it was given, where the system says so; else all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 AXIS = "tasks"
 FORCED_DEVICES = "--xla_force_host_platform_device_count"
@@ -31,12 +39,12 @@ def training_mesh(count: int | None = None) -> Mesh:
 def task_mesh(count: int | None = None, processes: Sequence[int] | None = None) -> Mesh:
     """A mesh over the first `count` devices (all where None) of this process, or of each of several, with the one axis `tasks`.
 
-    Raises `BadInput` where there are fewer.
+    Raises `InputError` where there are fewer.
     """
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
         more = " A processor is shown as more with JAX_NUM_CPU_DEVICES in the environment." * (jax.default_backend() == "cpu")
-        raise BadInput(f"--devices {count}: expected all, or a number from 1 to the {len(devices)} there are.{more}")
+        raise InputError(f"--devices {count}: expected all, or a number from 1 to the {len(devices)} there are.{more}")
     devices = [device for process in processes or [None] for device in jax.local_devices(process)[:count]]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 

@@ -1,4 +1,8 @@
-"""The outer loop (floor 3): a `Trainer` makes meta-steps, a call at a time; between calls the log, checkpoints and signals."""
+"""The outer loop: a `Trainer` makes meta-steps, a call at a time; between calls the log, checkpoints and signals.
+
+What follows where a run's numbers stop being finite: back to its best checkpoint, with smaller outer
+steps. The last one may be on its way out already.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from fewstep import hosts
-from fewstep.errors import RunFailed
-from fewstep.maml import MetaState
-from fewstep.problem import Trainable, Validation
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import Trainable, Trainer, Validation
+from fewstep.core.types import Key, MetaParams
+from fewstep.errors import TrainingError
+from fewstep.training import multihost
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.log import MetricsFile, Progress, read_metrics, risen
-from fewstep.training.rollback import rolled_back
+from fewstep.training.multihost import NullFiles, found_by_first, shared, sync_decision
+from fewstep.training.progress import MetricsFile, Progress, read_metrics, risen
 from fewstep.training.signals import StopSignals
-from fewstep.training.together import NullFiles, found_by_first, shared, sync_decision
-from fewstep.types import MetaParams
-from fewstep.variants import evaluated
+from fewstep.variants import evaluated, slowdown, slower
+
+FACTOR = 0.5
+"""of the outer rate, each time"""
+
+
+def rolled_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
+    """(the state to go on from, what a person should know) after the meta-step that follows `failed` was not finite.
+
+    `good` is the best state that was saved. Raises `TrainingError` with the reason where the run went back `rollbacks` times
+    already, and where smaller steps would not help: no meta-step was made since `good`.
+    """
+    reason = trainer.diagnose(jax.device_get(failed), key)
+    factor, then = slowdown(failed), slowdown(good)
+    if not rollbacks or factor is None or then is None or int(failed.step) == int(good.step):
+        raise TrainingError(reason)
+    times = round(math.log(factor, FACTOR))
+    if times >= rollbacks:
+        raise TrainingError(f"{reason} The run went back {times} times, with half the outer rate each time (--rollbacks).")
+    told = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
+    return slower(good, FACTOR * factor / then), told
+
 
 SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
@@ -64,15 +88,15 @@ def train(
     """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
     What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
-    Where numbers stop being finite, the run goes back to its best checkpoint (`Trainable.rollbacks`). Raises `RunFailed` where
-    it may not or that is of no use, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` where a disk is full. `late` is asked
-    between two calls: where it is true, the state is saved and `OutOfTime` is raised.
+    Where numbers stop being finite, the run goes back to its best checkpoint (`Trainable.rollbacks`). Raises `TrainingError`
+    where it may not or that is of no use, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` where a disk is full. `late`
+    is asked between two calls: where it is true, the state is saved and `OutOfTime` is raised.
     Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
     """
-    meta_steps, writes = problem.meta_steps if meta_steps is None else meta_steps, hosts.is_first()
-    quiet, resume = quiet or not writes, bool(hosts.broadcast(np.asarray(resume)))
+    meta_steps, writes = problem.meta_steps if meta_steps is None else meta_steps, multihost.is_first()
+    quiet, resume = quiet or not writes, bool(multihost.broadcast(np.asarray(resume)))
     if problem.beginning is not None and not (resume and found_by_first(directory)):
-        problem, resume = begun(problem, directory / BEGINNING, seed, mesh, quiet), False
+        problem, resume = pretrained(problem, directory / BEGINNING, seed, mesh, quiet), False
     trainer, log_every = problem.trainer(problem, mesh, seed, quiet), problem.log_every
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = problem.initial_state(problem.init(init_key))
@@ -105,16 +129,16 @@ def train(
         def validated(state: MetaState) -> Validation:
             """Its state is where `run` takes it, and the same in all processes."""
             found = trainer.validate(state, validation_key)
-            if hosts.broadcast_text(found.message):
+            if multihost.broadcast_text(found.message):
                 warn(found.message)
-                state = trainer.place(hosts.broadcast(found.state))
-            return found._replace(state=state, value=float(hosts.broadcast(np.float64(found.value))))
+                state = trainer.place(multihost.broadcast(found.state))
+            return found._replace(state=state, value=float(multihost.broadcast(np.float64(found.value))))
 
         def first_state() -> MetaState:
             """Where the run began, of a run that goes on."""
-            known = problem if problem.beginning is None else begun(problem, directory / BEGINNING, seed, mesh, quiet)
+            known = problem if problem.beginning is None else pretrained(problem, directory / BEGINNING, seed, mesh, quiet)
             first = known.initial_state(known.init(init_key))
-            return hosts.broadcast(trainer.validate(first, validation_key).state) if trainer.validate_first else first
+            return multihost.broadcast(trainer.validate(first, validation_key).state) if trainer.validate_first else first
 
         def save(validation: float | None) -> dict[str, Any]:
             """Writes a checkpoint, in the background. One without `validation` is for going on alone, never the best."""
@@ -227,13 +251,13 @@ def added(sums: Mapping[str, float], more: Mapping[str, float]) -> dict[str, flo
     return {**sums, **{name: sums.get(name, 0) + value for name, value in more.items()}}
 
 
-def begun(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, quiet: bool) -> Any:
+def pretrained(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, quiet: bool) -> Any:
     """`problem` as it begins from the solution of what is trained first, which is trained in `directory`, or goes on there."""
     assert problem.beginning is not None
     first = problem.beginning.problem
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
-    if hosts.is_first():
+    if multihost.is_first():
         directory.mkdir(exist_ok=True)
     state = train(first, directory, seed=seed, resume=found_by_first(directory), mesh=mesh, quiet=quiet)
     return beginning_from(problem, jax.device_get(evaluated(state)))
@@ -246,7 +270,7 @@ def beginning_from(problem: Any, solution: MetaParams) -> Any:
 
 
 def train_in_memory(problem: Trainable, seed: int = 0) -> MetaParams:
-    """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `RunFailed` as `train`."""
+    """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `TrainingError` as `train`."""
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     if problem.beginning is not None:
         problem = beginning_from(problem, train_in_memory(problem.beginning.problem, seed))
@@ -255,6 +279,6 @@ def train_in_memory(problem: Trainable, seed: int = 0) -> MetaParams:
     while step < problem.meta_steps:
         state, stats = trainer.run(state, train_key, problem.meta_steps - step)
         if not stats.finite:
-            raise RunFailed(trainer.diagnose(jax.device_get(state), train_key))
+            raise TrainingError(trainer.diagnose(jax.device_get(state), train_key))
         step += stats.steps
     return jax.tree.map(jnp.asarray, jax.device_get(evaluated(state)))

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced program (floor 3): of matrix products and convolutions, that its result needs."""
+"""Floating-point operations of a traced program: of matrix products and convolutions, that its result needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from fewstep.jaxpr import programs_in
+from fewstep.core.jaxpr import programs_in
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:

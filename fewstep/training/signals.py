@@ -1,9 +1,8 @@
-"""Stopping from outside (floor 3): SIGINT, SIGTERM and SIGHUP become a request that a training answers between two calls, or at
+"""Stopping from outside: SIGINT, SIGTERM and SIGHUP become a request that a training answers between two calls, or at
 once in work that may be left at any point. A second signal ends the process whatever it is doing.
 
-Python runs a signal's handler only between two of its own instructions, so not within a compiled call, which may take minutes.
-A thread therefore hears signals as well.
-"""
+Python runs a signal's handler only between two of its own instructions, so not within a compiled call, which may take
+minutes. A thread therefore hears signals as well."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ import socket
 import threading
 from collections.abc import Collection, Iterator
 
-from fewstep import hosts
+from fewstep.training import multihost
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Windows has no SIGHUP."""
@@ -55,7 +54,7 @@ class StopSignals:
                     self._previous[number] = signal.signal(number, self._request)
         except ValueError:  # not in the main thread: there are no signals to catch
             return self
-        self._at_exit.enter_context(ended_by_second_signal(self._previous, STOPPING if hosts.is_first() else b""))
+        self._at_exit.enter_context(ended_by_second_signal(self._previous, STOPPING if multihost.is_first() else b""))
         return self
 
     @contextlib.contextmanager

@@ -1,24 +1,21 @@
-"""Published variants as values for the seams of `fewstep.maml.Learner` (floor 2). One idea, one file."""
+"""Published variants as values for the seams of `fewstep.core.maml.Learner`. One idea, one file."""
 
 from fewstep.variants.alfa import alfa as alfa
 from fewstep.variants.alfa import alfa_start as alfa_start
-from fewstep.variants.averaging import averaged as averaged
-from fewstep.variants.averaging import evaluated as evaluated
-from fewstep.variants.averaging import with_params as with_params
 from fewstep.variants.bayes_head import bayes_network as bayes_network
 from fewstep.variants.bayes_head import bayes_step as bayes_step
 from fewstep.variants.bayes_head import body_and_bayes_step as body_and_bayes_step
+from fewstep.variants.bayes_head import carry_prior as carry_prior
 from fewstep.variants.bayes_head import class_log_probabilities as class_log_probabilities
+from fewstep.variants.bayes_head import empirical_prior as empirical_prior
 from fewstep.variants.bayes_head import move_body as move_body
 from fewstep.variants.bayes_head import negative_log_likelihood as negative_log_likelihood
-from fewstep.variants.bayes_head import remember_prior as remember_prior
+from fewstep.variants.bayes_head import shrunk as shrunk
 from fewstep.variants.bayes_head import start_by_output as start_by_output
-from fewstep.variants.bayes_prior import empirical_prior as empirical_prior
-from fewstep.variants.bayes_prior import shrunk as shrunk
 from fewstep.variants.bootstrapped import bootstrapped as bootstrapped
-from fewstep.variants.bounded import bounded as bounded
 from fewstep.variants.cavia import fresh_context as fresh_context
 from fewstep.variants.cavia import with_context as with_context
+from fewstep.variants.inner_clip import clip_inner_gradient as clip_inner_gradient
 from fewstep.variants.leave_one_out import bayes_leave_one_out as bayes_leave_one_out
 from fewstep.variants.leave_one_out import leave_one_out as leave_one_out
 from fewstep.variants.leave_one_out import safe_steps as safe_steps
@@ -30,14 +27,17 @@ from fewstep.variants.meta_curvature import meta_curvature as meta_curvature
 from fewstep.variants.meta_sgd import log_rates as log_rates
 from fewstep.variants.meta_sgd import meta_sgd as meta_sgd
 from fewstep.variants.multi_step_loss import multi_step_loss as multi_step_loss
-from fewstep.variants.partial import moves as moves
-from fewstep.variants.paths import chosen as chosen
-from fewstep.variants.paths import paths_of as paths_of
+from fewstep.variants.outer import averaged as averaged
+from fewstep.variants.outer import evaluated as evaluated
+from fewstep.variants.outer import scale_updates as scale_updates
+from fewstep.variants.outer import slowdown as slowdown
+from fewstep.variants.outer import slower as slower
+from fewstep.variants.outer import with_params as with_params
+from fewstep.variants.partial import adapt_only as adapt_only
+from fewstep.variants.partial import chosen as chosen
+from fewstep.variants.partial import paths_of as paths_of
 from fewstep.variants.per_step import per_step as per_step
 from fewstep.variants.per_step import step_values as step_values
 from fewstep.variants.proximal import proximal as proximal
-from fewstep.variants.ridge_head import pulled as pulled
+from fewstep.variants.ridge_head import l2_to_init as l2_to_init
 from fewstep.variants.ridge_head import ridge_step as ridge_step
-from fewstep.variants.slowed import slowdown as slowdown
-from fewstep.variants.slowed import slowed as slowed
-from fewstep.variants.slowed import slower as slower

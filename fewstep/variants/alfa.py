@@ -6,9 +6,9 @@ authors' code, too). The network sees the mean of every array's gradient and the
 outputs (a, b) are multiplied by learned factors of each step and array: α = exp(rate[k]) ∘ a and β = decay[k] ∘ b. Its three
 matrices [2 L, 2 L] have ReLU between them; the last one starts at 0 and its bias at 1: training begins at plain descent.
 
-The authors' code generates what is taken away, β = 1 − decay[k] ∘ b, learns its rates not in log space, and has two matrices.
-Here β itself is generated, as in the paper's equation. A rate may turn negative through a, but not through its own factor.
-"""
+The authors' code generates what is taken away, β = 1 − decay[k] ∘ b, learns its rates not in log space, and has two
+matrices. Here β itself is generated, as in the paper's equation. A rate may turn negative through a, but not through its
+own factor."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep.errors import BadInput
-from fewstep.types import Key, Params
+from fewstep.core.types import Key, Params
+from fewstep.errors import InputError
 from fewstep.variants.learned import log_rate, require_entries
 
 LAYERS = 3
@@ -49,12 +49,12 @@ def alfa(inner: dict[str, Any]) -> optax.GradientTransformation:
 
     def update(updates: Params, state: jax.Array, params: Params = None) -> tuple[Params, jax.Array]:
         if params is None:
-            raise BadInput("alfa: expected the parameters beside their gradient, they decay")
+            raise InputError("alfa: expected the parameters beside their gradient, they decay")
         gradients, structure = jax.tree.flatten(updates)
         require_entries("alfa", "alfa_start(theta, rate, steps)", inner, "network", "rate", "decay")
         shape = np.shape(inner["rate"])
         if len(shape) != 2 or shape[0] < 1 or shape[1] != len(gradients):
-            raise BadInput(
+            raise InputError(
                 f"alfa: MetaParams.inner['rate']: expected [steps, {len(gradients)}], a column for each array of the "
                 f"parameters, got {list(shape)}. Make MetaParams.inner with variants.alfa_start of these parameters."
             )

@@ -1,14 +1,16 @@
-"""A Bayesian last layer, solved in closed form as the adaptation step (floor 2).
+"""A Bayesian last layer, solved in closed form as the adaptation step.
 
-The network ends in features φ(x); an output is y = w·φ(x) + ε with ε ~ N(0, σ²), and what is believed about w is a mixture of
-normals with one covariance, w ~ Σ_n π_n N(c_n, σ² R Rᵀ). θ holds the features and the prior belief; adapted parameters hold the
-same features and the posterior belief, which has the same form: one adaptation step is Bayes' rule.
+The network ends in features φ(x); an output is y = w·φ(x) + ε with ε ~ N(0, σ²), and what is believed about w is a
+mixture of normals with one covariance, w ~ Σ_n π_n N(c_n, σ² R Rᵀ). θ holds the features and the prior belief; adapted
+parameters hold the same features and the posterior belief, which has the same form: one adaptation step is Bayes' rule.
 
-With one center this is ALPaCA (Harrison, Sharma & Pavone 2018, arXiv 1807.08912), and it is trained so. `bayes_prior.py` then
-puts a center at the last layer of every meta-train task: a kernel density estimate of the prior, which can say what one normal
-cannot, that a new task is much like a few of the known ones. Classes are the outputs' unit vectors: what is believed of y is
-restricted to them (`class_log_probabilities`), so Bayes' rule stays that of a regression (as in R2-D2, Bertinetto et al. 2019,
-arXiv 1805.08136).
+With one center this is ALPaCA (Harrison, Sharma & Pavone 2018, arXiv 1807.08912), and it is trained so. `bayes_prior.py`
+then puts a center at the last layer of every meta-train task: a kernel density estimate of the prior, which can say what
+one normal cannot, that a new task is much like a few of the known ones. Classes are the outputs' unit vectors: what is
+believed of y is restricted to them (`class_log_probabilities`), so Bayes' rule stays that of a regression (as in R2-D2,
+Bertinetto et al. 2019, arXiv 1805.08136).
+
+An empirical prior for a Bayesian last layer, made of meta-train tasks after training. See bayes_head.py.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.losses import known_part, mean_by_output, weighted_mean
-from fewstep.maml import Learner
-from fewstep.types import Examples, Key, Loss, Network, Params
+from fewstep.core.losses import known_part, mean_by_output, weighted_mean
+from fewstep.core.maml import Learner
+from fewstep.core.types import Examples, Key, Loss, Network, Params
 
 
-class Belief(NamedTuple):
+class GaussianPosterior(NamedTuple):
     """What is believed about the last layer's weights w, [features + 1] for each output (the last one is the constant)."""
 
     centers: jax.Array
@@ -42,7 +44,7 @@ class BayesParams(NamedTuple):
     """Parameters of a network with a Bayesian last layer."""
 
     body: Params
-    belief: Belief
+    belief: GaussianPosterior
 
 
 class Prediction(NamedTuple):
@@ -61,7 +63,9 @@ def bayes_network(body: Network, features: int, outputs: int) -> Network:
     def init(key: Key) -> BayesParams:
         size = features + 1
         root = 2.0 / jnp.sqrt(size) * jnp.eye(size)
-        return BayesParams(body.init(key), Belief(jnp.zeros((1, size, outputs)), jnp.zeros(1), root, jnp.full(outputs, -1.5)))
+        return BayesParams(
+            body.init(key), GaussianPosterior(jnp.zeros((1, size, outputs)), jnp.zeros(1), root, jnp.full(outputs, -1.5))
+        )
 
     return Network(init, lambda params, inputs: predict(body, params, inputs).mean)
 
@@ -88,7 +92,9 @@ def with_constant(features: jax.Array) -> jax.Array:
     return jnp.concatenate([features, jnp.ones((features.shape[0], 1), features.dtype)], axis=1)
 
 
-def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+def condition(
+    prior: GaussianPosterior, features: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[GaussianPosterior, jax.Array]:
     """(the belief after all rows, log p(y) of these rows less a constant): Bayes' rule, one row after the other.
 
     `features` are [rows, features + 1], `targets` [rows, outputs]; rows of `weight` 0 say nothing. With a = Rᵀ φ and
@@ -105,12 +111,12 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
         return _condition_together(prior, features, targets, weight)
     precision = jnp.exp(-2.0 * prior.log_noise)
 
-    def one_row(state: tuple[Belief, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
+    def one_row(state: tuple[GaussianPosterior, jax.Array], row: tuple[jax.Array, jax.Array, jax.Array]):
         belief, volume = state
         feature, target, counts = row
         gain, growth, root = told(belief.root, counts * feature)
         residual = counts * (target[None] - jnp.einsum("f,nfo->no", feature, belief.centers))
-        belief = Belief(
+        belief = GaussianPosterior(
             belief.centers + gain[None, :, None] * residual[:, None, :],
             belief.log_weight - 0.5 * jnp.square(residual) @ precision / growth,
             root,
@@ -125,12 +131,14 @@ def condition(prior: Belief, features: jax.Array, targets: jax.Array, weight: ja
     return belief._replace(log_weight=belief.log_weight - evidence), evidence - volume
 
 
-def _condition_by_output(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+def _condition_by_output(
+    prior: GaussianPosterior, features: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[GaussianPosterior, jax.Array]:
     """`condition` of each output on its own rows: given the center, outputs are independent, so the evidence of a center is the
     product over outputs."""
 
     def one_output(centers: jax.Array, root: jax.Array, log_noise: jax.Array, targets: jax.Array, weight: jax.Array):
-        alone = Belief(centers[..., None], jnp.zeros_like(prior.log_weight), root, log_noise[None])
+        alone = GaussianPosterior(centers[..., None], jnp.zeros_like(prior.log_weight), root, log_noise[None])
         belief, evidence = condition(alone, features, targets[:, None], weight)
         return belief.centers[..., 0], belief.root, belief.log_weight + evidence  # the last: log p(y | center)
 
@@ -139,10 +147,10 @@ def _condition_by_output(prior: Belief, features: jax.Array, targets: jax.Array,
     centers, root, said = jax.vmap(one_output, axes, (2, 0, 0))(prior.centers, root, prior.log_noise, targets, weight)
     log_weight = prior.log_weight + jnp.sum(said, axis=0)
     evidence = jax.nn.logsumexp(log_weight)
-    return Belief(centers, log_weight - evidence, root, prior.log_noise), evidence
+    return GaussianPosterior(centers, log_weight - evidence, root, prior.log_noise), evidence
 
 
-def by_output(belief: Belief) -> Belief:
+def by_output(belief: GaussianPosterior) -> GaussianPosterior:
     """The same belief with a root for each output."""
     outputs = belief.log_noise.shape[0]
     return (
@@ -157,7 +165,9 @@ def start_by_output(theta: BayesParams, support: Examples, key: Key) -> BayesPar
     return theta if support.weight.ndim == 1 else theta._replace(belief=by_output(theta.belief))
 
 
-def _condition_together(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[Belief, jax.Array]:
+def _condition_together(
+    prior: GaussianPosterior, features: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[GaussianPosterior, jax.Array]:
     """`condition` of many centers on few rows: these move by products of matrices, and not once for each row.
 
     What rows move centers by is a matter of features alone. So is how far a row's residual shrinks by the rows before it: row i
@@ -184,7 +194,7 @@ def _condition_together(prior: Belief, features: jax.Array, targets: jax.Array, 
     volume = jnp.sum(0.5 * targets.shape[1] * jnp.log(growths) + weight * jnp.sum(prior.log_noise))
     evidence = jax.nn.logsumexp(log_weight)
     centers = prior.centers + jnp.einsum("rf,rno->nfo", gains, residuals)
-    return Belief(centers, log_weight - evidence, root, prior.log_noise), evidence - volume
+    return GaussianPosterior(centers, log_weight - evidence, root, prior.log_noise), evidence - volume
 
 
 def told(root: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -195,18 +205,18 @@ def told(root: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax
     return gain, growth, root - jnp.outer(gain, along) / (1.0 + jax.lax.rsqrt(growth))
 
 
-def posterior(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> Belief:
+def posterior(prior: GaussianPosterior, features: jax.Array, targets: jax.Array, weight: jax.Array) -> GaussianPosterior:
     """Bayes' rule: what is believed after the rows of `condition`."""
     return condition(prior, features, targets, weight)[0]
 
 
-def negative_log_evidence(prior: Belief, features: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
+def negative_log_evidence(prior: GaussianPosterior, features: jax.Array, targets: jax.Array, weight: jax.Array) -> jax.Array:
     """−log p(y), a mean over the examples that count, less a constant: what the features make of the support set."""
     return -condition(prior, features, targets, weight)[1] / jnp.maximum(jnp.sum(known_part(weight)), 1.0)
 
 
 def bayes_step(body: Network):
-    """The value for `Learner.adaptation_step`, to be used with `remember_prior` as the inner optimizer.
+    """The value for `Learner.adaptation_step`, to be used with `carry_prior` as the inner optimizer.
 
     Every step starts from the prior, so that a second one does not count the support set twice.
     """
@@ -220,16 +230,14 @@ def bayes_step(body: Network):
     return step
 
 
-remember_prior = optax.GradientTransformation(
-    lambda params: params.belief, lambda updates, state, params=None: (updates, state)
-)  # type: ignore[attr-defined]
+carry_prior = optax.GradientTransformation(lambda params: params.belief, lambda updates, state, params=None: (updates, state))  # type: ignore[attr-defined]
 """No optimizer at all: its state is the belief before adaptation."""
 
 
 class Memory(NamedTuple):
     """The state of `move_body`: the belief before adaptation, and how many steps were made."""
 
-    prior: Belief
+    prior: GaussianPosterior
     step: jax.Array
 
 
@@ -286,3 +294,20 @@ def class_log_probabilities(prediction: Prediction) -> jax.Array:
     classes = prediction.mean.shape[1]
     away = (jnp.eye(classes)[None] - prediction.mean[:, None]) / prediction.deviation[:, None]
     return jax.nn.log_softmax(-0.5 * jnp.sum(jnp.square(away), axis=-1), axis=-1)
+
+
+def empirical_prior(body: Network, params: BayesParams, tasks: Examples) -> BayesParams:
+    """`params` with a center for each of `tasks` (leaves lead with the task axis): the last layer that its rows call for."""
+
+    def center(examples: Examples) -> jax.Array:
+        features = with_constant(body.apply(params.body, examples.inputs))
+        return posterior(params.belief, features, examples.targets, examples.weight).centers[0]
+
+    centers = jax.lax.map(center, tasks, batch_size=256)
+    uniform = jnp.full(centers.shape[0], -jnp.log(centers.shape[0]))
+    return params._replace(belief=params.belief._replace(centers=centers, log_weight=uniform))
+
+
+def shrunk(params: BayesParams, factor: float) -> BayesParams:
+    """`params` with `factor` times the width around each center: the bandwidth of an empirical prior."""
+    return params._replace(belief=params.belief._replace(root=factor * params.belief.root))

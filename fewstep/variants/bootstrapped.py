@@ -1,5 +1,5 @@
 """Bootstrapped meta-gradients (Flennerhag, Schroecker, Zahavy, van Hasselt, Silver & Singh 2022, arXiv 2109.04504): θ learns to
-be in K adaptation steps where it would be after some more (floor 2).
+be in K adaptation steps where it would be after some more.
 
 The way to the target is not differentiated, so that θ looks further ahead than the meta-gradient reaches, at the cost of
 plain adaptation steps. Parameters are matched (the paper's squared Euclidean distance), not predictions.
@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import optax
 
-from fewstep.errors import BadInput
-from fewstep.maml import Learner, Objective, adapt, started
-from fewstep.types import Batch, Episode, Key, MetaParams, Params
+from fewstep.core.maml import Learner, Objective, adapt, started
+from fewstep.core.types import Batch, Episode, Key, MetaParams, Params
+from fewstep.errors import InputError
 
 
 def bootstrapped(more: int) -> Objective:
@@ -27,7 +27,7 @@ def bootstrapped(more: int) -> Objective:
     distance. It needs a task gradient that differentiates: a distance to a target that moves along means nothing.
     """
     if more < 0:
-        raise BadInput(f"expected a number of further adaptation steps from 0 on, got {more}")
+        raise InputError(f"expected a number of further adaptation steps from 0 on, got {more}")
 
     def objective(learner: Learner, params: MetaParams, episode: Episode, key: Key, step: jax.Array) -> jax.Array:
         del step

@@ -1,8 +1,8 @@
-"""Safe adaptation (floor 2): how many steps to take, 0 included, by leaving out each support row in turn.
+"""Safe adaptation: how many steps to take, 0 included, by leaving out each support row in turn.
 
-Too many steps on too few rows make a model worse than it was. The rows themselves can tell: each is predicted by the model
-adapted to all others, after every number of steps (Stone 1974, cross-validatory choice), and fewer steps win where it is close.
-"""
+Too many steps on too few rows make a model worse than it was. The rows themselves can tell: each is predicted by the
+model adapted to all others, after every number of steps (Stone 1974, cross-validatory choice), and fewer steps win where
+it is close."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fewstep.losses import Apply
-from fewstep.maml import Learner, adaptation_path
-from fewstep.types import Examples, Key, LeaveOneOut, MetaParams, Network
-from fewstep.variants.bayes_head import Belief, Prediction, by_output, posterior, predict, told, with_constant
+from fewstep.core.losses import Apply
+from fewstep.core.maml import Learner, adaptation_path
+from fewstep.core.types import Examples, Key, LeaveOneOut, MetaParams, Network
+from fewstep.variants.bayes_head import GaussianPosterior, Prediction, by_output, posterior, predict, told, with_constant
 
 FEW_ROWS = 256
 """Of up to so many rows 1 − h is found without taking h from 1, at a cost that grows with their square."""
@@ -72,14 +72,14 @@ def left_out(body: Network, params: MetaParams, support: Examples) -> Prediction
     return Prediction(mean, jnp.sqrt(1.0 / (precision[None] * own) + between))
 
 
-def each_output_left_out(way, prior: Belief, belief: Belief, features: jax.Array, support: Examples):
+def each_output_left_out(way, prior: GaussianPosterior, belief: GaussianPosterior, features: jax.Array, support: Examples):
     """(1 − h [rows, outputs], misses [rows, centers, outputs]): `way` for each output and the rows that have its target; both
     beliefs have a root for each output."""
 
     def one_output(before: jax.Array, after: jax.Array, roots: tuple[jax.Array, ...], targets: jax.Array, weight: jax.Array):
         alone = Examples(support.inputs, targets[:, None], weight)
         one, other = (
-            Belief(centers[..., None], prior.log_weight, root, prior.log_noise[:1])
+            GaussianPosterior(centers[..., None], prior.log_weight, root, prior.log_noise[:1])
             for centers, root in zip((before, after), roots, strict=True)
         )
         own, misses = way(one, other, features, alone)
@@ -89,7 +89,9 @@ def each_output_left_out(way, prior: Belief, belief: Belief, features: jax.Array
     return each(prior.centers, belief.centers, (prior.root, belief.root), support.targets, support.weight)
 
 
-def by_leverage(prior: Belief, belief: Belief, features: jax.Array, support: Examples) -> tuple[jax.Array, jax.Array]:
+def by_leverage(
+    prior: GaussianPosterior, belief: GaussianPosterior, features: jax.Array, support: Examples
+) -> tuple[jax.Array, jax.Array]:
     """(1 − h [rows], misses [rows, centers, outputs]) of left-out rows: with the leverage h = φᵀ R Rᵀ φ after adaptation, the
     variance of a row given all others is σ² / (1 − h), and its residual r becomes r / (1 − h) (Cook 1977)."""
     del prior
@@ -97,7 +99,9 @@ def by_leverage(prior: Belief, belief: Belief, features: jax.Array, support: Exa
     return own, (support.targets[:, None] - jnp.einsum("xf,nfo->xno", features, belief.centers)) / own[:, None, None]
 
 
-def by_whitening(prior: Belief, belief: Belief, features: jax.Array, support: Examples) -> tuple[jax.Array, jax.Array]:
+def by_whitening(
+    prior: GaussianPosterior, belief: GaussianPosterior, features: jax.Array, support: Examples
+) -> tuple[jax.Array, jax.Array]:
     """The same from the prior: with K = I + Φ R Rᵀ Φᵀ, 1 − h is the diagonal of K⁻¹, and K⁻¹ (y − Φ c) is r (Rasmussen &
     Williams 2006, equations 5.10 to 5.12). Of few rows h is so close to 1 that float32 knows nothing of 1 − h; a sum of squares
     of the factor of K⁻¹ it does know."""

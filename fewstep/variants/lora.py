@@ -1,18 +1,17 @@
-"""LoRA (Hu et al. 2022, arXiv 2106.09685): a matrix W adapts by a product of two thin ones, W + down up (floor 2).
+"""LoRA (Hu et al. 2022, arXiv 2106.09685): a matrix W adapts by a product of two thin ones, W + down up.
 
-To be used with `moves(["lora"])`. In fine-tuning, `down` is drawn and W is what pre-training left; here both are part of θ, so
-meta-learned: W is where adaptation starts from, and `down` says which few directions of the input it may use.
-"""
+To be used with `moves(["lora"])`. In fine-tuning, `down` is drawn and W is what pre-training left; here both are part of
+θ, so meta-learned: W is where adaptation starts from, and `down` says which few directions of the input it may use."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from fewstep.errors import BadInput
-from fewstep.sound import kind_of
-from fewstep.types import Key, Network, Params
-from fewstep.variants.paths import path_name
+from fewstep.core.types import Key, Network, Params
+from fewstep.core.validation import kind_of
+from fewstep.errors import InputError
+from fewstep.variants.partial import path_name
 
 
 def with_lora(network: Network, rank: int) -> Network:
@@ -23,7 +22,7 @@ def with_lora(network: Network, rank: int) -> Network:
     that the function is that of `network`; `down` is normal with variance 1 / in.
     """
     if rank < 1:
-        raise BadInput(f"with_lora: expected a rank of at least 1, got {rank}. Larger ranks adapt more freely.")
+        raise InputError(f"with_lora: expected a rank of at least 1, got {rank}. Larger ranks adapt more freely.")
 
     def init(key: Key) -> Params:
         base_key, key = jax.random.split(key)
@@ -42,7 +41,9 @@ def merged(params: Params) -> Params:
     """Parameters of the network itself, with the products added up: what an adapted model needs no more than."""
 
     if not isinstance(params, dict) or set(params) != {"base", "lora"}:
-        raise BadInput(f"with_lora: expected parameters {{'base', 'lora'}} as its own init makes them, got {kind_of(params)}.")
+        raise InputError(
+            f"with_lora: expected parameters {{'base', 'lora'}} as its own init makes them, got {kind_of(params)}."
+        )
 
     def merge(path: tuple, leaf: jax.Array) -> jax.Array:
         factors = params["lora"].get(path_name(path))

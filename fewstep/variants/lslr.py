@@ -1,10 +1,9 @@
 """Learned inner rates for each layer and each adaptation step (Antoniou, Edwards & Storkey 2019, MAML++, arXiv 1810.09502,
-section 4: "LSLR") (floor 2).
+section 4: "LSLR").
 
-Far fewer numbers than Meta-SGD's one for each parameter, but other ones from step to step: the first may be bold, the last
-careful. A layer is here an array of parameters, as in the authors' code. Rates live in log space, as those of `meta_sgd`; the
-authors', which are learned as they are, may turn negative.
-"""
+Far fewer numbers than Meta-SGD's one for each parameter, but other ones from step to step: the first may be bold, the
+last careful. A layer is here an array of parameters, as in the authors' code. Rates live in log space, as those of
+`meta_sgd`; the authors', which are learned as they are, may turn negative."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep.types import Params
+from fewstep.core.types import Params
 from fewstep.variants.learned import log_rate, require_like
 
 

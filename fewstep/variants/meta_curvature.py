@@ -1,4 +1,4 @@
-"""Meta-Curvature (Park & Oliva 2019, arXiv 1902.03356): learned matrices turn the inner gradient, layer by layer (floor 2).
+"""Meta-Curvature (Park & Oliva 2019, arXiv 1902.03356): learned matrices turn the inner gradient, layer by layer.
 
 A kernel's gradient G [in, out] becomes exp(rates) ∘ (M_in G M_out); a bias's gradient g becomes exp(rates) ∘ (M g).
 The matrices start at the identity, where this is Meta-SGD. Kernels of more axes are taken as [(all but the last), last].
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.types import Params
+from fewstep.core.types import Params
 from fewstep.variants.learned import broadcasts, log_rate, require_like
 
 

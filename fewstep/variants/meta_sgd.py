@@ -1,4 +1,4 @@
-"""Meta-SGD (Li et al. 2017, arXiv 1707.09835): the inner rates are learned beside θ, one for each parameter (floor 2).
+"""Meta-SGD (Li et al. 2017, arXiv 1707.09835): the inner rates are learned beside θ, one for each parameter.
 
 Rates live in log space: a rate stays positive, and one outer step changes it by a factor, whatever its size. (The
 paper's rates may turn negative; ours are the paper's restricted to descent directions.)
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fewstep.types import Params
+from fewstep.core.types import Params
 from fewstep.variants.learned import broadcasts, log_rate, require_like
 
 

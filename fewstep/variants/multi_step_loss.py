@@ -1,13 +1,13 @@
-"""Multi-step loss (Antoniou et al. 2019, MAML++, arXiv 1810.09502, section 4): every adaptation step is judged (floor 2)."""
+"""Multi-step loss (Antoniou et al. 2019, MAML++, arXiv 1810.09502, section 4): every adaptation step is judged."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from fewstep.maml import Learner, Objective, adaptation_path
-from fewstep.nn.convolutions import has_convolutions
-from fewstep.types import Episode, Key, MetaParams
+from fewstep.core.maml import Learner, Objective, adaptation_path
+from fewstep.core.types import Episode, Key, MetaParams
+from fewstep.nn.fast_conv import has_convolutions
 
 
 def multi_step_loss(until: int) -> Objective:

@@ -1,4 +1,4 @@
-"""Adaptation of some parameters alone (floor 2): the others stay as θ has them, and their part of the work is done once.
+"""Adaptation of some parameters alone: the others stay as θ has them, and their part of the work is done once.
 
 ANIL moves the last layer alone (Raghu, Raghu, Bengio & Vinyals 2020, arXiv 1909.09157), BOIL all but it (Oh, Yoo, Kim & Yun
 2021, 2008.08882), FiLM the scales and shifts of channels (Perez et al. 2018, 1709.07871), and LoRA what lora.py adds.
@@ -6,6 +6,8 @@ ANIL moves the last layer alone (Raghu, Raghu, Bengio & Vinyals 2020, arXiv 1909
 What does not depend on a leaf that moves (the features of ANIL's support set) is the same in every step. So the first step
 works it out and hands it on, and the way back goes through it once, with the sum of what all steps ask of it. XLA finds the
 first half of this itself in steps that it sees side by side, never the second: that backward passes add up.
+
+Parameters by name: what the other files of this folder choose leaves of a pytree by.
 """
 
 from __future__ import annotations
@@ -20,19 +22,55 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
-from fewstep.maml import INNER_GRADIENT, AdaptationStep, Learner
-from fewstep.nn.rewriting import CALLS
-from fewstep.types import Batch, Key, Params
-from fewstep.variants.paths import chosen
+from fewstep.core.jaxpr import CALLS
+from fewstep.core.maml import INNER_GRADIENT, AdaptationStep, Learner
+from fewstep.core.types import Batch, Key, Params
+from fewstep.errors import InputError
+
+SHOWN = 20
+"""so many paths at most are listed where a name is none of them"""
+
+
+def paths_of(params: Params) -> tuple[str, ...]:
+    """The name of every leaf, in the order of `jax.tree.leaves`: "body.layers.0.kernel"."""
+    return tuple(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+
+
+def path_name(path: tuple) -> str:
+    """A key path of JAX's as one word."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def chosen(params: Params, names: Sequence[str]) -> Params:
+    """A pytree like `params` with True for each leaf that one of the `names` means, else False.
+
+    A name means the leaf of this path and all leaves below it ("head.kernel", "body", "body.layers.0"), and without a dot also
+    all those with such a part in their path ("scales" means every body.scales.N). Raises `InputError` for one that means none.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    paths = paths_of(params)
+    for name in names:
+        if not any(_means(name, path) for path in paths):
+            shown = ", ".join(paths[:SHOWN]) + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
+            raise InputError(
+                f"expected the name of parameters, got {name!r}; there are: {shown}. Give one of these, the beginning of one "
+                "up to a dot, or a single part between dots."
+            )
+    return jax.tree.unflatten(jax.tree.structure(params), [any(_means(name, path) for name in names) for path in paths])
+
+
+def _means(name: str, path: str) -> bool:
+    return name == path or path.startswith(f"{name}.") or ("." not in name and name in path.split("."))
+
 
 Choice = Callable[[Params], Any] | Sequence[str]
 """names (see paths.py), or a function from parameters to a pytree of bool like them or like the upper part of it"""
 
 
-def moves(choose: Choice) -> AdaptationStep:
+def adapt_only(choose: Choice) -> AdaptationStep:
     """An adaptation step, as a value for `Learner.adaptation_step`, in which the chosen leaves move and all others stay.
 
-    For the inner optimizer, whichever it is, the gradient of the others is 0. Raises `BadInput`, where it is used, for a name
+    For the inner optimizer, whichever it is, the gradient of the others is 0. Raises `InputError`, where it is used, for a name
     that means no parameter.
     """
     return PartialStep(choose if callable(choose) else (choose,) if isinstance(choose, str) else tuple(choose))

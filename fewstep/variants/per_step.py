@@ -1,5 +1,5 @@
 """Parameters with a learned value for each adaptation step, and none from the inner gradient (Antoniou, Edwards & Storkey 2019,
-MAML++, arXiv 1810.09502, section 4: "BNWB", the weights and biases of batch normalization) (floor 2).
+MAML++, arXiv 1810.09502, section 4: "BNWB", the weights and biases of batch normalization).
 
 What the features are like changes from step to step in much the same way for all tasks, so scales and shifts that follow are
 better learned by the outer loop, step by step, than found again by every task.
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep.errors import BadInput
-from fewstep.maml import InnerOptimizer
-from fewstep.sound import kind_of
-from fewstep.types import Params
+from fewstep.core.maml import InnerOptimizer
+from fewstep.core.types import Params
+from fewstep.core.validation import kind_of
+from fewstep.errors import InputError
 from fewstep.variants.learned import require_entries
-from fewstep.variants.paths import chosen, path_name
+from fewstep.variants.partial import chosen, path_name
 
 
 class Progress(NamedTuple):
@@ -68,7 +68,7 @@ def per_step(inner_optimizer: InnerOptimizer, names: Sequence[str]) -> InnerOpti
                     return update
                 values = inner["after"].get(path_name(path))
                 if values is None or np.shape(values)[1:] != np.shape(leaf) or not np.size(values):
-                    raise BadInput(
+                    raise InputError(
                         f"per_step: MetaParams.inner['after'][{path_name(path)!r}]: expected values [steps, ...] for "
                         f"parameters of shape {np.shape(leaf)}, got {kind_of(values)}. Make them with variants.step_values."
                     )

@@ -1,4 +1,4 @@
-"""A pull towards where a task started (Rajeswaran, Finn, Kakade & Levine 2019, iMAML, arXiv 1909.04630, equation 3) (floor 2).
+"""A pull towards where a task started (Rajeswaran, Finn, Kakade & Levine 2019, iMAML, arXiv 1909.04630, equation 3).
 
 Adaptation to L(φ) + λ/2 |φ − θ|² stays near θ however many steps it takes, so few examples cannot lead it far astray. It is
 what `gradients.implicit` needs, and does the same at test time as in training.
@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from fewstep.errors import BadInput
-from fewstep.types import Params
+from fewstep.core.types import Params
+from fewstep.errors import InputError
 
 
 def proximal(optimizer: optax.GradientTransformation, strength: float) -> optax.GradientTransformation:
@@ -21,7 +21,7 @@ def proximal(optimizer: optax.GradientTransformation, strength: float) -> optax.
     Its state is (the start θ, the state of `optimizer`): θ is what the inner loop starts from, made for the task or not.
     """
     if not strength > 0:
-        raise BadInput(f"expected a positive strength of the pull, got {strength}")
+        raise InputError(f"expected a positive strength of the pull, got {strength}")
 
     def update(updates: Params, state: tuple[Params, Any], params: Params = None) -> tuple[Params, tuple[Params, Any]]:
         start, opt_state = state

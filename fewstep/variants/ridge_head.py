@@ -1,4 +1,4 @@
-"""A last layer solved by ridge regression, as the adaptation step (floor 2): R2-D2 (Bertinetto, Henriques, Torr & Vedaldi 2019,
+"""A last layer solved by ridge regression, as the adaptation step: R2-D2 (Bertinetto, Henriques, Torr & Vedaldi 2019,
 arXiv 1805.08136, equation 4), pulled to θ's own last layer.
 
 One adaptation step gives the minimum over W of Σ_rows |y − W φ(x)|² + λ |W − W_θ|², the constant included, and leaves the
@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep.errors import BadInput
-from fewstep.losses import Apply
-from fewstep.maml import AdaptationStep, Learner
-from fewstep.sound import kind_of
-from fewstep.types import Examples, Key, Params
-from fewstep.variants.bayes_head import Belief, posterior, with_constant
+from fewstep.core.losses import Apply
+from fewstep.core.maml import AdaptationStep, Learner
+from fewstep.core.types import Examples, Key, Params
+from fewstep.core.validation import kind_of
+from fewstep.errors import InputError
+from fewstep.variants.bayes_head import GaussianPosterior, posterior, with_constant
 
 
 class Pull(NamedTuple):
@@ -30,10 +30,13 @@ class Pull(NamedTuple):
     log_ridge: jax.Array
 
 
-def pulled(log_ridge: Any) -> optax.GradientTransformation:
-    """No optimizer at all: it remembers where adaptation started, and log λ. Raises `BadInput` for what is no single number."""
+def l2_to_init(log_ridge: Any) -> optax.GradientTransformation:
+    """No optimizer at all: it remembers where adaptation started, and log λ. Raises `InputError` for what is no single
+    number."""
     if np.shape(log_ridge) != ():
-        raise BadInput(f"pulled: expected MetaParams.inner as one number, log λ, got {kind_of(log_ridge)}. Try jnp.zeros(()).")
+        raise InputError(
+            f"pulled: expected MetaParams.inner as one number, log λ, got {kind_of(log_ridge)}. Try jnp.zeros(())."
+        )
     return optax.GradientTransformation(
         lambda params: Pull(params, jnp.asarray(log_ridge)),  # type: ignore[arg-type, return-value]
         lambda updates, state, params=None: (updates, state),  # type: ignore[arg-type, return-value]
@@ -55,7 +58,7 @@ def ridge_step(features: Apply, layer: int) -> AdaptationStep:
         known = with_constant(features(params, support.inputs))
         center = jnp.concatenate([start["kernel"], start["bias"][None]])[None]
         root = jnp.exp(-0.5 * pull.log_ridge) * jnp.eye(known.shape[1], dtype=known.dtype)
-        prior = Belief(center, jnp.zeros(1, known.dtype), root, jnp.zeros(center.shape[2], known.dtype))
+        prior = GaussianPosterior(center, jnp.zeros(1, known.dtype), root, jnp.zeros(center.shape[2], known.dtype))
         solved = posterior(prior, known, support.targets, support.weight).centers[0]
         layers = {**params["layers"], layer: {"kernel": solved[:-1], "bias": solved[-1]}}
         return {**params, "layers": layers}, pull

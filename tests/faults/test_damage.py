@@ -10,13 +10,13 @@ import pytest
 from known import assert_same_bits, bowl_problem, plain
 from safetensors.numpy import load_file
 
-from fewstep import BadInput, MetaParams, init, runs
-from fewstep.arrays import named_leaves
-from fewstep.maml import MetaState
-from fewstep.problems import Sine
-from fewstep.training import checkpoint_file, loop
+from fewstep import InputError, MetaParams, init, runs
+from fewstep.apps.sine.settings import Sine
+from fewstep.core.maml import MetaState
+from fewstep.storage.arrays import named_leaves
+from fewstep.training import checkpoint, loop
 from fewstep.training.checkpoint import Checkpoints, has_checkpoint
-from fewstep.training.log import read_metrics
+from fewstep.training.progress import read_metrics
 
 STATE = MetaState(plain(jnp.arange(3.0)), (jnp.ones((2, 2), jnp.bfloat16), jnp.array([True])), jnp.asarray(7, jnp.int32))
 TINY = {"hidden": (8,), "meta_steps": 6, "log_every": 3, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
@@ -55,33 +55,33 @@ def damage(path, rng):
 
 def test_a_checkpoint_cut_at_any_length_is_noticed(tmp_path):
     path = tmp_path / "7.safetensors"
-    checkpoint_file.write(path, named_leaves(STATE), {"validation": 0.5})
+    checkpoint.write(path, named_leaves(STATE), {"validation": 0.5})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(checkpoint_file.Damaged):
-            checkpoint_file.read_record(path)
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.read_checkpoint_record(path)
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_noticed_and_so_is_what_follows_it(tmp_path):
     path = tmp_path / "7.safetensors"
-    checkpoint_file.write(path, named_leaves(STATE), {"validation": 0.5})
+    checkpoint.write(path, named_leaves(STATE), {"validation": 0.5})
     content = path.read_bytes()
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 << place % 8
         path.write_bytes(changed)
-        with pytest.raises(checkpoint_file.Damaged):
-            checkpoint_file.read_record(path)
+        with pytest.raises(checkpoint.Damaged):
+            checkpoint.read_checkpoint_record(path)
     path.write_bytes(content + b"\0")
-    with pytest.raises(checkpoint_file.Damaged):
-        checkpoint_file.read_record(path)
+    with pytest.raises(checkpoint.Damaged):
+        checkpoint.read_checkpoint_record(path)
 
 
 def test_a_checkpoint_comes_back_to_the_bit_in_every_type(tmp_path):
     record = {"validation": float("nan"), "sums": [1.5, 2], "told": "θ"}
-    checkpoint_file.write(tmp_path / "7.safetensors", named_leaves(STATE), record)
-    leaves, found = checkpoint_file.read(tmp_path / "7.safetensors", named_leaves(STATE))
+    checkpoint.write(tmp_path / "7.safetensors", named_leaves(STATE), record)
+    leaves, found = checkpoint.read_checkpoint(tmp_path / "7.safetensors", named_leaves(STATE))
     assert_same_bits(jax.tree.unflatten(jax.tree.structure(STATE), leaves.values()), jax.device_get(STATE))
     assert np.isnan(found.pop("validation"))
     assert found == {"sums": [1.5, 2], "told": "θ"}
@@ -89,7 +89,7 @@ def test_a_checkpoint_comes_back_to_the_bit_in_every_type(tmp_path):
 
 
 def test_a_checkpoint_is_laid_out_as_safetensors_are(tmp_path):
-    checkpoint_file.write(tmp_path / "7.safetensors", named_leaves(STATE), {"validation": 0.5})
+    checkpoint.write(tmp_path / "7.safetensors", named_leaves(STATE), {"validation": 0.5})
     content = (tmp_path / "7.safetensors").read_bytes()
     length = int.from_bytes(content[:8], "little")
     header, arrays = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -117,12 +117,12 @@ def test_other_readers_of_safetensors_find_the_same_arrays(tmp_path):
         "turned": np.arange(6.0).reshape(2, 3).T,
         "known": np.array(True),
     }
-    checkpoint_file.write(tmp_path / "7.safetensors", arrays, {})
+    checkpoint.write(tmp_path / "7.safetensors", arrays, {})
     found = load_file(tmp_path / "7.safetensors")
     assert {name: (each.dtype, each.shape) for name, each in found.items()} == {
         name: (each.dtype, each.shape) for name, each in arrays.items()
     }
-    ours, _ = checkpoint_file.read(tmp_path / "7.safetensors", arrays)
+    ours, _ = checkpoint.read_checkpoint(tmp_path / "7.safetensors", arrays)
     for name, each in arrays.items():
         np.testing.assert_array_equal(found[name], each)
         np.testing.assert_array_equal(ours[name], each)
@@ -131,7 +131,7 @@ def test_other_readers_of_safetensors_find_the_same_arrays(tmp_path):
 def test_a_checkpoint_of_the_earlier_format_has_to_be_trained_again(tmp_path):
     header = b'{"__metadata__":{"sha256":"' + b"0" * 64 + b'","format":"1"}}'
     (tmp_path / "7.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(BadInput, match=r"expected a checkpoint of format 2, found an earlier one\. Train the run again\."):
+    with pytest.raises(InputError, match=r"expected a checkpoint of format 2, found an earlier one\. Train the run again\."):
         Checkpoints(tmp_path, "read")
 
 
@@ -145,18 +145,18 @@ def test_a_checkpoint_of_the_earlier_format_has_to_be_trained_again(tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_model_says_which_array_differs(tmp_path, like, told):
-    checkpoint_file.write(tmp_path / "7.safetensors", {"theta": np.zeros(3, np.float32)}, {})
-    with pytest.raises(BadInput, match=told):
-        checkpoint_file.read(tmp_path / "7.safetensors", like)
+    checkpoint.write(tmp_path / "7.safetensors", {"theta": np.zeros(3, np.float32)}, {})
+    with pytest.raises(InputError, match=told):
+        checkpoint.read_checkpoint(tmp_path / "7.safetensors", like)
 
 
 def test_a_checkpoint_of_a_later_format_says_which_version_it_takes(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoint_file, "FORMAT", 3)
-        later.setattr(checkpoint_file, "__version__", "9.1.0")
-        checkpoint_file.write(tmp_path / "7.safetensors", named_leaves(STATE), {"validation": 0.5})
+        later.setattr(checkpoint, "FORMAT", 3)
+        later.setattr(checkpoint, "__version__", "9.1.0")
+        checkpoint.write(tmp_path / "7.safetensors", named_leaves(STATE), {"validation": 0.5})
     for mode in ("read", "resume"):
-        with pytest.raises(BadInput, match=r"format 2, got 3\. It takes fewstep 9\.1\.0"):
+        with pytest.raises(InputError, match=r"format 2, got 3\. It takes fewstep 9\.1\.0"):
             Checkpoints(tmp_path, mode)
 
 
@@ -196,7 +196,7 @@ def test_where_all_are_damaged_nothing_is_changed_and_the_run_does_not_begin_aga
         path.write_bytes(path.read_bytes()[:-1])
     before = saved(run)
     for mode in ("read", "resume", "new"):
-        with pytest.raises(BadInput, match=r"All checkpoints in .* are damaged .*copy, or train again"):
+        with pytest.raises(InputError, match=r"All checkpoints in .* are damaged .*copy, or train again"):
             Checkpoints(run / "checkpoints", mode)
     assert saved(run) == before
     assert has_checkpoint(run)

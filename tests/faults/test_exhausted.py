@@ -14,11 +14,11 @@ import pytest
 from known import assert_same_bits, bowl_problem
 
 from fewstep import init, runs
-from fewstep.cli.exhausted import exhausted
-from fewstep.problems import Sine
-from fewstep.training import checkpoint_file, loop
+from fewstep.apps.sine.settings import Sine
+from fewstep.cli.failures import resource_error
+from fewstep.storage.arrays import atomic_write
+from fewstep.training import checkpoint, loop
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.whole import whole
 
 TINY = {"hidden": (8,), "meta_steps": 6, "log_every": 3, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
 WORDS = [f"--{name.replace('_', '-')}={value if name != 'hidden' else 8}" for name, value in TINY.items()]
@@ -65,7 +65,7 @@ def assert_told(code, out, err, words):
 def test_a_file_that_cannot_be_written_whole_leaves_the_one_before_and_no_half(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    with pytest.raises(OSError, match="full"), whole(path) as partial:
+    with pytest.raises(OSError, match="full"), atomic_write(path) as partial:
         partial.write_text("half")
         raise OSError(errno.ENOSPC, "full")
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("file", "before")]
@@ -87,7 +87,7 @@ def test_a_full_disk_ends_a_training_in_words_and_resume_goes_on_when_there_is_r
 def test_a_disk_that_is_full_at_any_write_leaves_a_run_that_goes_on_bit_for_bit(tmp_path, monkeypatch, what):
     problem = bowl_problem()
     expected = loop.train(problem, tmp_path / "whole", seed=3, quiet=True)
-    write, written = checkpoint_file.write, []
+    write, written = checkpoint.write, []
 
     def full(path, *arguments):
         written.append(path)
@@ -107,7 +107,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_a_run_that_goes_on_bit_for_bit(
     log = loop.MetricsFile.write
     with monkeypatch.context() as patch:
         if what == "checkpoint":
-            patch.setattr(checkpoint_file, "write", full)
+            patch.setattr(checkpoint, "write", full)
         else:
             patch.setattr(loop.MetricsFile, "write", full_log)
         with pytest.raises(OSError, match="No space left"):
@@ -180,5 +180,5 @@ def test_too_little_memory_ends_a_training_with_what_takes_less(tmp_path, comman
 
 
 def test_what_is_no_matter_of_room_or_memory_is_not_told_as_one():
-    assert exhausted(OSError(errno.ENOENT, "none", "file")) == ""
-    assert exhausted(RuntimeError("a mistake")) == ""
+    assert resource_error(OSError(errno.ENOENT, "none", "file")) == ""
+    assert resource_error(RuntimeError("a mistake")) == ""

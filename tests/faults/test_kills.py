@@ -11,7 +11,7 @@ from known import assert_same_bits, bowl_problem
 
 from fewstep.supervised import training as supervised
 from fewstep.training import loop
-from fewstep.training.log import read_metrics
+from fewstep.training.progress import read_metrics
 
 ROOT = Path(__file__).parents[2]
 if not (ROOT / "benchmarks").is_dir():

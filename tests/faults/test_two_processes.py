@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from fewstep import BadInput, runs
-from fewstep.problems import Sine
-from fewstep.problems.nav2d import Nav2d
+from fewstep import InputError, runs
+from fewstep.apps.policies.problems import Nav2d
+from fewstep.apps.sine.settings import Sine
 from fewstep.runs.lock import only_one
 from fewstep.training import loop
 
@@ -53,7 +53,7 @@ def test_a_run_is_held_while_it_trains_and_free_afterwards(tmp_path, monkeypatch
     seen = []
 
     def look(*arguments, **options):
-        with pytest.raises(BadInput, match=f"in use by process {os.getpid()} on"), only_one(tmp_path / "run"):
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on"), only_one(tmp_path / "run"):
             pass
         seen.append(True)
         raise KeyboardInterrupt
@@ -71,7 +71,7 @@ def test_a_run_is_held_while_it_trains_and_free_afterwards(tmp_path, monkeypatch
 
 def test_a_policy_is_held_while_it_trains(tmp_path, monkeypatch):
     def look(*arguments, **options):
-        with pytest.raises(BadInput, match="in use by"), only_one(tmp_path / "run"):
+        with pytest.raises(InputError, match="in use by"), only_one(tmp_path / "run"):
             pass
         raise KeyboardInterrupt
 
@@ -85,7 +85,7 @@ def test_a_run_directory_of_a_later_layout_says_which_version_it_takes(sine, tmp
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"layout": 7, "problem": "poker", "versions": {"fewstep": "9.1.0"}}))
-    with pytest.raises(BadInput, match=r"layout 3, got 7\. It takes fewstep 9\.1\.0, which wrote it, or a later one"):
+    with pytest.raises(InputError, match=r"layout 3, got 7\. It takes fewstep 9\.1\.0, which wrote it, or a later one"):
         runs.open_run(tmp_path / "run")
 
 
@@ -96,7 +96,7 @@ def test_a_run_directory_of_an_earlier_layout_has_to_be_trained_again(sine, tmp_
     config = {name: value for name, value in json.loads(path.read_text()).items() if name != "layout"}
     path.write_text(json.dumps(config | layout))
     with pytest.raises(
-        BadInput,
+        InputError,
         match=rf"layout 3, got {layout.get('layout', 'one without a number')}\. An earlier version wrote it\. Train anew",
     ):
         runs.open_run(tmp_path / "run")

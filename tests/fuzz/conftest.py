@@ -7,10 +7,11 @@ from odd_images import sound
 from odd_tables import SOUND, rows, text
 
 from fewstep import plots, runs
-from fewstep.adapted import adapt
-from fewstep.adapted.photos import adapt_photos
-from fewstep.problems import Images, Table
-from fewstep.tasks.reading import read_table
+from fewstep.apps.images.adapted import adapt_photos
+from fewstep.apps.images.problem import Images
+from fewstep.apps.tables.settings import Table
+from fewstep.storage.tables import read_table
+from fewstep.supervised.adapted import adapt
 
 SMALL = {"hidden": (4,), "meta_steps": 4, "log_every": 2, "meta_batch_size": 2, "shots": 3, "queries": 3}
 SMALL |= {"adaptation_steps": 1, "inner_optimizer": "sgd", "multi_step": 0.0, "clip": 0.0}  # soon compiled

@@ -1,9 +1,8 @@
 """What every file of tests/fuzz stands on: one command in this process, under a time limit, with an eye on all that it writes.
 
 A case passes where the command ends with 2 and a few lines, or where what it was given is usable: then with 0, or in the
-first meta-step of a training, which is traced and not made. Never with an exception, never late, never with a file where none
-was asked for. `python -m benchmarks.robustness.fuzz` counts the cases.
-"""
+first meta-step of a training, which is traced and not made. Never with an exception, never late, never with a file where
+none was asked for. `python -m benchmarks.robustness.fuzz` counts the cases."""
 
 import contextlib
 import io
@@ -18,8 +17,8 @@ from typing import NamedTuple
 import jax
 
 from fewstep import cli
-from fewstep.rl.problem import PolicyProblem
-from fewstep.training.plan import shapes_of
+from fewstep.apps.policies.model import PolicyProblem
+from fewstep.training.tuning import shapes_of
 
 SECONDS, MOST_SECONDS = 30, 300
 """of this process's own time, and by the clock: other programs may have the machine"""

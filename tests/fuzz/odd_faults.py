@@ -1,5 +1,5 @@
 """Families of faults in YAML, or what should be: name -> bytes. Used by test_fuzz_robots.py. Place: `read_family` of
-fewstep/tasks/faults.py."""
+fewstep/apps/robots/faults.py."""
 
 import json
 

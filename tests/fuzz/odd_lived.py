@@ -1,5 +1,5 @@
 """What robots lived through in .npz, or what should be: name -> bytes. Used by test_fuzz_robots.py. Place:
-fewstep/tasks/experience_file.py."""
+fewstep/apps/robots/data.py."""
 
 import io
 import os

@@ -1,5 +1,5 @@
 """Parquet files of a few hundred bytes that unpack to many gigabytes, written by hand: name -> bytes. Used by
-test_fuzz_tables.py. Place: `_parquet` of fewstep/tasks/reading.py."""
+test_fuzz_tables.py. Place: `_parquet` of fewstep/storage/tables.py."""
 
 import struct
 

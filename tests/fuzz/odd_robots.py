@@ -1,4 +1,4 @@
-"""Robots in MJCF, or what should be: name -> bytes. Used by test_fuzz_robots.py. Place: fewstep/tasks/robots.py."""
+"""Robots in MJCF, or what should be: name -> bytes. Used by test_fuzz_robots.py. Place: fewstep/simulators/mujoco.py."""
 
 from odd_json import files_damaged
 from odd_lived import zipped

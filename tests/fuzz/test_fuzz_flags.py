@@ -89,8 +89,8 @@ def place(fuzz, monkeypatch):
 
     for target in ("compare.splits.grounds", "apps.images.compare.grounds", "compare.policy_ground.grounds"):
         monkeypatch.setattr(f"fewstep.{target}", begin_comparison)
-    monkeypatch.setattr("fewstep.runs.measure.measure", begin)
-    monkeypatch.setattr("fewstep.training.estimate.estimate", begin)
+    monkeypatch.setattr("fewstep.supervised.report.measure", begin)
+    monkeypatch.setattr("fewstep.training.cost.estimate", begin)
     return fuzz
 
 

@@ -1,4 +1,4 @@
-"""Files and folders of every kind where photos are expected. Place: fewstep/tasks/photos.py, image_files.py and above."""
+"""Files and folders of every kind where photos are expected. Place: fewstep/apps/images/photos.py, image_files.py and above."""
 
 import odd_images
 import pytest

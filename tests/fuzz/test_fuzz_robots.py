@@ -1,5 +1,5 @@
 """Files of robots, of their faults, of what they lived through, and of policies, by the commands that read them. Place:
-fewstep/tasks/{faults,robots,experience_file}.py, rl/acting.py, runtime/follower.py, problems/robot_faults.py."""
+fewstep/tasks/{faults,robots,experience_file}.py, apps/policies/adapted.py, apps/robots/adapted.py, apps/robots/settings.py."""
 
 import json
 import resource
@@ -15,12 +15,13 @@ from known import untrained
 from odd_json import files_damaged, parts_damaged
 from odd_tables import unique
 
+from fewstep.apps.policies.adapted import AdaptedPolicy
+from fewstep.apps.policies.problems import Nav2d
 from fewstep.apps.policies.run import shape_of
-from fewstep.errors import BadInput
-from fewstep.problems import Nav2d, RobotFaults
-from fewstep.rl.acting import AdaptedPolicy
-from fewstep.runtime import Follower, open_follower
-from fewstep.trained import Trained
+from fewstep.apps.robots.adapted import Follower, open_follower
+from fewstep.apps.robots.settings import RobotFaults
+from fewstep.errors import InputError
+from fewstep.supervised.trained import Trained
 
 pytest.importorskip("mujoco", reason="robots need the extra [rl]")
 SMALL = {"shots": 2, "queries": 2, "hidden": (4,), "meta_batch_size": 2}
@@ -119,7 +120,7 @@ def test_a_damaged_follower_predicts_or_is_refused(tmp_path, monkeypatch, record
             follower = open_follower(tmp_path / "follower")
             assert follower.predict(np.zeros(follower.observed), np.zeros(follower.actions)).shape == (follower.observed,)
             record_property("outcome", "usable")
-        except BadInput:
+        except InputError:
             record_property("outcome", "refused")
         except BaseException as error:
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"

@@ -1,4 +1,4 @@
-"""Files of every kind where a table is expected, by each command that reads one. Place: fewstep/tasks/reading.py and above."""
+"""Files of every kind where a table is expected, by each command that reads one. Place: fewstep/storage/tables.py and above."""
 
 import os
 import resource

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import polars as pl
 
 from fewstep.application import Example, Presets
-from fewstep.errors import BadInput
-from fewstep.problem import Problem, Splits
-from fewstep.problems.settings import LearningSettings
-from fewstep.problems.supervised import supervised
-from fewstep.supervised_application import SupervisedApplication
-from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
-from fewstep.tasks.family import TaskFamily
-from fewstep.types import Episode, Examples
+from fewstep.apps.rows.application import SupervisedApplication
+from fewstep.core.problem import Problem, Splits
+from fewstep.core.tasks import TaskFamily
+from fewstep.core.types import Episode, Examples
+from fewstep.errors import InputError
+from fewstep.recipe.settings import LearningSettings
+from fewstep.supervised.columns import InputColumn, TableFormat, TargetColumn
+from fewstep.supervised.model import supervised
 
 FORMAT = TableFormat(tuple(InputColumn(name, "number", span=(-1.0, 1.0)) for name in ("x1", "x2")), (TargetColumn("y"),))
 
@@ -35,7 +35,7 @@ class Bowls(LearningSettings):
         """The Problem; with a saved `format` the model alone."""
         self.check(seed)
         if not 0 <= self.noise < float("inf"):
-            raise BadInput(f"--noise should be at least 0, got {self.noise}.")
+            raise InputError(f"--noise should be at least 0, got {self.noise}.")
         keys = jax.random.split(jax.random.key(1), 4)
         train, *held_out = (
             bowls(key, self.shot_range.most, queries, self.noise)

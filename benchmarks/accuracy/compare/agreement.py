@@ -2,12 +2,11 @@
 
     python -m benchmarks.accuracy.compare.agreement
 
-The longer runs are by other benchmarks of this room: other splits, other episodes, whole recipes,
-rivals fitted in their own ways. Their errors are brought to the unit of a page by an arm that both have. A verdict agrees where
-the recommended arm is behind the best of the arms that both have by no more than the margin in the longer run, too; one that
-cannot tell agrees where that holds of the arm so far or of one that it leaves open. A recurrent network that reads the order of
-transitions, which does better than MAML on robots, is no arm of a comparison.
-"""
+The longer runs are by other benchmarks of this room: other splits, other episodes, whole recipes, rivals fitted in their
+own ways. Their errors are brought to the unit of a page by an arm that both have. A verdict agrees where the recommended
+arm is behind the best of the arms that both have by no more than the margin in the longer run, too; one that cannot tell
+agrees where that holds of the arm so far or of one that it leaves open. A recurrent network that reads the order of
+transitions, which does better than MAML on robots, is no arm of a comparison."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.compare.coverage     # about two minutes
 
-An error is arm + seed + task + chance, in units of the spread from task to task. Tasks are skewed (exponential, log-normal) and
-seeds differ by 0.3, unless said otherwise. Four questions:
+An error is arm + seed + task + chance, in units of the spread from task to task. Tasks are skewed (exponential,
+log-normal) and seeds differ by 0.3, unless said otherwise. Four questions:
 
 * *intervals*: how often the interval of a difference holds the true one; 95 % are promised.
 * *equivalence*: how often arms whose true difference is one or two margins are called equivalent; at most 5 % are promised.

@@ -1,9 +1,8 @@
 """Eight generated task families whose right answer and Bayes error are known by construction. Used by planted.py.
 
-Each is the least that has its property: y = f(x, z) + noise, where z is what a task is. Either z is one of finitely many, all
-equally likely, so that the best possible prediction is a sum over them; or f is linear in z, which is normal, so that it is
-Bayes' rule. `Planted` makes an ordinary Problem of each, with as many tasks as a user might have.
-"""
+Each is the least that has its property: y = f(x, z) + noise, where z is what a task is. Either z is one of finitely many,
+all equally likely, so that the best possible prediction is a sum over them; or f is linear in z, which is normal, so that
+it is Bayes' rule. `Planted` makes an ordinary Problem of each, with as many tasks as a user might have."""
 
 from __future__ import annotations
 
@@ -16,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.errors import BadInput
-from fewstep.problem import Problem, Splits
-from fewstep.problems.settings import LearningSettings
-from fewstep.problems.supervised import supervised
-from fewstep.tasks.columns import InputColumn, TableFormat, TargetColumn
-from fewstep.tasks.family import TaskFamily
-from fewstep.types import Episode, Examples, Key
+from fewstep.core.problem import Problem, Splits
+from fewstep.core.tasks import TaskFamily
+from fewstep.core.types import Episode, Examples, Key
+from fewstep.errors import InputError
+from fewstep.recipe.settings import LearningSettings
+from fewstep.supervised.columns import InputColumn, TableFormat, TargetColumn
+from fewstep.supervised.model import supervised
 
 Value = Callable[[jax.Array, jax.Array], jax.Array]
 """`f(x [points, inputs], z [latents]) -> [points]`"""
@@ -161,7 +160,7 @@ class Planted(LearningSettings):
         del format
         self.check(seed)
         if self.family not in PLANTED:
-            raise BadInput(f"The family should be one of {', '.join(PLANTED)}, got {self.family}.")
+            raise InputError(f"The family should be one of {', '.join(PLANTED)}, got {self.family}.")
         truth = PLANTED[self.family]
         keys = jax.random.key_data(jax.random.split(jax.random.fold_in(jax.random.key(20), self.sample), 3))
         train, validation, test = (

@@ -2,11 +2,11 @@
 
     python -m benchmarks.accuracy.compare.planted     # about two hours of one core
 
-Every comparison sees some 400 tasks, as a user's would; then the arms it trained are asked about 100,000 fresh tasks. *Regret*
-is the error of the recommended arm less that of the best of them there, in units of the variance of the targets. A comparison
-is right where its regret is no more than its margin, and, of the family of few tasks, where it says that it cannot tell.
-Finished comparisons stand in the record and are not made again; two processes may share one, each with other `--families`.
-"""
+Every comparison sees some 400 tasks, as a user's would; then the arms it trained are asked about 100,000 fresh tasks.
+*Regret* is the error of the recommended arm less that of the best of them there, in units of the variance of the targets.
+A comparison is right where its regret is no more than its margin, and, of the family of few tasks, where it says that it
+cannot tell. Finished comparisons stand in the record and are not made again; two processes may share one, each with other
+`--families`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from benchmarks.accuracy.compare.families import PLANTED, Planted, bayes_error
 from benchmarks.records import Options, read, write
 from fewstep.application import application
 from fewstep.cli.arguments import prepare_jax
-from fewstep.types import Episode
+from fewstep.core.types import Episode
 
 FRESH = 100_000
 STAGES = 0.02, 0.2, 1.0
@@ -84,15 +84,15 @@ def recorded(path: Path) -> dict[str, Any]:
 
 def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> dict[str, Any]:
     """One comparison, without the curves and probes beside its verdict, and what its arms do on fresh tasks."""
-    from fewstep.compare import bench, run, told  # not needed to ask arms that are there
+    from fewstep.compare import report, run, runner  # not needed to ask arms that are there
 
     started = time.monotonic()
     fitted: dict[str, dict[int, Predict]] = defaultdict(dict)
     no_curves = dict.fromkeys(("by_shots", "by_steps", "by_tasks"))
     with (
-        mock.patch.object(bench, "methods_of", lambda ground, known=bench.methods_of: watched(known(ground), fitted)),
-        mock.patch.object(told, "curves", lambda *given: no_curves),
-        mock.patch.object(told, "probes", lambda *given: {}),
+        mock.patch.object(runner, "methods_of", lambda ground, known=runner.methods_of: watched(known(ground), fitted)),
+        mock.patch.object(report, "curves", lambda *given: no_curves),
+        mock.patch.object(report, "probes", lambda *given: {}),
         tempfile.TemporaryDirectory() as folder,
     ):
         found = run.compare(

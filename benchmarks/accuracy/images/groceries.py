@@ -1,12 +1,11 @@
 """Groceries photographed by phone: is meta-learning worth it there? One network, the same episodes for all: docs/results.md.
 
-python -m benchmarks.accuracy.images.groceries ../shared/data/grocery_store/grocery84.zip [--shots 1] [--out FILE]
-Classes are split by their group (Fruit/Apple), so that test classes are truly new. Each arm looks at as many images in
-training as the others: the preset `best` (joint training on all meta-train classes at once, then MAML from there); MAML from
-random parameters; from the same joint training ANIL (the last layer alone adapts) and prototypes (no adaptation step: nearest
-mean of features); joint training alone, longer, fine-tuned on the support set, with the start of its last layer, rate and
-steps chosen on meta-validation tasks. Chance is one of the ways. The others are compared with `best`.
-"""
+python -m benchmarks.accuracy.images.groceries ../shared/data/grocery_store/grocery84.zip [--shots 1] [--out FILE] Classes
+are split by their group (Fruit/Apple), so that test classes are truly new. Each arm looks at as many images in training
+as the others: the preset `best` (joint training on all meta-train classes at once, then MAML from there); MAML from
+random parameters; from the same joint training ANIL (the last layer alone adapts) and prototypes (no adaptation step:
+nearest mean of features); joint training alone, longer, fine-tuned on the support set, with the start of its last layer,
+rate and steps chosen on meta-validation tasks. Chance is one of the ways. The others are compared with `best`."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ import optax
 
 from benchmarks.records import Options, write
 from fewstep import MetaParams
+from fewstep.apps.images.predictions import Answers, Examiner, accuracy_of
+from fewstep.apps.images.problem import PRESETS, Images
+from fewstep.apps.images.report import calibrate_images
 from fewstep.cli.arguments import prepare_jax
-from fewstep.problem import Problem
-from fewstep.problems.images import PRESETS, Images
-from fewstep.training.evaluate import compiled_validation, summarize
-from fewstep.training.image_examiner import Answers, Examiner, accuracy_of
-from fewstep.training.image_report import calibrate_images
+from fewstep.core.problem import Problem
+from fewstep.supervised.evaluate import compiled_validation, summarize
 from fewstep.training.loop import beginning_from, train_in_memory
-from fewstep.variants import moves
+from fewstep.variants import adapt_only
 
 RATES, STEPS, HEADS = (0.01, 0.03, 0.1, 0.3), (0, 5, 10, 20), ("zero", "prototype")
 """tried for fine-tuning, on meta-validation tasks"""
@@ -117,7 +116,7 @@ def maml(settings: Images, seed: int, solution: MetaParams) -> Arm:
 def anil(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """ANIL (Raghu et al. 2020, arXiv 1909.09157): the inner loop moves the last layer alone."""
     problem = beginning_from(settings.build(seed), solution)
-    problem = replace(problem, learner=replace(problem.learner, adaptation_step=moves("head")))
+    problem = replace(problem, learner=replace(problem.learner, adaptation_step=adapt_only("head")))
     return chosen(problem, train_in_memory(problem, seed))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from benchmarks.records import Options, write
 from fewstep.cli.arguments import prepare_jax
-from fewstep.cli.tables import print_evaluation
-from fewstep.training.log import read_metrics
+from fewstep.cli.output import print_evaluation
+from fewstep.training.progress import read_metrics
 
 SETTINGS = ((5, 1), (20, 1), (5, 5), (20, 5))
 KEPT = ("preset", "tasks", "classes", "steps", "metric", "mean", "ci95", "ci95_by_class", "protocol")

@@ -1,10 +1,9 @@
 """RL² (Duan et al. 2016, arXiv 1611.02779): a recurrent policy, which adapts by remembering. A rival in docs/policies.md.
 
-A trial is several trajectories of one task in a row. The policy is a gated recurrent unit (Cho et al. 2014) that is given the
-observation, the last reward, the last action and whether a trajectory begins; what it remembers goes on from one to the next.
-It is trained by PPO (Schulman et al. 2017) on whole trials, with a value head on the same memory. A meta-step takes as many
-steps of the environment as one of the policies it is compared with. Used by policies.py.
-"""
+A trial is several trajectories of one task in a row. The policy is a gated recurrent unit (Cho et al. 2014) that is given
+the observation, the last reward, the last action and whether a trajectory begins; what it remembers goes on from one to
+the next. It is trained by PPO (Schulman et al. 2017) on whole trials, with a value head on the same memory. A meta-step
+takes as many steps of the environment as one of the policies it is compared with. Used by policies.py."""
 
 from __future__ import annotations
 
@@ -20,11 +19,9 @@ import numpy as np
 import optax
 
 from fewstep import nn
-from fewstep.nn.normalized import FAR, LEAST_DEVIATION, SEEN, having_seen
-from fewstep.nn.policies import Gaussian, gaussian
-from fewstep.rl.simulated import generator_of
-from fewstep.tasks.environments import Environment
-from fewstep.tasks.simulation import Simulation
+from fewstep.apps.policies.environment import Environment, Simulation
+from fewstep.apps.policies.networks import FAR, LEAST_DEVIATION, SEEN, Gaussian, gaussian, having_seen
+from fewstep.apps.policies.simulated import generator_of
 
 UNITS = 64
 GAUSSIAN = gaussian(1, 1)

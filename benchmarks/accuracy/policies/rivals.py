@@ -6,11 +6,11 @@
 
 What the record already has of the same protocol stays in it, seed by seed: more seeds can be added.
 
-Every seed is trained as `fewstep train PROBLEM` does it, and judged on 40 test tasks, the same for all, with fresh trajectories
-for every update; actions are sampled. The rivals: a policy trained on all tasks at once without adapting, then fine-tuned by
-the same policy-gradient steps at a rate chosen on validation tasks; one that is told the task; a recurrent one (RL²,
-recurrent_policy.py), whose columns are its first, second, third and fourth trajectory in a task; and one never trained.
-"""
+Every seed is trained as `fewstep train PROBLEM` does it, and judged on 40 test tasks, the same for all, with fresh
+trajectories for every update; actions are sampled. The rivals: a policy trained on all tasks at once without adapting,
+then fine-tuned by the same policy-gradient steps at a rate chosen on validation tasks; one that is told the task; a
+recurrent one (RL², recurrent_policy.py), whose columns are its first, second, third and fourth trajectory in a task; and
+one never trained."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ import numpy as np
 from benchmarks.accuracy.policies import recurrent
 from benchmarks.records import Options, device, read, write
 from fewstep.application import presets
+from fewstep.apps.policies.environment import ResetResult, Simulation, StepResult
+from fewstep.apps.policies.model import PolicyProblem, returns_of
+from fewstep.apps.policies.nav2d import navigation, straight_there
+from fewstep.apps.policies.report import TEST
+from fewstep.apps.policies.settings import PolicySettings
 from fewstep.cli.arguments import prepare_jax
-from fewstep.plots.every_run import Panel, every_run
-from fewstep.problems.policy_settings import PolicySettings
-from fewstep.rl.problem import PolicyProblem, returns_of
-from fewstep.tasks.navigation import navigation, straight_there
-from fewstep.tasks.simulation import Begun, Outcome, Simulation
+from fewstep.core.types import MetaParams
+from fewstep.plots.seeds import Panel, every_run
+from fewstep.supervised.evaluate import SEEDS, over_seeds, summarize
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.evaluate import summarize
-from fewstep.training.log import read_metrics
-from fewstep.training.over_seeds import SEEDS, over_seeds
-from fewstep.training.policy_report import TEST
-from fewstep.types import MetaParams
+from fewstep.training.progress import read_metrics
 
 TASKS, UPDATES = 40, 3
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -194,12 +193,12 @@ def telling(simulation: Simulation) -> Simulation:
     def told(observations: np.ndarray) -> np.ndarray:
         return np.concatenate([observations, now["tasks"]], axis=1)
 
-    def begin(tasks: Any, seeds: Any) -> Begun:
+    def begin(tasks: Any, seeds: Any) -> ResetResult:
         now["tasks"] = np.asarray(tasks, np.float32)[:, None]
         begun = simulation.begin(tasks, seeds)
         return begun._replace(observations=told(begun.observations))
 
-    def step(actions: np.ndarray, alive: np.ndarray) -> Outcome:
+    def step(actions: np.ndarray, alive: np.ndarray) -> StepResult:
         outcome = simulation.step(actions, alive)
         return outcome._replace(observations=told(outcome.observations))
 

@@ -2,14 +2,12 @@
 
     python -m benchmarks.accuracy.robots.control [--robot half-cheetah] [--family severe] [--seeds 0 1 2] [--robots 20]
 
-
-Every arm looks ahead by the same planner from the same beginnings, and differs by its model: the pooled network, MAML that
-stops adapting where the fault strikes, MAML that goes on, and a network that is told the condition. `faults.py`
-trains them, at equal operations and on the same experience: random motion, and so many rounds in which the meta-train robots
-are driven by the model of the round before (`fewstep gather`). The figure is the way made after the fault, in meters, over
-unseen robots and seeds; beside it the return, which has the cost of tilting over. The share of the way from pooled to told is
-one of means, its interval by bootstrap over robots.
-"""
+Every arm looks ahead by the same planner from the same beginnings, and differs by its model: the pooled network, MAML
+that stops adapting where the fault strikes, MAML that goes on, and a network that is told the condition. `faults.py`
+trains them, at equal operations and on the same experience: random motion, and so many rounds in which the meta-train
+robots are driven by the model of the round before (`fewstep gather`). The figure is the way made after the fault, in
+meters, over unseen robots and seeds; beside it the return, which has the cost of tilting over. The share of the way from
+pooled to told is one of means, its interval by bootstrap over robots."""
 
 from __future__ import annotations
 
@@ -26,19 +24,19 @@ import numpy as np
 
 from benchmarks.accuracy.robots.faults import meta_learned, pooled_network, summarized, told_all
 from benchmarks.records import Options, write
-from fewstep import MetaParams, losses, runs
+from fewstep import MetaParams, runs
+from fewstep.apps.robots.adapted import Follower
+from fewstep.apps.robots.data import write_experience
+from fewstep.apps.robots.faults import Faults, read_family
+from fewstep.apps.robots.mpc import PLANNER, Driver, Run, adapting
+from fewstep.apps.robots.rollouts import with_more
+from fewstep.apps.robots.settings import PRESETS, RobotFaults, unmet
 from fewstep.cli.arguments import prepare_jax
-from fewstep.driving import PLANNER, Driver, Run, adapting
-from fewstep.problem import Problem
-from fewstep.problems import RobotFaults
-from fewstep.problems.robot_faults import PRESETS, unmet
-from fewstep.runtime import Follower
-from fewstep.runtime.fleet import with_more
-from fewstep.tasks.experience_file import write_experience
-from fewstep.tasks.faults import Faults, read_family
-from fewstep.tasks.robots import Robot
-from fewstep.trained import Trained
-from fewstep.training.estimate import meta_step_operations
+from fewstep.core import losses
+from fewstep.core.problem import Problem
+from fewstep.simulators.mujoco import Robot
+from fewstep.supervised.trained import Trained
+from fewstep.training.cost import meta_step_operations
 
 STEPS = 300
 """of control in a run; the fault strikes in the middle"""

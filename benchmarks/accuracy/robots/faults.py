@@ -4,11 +4,10 @@
 
                                       (--arms NAME ...: these alone, the others of the record stay)
 
-Every arm is a network of the same hidden layers, sees the same robots, is trained with as many operations as MAML or fewer, and
-predicts the same windows of the same unseen robots: 32 transitions, then the 48 that follow. What an arm may choose (rates,
-steps, how much to shrink) is chosen on validation robots. Figures are mean squared errors in parts of the variance of the
-changes; one figure a robot, over its windows and over seeds; intervals over robots.
-"""
+Every arm is a network of the same hidden layers, sees the same robots, is trained with as many operations as MAML or
+fewer, and predicts the same windows of the same unseen robots: 32 transitions, then the 48 that follow. What an arm may
+choose (rates, steps, how much to shrink) is chosen on validation robots. Figures are mean squared errors in parts of the
+variance of the changes; one figure a robot, over its windows and over seeds; intervals over robots."""
 
 from __future__ import annotations
 
@@ -26,17 +25,17 @@ import numpy as np
 import optax
 
 from benchmarks.records import Options, read, write
-from fewstep import MetaParams, losses, nn, runs
+from fewstep import MetaParams, nn, runs
+from fewstep.apps.robots.settings import PRESETS, RobotFaults
+from fewstep.apps.robots.tasks import windows
 from fewstep.cli.arguments import prepare_jax
-from fewstep.maml import Learner
-from fewstep.problem import Problem, Splits
-from fewstep.problems import RobotFaults
-from fewstep.problems.robot_faults import PRESETS
-from fewstep.tasks.windows import windows
-from fewstep.training.estimate import meta_step_operations
-from fewstep.training.evaluate import compiled_validation, summarize, task_errors
+from fewstep.core import losses
+from fewstep.core.maml import Learner
+from fewstep.core.problem import Problem, Splits
+from fewstep.supervised.evaluate import compiled_validation, summarize, task_errors
+from fewstep.training.cost import meta_step_operations
+from fewstep.training.jit import jit_hoisted
 from fewstep.training.loop import train_in_memory
-from fewstep.training.programs import compiled
 
 WINDOWS = 10
 """of each test robot"""
@@ -114,7 +113,7 @@ def errors_of(problem: Problem, params: MetaParams, steps: tuple[int, ...]) -> n
     assert problem.splits is not None
     family = problem.splits.test
     tasks = family.tasks(10_000)
-    program = compiled(lambda params, key: task_errors(problem, params, family, tasks, steps, key, WINDOWS).metrics)
+    program = jit_hoisted(lambda params, key: task_errors(problem, params, family, tasks, steps, key, WINDOWS).metrics)
     return np.asarray(program(params, jax.random.key(0))[next(iter(problem.metrics))], np.float64)
 
 

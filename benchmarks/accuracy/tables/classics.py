@@ -1,9 +1,8 @@
 """What a statistician would try on curves over a common grid: the rivals of cross_fitting.py.
 
-`Curves` are the training units, whole; `Asked` are the episodes of unseen units. Every rival answers with predictions [units,
-draws, queries] from the same support rows, in the target's own units, and with how far it expects to be off; what has to be
-chosen is chosen on the validation units.
-"""
+`Curves` are the training units, whole; `Asked` are the episodes of unseen units. Every rival answers with predictions
+[units, draws, queries] from the same support rows, in the target's own units, and with how far it expects to be off; what
+has to be chosen is chosen on the validation units."""
 
 from __future__ import annotations
 

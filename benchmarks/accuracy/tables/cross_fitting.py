@@ -1,11 +1,10 @@
 """The table figures of docs/results.md: unseen units from a few rows, fewstep beside what a statistician would try.
 
-python -m benchmarks.accuracy.tables.cross_fitting weather   --data weather.csv   [--future]
-python -m benchmarks.accuracy.tables.cross_fitting gapminder --data gapminder.tsv [--future]
-Every unit that has a row in every place of the common grid is tested once (cross-fitting). All methods see the same meta-train
-units, choose on the same meta-validation units, calibrate their 95 % intervals on the same calibration units by the same rule,
-and are measured on the same support and query rows. Some ten minutes a table.
-"""
+python -m benchmarks.accuracy.tables.cross_fitting weather --data weather.csv [--future] python -m
+benchmarks.accuracy.tables.cross_fitting gapminder --data gapminder.tsv [--future] Every unit that has a row in every
+place of the common grid is tested once (cross-fitting). All methods see the same meta-train units, choose on the same
+meta-validation units, calibrate their 95 % intervals on the same calibration units by the same rule, and are measured on
+the same support and query rows. Some ten minutes a table."""
 
 from __future__ import annotations
 
@@ -23,18 +22,18 @@ import polars as pl
 
 from benchmarks.accuracy.tables.classics import Answer, Asked, Curves, chosen, rivals, squared_errors
 from benchmarks.records import Options, write
-from fewstep import maml
-from fewstep.errors import RunFailed
-from fewstep.problem import Problem
-from fewstep.problems import Table
-from fewstep.tasks.reading import read_table
+from fewstep.apps.tables.settings import Table
+from fewstep.core import maml
+from fewstep.core.problem import Problem
+from fewstep.core.types import MetaParams
+from fewstep.errors import TrainingError
+from fewstep.storage.tables import read_table
+from fewstep.supervised.conformal import quantile
+from fewstep.supervised.evaluate import summarize, task_errors
+from fewstep.supervised.fit import adapt_task, deviation
+from fewstep.supervised.training import finalize
 from fewstep.training import loop
-from fewstep.training.calibrate import quantile
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.complete import complete
-from fewstep.training.evaluate import summarize, task_errors
-from fewstep.training.fit import deviation, fit
-from fewstep.types import MetaParams
 
 DRAWS = 10
 KEY = jax.random.key(0)
@@ -147,9 +146,9 @@ def one_fold(study: Study, data: str, fold: int, folds: int, future: bool) -> di
     tuned = replace(gradient, learner=replace(gradient.learner, inner_optimizer=optax.sgd(rate)))
     ours["pooled network"] = (pooled_problem, pooled, 0, False)
     ours["pooled network, fine-tuned"] = (tuned, pooled, steps, False)
-    by_gradient, gradient_error = complete(gradient, meta_train(gradient))
+    by_gradient, gradient_error = finalize(gradient, meta_train(gradient))
     plain = meta_train(bayes)
-    by_bayes, bayes_error = complete(bayes, plain)
+    by_bayes, bayes_error = finalize(bayes, plain)
     ours["fewstep, 5 gradient steps"] = (gradient, by_gradient, gradient.learner.adaptation_steps, True)
     ours["fewstep, Bayesian last layer, one normal"] = (bayes, plain, 1, True)
     ours["fewstep, Bayesian last layer"] = (bayes, by_bayes, 1, True)
@@ -172,7 +171,7 @@ def meta_train(problem: Problem) -> MetaParams:
     with tempfile.TemporaryDirectory() as folder:
         try:
             loop.train(problem, Path(folder), quiet=True)
-        except RunFailed as error:
+        except TrainingError as error:
             print(f"  stopped, best checkpoint taken: {error}", flush=True)
         like = jax.eval_shape(lambda: maml.init(problem.outer_optimizer, problem.init(KEY)))
         with Checkpoints(Path(folder) / "checkpoints", "read") as checkpoints:
@@ -230,7 +229,7 @@ def answers(problem: Problem, params: MetaParams, family, steps: int, sure: bool
             adapted = maml.adapt(problem.learner, params, episode.support, KEY, steps)
             outputs = problem.predict(adapted, episode.query.inputs)
             return outputs, jnp.ones_like(outputs)
-        fitted = fit(problem, params, episode.support, KEY, steps)
+        fitted = adapt_task(problem, params, episode.support, KEY, steps)
         return problem.predict(fitted.params, episode.query.inputs), deviation(problem, fitted, episode.query.inputs)
 
     def one_unit(episodes):

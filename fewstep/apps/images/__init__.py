@@ -1,4 +1,4 @@
-"""Few-shot classification of images: folders of photos, known data sets, Omniglot (floor 7)."""
+"""Few-shot classification of images: folders of photos, known data sets, Omniglot."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.application import AdaptedModel, Command, Contents, EvaluationOptions, Example, Json, Presets, Source, resolve
-from fewstep.supervised_application import SupervisedApplication
+from fewstep.application import (
+    AdaptedModel,
+    Command,
+    Contents,
+    EvaluationOptions,
+    Example,
+    Json,
+    Presets,
+    Source,
+    resolve,
+)
+from fewstep.apps.rows.application import SupervisedApplication
 
 if TYPE_CHECKING:
-    from fewstep.types import MetaParams
+    from fewstep.core.types import MetaParams
 
 
 class ImagesApplication(SupervisedApplication):
@@ -18,30 +28,33 @@ class ImagesApplication(SupervisedApplication):
 
     name = "images"
     commands: Mapping[str, Command] = {
-        "adapt": Command("fewstep.cli.photos:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"),
+        "adapt": Command(
+            "fewstep.apps.images.cli:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"
+        ),
         "predict": Command(
-            "fewstep.cli.photos:Predict", "predict with an adapted model: numbers, classes, intervals", "adapted"
+            "fewstep.apps.images.cli:Predict", "predict with an adapted model: numbers, classes, intervals", "adapted"
         ),
     }
     evaluation: Mapping[str, str] = {"steps": "", "tasks": "", "shots": "shots", "ways": "ways", "queries": "test_queries"}
 
     @property
     def problems(self) -> Mapping[str, type[Any]]:
-        from fewstep.problems.images import Images
-        from fewstep.problems.omniglot import Omniglot
+        from fewstep.apps.images.omniglot import Omniglot
+        from fewstep.apps.images.problem import Images
 
         return {"images": Images, "omniglot": Omniglot}
 
     @property
     def presets(self) -> Mapping[str, Presets]:
-        from fewstep.problems import images, omniglot
+        from fewstep.apps.images import omniglot
+        from fewstep.apps.images import problem as images
 
         return {"images": images.PRESETS, "omniglot": omniglot.PRESETS}
 
     @property
     def figures(self) -> Mapping[str, Callable[[Contents], Any]]:
+        from fewstep.apps.images.plots import accuracy, episodes, reliability
         from fewstep.plots.curves import training
-        from fewstep.plots.images import accuracy, episodes, reliability
 
         return {"training": training, "episodes": episodes, "accuracy": accuracy, "reliability": reliability}
 
@@ -57,14 +70,14 @@ class ImagesApplication(SupervisedApplication):
         return {**super().record(problem), "classes": problem.images.parts}
 
     def check_calibration(self, calibration: Json, problem: Any) -> None:
-        from fewstep.training.image_report import require_calibration_of_images
+        from fewstep.apps.images.report import require_calibration_of_images
 
         require_calibration_of_images(calibration, problem)
 
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         """Chooses the number of steps, fits the temperature; keeps the photos that calibrate prediction sets."""
-        from fewstep.training.image_report import calibrate_images
-        from fewstep.training.image_sets import write_photos
+        from fewstep.apps.images.prediction_sets import write_photos
+        from fewstep.apps.images.report import calibrate_images
 
         write_photos(directory, problem.images.calibration)
         return calibrate_images(problem, params)
@@ -74,8 +87,8 @@ class ImagesApplication(SupervisedApplication):
         meta-validation tasks (adaptation steps, temperature) is chosen anew."""
         import time
 
-        from fewstep.training.image_report import calibrate_images, evaluate_images
-        from fewstep.training.log import working
+        from fewstep.apps.images.report import calibrate_images, evaluate_images
+        from fewstep.training.progress import working
 
         started = time.monotonic()
         if options.trained is not None and any(getattr(options.trained, name) != new for name, new in options.changes.items()):
@@ -91,18 +104,18 @@ class ImagesApplication(SupervisedApplication):
 
     def illustrate(self, problem: Any, params: MetaParams, calibration: Json, result: Json) -> Json:
         """A few episodes with their images."""
-        from fewstep.training.image_pictures import episodes_shown
+        from fewstep.apps.images.report import episodes_shown
 
         return episodes_shown(problem, params, calibration)
 
     def adapt(self, run: Any, support: Any, **options: Any) -> AdaptedModel:
         """Adapts to the photos in a folder or a zip of class folders."""
-        from fewstep.adapted.photos import adapt_photos
+        from fewstep.apps.images.adapted import adapt_photos
 
         return adapt_photos(run, support, **options)
 
     def open_adapted(self, directory: Path) -> AdaptedModel:
-        from fewstep.adapted.photos import open_photos
+        from fewstep.apps.images.adapted import open_photos
 
         return open_photos(directory)
 
@@ -116,7 +129,7 @@ class ImagesApplication(SupervisedApplication):
         import numpy as np
         from PIL import Image
 
-        from fewstep.problems.images import Images
+        from fewstep.apps.images.problem import Images
 
         random = np.random.default_rng(0)
         for number in range(12):

@@ -1,27 +1,133 @@
-"""What methods on images are compared on: episodes of held-out classes (floor 7)."""
+"""What methods on images are compared on: episodes of held-out classes.
+
+A probe on embeddings of photos that the user brings, from a network trained elsewhere: what a reviewer asks for.
+
+The network itself is not here: its embeddings are a table, and the photos of an episode are found in it again by their
+pixels.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import polars as pl
 
-from fewstep.compare.arms import LEARNED, classical
-from fewstep.compare.arms.arm import Arm
-from fewstep.compare.arms.embeddings import PROBE, embeddings_of
-from fewstep.compare.asked import require_budget
-from fewstep.compare.ground import Ground, ground, recipe_of
-from fewstep.compare.leaks import SHOWN
+from fewstep.apps.images.data import ImageSet
+from fewstep.apps.images.problem import Images
+from fewstep.apps.images.splits import Parts
+from fewstep.compare.episodes import Ground, ground, recipe_of
+from fewstep.compare.leaks import SHOWN_PAIRS
+from fewstep.compare.methods import LEARNED, classical
+from fewstep.compare.methods.method import Arm, Fitted, Work
+from fewstep.compare.request import require_budget
 from fewstep.compare.splits import require_tasks
-from fewstep.errors import BadInput
-from fewstep.problem import Problem
-from fewstep.problems.image_classes import Parts
-from fewstep.problems.images import Images
-from fewstep.tasks.family import TaskFamily
-from fewstep.tasks.image_set import ImageSet
+from fewstep.core.problem import Problem
+from fewstep.core.tasks import TaskFamily
+from fewstep.core.types import Episode
+from fewstep.errors import InputError
+from fewstep.storage.tables import read_table
+from fewstep.supervised.infer_kinds import in_numbers, number_kinds
+
+FILE = "file"
+SHOWN = 3
+RIDGES = (10.0, 1.0, 0.1)
+
+
+class Embeddings(NamedTuple):
+    """What the user brings."""
+
+    values: np.ndarray
+    """[images, numbers] float64, of length 1 about the mean of meta-train photos"""
+    number: dict[bytes, int]
+    """pixels -> which image that is"""
+
+
+@lru_cache(maxsize=1)
+def embeddings_of(path: str, settings: Images, seed: int) -> Embeddings:
+    """The embeddings in the table at `path`: a column `file`, with names as "class/photo.jpg" within the data, and a number in
+    each other column; a row for each photo.
+
+    Raises `InputError` where the table is none of this, or a photo has no row.
+    """
+    found, parts, _ = settings.classes(seed)
+    table = read_table(path)
+    if FILE not in table.columns or table.width < 2:
+        raise InputError(
+            f"--embeddings {path}: expected a column {FILE!r} and columns of numbers, found {shown(table.columns)}."
+        )
+    others = table.drop(FILE)
+    others = in_numbers(others, number_kinds(others, others.columns, {}, f"--embeddings {path}"), f"--embeddings {path}")
+    if words := [name for name, kind in others.schema.items() if not kind.is_numeric()]:
+        raise InputError(f"--embeddings {path}: expected numbers in all columns but {FILE!r}, found words in {shown(words)}.")
+    row = {name: number for number, name in enumerate(table[FILE].cast(pl.String).to_list())}
+    if missing := [name for name in found.files if name not in row]:
+        raise InputError(
+            f"--embeddings {path}: expected a row for each photo, found none for {shown(missing)} "
+            f"({len(missing)} of {len(found.files)}). Name them as they lie in --data."
+        )
+    values = others.to_numpy()[[row[name] for name in found.files]].astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"--embeddings {path}: expected finite numbers, found gaps or NaN.")
+    of_class = np.repeat(np.arange(len(found.length)), found.length)
+    values = values - values[np.isin(of_class, parts["train"])].mean(0)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return Embeddings(values, {image.tobytes(): number for number, image in enumerate(found.images)})
+
+
+def shown(names: list[str]) -> str:
+    return ", ".join(map(str, names[:SHOWN])) + ", ..." * (len(names) > SHOWN)
+
+
+def fit_probe(work: Work) -> Fitted:
+    """Ridge regression of the classes on the embeddings of a task's support photos."""
+    ground, ridge = work.ground, work.choice["ridge"]
+    known = embeddings_of(ground.embeddings, ground.settings, ground.seed)
+    pixels = ground.problem.images.pixels
+
+    def embedded(images: Any) -> np.ndarray:
+        """[episodes, images, numbers] of encoded photos [episodes, images, height, width, channels]."""
+        decoded = pixels.decode(images)
+        numbers = [[known.number[image.tobytes()] for image in episode] for episode in decoded]
+        return known.values[np.array(numbers)]
+
+    def predict(episodes: Episode) -> np.ndarray:
+        support, query = episodes
+        weight = np.sqrt(np.asarray(support.weight, np.float64))[..., None]
+        x, asked = weight * embedded(support.inputs), embedded(query.inputs)
+        targets = weight * (np.asarray(support.targets, np.float64) - 1 / support.targets.shape[-1])
+        kernel = x @ x.swapaxes(1, 2) + ridge * np.eye(x.shape[1])
+        return asked @ (x.swapaxes(1, 2) @ np.linalg.solve(kernel, targets))
+
+    def adapting() -> float:
+        rows = ground.settings.ways * ground.settings.shot_range.most
+        return rows**2 * known.values.shape[1] + rows**3 / 3
+
+    return Fitted(predict, adapt_operations=adapting)
+
+
+def why_not(ground: Ground) -> str:
+    if not ground.embeddings:
+        return "no --embeddings of a network trained elsewhere are given"
+    return ""
+
+
+PROBE = Arm(
+    "probe",
+    "Probe on your embeddings",
+    "Ridge regression of the classes on the embeddings that you brought, from a network trained elsewhere.",
+    "classical",
+    fit_probe,
+    lambda ground: tuple({"ridge": ridge} for ridge in RIDGES),
+    rows=False,
+    seeded=False,
+    why_not=why_not,
+)
+
 
 TASKS = 100
 """held-out tasks of each split, one episode of each"""
@@ -30,10 +136,10 @@ LEAST_BUDGET = 120.0
 
 
 def grounds(settings: Any, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = "") -> tuple[Ground]:
-    """One split. Raises `BadInput` for embeddings that do not fit, and for photos that are in classes of two splits."""
+    """One split. Raises `InputError` for embeddings that do not fit, and for photos that are in classes of two splits."""
     require_budget(budget, LEAST_BUDGET)
     if embeddings and not isinstance(settings, Images):
-        raise BadInput("--embeddings are of photos: leave them out, or compare on images.")
+        raise InputError("--embeddings are of photos: leave them out, or compare on images.")
     first = image_ground(settings, seed, embeddings)
     if embeddings:
         embeddings_of(embeddings, first.settings, seed)  # type: ignore[arg-type]
@@ -72,10 +178,10 @@ def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
             if content[image] in known and np.ptp(found.images[image])
         ]
         if twice:
-            raise BadInput(
+            raise InputError(
                 f"{len(twice)} photo{'s' * (len(twice) > 1)} of meta-{part} classes would be known from training: "
-                + "; ".join(f"{files[one]} is {files[other]}" for one, other in twice[:SHOWN])
-                + "; ..." * (len(twice) > SHOWN)
+                + "; ".join(f"{files[one]} is {files[other]}" for one, other in twice[:SHOWN_PAIRS])
+                + "; ..." * (len(twice) > SHOWN_PAIRS)
                 + ". Remove one of each pair."
             )
 

@@ -1,4 +1,4 @@
-"""Policies that adapt to a task by acting in it (floor 7)."""
+"""Policies that adapt to a task by acting in it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fewstep.application import (
     Source,
     resolve,
 )
-from fewstep.errors import BadInput
+from fewstep.errors import InputError
 
 if TYPE_CHECKING:
-    from fewstep.types import MetaParams
+    from fewstep.core.types import MetaParams
 
 TASKS = 40
 """test tasks, unless another number is asked for"""
@@ -35,38 +35,40 @@ class PoliciesApplication:
     capabilities = frozenset({"environments"})
     commands: Mapping[str, Command] = {
         "adapt": Command(
-            "fewstep.cli.policies:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"
+            "fewstep.apps.policies.cli:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"
         ),
-        "play": Command("fewstep.cli.policy_play:Play", "a moving picture of what adaptation changes: of a robot, of a policy"),
+        "play": Command(
+            "fewstep.apps.policies.play:Play", "a moving picture of what adaptation changes: of a robot, of a policy"
+        ),
     }
     evaluation: Mapping[str, str] = {"steps": "", "tasks": ""}
 
     @property
     def problems(self) -> Mapping[str, type[Settings]]:
-        from fewstep.problems.locomotion import LOCOMOTION
-        from fewstep.problems.nav2d import Nav2d
-        from fewstep.problems.own_environment import OwnEnvironment
+        from fewstep.apps.policies.problems import LOCOMOTION, Nav2d, OwnEnvironment
 
         return {"nav2d": Nav2d, **LOCOMOTION, "rl": OwnEnvironment}
 
     @property
     def presets(self) -> Mapping[str, Presets]:
-        from fewstep.problems import locomotion, nav2d, own_environment
+        from fewstep.apps.policies import problems as locomotion
+        from fewstep.apps.policies import problems as nav2d
+        from fewstep.apps.policies import problems as own_environment
 
-        return {"nav2d": nav2d.PRESETS, **locomotion.PRESETS, "rl": own_environment.PRESETS}
+        return {"nav2d": nav2d.NAV2D_PRESETS, **locomotion.LOCOMOTION_PRESETS, "rl": own_environment.OWN_ENVIRONMENT_PRESETS}
 
     @property
     def figures(self) -> Mapping[str, Callable[[Contents], Any]]:
-        from fewstep.plots.policies import PICTURES
+        from fewstep.apps.policies.plots import PICTURES
 
         return PICTURES
 
     @property
     def methods(self) -> Sequence[Any]:
-        return resolve("fewstep.compare.arms.policies:POLICIES")  # type: ignore[return-value]
+        return resolve("fewstep.apps.policies.compare:POLICIES")  # type: ignore[return-value]
 
     def build(self, settings: Settings, seed: int, saved: Saved | None = None, trusted: str = "") -> Any:
-        """The PolicyProblem, in its own environment or in that of `trusted`, module:factory. Raises `BadInput` if the
+        """The PolicyProblem, in its own environment or in that of `trusted`, module:factory. Raises `InputError` if the
         environment cannot be made, or is not of the sizes that a saved policy was trained for."""
         from fewstep.apps.policies.run import in_environment
 
@@ -99,8 +101,8 @@ class PoliciesApplication:
 
     def evaluate(self, problem: Any, params: MetaParams, calibration: Json, options: EvaluationOptions) -> Json:
         """Mean returns on test tasks, after 0 to the most of the `steps` updates."""
-        from fewstep.training.log import working
-        from fewstep.training.policy_report import evaluate_policies
+        from fewstep.apps.policies.report import evaluate_policies
+        from fewstep.training.progress import working
 
         updates, tasks = updates_of(problem, options.steps), options.tasks or TASKS
         with working(f"evaluating on {tasks} unseen tasks", options.quiet):
@@ -110,7 +112,7 @@ class PoliciesApplication:
 
     def illustrate(self, problem: Any, params: MetaParams, calibration: Json, result: Json) -> Json:
         """The ways that a few policies take, before adaptation and after each update."""
-        from fewstep.training.policy_report import ways_shown
+        from fewstep.apps.policies.report import ways_shown
 
         return ways_shown(problem, params, max(result["steps"]))
 
@@ -121,18 +123,18 @@ class PoliciesApplication:
         return adapt_policy(run, support, **options)[0]
 
     def open_adapted(self, directory: Path) -> AdaptedModel:
-        from fewstep.rl.acting import open_policy
+        from fewstep.apps.policies.adapted import open_policy
 
         return open_policy(directory)
 
     def benchmark(self, settings: Settings, seed: int, say: Callable[[str], None], **options: Any) -> Sequence[Any]:
         """The same held-out tasks for all methods, and as many trajectories."""
-        return resolve("fewstep.compare.policy_ground:grounds")(settings, seed, say, **options)
+        return resolve("fewstep.apps.policies.compare:grounds")(settings, seed, say, **options)
 
     def example(self, folder: Path) -> Example:
         import numpy as np
 
-        from fewstep.problems.nav2d import Nav2d
+        from fewstep.apps.policies.problems import Nav2d
 
         settings = Nav2d(meta_batch_size=2, rollouts=3, hidden=(4,), meta_steps=4, log_every=2)
         return Example(settings, np.array([0.1, 0.4], np.float32), (0.0, 0.0), {"rollouts": 0, "discount": 2.0})
@@ -143,7 +145,7 @@ def updates_of(problem: Any, steps: Sequence[Any] | None) -> int:
     if steps is None:
         return problem.updates
     if "auto" in steps or max(steps) < 1:
-        raise BadInput("--steps: of a policy expected numbers of updates, at least one of them above 0, such as 0,1,2,3.")
+        raise InputError("--steps: of a policy expected numbers of updates, at least one of them above 0, such as 0,1,2,3.")
     return max(steps)
 
 

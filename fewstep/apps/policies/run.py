@@ -1,4 +1,4 @@
-"""What is done with the run of a policy: its environment is found, and it adapts to a task by acting in it (floor 7)."""
+"""What is done with the run of a policy: its environment is found, and it adapts to a task by acting in it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import jax
 import numpy as np
 
 from fewstep.application import Saved
-from fewstep.errors import BadInput, NotTrusted
-from fewstep.problems.own_environment import OwnEnvironment
-from fewstep.problems.policy_settings import PolicySettings
-from fewstep.rl.acting import AdaptedPolicy, Shape
-from fewstep.rl.problem import AdaptedTo, PolicyProblem, adapted_to, unseen_task
+from fewstep.apps.policies.adapted import AdaptedPolicy, Shape
+from fewstep.apps.policies.environment import Simulation
+from fewstep.apps.policies.gymnasium import factory_of, gym_tasks, read_own_task
+from fewstep.apps.policies.model import AdaptedTo, PolicyProblem, adapted_to, unseen_task
+from fewstep.apps.policies.problems import OwnEnvironment
+from fewstep.apps.policies.settings import PolicySettings
+from fewstep.errors import InputError, NotTrusted
 from fewstep.runs import Run
-from fewstep.tasks.gym_tasks import factory_of, gym_tasks, read_task
-from fewstep.tasks.simulation import Simulation
 
 
 def in_environment(settings: PolicySettings, seed: int, saved: Saved | None = None, env: str = "") -> PolicyProblem:
     """The problem in its own environment or in that of `env`, module:factory. Code that is not fewstep's is run if it is named
     here, and not otherwise.
 
-    Raises `BadInput` if the environment cannot be made, or is not of the sizes that a saved policy was trained for.
+    Raises `InputError` if the environment cannot be made, or is not of the sizes that a saved policy was trained for.
     """
     own = settings.env if isinstance(settings, OwnEnvironment) else ""
     if own and not env:
@@ -61,23 +61,23 @@ def moved(problem: PolicyProblem, env: str) -> PolicyProblem:
         normalized=None,
         places=None,
         goal=None,
-        read_task=partial(read_task, simulation),
+        read_task=partial(read_own_task, simulation),
         protocol={**problem.protocol, "env": env},
     )
 
 
 def require_sizes(saved: Saved, problem: PolicyProblem) -> None:
-    """Raises `BadInput` if the environment is not of the sizes that `config.json` records."""
+    """Raises `InputError` if the environment is not of the sizes that `config.json` records."""
     expected, found = saved.config.get("sizes"), sizes_of(problem)
     if not isinstance(expected, dict):
-        raise BadInput(
+        raise InputError(
             f"{saved.directory}: expected sizes of its environment, but they are damaged. Restore it or train again."
         )
     if expected != found:
         differing = ", ".join(
             f"{name} {found[name]}, expected {expected.get(name)}" for name in found if found[name] != expected.get(name)
         )
-        raise BadInput(
+        raise InputError(
             f"{saved.directory}: the environment does not fit the policy: {differing}. Name the one that it was trained in."
         )
 
@@ -102,14 +102,14 @@ def adapt_policy(
 
     `rollouts` trajectories for each update, by default as trained, and as many at last. The best is that whose own trajectories
     have the greatest mean return: each policy is judged on those that were collected with it, which it was not adapted to, so
-    choosing takes no more steps of the environment. Raises `BadInput` if counts are too small.
+    choosing takes no more steps of the environment. Raises `InputError` if counts are too small.
     """
     problem = run.problem() if problem is None else problem
     assert problem is not None
     rollouts = problem.search.rollouts if rollouts is None else rollouts
     for name, value, least in (("updates", updates, 1), ("rollouts", rollouts, 1), ("seed", seed, 0)):
         if value < least:
-            raise BadInput(f"--{name} should be at least {least}, got {value}.")
+            raise InputError(f"--{name} should be at least {least}, got {value}.")
     task_key, key = jax.random.split(jax.random.key(seed))
     task = unseen_task(problem, task_key) if task is None else task
     found = adapted_to(problem, run.params(), task, updates, rollouts, key, watch)

@@ -1,10 +1,9 @@
-"""How policies are trained (floor 7): meta-steps that collect their own trajectories, watched on validation tasks.
+"""How policies are trained: meta-steps that collect their own trajectories, watched on validation tasks.
 
-What a meta-step draws depends on (seed, its number, the number of the task) alone, so a resumed run goes on bit for bit. The
-checkpoint is kept whose policy brings most on validation tasks after 1 to `updates` adaptation steps: one that is trained for
-longer may adapt better in one step and fall apart in three. The best of many figures is too good to be true, so the kept policy
-is measured once more on tasks that chose nothing (`chosen_returns` in the last record of the log).
-"""
+What a meta-step draws depends on (seed, its number, the number of the task) alone, so a resumed run goes on bit for bit.
+The checkpoint is kept whose policy brings most on validation tasks after 1 to `updates` adaptation steps: one that is
+trained for longer may adapt better in one step and fall apart in three. The best of many figures is too good to be true,
+so the kept policy is measured once more on tasks that chose nothing (`chosen_returns` in the last record of the log)."""
 
 from __future__ import annotations
 
@@ -17,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fewstep.errors import BadInput
-from fewstep.maml import MetaState
-from fewstep.problem import StepStats, Validation
-from fewstep.rl.meta_step import shortened
-from fewstep.rl.problem import PolicyProblem, meta_step_of, returns_of
-from fewstep.tasks.simulation import Simulation
+from fewstep.apps.policies.environment import Simulation
+from fewstep.apps.policies.meta_step import shortened
+from fewstep.apps.policies.model import PolicyProblem, meta_step_of, returns_of
+from fewstep.core.maml import MetaState
+from fewstep.core.problem import StepStats, Validation
+from fewstep.core.types import Key, MetaParams
+from fewstep.errors import InputError
 from fewstep.training.devices import AXIS, replicate, task_mesh
-from fewstep.types import Key, MetaParams
-from fewstep.variants.slowed import Slowed
+from fewstep.variants.outer import Slowed
 
 
 class PolicyTrainer:
@@ -43,12 +42,12 @@ class PolicyTrainer:
 
     @staticmethod
     def mesh_of(problem: PolicyProblem, devices: int | None) -> Mesh:
-        """So many devices of this process, or one where it is None. Raises `BadInput` for several where the environment is a
+        """So many devices of this process, or one where it is None. Raises `InputError` for several where the environment is a
         simulator, and where several processes train together."""
         if jax.process_count() > 1:
-            raise BadInput(f"--processes splits tasks of models that predict, and {problem.name} trains a policy.")
+            raise InputError(f"--processes splits tasks of models that predict, and {problem.name} trains a policy.")
         if devices is not None and devices != 1 and isinstance(problem.environment, Simulation):
-            raise BadInput(
+            raise InputError(
                 f"--devices {devices}: expected 1, since {problem.name} acts in a simulator outside JAX, whose steps are not "
                 "split over devices. Leave --devices out."
             )

@@ -1,4 +1,4 @@
-"""Dynamics of robots in MuJoCo that faults strike, and control by looking ahead (floor 7)."""
+"""Dynamics of robots in MuJoCo that faults strike, and control by looking ahead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Command, Example, Presets, Source
-from fewstep.supervised_application import ROWS, SupervisedApplication
+from fewstep.apps.rows.application import ROWS, SupervisedApplication
 
 
 class RobotsApplication(SupervisedApplication):
@@ -16,19 +16,21 @@ class RobotsApplication(SupervisedApplication):
     name = "robots"
     commands: Mapping[str, Command] = {
         **ROWS,
-        "play": Command("fewstep.cli.robot_play:Play", "a moving picture of what adaptation changes: of a robot, of a policy"),
-        "gather": Command("fewstep.cli.gather:Gather", "drive a run's robots by its model, and keep what they live through"),
+        "play": Command("fewstep.apps.robots.cli:Play", "a moving picture of what adaptation changes: of a robot, of a policy"),
+        "gather": Command(
+            "fewstep.apps.robots.cli:Gather", "drive a run's robots by its model, and keep what they live through"
+        ),
     }
 
     @property
     def problems(self) -> Mapping[str, type[Any]]:
-        from fewstep.problems.robot_faults import RobotFaults
+        from fewstep.apps.robots.settings import RobotFaults
 
         return {"robot-faults": RobotFaults}
 
     @property
     def presets(self) -> Mapping[str, Presets]:
-        from fewstep.problems.robot_faults import PRESETS
+        from fewstep.apps.robots.settings import PRESETS
 
         return {"robot-faults": PRESETS}
 
@@ -46,7 +48,7 @@ class RobotsApplication(SupervisedApplication):
     def example(self, folder: Path) -> Example:
         import polars as pl
 
-        from fewstep.problems.robot_faults import RobotFaults
+        from fewstep.apps.robots.settings import RobotFaults
 
         settings = RobotFaults(
             robots=(6, 3, 3), runs=1, shots=4, queries=4, meta_batch_size=2, meta_steps=4, hidden=(8,), log_every=2

@@ -1,4 +1,4 @@
-"""Regression of sine waves, the demonstration of the MAML paper (floor 7)."""
+"""Regression of sine waves, the demonstration of the MAML paper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Example, Presets
-from fewstep.supervised_application import SupervisedApplication
+from fewstep.apps.rows.application import SupervisedApplication
 
 
 class SineApplication(SupervisedApplication):
@@ -17,20 +17,20 @@ class SineApplication(SupervisedApplication):
 
     @property
     def problems(self) -> Mapping[str, type[Any]]:
-        from fewstep.problems.sine import Sine
+        from fewstep.apps.sine.settings import Sine
 
         return {"sine": Sine}
 
     @property
     def presets(self) -> Mapping[str, Presets]:
-        from fewstep.problems.sine import PRESETS
+        from fewstep.apps.sine.settings import PRESETS
 
         return {"sine": PRESETS}
 
     def example(self, folder: Path) -> Example:
         import polars as pl
 
-        from fewstep.problems.sine import Sine
+        from fewstep.apps.sine.settings import Sine
 
         settings = Sine(shots=5, queries=5, meta_batch_size=2, meta_steps=4, adaptation_steps=1, hidden=(8,), log_every=2)
         support = pl.DataFrame({"x": [-1.0, 0.0, 1.0], "y": [0.5, 0.1, -0.4]})

@@ -1,4 +1,4 @@
-"""Tables of any kind: one task for each value of a column, numbers or classes to predict (floor 7)."""
+"""Tables of any kind: one task for each value of a column, numbers or classes to predict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import Command, Example, Presets, Source
-from fewstep.supervised_application import ROWS, SupervisedApplication, of_rows
+from fewstep.apps.rows.application import ROWS, SupervisedApplication, of_rows
 
 
 class TablesApplication(SupervisedApplication):
@@ -16,18 +16,18 @@ class TablesApplication(SupervisedApplication):
     name = "tables"
     commands: Mapping[str, Command] = {
         **ROWS,
-        "sample-table": Command("fewstep.cli.sample_table:SampleTable", "write a table to try it all on", ""),
+        "sample-table": Command("fewstep.apps.tables.sample:SampleTable", "write a table to try it all on", ""),
     }
 
     @property
     def problems(self) -> Mapping[str, type[Any]]:
-        from fewstep.problems.table import Table
+        from fewstep.apps.tables.settings import Table
 
         return {"table": Table}
 
     @property
     def presets(self) -> Mapping[str, Presets]:
-        from fewstep.problems.table import PRESETS
+        from fewstep.apps.tables.settings import PRESETS
 
         return {"table": PRESETS}
 
@@ -40,7 +40,7 @@ class TablesApplication(SupervisedApplication):
 
     def describe(self, problem: Any) -> Sequence[str]:
         """How columns were understood, how tasks are split, which intervals that allows; and the notes."""
-        from fewstep.training.calibrate import allowed_intervals
+        from fewstep.supervised.conformal import allowed_intervals
 
         settings, splits = problem.settings, problem.splits
         lines = list(problem.format.describe())
@@ -67,7 +67,7 @@ class TablesApplication(SupervisedApplication):
         import numpy as np
         import polars as pl
 
-        from fewstep.problems.table import Table
+        from fewstep.apps.tables.settings import Table
 
         random = np.random.default_rng(0)
         slope, x = np.repeat(random.normal(size=24), 8), random.normal(size=192)

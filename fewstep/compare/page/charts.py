@@ -1,8 +1,8 @@
-"""Small pictures of a comparison as inline SVG, drawn by hand since no charting library fits into one offline file (floor 5).
+"""Small pictures of a comparison as inline SVG, drawn by hand since no charting library fits into one offline file.
 
-Each is 340 units wide, so that its text is readable on a phone, where it is nearly as wide as the screen. Colors are classes
-of page.css, which knows light, dark and print. What a mark is stands in its `<title>`, which browsers show under the pointer.
-"""
+Each is 340 units wide, so that its text is readable on a phone, where it is nearly as wide as the screen. Colors are
+classes of page.css, which knows light, dark and print. What a mark is stands in its `<title>`, which browsers show under
+the pointer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fewstep.compare.page.markup import Markup, element, joined, number, short
+from fewstep.compare.page.html import Markup, element, joined, number, short
 
 WIDTH, HEIGHT = 340.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 10.0, 22.0, 38.0

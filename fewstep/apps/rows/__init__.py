@@ -1,0 +1,1 @@
+"""What applications on rows of numbers share: the application, and its commands."""

@@ -1,0 +1,35 @@
+"""The arms of models that predict, in the order in which they are told of. `Application.methods` is what is tried."""
+
+from fewstep.compare.methods import classical, gaussian_process, learned, mixed_effects
+from fewstep.compare.methods.method import AnyGround as AnyGround
+from fewstep.compare.methods.method import Arm as Arm
+from fewstep.compare.methods.method import Choice as Choice
+from fewstep.compare.methods.method import Fitted as Fitted
+from fewstep.compare.methods.method import Saved as Saved
+from fewstep.compare.methods.method import Work as Work
+
+LEARNED: tuple[Arm, ...] = (
+    learned.PRIOR,
+    classical.CHANCE,
+    learned.RIDGE,
+    classical.NEAREST,
+    classical.POOLED,
+    gaussian_process.GAUSSIAN,
+    mixed_effects.MIXED,
+    learned.SCRATCH,
+    classical.BOOSTING,
+    classical.TABPFN,
+    learned.JOINT,
+    learned.JOINT_PROTOTYPES,
+    learned.JOINT_FINETUNED,
+    learned.JOINT_RIDGE,
+    learned.MAML,
+    learned.BAYES_HEAD,
+    learned.REPTILE,
+    learned.FOMAML,
+    learned.ANIL,
+    learned.MAML_FROM_JOINT,
+    learned.IN_CONTEXT,
+)
+"""An arm that follows another stands behind it."""
+OF_ROWS = tuple(arm for arm in LEARNED if arm.rows)

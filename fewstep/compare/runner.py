@@ -1,0 +1,287 @@
+"""Where arms are tried: each is fitted and scored once, kept on disk, and found there when the comparison goes on.
+
+What a comparison keeps while it goes on: what each fitting scored, which settings won. Damage is told in words.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from fewstep.application import problem_of
+from fewstep.compare.methods import AnyGround, Arm, Choice, Fitted, Work
+from fewstep.compare.methods.networks import save_run
+from fewstep.core.types import MetaParams
+from fewstep.errors import InputError, TrainingError
+from fewstep.runs import write_json
+from fewstep.storage.arrays import arrays_in
+from fewstep.storage.json import read_json
+from fewstep.training.loop import OutOfTime
+
+SCORES, RECORD = "scores.npz", "scores.json"
+
+
+class DamagedRecord(InputError):
+    """A file of the comparison is not as it was written. The message says what to remove."""
+
+
+class Record(TypedDict):
+    """What a fitting was and what it took."""
+
+    choice: dict[str, Any]
+    train_seconds: float
+    operations: float
+    adapt_operations: float
+    adapt_milliseconds: float
+    parameters: int
+    meta_steps: int
+    steps: int | None
+    run: bool
+    note: str
+
+
+class Searched(TypedDict):
+    """Settings that competed, and those that won."""
+
+    chosen: dict[str, Any]
+    searched: tuple[dict[str, Any], ...]
+
+
+class Scored(NamedTuple):
+    """One fitting of an arm."""
+
+    validation: np.ndarray
+    """[tasks] errors, NaN where it diverged"""
+    test: np.ndarray
+    record: dict[str, Any]
+    """a `Record`"""
+
+    @property
+    def diverged(self) -> bool:
+        return not np.isfinite(self.validation).all()
+
+
+def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is then made again.") -> Any:
+    """The content of a JSON file of the comparison. Raises `DamagedRecord`, with the way out, where it is not of the type
+    that `hint` says."""
+    try:
+        return read_json(path, hint)
+    except (ValueError, OSError) as error:
+        raise DamagedRecord(f"{path} is damaged ({error}). {way_out}") from error
+
+
+def write_scored(folder: Path, scored: Scored) -> None:
+    """The record is written last: with it, the arm is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / SCORES, validation=scored.validation, test=scored.test)
+    write_json(folder / RECORD, scored.record)
+
+
+def read_scored(folder: Path) -> Scored:
+    """Raises `DamagedRecord` where a file of it is damaged."""
+    record = read_kept(folder / RECORD, Record)
+    try:
+        with arrays_in(folder / SCORES) as arrays:
+            return Scored(arrays["validation"], arrays["test"], record)
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DamagedRecord(
+            f"{folder / SCORES} is damaged ({error}). Remove {folder / RECORD}: the arm is then fitted and scored again."
+        ) from error
+
+
+SEARCH_PART = 0.25
+"""of a training, after which the settings of an arm compete; the best goes on"""
+HARDLY_MORE = 1.02
+EQUAL_COMPUTE = "equal-compute"
+FREE = ("steps",)
+"""choices that a training knows nothing of"""
+
+
+class Lengths(NamedTuple):
+    """How long arms are trained."""
+
+    meta_steps: dict[str, int]
+    """by the arm that is trained"""
+    search: bool
+    """whether settings compete first"""
+    equal_compute: bool = False
+
+
+@dataclass
+class Bench:
+    """The folder of a comparison, and what arms stand on. One ground for each fold of a cross-fitting."""
+
+    directory: Path
+    grounds: tuple[AnyGround, ...]
+    say: Callable[[str], None]
+    """tells people what is being done"""
+    late: Callable[[], bool] = lambda: False
+    """whether the time for fittings is used up"""
+
+    def arms(self) -> list[Arm]:
+        """Those that are tried on these problems."""
+        return list(methods_of(self.grounds[0]))
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms() if arm.name == name)
+
+    def folder(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Path:
+        part = f"seed{seed}" + f"-fold{fold}" * (len(self.grounds) > 1)
+        equal = [EQUAL_COMPUTE] * lengths.equal_compute
+        return self.directory.joinpath("arms", arm.name, *equal, part)
+
+    def scored(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Scored:
+        """The arm by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first. Raises
+        `OutOfTime` if it is `late` before it is done; the part that is done is kept."""
+        seed = seed if arm.seeded else 0
+        folder = self.folder(arm, seed, fold, lengths)
+        if (folder / RECORD).is_file():
+            return read_scored(folder)
+        choice = self.choice(arm, fold, lengths)
+        self.say(f"{arm.title}, seed {seed + 1}" if arm.seeded else arm.title)
+        self._require_time()
+        self._take_searched(arm, choice, seed, fold, folder)
+        scored = self._score(arm, self._work(arm, choice, seed, fold, lengths, folder))
+        write_scored(folder, scored)
+        return scored
+
+    def _require_time(self) -> None:
+        if self.late():
+            raise OutOfTime
+
+    def choice(self, arm: Arm, fold: int, lengths: Lengths) -> Choice:
+        """The arm's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
+        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+        if path.is_file():
+            return read_kept(path, Searched)["chosen"]
+        grid = arm.grid(self.grounds[fold])
+        if len(grid) == 1:
+            return grid[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if arm.problem is not None and not lengths.search:
+            write_json(path, {"chosen": grid[0], "searched": []})
+            return grid[0]
+        found = []
+        for number, choice in enumerate(grid):
+            self._require_time()
+            self.say(f"{arm.title}, settings {number + 1} of {len(grid)}")
+            found.append(self._tried(arm, choice, fold, lengths))
+        best = first_of_the_best(found)
+        searched = [
+            {"settings": choice, "validation": error if math.isfinite(error) else None}
+            for choice, error in zip(grid, found, strict=True)
+        ]
+        write_json(path, {"chosen": grid[best], "searched": searched})
+        return grid[best]
+
+    def searched(self, arm: Arm, fold: int = 0) -> list[dict[str, Any]]:
+        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+        return read_kept(path, Searched)["searched"] if path.is_file() else []
+
+    def _tried(self, arm: Arm, choice: Choice, fold: int, lengths: Lengths) -> float:
+        """The mean error on meta-validation tasks with these settings; what is trained stops after the first part of it."""
+        work = self._work(arm, choice, 0, fold, lengths, self._search_folder(arm, choice, fold))
+        if arm.problem is not None:
+            work = work._replace(meta_steps=searched_steps(work.planned))
+        try:
+            return float(work.ground.errors(arm.fit(work).predict, "validation").mean())
+        except TrainingError:
+            return math.inf
+
+    def _search_folder(self, arm: Arm, choice: Choice, fold: int) -> Path:
+        trained = [f"{name}={value:g}" for name, value in choice.items() if name not in FREE and not isinstance(value, str)]
+        return self.directory / "arms" / arm.name / f"search{fold}" / "-".join(["with", *trained])
+
+    def _take_searched(self, arm: Arm, choice: Choice, seed: int, fold: int, folder: Path) -> None:
+        """What was begun with the settings that won goes on; the others make room."""
+        begun = self._search_folder(arm, choice, fold)
+        if arm.problem is None or seed or EQUAL_COMPUTE in folder.parts or not begun.is_dir():
+            return
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            shutil.move(begun, folder)
+        shutil.rmtree(begun.parent)
+
+    def _work(self, arm: Arm, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
+        steps = lengths.meta_steps.get(arm.name, 0)
+        beneath = self._beneath(arm, seed, fold, lengths)
+        return Work(self.grounds[fold], choice, seed, folder, steps, steps, *beneath, late=self.late)
+
+    def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
+        """(the trained parameters of the arm that this one follows, the operations and the seconds that they took)."""
+        followed = self.followed(arm)
+        if followed is None:
+            return None, 0.0, 0.0
+        known = self.scored(followed, seed, fold, lengths)
+        if known.diverged:
+            raise TrainingError(f"{followed.title}, which it starts from, diverged.")
+        params = self.grounds[fold].params(self.folder(followed, seed, fold, lengths))
+        return params, known.record["operations"], known.record["train_seconds"]
+
+    def followed(self, arm: Arm) -> Arm | None:
+        """The arm whose parameters this one starts from: of images, where joint training predicts nothing, its prototypes."""
+        if not arm.follows:
+            return None
+        names = {one.name for one in self.arms()}
+        return self.arm(arm.follows if arm.follows in names else "joint-ridge")
+
+    def _score(self, arm: Arm, work: Work) -> Scored:
+        """Fits and asks. An arm that diverges is scored as such."""
+        started = time.monotonic()
+        ground, note = work.ground, ""
+        try:
+            fitted = arm.fit(work)
+            trained = time.monotonic()
+            validation = ground.errors(fitted.predict, "validation")
+            asked = time.monotonic()
+            test = ground.errors(fitted.predict, "test")
+            milliseconds = 1e3 * (time.monotonic() - asked) / ground.test.count
+            if fitted.saved is not None and arm.problem is None:
+                save = arm.save or save_run
+                save(fitted.saved, work.folder, ground.seed)
+        except TrainingError as error:
+            fitted, trained, milliseconds, note = Fitted(lambda episodes: None), time.monotonic(), 0.0, str(error)
+            validation, test = (np.full(len(held.names), np.nan) for held in (ground.validation, ground.test))
+        record = {
+            "choice": dict(work.choice),
+            "train_seconds": trained - started + work.beneath_seconds,
+            "operations": fitted.operations,
+            "adapt_operations": fitted.adapt_operations(),
+            "adapt_milliseconds": milliseconds,
+            "parameters": fitted.parameters,
+            "meta_steps": fitted.meta_steps,
+            "steps": fitted.steps,
+            "run": fitted.saved is not None,
+            "note": note,
+        }
+        return Scored(validation, test, record)
+
+    def fitted(self, arm: Arm, lengths: Lengths, fold: int = 0) -> Fitted:
+        """The arm by the first seed, to be asked more: what was trained is found where it is."""
+        folder = self.folder(arm, 0, fold, lengths)
+        choice = read_scored(folder).record["choice"]
+        return arm.fit(self._work(arm, choice, 0, fold, lengths, folder))
+
+
+def methods_of(ground: AnyGround) -> Sequence[Arm]:
+    """The methods of the application whose problem this is."""
+    return problem_of(ground.settings)[0].methods
+
+
+def first_of_the_best(errors: Sequence[float]) -> int:
+    """The first whose error is hardly more than the least: grids go from cautious settings to bold ones."""
+    least = min((error for error in errors if math.isfinite(error)), default=math.inf)
+    return next((number for number, error in enumerate(errors) if error <= HARDLY_MORE * least), 0)
+
+
+def searched_steps(planned: int) -> int:
+    """Meta-steps after which settings compete."""
+    return max(1, int(SEARCH_PART * planned))

@@ -1,0 +1,1 @@
+"""The settings that problems share, and the learners that are built from them."""

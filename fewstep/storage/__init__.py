@@ -1,0 +1,1 @@
+"""Files: arrays, JSON, tables in and out, and where things are cached."""

@@ -1,0 +1,147 @@
+"""Adaptation that makes things worse, and smaller inner rates where it does.
+
+A gradient step of rate α along a curvature λ of the support loss multiplies the distance to its minimum by 1 − αλ: from
+αλ = 2 on, adaptation overshoots. Well below it, it may still fit the support set of a task to the harm of all else. The
+loop looks here where meta-validation tasks do not gain by adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fewstep.core.maml import Learner, MetaState, adapt, started
+from fewstep.core.problem import LowerRates, Problem, Validation
+from fewstep.core.types import Batch, Key, MetaParams, Params
+from fewstep.supervised.evaluate import compiled_validation
+from fewstep.training.jit import jit_hoisted
+from fewstep.training.map_tasks import map_tasks
+from fewstep.variants import evaluated, with_params
+
+TASKS = 64
+"""Meta-validation tasks that are looked at, where there are so many."""
+ITERATIONS = 10
+"""of the power method"""
+TARGET, LEAST, MOST = 1.0, 0.1, 0.5
+"""Rates are lowered to where αλ is 1 and the steepest direction is solved in one step: at most to a tenth at once, at least to
+a half, since curvature also grows on the way."""
+MOST_TIMES = 10
+"""in a row"""
+
+
+class Overshoot(NamedTuple):
+    """What adaptation does to tasks, means over them."""
+
+    before: jax.Array
+    """query loss before adaptation"""
+    after: jax.Array
+    """and after it"""
+    curvature: jax.Array
+    """αλ of the steepest direction of all tasks, where adaptation starts"""
+
+
+def overshoot(problem: Problem, params: MetaParams, key: Key) -> Overshoot:
+    """Of `TASKS` meta-validation tasks, the same ones each time. Pure."""
+    assert problem.splits is not None
+    family, learner = problem.splits.validation, problem.learner
+
+    def one_task(task: jax.Array) -> Overshoot:
+        episode_key, adapt_key = jax.random.split(jax.random.fold_in(key, task))
+        support, query = family.episode(task, episode_key)
+        start = started(learner, params, support, adapt_key)
+        adapted = adapt(learner, params, support, adapt_key)
+        before, after = (learner.loss(each, query, adapt_key) for each in (start, adapted))
+        return Overshoot(before, after, step_curvature(learner, params, start, support, adapt_key))
+
+    tasks = family.tasks(TASKS)
+    found = map_tasks(one_task, tasks, tasks.shape[0])
+    return Overshoot(jnp.mean(found.before), jnp.mean(found.after), jnp.nanmax(found.curvature))
+
+
+def step_curvature(learner: Learner, params: MetaParams, start: Params, support: Batch, key: Key) -> jax.Array:
+    """αλ, the largest in size: the leading eigenvalue of I − J, by the power method, J being the Jacobian of one adaptation
+    step at `start`. For gradient descent J = I − αH, so that each iteration is a Hessian-vector product; for learned rates,
+    matrices and partial adaptation it is what stands in their place."""
+    optimizer = learner.optimizer(params.inner)
+
+    def step(point: Params) -> Params:
+        return learner.adaptation_step(learner, optimizer, (point, optimizer.init(point)), support, key)[0]
+
+    def iterate(_, carry):
+        vector, _ = carry
+        moved = jax.tree.map(jnp.subtract, vector, jax.jvp(step, (start,), (vector,))[1])
+        return normal(moved), optax.tree.vdot(vector, moved)
+
+    # A direction with a part along every eigenvector, the same each time.
+    first = normal(optax.tree.random_like(jax.random.key(0), start, jax.random.normal))
+    return jax.lax.fori_loop(0, ITERATIONS, iterate, (first, jnp.zeros(())))[1]
+
+
+def normal(tree: Params) -> Params:
+    """Of length 1; what is 0 stays 0."""
+    length = optax.tree.norm(tree)
+    return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), tree)
+
+
+def factor_of(found: Overshoot) -> jax.Array:
+    """What learned rates should be multiplied by: 1 where tasks gain by adaptation."""
+    by_curvature = jnp.where(found.curvature > TARGET, TARGET / found.curvature, 1.0)
+    return jnp.where(found.after < found.before, 1.0, jnp.clip(by_curvature, LEAST, MOST))
+
+
+def lowered(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, Overshoot]:
+    """(what learned rates should be multiplied by, what was seen before that). 1 where tasks gain by adaptation, and where they
+    do not even at the smallest rates: then these are not why. Pure."""
+    assert problem.lower_rates is not None
+    lower = problem.lower_rates
+
+    def look(carry):
+        times, factor, first, found = carry
+        factor = jnp.where(times == 0, factor, factor * factor_of(found))
+        found = overshoot(problem, at_lower_rates(lower, factor, params), key)
+        return times + 1, factor, jax.tree.map(lambda old, new: jnp.where(times == 0, new, old), first, found), found
+
+    def harmful(carry):
+        times, _, _, found = carry
+        return (times == 0) | ~(found.after < found.before) & (times <= MOST_TIMES)
+
+    shapes = jax.eval_shape(lambda params: overshoot(problem, params, key), params)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    _, factor, first, found = jax.lax.while_loop(harmful, look, (0, jnp.ones(()), nothing, nothing))
+    return jnp.where(found.after < found.before, factor, 1.0), first
+
+
+def at_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> MetaParams:
+    """The same meta-parameters with smaller learned rates."""
+    return params._replace(inner=lower(params.inner, factor))
+
+
+def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Validation]:
+    """`(state, key) -> Validation`, whose state has its learned inner rates lowered where adaptation overshoots.
+
+    Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
+    steps, lower = problem.learner.adaptation_steps, problem.lower_rates
+    validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
+    guard = jit_hoisted(partial(lowered, problem))
+
+    def errors(state: MetaState, key: Key) -> list[float]:
+        return jax.device_get(validate(jax.device_get(evaluated(state)), key)).tolist()
+
+    def judge(state: MetaState, key: Key) -> Validation:
+        found = errors(state, key)
+        if lower is None or steps == 0 or found[-1] < found[0]:
+            return Validation(state, found[-1])
+        factor, seen = jax.device_get(guard(jax.device_get(evaluated(state)), key))
+        if factor == 1:
+            return Validation(state, found[-1])
+        told = f"Meta-validation tasks do not gain by adaptation: their loss is {seen.before:.3g} before and {seen.after:.3g} "
+        told += f"after it (rate times curvature is {seen.curvature:.3g}; gradient descent bears 2). The inner rates that are "
+        told += f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
+        state = with_params(state, partial(at_lower_rates, lower, factor))
+        return Validation(state, errors(state, key)[-1], message=told)
+
+    return judge
