@@ -102,14 +102,30 @@ def write_data(folder: Path, omniglot: Path, tree: Path) -> dict[str, str]:
     return {"rooms": str(folder / "rooms.csv"), "photos": str(folder / "photos"), "omniglot": str(omniglot), "tree": str(tree)}
 
 
+PARAMETERS = """
+import sys
+import jax, numpy as np
+from pathlib import Path
+from fewstep import runs
+run = runs.open_run(sys.argv[1], *sys.argv[2:])
+params = run.params() if hasattr(run, "params") else run.checkpoint()[0]
+np.savez(Path(sys.argv[1]) / "parameters.npz", *map(np.asarray, jax.tree.leaves(params)))
+"""
+"""writes the parameters of a policy, whose run has no file of them"""
+
+
 def train(case: Case, seed: int, folder: Path, data: dict[str, str], tree: Path) -> dict[str, Any]:
     """What the record holds of one training."""
     run = folder / f"{case.name} {seed}".replace(" ", "_")
     words = [word.format(**data) for word in case.words]
     # One device, so that the order of sums does not depend on the machine's number of cores.
-    command = [sys.executable, "-m", "fewstep.cli", "train", *words, "--seed", str(seed), "--devices", "1", "--out", str(run)]
-    if case.words[0] in ("nav2d", *LOCOMOTION, "rl"):
-        command = [word for word in command if word not in ("--devices", "1")]
+    policy = case.words[0] in (
+        "nav2d",
+        *LOCOMOTION,
+        "rl",
+    )  # of which one device is the default, in earlier versions the only way
+    devices = [] if policy else ["--devices", "1"]
+    command = [sys.executable, "-m", "fewstep.cli", "train", *words, "--seed", str(seed), *devices, "--out", str(run)]
     places = {
         "PYTHONPATH": f"{tree}{os.pathsep}{folder}",
         "JAX_PLATFORMS": "cpu",
@@ -119,6 +135,9 @@ def train(case: Case, seed: int, folder: Path, data: dict[str, str], tree: Path)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-12:]}
     evaluation = json.loads((run / "evaluation.json").read_text())
+    if policy:
+        named = [words[words.index("--env") + 1]] if "--env" in words else []
+        subprocess.run([sys.executable, "-c", PARAMETERS, run, *named], cwd=folder, env=os.environ | places, check=True)
     return {"parameters": digests(run), "numbers": list(numbers(evaluation))}
 
 

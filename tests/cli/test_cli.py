@@ -30,7 +30,7 @@ def start(*words, **options):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=1200)  # so long only where it hangs: the machine may be loaded
     assert "Traceback" not in err, err
     return process.returncode, out, err
 

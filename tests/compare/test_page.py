@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -279,12 +280,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def browser():
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("looking at the page in a browser needs Playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("looking at the page in a browser needs Chromium: apt install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = CHROMIUM or driver.chromium.executable_path
+        if not Path(chromium).exists():
+            pytest.skip("looking at the page in a browser needs Chromium: python -m playwright install chromium")
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened
         opened.close()
 

@@ -94,9 +94,16 @@ def test_what_is_no_file_is_not_read(fuzz, shelf, record_property, kind, command
     assert outcome == "refused"
 
 
+LARGE = {
+    "a million rows": lambda: odd_tables.rows(1_000, 1_000),
+    "a thousand columns": lambda: odd_tables.wide(odd_tables.rows(), 1_000),
+}
+
+
 @pytest.mark.slow
-def test_a_million_rows_are_read(fuzz, record_property):
-    (fuzz.work / "table.csv").write_text(odd_tables.text(odd_tables.rows(1_000, 1_000)))
-    record_property("kind", "tables: a million rows")
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_table_is_read(fuzz, record_property, name):
+    (fuzz.work / "table.csv").write_text(odd_tables.text(LARGE[name]()))
+    record_property("kind", f"tables: {name}")
     record_property("outcome", outcome := fuzz.check(COMMANDS["train"](None, "table.csv"), ["out"]))
     assert outcome != "refused"

@@ -298,8 +298,8 @@ reverse.defvjp(lambda x: (x, None), lambda _, slope: (-slope,))
 
 
 def deep(steps, way, part=lambda x: x):
-    """Temporary bytes of one meta-gradient of a twelve-layer network, compiled, not run."""
-    network = nn.mlp([32] * 13, jnp.tanh)
+    """Temporary bytes of one meta-gradient of a six-layer network, compiled, not run."""
+    network = nn.mlp([32] * 7, jnp.tanh)
     batch = Examples(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((256, 32), (256, 32), (256,))))
     params = MetaParams(jax.eval_shape(network.init, KEY))
     learner = Learner(losses.mean_squared_error(lambda params, x: part(network.apply(params, x))), optax.sgd(0.01), steps)

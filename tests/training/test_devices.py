@@ -19,13 +19,14 @@ from fewstep.training.progress import read_metrics
 
 CURVES = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import jax
 from fewstep.apps.sine.settings import Sine
 from fewstep.training import loop
 from fewstep.training.devices import task_mesh
 assert jax.device_count() == 8
-problem = Sine(meta_steps=200, log_every=1, hidden=(40, 40), adaptation_steps=1).build()
+problem = replace(Sine(meta_steps=200, log_every=1, hidden=(40, 40), adaptation_steps=1).build(), validation_tasks=8)
 for name, count in (("1", 1), ("8", 8), ("again", 8)):
     loop.train(problem, Path(sys.argv[1]) / name, mesh=task_mesh(count), quiet=True)
 """

@@ -203,10 +203,10 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("bytes", "why"), DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_image_is_named_with_the_reason(bytes, why):
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else this machine does meanwhile
     with pytest.raises(Unreadable, match=rf"photo\.jpg \(.*{why}"):
         opened(bytes)
-    assert time.perf_counter() - started < 1  # nothing of a bomb is decoded
+    assert time.process_time() - started < 1  # nothing of a bomb is decoded
 
 
 # classes from folders
