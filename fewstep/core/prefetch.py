@@ -32,7 +32,7 @@ class OnHost:
         """uint8 [images, height, width, channels]"""
         self._waiting: OrderedDict[bytes, Future[np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(2, "images")
+        self._threads = ThreadPoolExecutor(2, "prefetch")
 
     def __getitem__(self, numbers: jax.Array) -> jax.Array:
         shape = jax.ShapeDtypeStruct((*numbers.shape, *self.images.shape[1:]), self.images.dtype)

@@ -87,7 +87,7 @@ def place(fuzz, monkeypatch):
         problem_of(settings)[0].build(settings, seed)
         raise Begun
 
-    for target in ("compare.splits.grounds", "apps.images.compare.grounds", "compare.policy_ground.grounds"):
+    for target in ("compare.splits.grounds", "apps.images.compare.grounds", "apps.policies.compare.grounds"):
         monkeypatch.setattr(f"fewstep.{target}", begin_comparison)
     monkeypatch.setattr("fewstep.supervised.report.measure", begin)
     monkeypatch.setattr("fewstep.training.cost.estimate", begin)
