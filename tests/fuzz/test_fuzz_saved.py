@@ -63,7 +63,7 @@ def tried(fuzz, shelf, record_property, folder, file, words, most):
 @pytest.mark.parametrize(("folder", "file"), FAST)
 def test_a_damaged_file_of_a_run_is_used_or_refused(fuzz, shelf, photo_shelf, record_property, monkeypatch, folder, file):
     """A usable run is calibrated, evaluated and drawn in the slow slice alone: here its first task is traced."""
-    monkeypatch.setattr("fewstep.supervised.report.calibration_of", begin)
+    monkeypatch.setattr("fewstep.supervised.conformal.calibrate", begin)
     monkeypatch.setattr("fewstep.supervised.report.measure", begin)
     place = photo_shelf if folder.startswith("photos") else shelf
     tried(fuzz, place, record_property, folder, file, READERS[folder, file][0], FAST[folder, file])

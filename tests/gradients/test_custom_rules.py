@@ -204,7 +204,7 @@ def test_rules_of_jax_optax_and_flax_are_known_to_be_derivatives(name):
 def test_a_rule_is_known_in_a_program_that_was_taken_apart_and_put_together():
     program = jax.make_jaxpr(lambda x: reverse(jax.nn.relu(jnp.logaddexp(x, 1.0))))(jnp.ones(3))
     (name,) = own_rules(jax.vmap(jax.extend.core.jaxpr_as_fun(program)), jnp.ones((2, 3)))
-    assert name.startswith("reverse at ") and "test_own_rules.py:" in name
+    assert name.startswith("reverse at ") and "test_custom_rules.py:" in name
 
 
 def test_an_ordinary_loss_pays_nothing_for_the_search(monkeypatch):

@@ -6,7 +6,6 @@ Place: fewstep/variants/lslr.py, fewstep/gradients/first_order.py, fewstep.varia
 import math
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,8 @@ from known import (
 )
 
 from fewstep import Episode, Learner, MetaParams, init, meta_step
+from fewstep.application import application
+from fewstep.apps.sine.settings import Sine
 from fewstep.core.jaxpr import programs_in
 from fewstep.core.maml import task_gradients, task_loss
 from fewstep.gradients import annealed, clipped, exact, first_order, stored, truncated
@@ -297,6 +298,6 @@ def test_checkpoints_are_validated_by_their_average_and_a_run_is_opened_with_it(
     assert record["validation"] != float(validate(state.params, validation_key))
     np.testing.assert_allclose(read_metrics(whole / "metrics.jsonl")[-1]["validation"], record["validation"], rtol=1e-5)
     monkeypatch.setattr(Run, "problem", lambda self, with_data=True: problem)
-    run = Run(whole, {}, SimpleNamespace(candidates=dict))
+    run = Run(whole, {}, Sine(), application("sine"))
     for which in ("last", "best"):
         assert_same_bits(run.checkpoint(which), evaluated(restored(whole, which)[0]))

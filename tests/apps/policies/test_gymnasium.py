@@ -219,7 +219,7 @@ def own_run(trained_elsewhere, monkeypatch, capsys):
 def test_the_code_that_a_run_names_is_not_run_until_it_is_named_again(own_run, capsys):
     for words in (["evaluate", "run"], ["resume", "run"], ["adapt", "run", "--out", "it"], ["play", "run", "--out", "it.gif"]):
         assert "If you trust it" in _told(words, capsys)
-    assert "got a policy" in _told(["adapt", "run", "--support", "rows.csv", "--out", "it"], capsys)
+    assert "--support is for" in _told(["adapt", "run", "--support", "rows.csv", "--out", "it"], capsys)
     assert f"  fewstep {shlex.join(['evaluate', 'run'])} --env witness_tasks:Buttons\n" in _told(["evaluate", "run"], capsys)
     assert cli.main(["results", "run"]) == 0 and cli.main(["plot", "run"]) == 0
     assert not (own_run.parent / "imported").exists()

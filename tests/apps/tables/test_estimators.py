@@ -399,7 +399,7 @@ def test_classes_of_any_type_come_back_as_they_went_in(classified, names):
 def test_of_both_adapters_the_better_on_held_out_groups_is_kept(monkeypatch):
     errors = {"bayes-head": 2.0, "gradient": 1.0}
     monkeypatch.setattr(base, "train_in_memory", lambda problem, seed: problem.init(jax.random.key(0)))
-    monkeypatch.setattr(base, "complete", lambda problem, params: (params, errors[problem.settings.adapter]))
+    monkeypatch.setattr(base, "finalize", lambda problem, params: (params, errors[problem.settings.adapter]))
     monkeypatch.setattr("fewstep.apps.tables.estimators.fitted.calibrate", lambda problem, params: {"tasks": 0, "by_shots": []})
     model = MetaRegressor(**{**SMALL, "adapter": "auto"})
     assert model.fit(*waves(), groups=UNIT).model_.settings.adapter == "gradient"
