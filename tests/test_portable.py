@@ -39,22 +39,22 @@ from fewstep import runs
 from fewstep.errors import InputError
 from fewstep.gradients.exact import device_memory
 from fewstep.apps.sine.settings import Sine
-from fewstep.runs.lock import only_one
-from fewstep.runs.lock import in_use_by
+from fewstep.runs.lock import run_lock
+from fewstep.runs.lock import lock_owner
 assert device_memory() > 0
 settings = Sine(hidden=(4,), meta_steps=4, log_every=2, meta_batch_size=2, adaptation_steps=1, shots=3, queries=3)
 directory = Path(sys.argv[1])
 runs.train(settings, directory, quiet=True)
 run = runs.open_run(directory)
 run.params("last")
-with only_one(directory):
-    assert in_use_by(directory).startswith(f"process {os.getpid()} on ")
+with run_lock(directory):
+    assert lock_owner(directory).startswith(f"process {os.getpid()} on ")
     try:
         runs.resume(run, quiet=True)
         raise AssertionError("two processes train in one folder")
     except InputError as error:
         assert "is in use by process" in str(error)
-assert in_use_by(directory) == ""
+assert lock_owner(directory) == ""
 """
 
 

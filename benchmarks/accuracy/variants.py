@@ -39,7 +39,7 @@ from fewstep.training.chunk import compiled_chunk
 from fewstep.training.cost import meta_step_operations
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.loop import train_in_memory
-from fewstep.training.tuning import prepared
+from fewstep.training.tuning import prepare
 
 RATES = (0.01, 0.03, 0.1)
 RATES_OF_IMAGES = (0.1, 0.4, 1.0)
@@ -227,7 +227,7 @@ class Timed:
         mesh, key = task_mesh(), jax.random.key(0)
         problem = settings.build(0)
         self.operations = meta_step_operations(problem)
-        problem = prepared(problem, mesh, 0, quiet=True)
+        problem = prepare(problem, mesh, 0, quiet=True)
         chunk, state = compiled_chunk(problem, mesh), replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
         self.run, self.meta_steps = lambda: chunk(state, key, meta_steps)[1].meta_loss, meta_steps
         chunk(state, key, 1)

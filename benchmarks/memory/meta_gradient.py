@@ -26,7 +26,7 @@ from fewstep.core.types import Episode
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.exact import SHARE, stored_bytes
 from fewstep.training.operations import operations
-from fewstep.training.tuning import fitted
+from fewstep.training.tuning import tune_learner
 
 DEEP = "MLP, 12 layers of 64, 1,024 + 1,024 examples"
 STEPS = (1, 5, 10, 50)
@@ -159,7 +159,7 @@ def by_search(steps: int = 5) -> Iterator[dict]:
 
 def meta_gradient_of(loss, params, episode, steps, way) -> tuple[Callable[..., Any], tuple]:
     """(one task's meta-gradient, the shapes of its arguments)."""
-    learner = fitted(Learner(loss, optax.sgd(0.01), steps, task_gradient=way), params, episode, 1)
+    learner = tune_learner(Learner(loss, optax.sgd(0.01), steps, task_gradient=way), params, episode, 1)
     key, step = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
     return lambda *given: learner.task_gradient(learner, *given), (params, episode, key, step)
 

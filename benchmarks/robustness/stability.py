@@ -35,10 +35,10 @@ from fewstep.core.types import Key, MetaParams
 from fewstep.plots.style import axes_of
 from fewstep.recipe.settings import PLAIN_MAML, LearningSettings
 from fewstep.supervised.evaluate import task_errors
-from fewstep.supervised.inner_rate_guard import at_lower_rates, lowered
+from fewstep.supervised.inner_rate_guard import guard_factor, with_lower_rates
 from fewstep.training.devices import AXIS, meta_batch, task_mesh
 from fewstep.training.loop import FACTOR
-from fewstep.training.tuning import planned
+from fewstep.training.tuning import tune
 from fewstep.variants import averaged, evaluated, with_params
 
 SEEDS = 20
@@ -143,7 +143,7 @@ def tried(grid: Grid, recipe: dict[str, Any], seeds: int, name: str) -> dict[str
         settings = replace(grid.settings, **recipe)
         average = settings.average
         settings = replace(settings, adaptation_steps=steps, outer_rate=1.0, inner_rate=1.0, average=0.0)
-        problem = planned(settings.build(0))
+        problem = tune(settings.build(0))
         one = lambda cell: one_run(problem, grid, average, *cell)  # noqa: E731, B023
         rates = np.repeat(cells, seeds, 0)
         found = on_all_cores(one, (rates[:, 0], rates[:, 1], np.tile(np.arange(seeds), len(cells))))
@@ -188,7 +188,7 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
     if problem.lower_rates is None:
         learner = replace(learner, inner_optimizer=optax.sgd(inner_rate))
     else:
-        params = at_lower_rates(problem.lower_rates, inner_rate, params)
+        params = with_lower_rates(problem.lower_rates, inner_rate, params)
     problem = replace(problem, learner=learner, outer_optimizer=at_rate(problem.outer_optimizer, outer_rate, average))
     validation, test = problem.splits.validation.tasks(grid.validation_tasks), problem.splits.test.tasks(grid.test_tasks)
     steps = (0, learner.adaptation_steps)
@@ -199,14 +199,14 @@ def one_run(problem: Problem, grid: Grid, average: float, inner_rate: jax.Array,
     def lowered_by(judged: MetaParams, gained: jax.Array) -> jax.Array:
         if problem.lower_rates is None:
             return jnp.ones(())
-        return jax.lax.cond(gained, lambda: jnp.ones(()), lambda: lowered(problem, judged, judge_key)[0])
+        return jax.lax.cond(gained, lambda: jnp.ones(()), lambda: guard_factor(problem, judged, judge_key)[0])
 
     def period(carry: Progress, _: None) -> tuple[Progress, None]:
         state = carry.state
         before, after = losses(evaluated(state), problem.splits.validation, validation)
         factor = lowered_by(evaluated(state), after < before)
         if problem.lower_rates is not None:
-            state = with_params(state, partial(at_lower_rates, problem.lower_rates, factor))
+            state = with_params(state, partial(with_lower_rates, problem.lower_rates, factor))
         # What adaptation did before the rates were lowered says nothing of the state that is gone on with.
         after = jnp.where((factor < 1) | jnp.isnan(after), jnp.inf, after)
         better = ~carry.failed & ((after < carry.loss) | (factor < 1))

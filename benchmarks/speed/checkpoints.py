@@ -51,7 +51,7 @@ def main() -> None:
 
 def cost(problem: Problem, meta_steps: int, rounds: int) -> dict[str, Any]:
     """Of `meta_steps` with checkpoints and without: milliseconds a meta-step, and the part that checkpoints take of it."""
-    problem = replace(problem, log_every=meta_steps, lower_rates=None, rollbacks=0, beginning=None, validation_tasks=1)
+    problem = replace(problem, log_every=meta_steps, lower_rates=None, rollbacks=0, warm_start=None, validation_tasks=1)
     both = {EVERY: replace(problem, checkpoint_every=EVERY), 0: problem}
     found = in_turn({every: partial(one_training, each, meta_steps) for every, each in both.items()}, rounds)
     saved, plain = ({name: [each[name] for each in found[every]] for name in CLOCKS} for every in both)

@@ -33,7 +33,7 @@ from fewstep.supervised.trained import Trained
 from fewstep.training.chunk import compiled_chunk, meta_steps_drawn_at_once
 from fewstep.training.devices import meta_batches, replicate, task_mesh
 from fewstep.training.jit import jit_hoisted
-from fewstep.training.tuning import prepared
+from fewstep.training.tuning import prepare
 
 CLASSES, PHOTOS, SIZE = 10, 5, 84
 META_STEPS = 50
@@ -69,7 +69,7 @@ def reading(folder: str, repeats: int) -> dict[str, float]:
 def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     """Milliseconds of a meta-step of Omniglot, of cutting its episodes, and their ratio."""
     mesh = task_mesh()
-    problem = prepared(replace(presets()["omniglot"][preset][0], data_dir=folder).build(0), mesh, 0, quiet=True)
+    problem = prepare(replace(presets()["omniglot"][preset][0], data_dir=folder).build(0), mesh, 0, quiet=True)
     assert problem.splits is not None
     key, ahead = jax.random.key(0), meta_steps_drawn_at_once(problem)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)

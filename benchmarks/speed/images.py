@@ -146,7 +146,7 @@ def jax_step(row: str, case: Case):
     from fewstep.gradients import exact, first_order, stored
     from fewstep.training.devices import task_mesh, use_cpu_cores, use_gpu_libraries
     from fewstep.training.operations import operations
-    from fewstep.training.tuning import fitted, in_half_precision
+    from fewstep.training.tuning import in_half_precision, tune_learner
 
     if row != "plain_jax":
         use_cpu_cores()
@@ -184,7 +184,7 @@ def jax_step(row: str, case: Case):
     else:
         mesh = task_mesh()
         one = jax.tree.map(lambda leaf: leaf[0], episodes)
-        learner = fitted(learner, params, one, -(-case.tasks // mesh.size), mesh)
+        learner = tune_learner(learner, params, one, -(-case.tasks // mesh.size), mesh)
         learner = in_half_precision(learner) if row == "bfloat16" else learner
         whole = lambda params, episodes, keys: meta_gradient(learner, params, episodes, keys, zero)  # noqa: E731
         told["operations"] = operations(whole, params, episodes, keys)

@@ -27,7 +27,7 @@ from fewstep.core.prefetch import OnHost
 from fewstep.core.problem import Problem
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import task_mesh
-from fewstep.training.tuning import prepared
+from fewstep.training.tuning import prepare
 
 CLASSES, EACH, SIZE = 38, 200, 84
 WAIT = 0.1
@@ -95,7 +95,7 @@ def meta_steps(problem: Problem, ahead: bool) -> Any:
     if not ahead:
         problem = replace(problem, splits=replace(problem.splits, train=replace(problem.splits.train, on_host=None)))
     mesh = task_mesh(1)
-    problem = prepared(problem, mesh, 0, True)
+    problem = prepare(problem, mesh, 0, True)
     chunk, key = compiled_chunk(problem, mesh), jax.random.key(1)
     state = maml.init(problem.outer_optimizer, problem.init(jax.random.key(0)))
 

@@ -125,10 +125,10 @@ def meta_steps(omniglot: str):
     from fewstep.core import maml
     from fewstep.training.chunk import compiled_chunk
     from fewstep.training.devices import replicate, training_mesh
-    from fewstep.training.tuning import planned
+    from fewstep.training.tuning import tune
 
     problem, mesh = replace(presets()["omniglot"]["maml"][0], data_dir=omniglot).build(0), training_mesh()
-    problem = planned(problem, mesh.size)
+    problem = tune(problem, mesh.size)
     run = compiled_chunk(problem, mesh)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(jax.random.key(0))), mesh)
 

@@ -43,7 +43,7 @@ def print_rates(arguments: Any, name: str, preset: str, variants: str) -> int:
     refuse_unwritable(picture.parent)
     tasks = len(set(episodes_of(problem)[0].tolist()))
     say(f"trying {len(RATES)} inner rates on {tasks} meta-validation tasks ...", json=True)
-    if problem.beginning is not None:
+    if problem.warm_start is not None:
         say("  from an untrained network: what --joint-steps would train first is left out", json=True)
     found = find_rate(problem, arguments.seed)
     try:
@@ -149,7 +149,7 @@ def of_problem(problem: Any) -> dict[str, Any]:
 
     from fewstep.gradients.exact import has_room
     from fewstep.training.cost import estimate
-    from fewstep.training.tuning import fitted, shapes_of
+    from fewstep.training.tuning import shapes_of, tune_learner
 
     devices = jax.local_device_count()
     params, episode, tasks = shapes_of(problem, devices)
@@ -157,7 +157,7 @@ def of_problem(problem: Any) -> dict[str, Any]:
     asked = settings.meta_gradient if settings.adapter == "gradient" else "stored"
     estimates = estimate(problem.learner, params, episode, tasks, asked)
     first = max(estimates.ways["first-order"].operations, 1)
-    learner = fitted(problem.learner, params, episode, tasks)
+    learner = tune_learner(problem.learner, params, episode, tasks)
     chosen = ("stored" if has_room(learner, params, episode, jax.random.key(0)) else "exact") if asked == "auto" else asked
     ways = {
         name: {

@@ -51,12 +51,12 @@ def main(argv: list[str]) -> int:
     from fewstep import runs
 
     run = runs.open_run(arguments.run, arguments.env)
-    if arguments != Evaluate(arguments.run, env=arguments.env, json=arguments.json) or run.elsewhere:
+    if arguments != Evaluate(arguments.run, env=arguments.env, json=arguments.json) or run.in_other_env:
         asked = {"shots": arguments.shots, "ways": arguments.ways, "queries": arguments.queries}
         setting_of = run.application.evaluation
         changes: dict[str, Any] = {setting_of.get(name, name): value for name, value in asked.items() if value is not None}
         result = run.evaluate(steps, arguments.tasks, arguments.draws, arguments.checkpoint, **changes)
-    elif now := runs.going_on(run.directory):
+    elif now := runs.activity(run.directory):
         say(f"note: {now}; this is its best checkpoint so far, and nothing is written", json=True)
         result = run.evaluate()
     else:

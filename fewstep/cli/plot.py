@@ -24,10 +24,10 @@ class Plot:
 def main(argv: list[str]) -> int:
     arguments = parse(Plot, argv, "fewstep plot")
     from fewstep import plots
-    from fewstep.runs import going_on
+    from fewstep.runs import activity
 
     pictures = plots.draw(arguments.run)
-    if now := going_on(arguments.run):
+    if now := activity(arguments.run):
         say(f"note: {now}; the pictures show what it has written so far", json=True)
     if arguments.json:
         print(json.dumps({"pictures": [str(path) for path in pictures]}))

@@ -84,14 +84,14 @@ def draw(columns: Any, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("agg")
-    from fewstep.plots.seeds import Panel, every_run
+    from fewstep.plots.seeds import Panel, seeds_figure
 
     panels = []
     for number, column in enumerate(columns):
         metric, tasks = column.conditions["metric"].replace("_", " "), column.conditions["unseen_tasks"]
         figure = f"{letter(number)}: {metric} on {tasks} unseen tasks of {column.conditions['problem']}"
         panels.append(Panel(figure, column.results[0].by_steps[0], methods_of(column)))
-    every_run(panels).savefig(path, dpi=130)
+    seeds_figure(panels).savefig(path, dpi=130)
 
 
 def in_the_middle(columns: Any) -> list[str]:

@@ -31,7 +31,7 @@ from fewstep.training.chunk import compiled_chunk
 from fewstep.training.cost import meta_step_operations
 from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.jit import cached, jit_hoisted
-from fewstep.training.tuning import prepared
+from fewstep.training.tuning import prepare
 
 AT_ONCE_BYTES, KEPT_BYTES = 2**26, 2**28
 """Held-out episodes are drawn in parts of so many bytes, and kept for the next arm where all of them are no more than this."""
@@ -183,7 +183,7 @@ class Ground:
         """How long a meta-step of `problem` takes is seen by this."""
         mesh, key = task_mesh(), jax.random.key(0)
         count = float(cached(problem, meta_step_operations))
-        problem = prepared(problem, mesh, 0, quiet=True)
+        problem = prepare(problem, mesh, 0, quiet=True)
         run = cached(problem, compiled_chunk, mesh)
         state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
         return count, lambda state, length: run(state, key, length)[0], state

@@ -18,7 +18,7 @@ from fewstep.compare.request import ASKED, as_asked, check, goes_on, read_asked,
 from fewstep.compare.runner import RECORD, Bench
 from fewstep.compare.session import Comparing
 from fewstep.errors import InputError
-from fewstep.runs import new_directory, only_one, settings_of, write_json
+from fewstep.runs import new_directory, run_lock, settings_of, write_json
 from fewstep.training.progress import Display
 
 
@@ -56,7 +56,7 @@ def compare(
         grounds = tuple(owner.benchmark(settings, seed, display.note, budget=budget_seconds, embeddings=embeddings))
         if not begun:
             new_directory(directory)
-        with only_one(directory):
+        with run_lock(directory):
             write_json(directory / ASKED, asked)
             made = Comparing(Bench(directory, grounds, display.say), display, budget_seconds, seeds)
             try:

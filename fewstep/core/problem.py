@@ -60,12 +60,12 @@ def needed_to_calibrate(level: float) -> int:
     return math.ceil(level / (1 - level) - 1e-9)
 
 
-class Beginning(NamedTuple):
+class WarmStart(NamedTuple):
     """What is trained first, and what meta-training takes over from it."""
 
     problem: Problem
-    take_over: Callable[[Key, MetaParams], MetaParams]
-    """`take_over(key, solution)`: the meta-parameters before meta-training"""
+    transfer: Callable[[Key, MetaParams], MetaParams]
+    """`transfer(key, solution)`: the meta-parameters before meta-training"""
 
 
 class StepStats(NamedTuple):
@@ -171,7 +171,7 @@ class Trainable:
     """what the user has to say before it is trained: expected, got, what to do"""
     unit: str = "meta-step"
     """what people call a meta-step of it"""
-    beginning: Beginning | None = None
+    warm_start: WarmStart | None = None
     """a training before this one, from whose solution it begins; None where it begins at random"""
 
     @property
@@ -223,7 +223,7 @@ class Problem(Trainable):
     """`deviation(params, inputs) -> [examples, outputs]` of single targets, where the model knows it"""
     shot_counts: tuple[int, ...] = ()
     """numbers of support examples at which results are given beside the trained one, and intervals calibrated"""
-    classics: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     """the cheapest models of this kind, by name in `supervised/baselines.py`, beside which a trained one is evaluated"""
     made: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """what was made of this very value once, such as its programs (`training.programs.once`); a changed one begins anew"""

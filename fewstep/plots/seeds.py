@@ -24,7 +24,7 @@ class Panel(NamedTuple):
     """name -> of each run, its figure after each number of steps; None where it diverged"""
 
 
-class Together(NamedTuple):
+class Summary(NamedTuple):
     """What runs come to: [steps] each."""
 
     middle: np.ndarray
@@ -33,7 +33,7 @@ class Together(NamedTuple):
     what: str
 
 
-def every_run(panels: Sequence[Panel], steps: str = "adaptation steps") -> Any:
+def seeds_figure(panels: Sequence[Panel], steps: str = "adaptation steps") -> Any:
     """A line for each run, pale, and one for what they come to, with its 95 % interval where there are several."""
     figure, axes = axes_of(len(panels), 1, (5.6 * len(panels) + 0.6, 4.4))
     for axis, panel in zip(axes[0], panels, strict=True):
@@ -44,24 +44,24 @@ def every_run(panels: Sequence[Panel], steps: str = "adaptation steps") -> Any:
             aside = 0.06 * (number - (len(panel.methods) - 1) / 2)
             for run in table:
                 axis.plot(places + aside, run, color=color, lw=0.7, alpha=0.6, marker=".", ms=4)
-            found = together(table)
+            found = summary(table)
             axis.fill_between(places + aside, found.low, found.high, color=color, alpha=0.15, lw=0)
-            said = f"{name}: {len(runs)} run{'s' * (len(runs) != 1)}{found.what}"
-            axis.plot(places + aside, found.middle, color=color, lw=1.6, marker="o", ms=5, mfc="white", label=said)
+            label = f"{name}: {len(runs)} run{'s' * (len(runs) != 1)}{found.what}"
+            axis.plot(places + aside, found.middle, color=color, lw=1.6, marker="o", ms=5, mfc="white", label=label)
         axis.set_xticks(places, [str(step) for step in panel.steps])
         axis.set(xlabel=steps, ylabel=panel.figure)
         axis.legend(frameon=False, fontsize=8)
     return figure
 
 
-def together(table: np.ndarray) -> Together:
+def summary(table: np.ndarray) -> Summary:
     """Of runs [runs, steps]: the interquartile mean from ten on, else the mean; with the 95 % interval over them."""
     quartiles = [over_seeds(column) for column in table.T]
     if all(each is not None for each in quartiles) and np.isfinite(table).all():
         middle, low, high = np.array(quartiles, float).T
-        return Together(middle, low, high, ", interquartile mean")
+        return Summary(middle, low, high, ", interquartile mean")
     mean = table.mean(0)
     if len(table) == 1:
-        return Together(mean, mean, mean, "")
+        return Summary(mean, mean, mean, "")
     half = np.array([np.nan if each is None else each for each in summarize(table)["ci95"]], float)
-    return Together(mean, mean - half, mean + half, ", mean")
+    return Summary(mean, mean - half, mean + half, ", mean")

@@ -2,8 +2,8 @@
 
 from fewstep.runs.config import settings_of as settings_of
 from fewstep.runs.config import write_config as write_config
-from fewstep.runs.lock import going_on as going_on
-from fewstep.runs.lock import only_one as only_one
+from fewstep.runs.lock import activity as activity
+from fewstep.runs.lock import run_lock as run_lock
 from fewstep.runs.run import Run as Run
 from fewstep.runs.run import open_run as open_run
 from fewstep.runs.train import is_trained as is_trained

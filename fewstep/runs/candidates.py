@@ -20,7 +20,7 @@ from fewstep.storage.files import new_directory, write_json
 from fewstep.training import loop, multihost
 from fewstep.training.checkpoint import has_checkpoint
 from fewstep.training.metrics import EVENTS, TABLE
-from fewstep.training.multihost import found_by_first
+from fewstep.training.multihost import first_has_checkpoint
 
 FOLDER = "candidates"
 MOVED = ("metrics.jsonl", TABLE, f"{EVENTS}*", "checkpoints", "parameters.npz")
@@ -89,7 +89,7 @@ def train_candidate(settings: Any, problem: Any, folder: Path, seed: int, preset
     """Trains a candidate in `folder`, or goes on with what is there; what has its parameters is finished."""
     if multihost.broadcast(np.asarray((folder / PARAMETERS).is_file())):
         return
-    resume = found_by_first(folder)
+    resume = first_has_checkpoint(folder)
     if not resume and multihost.is_first():
         shutil.rmtree(folder, ignore_errors=True)
         write_config(settings, problem, new_directory(folder), seed, preset, mesh.size)

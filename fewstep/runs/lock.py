@@ -20,13 +20,13 @@ from fewstep.supervised.conformal import Unfinished
 
 NAME, OWNER = ".lock", ".owner"
 WAIT_SECONDS, POLL_SECONDS = 0.3, 0.02
-"""How long to try to take a lock: `in_use_by` in another process takes it for a moment."""
+"""How long to try to take a lock: `lock_owner` in another process takes it for a moment."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """errors of a file system without locks"""
 
 
 @contextlib.contextmanager
-def only_one(directory: Path) -> Iterator[None]:
+def run_lock(directory: Path) -> Iterator[None]:
     """Holds `directory` for training in it. Raises `InputError` if another process holds it or if it cannot be written to.
 
     Reading takes no lock. If several processes train together, the first one holds the lock for all.
@@ -56,7 +56,7 @@ def only_one(directory: Path) -> Iterator[None]:
             owner.unlink(missing_ok=True)
 
 
-def held_by(directory: Path) -> str:
+def _holder(directory: Path) -> str:
     """The process that holds `directory`, such as 'process 12 on host'. '' if there is none, or if the file system knows no
     locks."""
     if not (directory / NAME).is_file():
@@ -85,16 +85,16 @@ PARAMETERS = "parameters.npz"
 CANDIDATES = "candidates"
 
 
-def in_use_by(directory: str | Path) -> str:
+def lock_owner(directory: str | Path) -> str:
     """The process that trains in a run directory now, such as 'process 12 on host'. '' if there is none, or if the file system
     knows no locks. A candidate is in use if the run that it is a candidate of is."""
     directory = Path(directory).absolute()
-    return held_by(directory.parent.parent if directory.parent.name == CANDIDATES else directory)
+    return _holder(directory.parent.parent if directory.parent.name == CANDIDATES else directory)
 
 
-def going_on(directory: str | Path) -> str:
+def activity(directory: str | Path) -> str:
     """What another process does in a run directory now, such as 'process 12 on host is training this run'; '' if nothing."""
-    user = in_use_by(directory)
+    user = lock_owner(directory)
     return user and f"{user} is {'calibrating' if (Path(directory) / PARAMETERS).is_file() else 'training'} this run"
 
 
@@ -102,6 +102,6 @@ def unfinished(directory: str | Path) -> Unfinished:
     """Why a run has no calibration: another process trains or calibrates it now; or it was stopped, after its training or
     before its end."""
     trained = (Path(directory) / PARAMETERS).is_file()
-    if in_use_by(directory):
+    if lock_owner(directory):
         return "calibrating" if trained else "training"
     return "uncalibrated" if trained else "stopped"

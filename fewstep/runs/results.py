@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from fewstep.errors import InputError
-from fewstep.runs.lock import going_on
+from fewstep.runs.lock import activity
 from fewstep.runs.run import open_run
 from fewstep.storage.json import read_json, validate
 from fewstep.supervised.findings import findings
@@ -88,7 +88,7 @@ def read_result(directory: str | Path, name: str = "") -> Result:
             tuple(finding.text for finding in findings(found)),
         )
     except FileNotFoundError as error:
-        now = going_on(directory)
+        now = activity(directory)
         then = f"{now}, which writes them at its end" if now else f"`fewstep evaluate {directory}` writes them"
         raise NoFigures(f"{path}: expected the figures of a run; {then}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:

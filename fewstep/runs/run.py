@@ -15,7 +15,7 @@ from fewstep.core.types import MetaParams
 from fewstep.errors import InputError, NotTrusted, TrainingError
 from fewstep.runs.config import application_of, require_same_sources, settings_of, several_candidates
 from fewstep.runs.lock import PARAMETERS as PARAMETERS
-from fewstep.runs.lock import going_on, unfinished
+from fewstep.runs.lock import activity, unfinished
 from fewstep.storage.arrays import read_arrays, write_arrays
 from fewstep.storage.files import write_json
 from fewstep.storage.json import read_json
@@ -55,7 +55,7 @@ class Run:
         return self.config["seed"]
 
     @property
-    def elsewhere(self) -> bool:
+    def in_other_env(self) -> bool:
         """Whether it acts in another environment than it was trained in."""
         return bool(self.env) and self.env != self.application.named_code(self.settings)
 
@@ -97,7 +97,7 @@ class Run:
 
     def _checkpoint(self, which: str) -> tuple[MetaParams, dict[str, Any]]:
         problem = self.problem(with_data=False)
-        now = going_on(self.directory)
+        now = activity(self.directory)
         if several_candidates(self.application, self.settings):
             then = f"{now}; wait until it ends." if now else f"`fewstep resume {self.directory}` goes on with them."
             raise InputError(f"{self.directory} has no checkpoint of its own yet: its candidates are not all trained. {then}")

@@ -13,7 +13,7 @@ from fewstep.application import Application, problem_of
 from fewstep.errors import InputError
 from fewstep.runs.candidates import FOLDER, train_candidates
 from fewstep.runs.config import application_of, require_same, settings_of, several_candidates, write_config
-from fewstep.runs.lock import only_one
+from fewstep.runs.lock import run_lock
 from fewstep.runs.run import PARAMETERS, Run, open_run, require_finite
 from fewstep.storage.files import new_directory
 from fewstep.storage.json import read_json
@@ -51,7 +51,7 @@ def train(
         if announce:
             announce(problem)
         write_config(settings, problem, directory, seed, preset, mesh.size)
-    with only_one(directory):
+    with run_lock(directory):
         try:
             if several:
                 return train_candidates(several, directory, seed, preset, quiet, problem, mesh)
@@ -75,17 +75,17 @@ def resume(run: Run, *, quiet: bool = False, devices: int | None = None) -> Run 
     require_processes(owner, run.config["problem"])
     problem = run.problem()
     mesh = problem.trainer.mesh_of(problem, devices)
-    if run.elsewhere:
+    if run.in_other_env:
         raise InputError(f"{run.directory} goes on in the environment that it began in, got another one by --env.")
     require_same(owner, run.settings, run.seed)
-    with only_one(run.directory):
-        going_on = has_checkpoint(run.directory)
-        if (run.directory / PARAMETERS).is_file() and not going_on:  # its checkpoints were removed, to save room
+    with run_lock(run.directory):
+        resuming = has_checkpoint(run.directory)
+        if (run.directory / PARAMETERS).is_file() and not resuming:  # its checkpoints were removed, to save room
             multihost.shutdown()
             return run.calibrate(problem, quiet) if multihost.is_first() else None
         if several := several_candidates(owner, run.settings):
             return train_candidates(several, run.directory, run.seed, run.config["preset"], quiet, problem, mesh)
-        loop.train(problem, run.directory, seed=run.seed, resume=going_on, quiet=quiet, mesh=mesh)
+        loop.train(problem, run.directory, seed=run.seed, resume=resuming, quiet=quiet, mesh=mesh)
         return completed(run.directory, problem, quiet, run.env)
 
 

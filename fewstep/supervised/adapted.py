@@ -40,14 +40,14 @@ from fewstep.supervised.trained import Report, Trained
 if TYPE_CHECKING:
     from fewstep.runs import Run
 
-Owned = tuple[pl.DataFrame, np.ndarray]
+RowsOfUnits = tuple[pl.DataFrame, np.ndarray]
 """rows, and the number of the unit of each, [rows]"""
 
 
-class Asked(NamedTuple):
+class RowPredictions(NamedTuple):
     """What units say of rows that they are asked for."""
 
-    certainty: ConformalPredictor
+    conformal: ConformalPredictor
     """of all units, those without support rows too"""
     owner: np.ndarray
     """[rows]: the number of each row's unit"""
@@ -55,13 +55,13 @@ class Asked(NamedTuple):
     """[rows, outputs]"""
     deviation: np.ndarray
     """[rows, outputs]"""
-    unlike: np.ndarray
+    is_ood: np.ndarray
     """[rows]: whether the unit is unlike training, or the inputs of the row lie far outside the trained range"""
 
     def bounds(self, percent: int) -> tuple[np.ndarray, np.ndarray]:
         """(lower, upper) [rows, outputs]; NaN for rows that are unlike training, of which no interval can be promised."""
-        lower, upper = self.certainty.bounds(self.outputs, self.deviation, self.owner, percent)
-        return np.where(self.unlike[:, None], np.nan, lower), np.where(self.unlike[:, None], np.nan, upper)
+        lower, upper = self.conformal.bounds(self.outputs, self.deviation, self.owner, percent)
+        return np.where(self.is_ood[:, None], np.nan, lower), np.where(self.is_ood[:, None], np.nan, upper)
 
 
 def owners(
@@ -100,7 +100,7 @@ def known_rows(support: Examples, inputs: np.ndarray, owner: np.ndarray) -> list
     return [f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer"]
 
 
-def past_rows(format: TableFormat, time: str, support: Owned, asked: Owned, source: str) -> list[str]:
+def past_rows(format: TableFormat, time: str, support: RowsOfUnits, asked: RowsOfUnits, source: str) -> list[str]:
     """A note on rows that precede the last row known of their unit, where there are any; for a model that was trained to
     forecast in `time`."""
     column = next((column for column in format.inputs if column.name == time), None)
@@ -165,7 +165,7 @@ class Adapted:
         return weight.reshape(*weight.shape[:2], -1).any(2).sum(1)
 
     @property
-    def certainty(self) -> ConformalPredictor:
+    def conformal(self) -> ConformalPredictor:
         return ConformalPredictor(self.trained, self.rows, self.steps)
 
     @property
@@ -176,12 +176,12 @@ class Adapted:
         return self.trained.adapt(jax.tree.map(lambda leaf: leaf[0], self.support), self.steps)
 
     @property
-    def unlike(self) -> dict[str, str]:
+    def ood_reasons(self) -> dict[str, str]:
         """Units unlike anything trained on, with the reason in words."""
         found = {}
         for name, rows, signs in zip(self._names, self.rows, self.report.signs, strict=True):
             unusable = self.left_out.get(name) if rows == 0 else None
-            reasons = (unusable, self.far.get(name), self.trained.why_unlike(int(rows), signs, self.steps))
+            reasons = (unusable, self.far.get(name), self.trained.ood_reason(int(rows), signs, self.steps))
             if any(reasons):
                 found[name] = "; ".join(filter(None, reasons))
         return found
@@ -201,9 +201,9 @@ class Adapted:
         return self.units or ("it",)
 
     @property
-    def can_tell_unlike(self) -> bool:
+    def can_detect_ood(self) -> bool:
         """Whether there were units enough to calibrate what is unlike."""
-        return all(self.trained.tells_unlike(int(rows), self.steps) for rows in set(self.rows.tolist()))
+        return all(self.trained.can_detect_ood(int(rows), self.steps) for rows in set(self.rows.tolist()))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Adapted:
         A unit of which no support row is known gets the prediction before adaptation. Raises `InputError` where a training
         column is missing, or a row does not say of which unit it is.
         """
-        outputs = self._ask(table, source, notes).outputs
+        outputs = self._predict_rows(table, source, notes).outputs
         if self.format.classes:
             return np.array(self.format.classes)[outputs.argmax(-1)]
         restored = self.format.restore(outputs)
@@ -230,8 +230,8 @@ class Adapted:
 
     def predict_proba(self, table: pl.DataFrame, source: str = "the inputs") -> np.ndarray:
         """Calibrated probabilities [rows, classes], in the order of `format.classes`."""
-        asked = self._ask(table, source, None)
-        return asked.certainty.probabilities(asked.outputs, asked.owner)
+        answers = self._predict_rows(table, source, None)
+        return answers.conformal.probabilities(answers.outputs, answers.owner)
 
     def predict_interval(
         self, table: pl.DataFrame, level: float | None = None, source: str = "the inputs"
@@ -239,35 +239,35 @@ class Adapted:
         """(lower, upper), each [rows] or [rows, targets]: calibrated on units that served for nothing else. By default at the
         highest usual level that their number allows. NaN for units and inputs unlike training, of which no interval can be
         promised. Raises `InputError` where a level is asked for that the calibration does not allow."""
-        percent = self.certainty.level(level)
+        percent = self.conformal.level(level)
         if percent is None:
-            raise InputError(self.certainty.why_none(95))
-        bounds = self._ask(table, source, None).bounds(percent)
+            raise InputError(self.conformal.why_none(95))
+        bounds = self._predict_rows(table, source, None).bounds(percent)
         return tuple(bound[:, 0] if bound.shape[1] == 1 else bound for bound in bounds)  # type: ignore[return-value]
 
     def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
         """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each; and
         for every row, whether it is unlike training and how many support rows its unit has. Bounds are NaN where there are
         none."""
-        percent = None if self.format.classes and level is None else self.certainty.level(level)
-        asked = self._ask(table, source, notes)
-        beside = {UNLIKE: asked.unlike, ROWS: asked.certainty.rows[asked.owner]}
+        percent = None if self.format.classes and level is None else self.conformal.level(level)
+        answers = self._predict_rows(table, source, notes)
+        beside = {UNLIKE: answers.is_ood, ROWS: answers.conformal.rows[answers.owner]}
         if self.format.classes:
-            probabilities = asked.certainty.probabilities(asked.outputs, asked.owner)
+            probabilities = answers.conformal.probabilities(answers.outputs, answers.owner)
             named = {f"probability_{name}": significant(probabilities[:, i]) for i, name in enumerate(self.format.classes)}
-            return {"prediction": np.array(self.format.classes)[asked.outputs.argmax(-1)], **named, **beside}
-        parts = {"prediction": self.format.restore(asked.outputs)}
+            return {"prediction": np.array(self.format.classes)[answers.outputs.argmax(-1)], **named, **beside}
+        parts = {"prediction": self.format.restore(answers.outputs)}
         if percent is None:
-            notes.append(self.certainty.why_none(95))
+            notes.append(self.conformal.why_none(95))
         else:
-            parts["lower"], parts["upper"] = asked.bounds(percent)
+            parts["lower"], parts["upper"] = answers.bounds(percent)
             notes.append(
                 f"lower and upper enclose {percent} % of rows, on average over units like the "
-                f"{self.certainty.calibrated_on()} that they were calibrated on"
+                f"{self.conformal.calibrated_on()} that they were calibrated on"
             )
             if empty := int(np.isnan(parts["lower"]).any(1).sum()):
                 why = "they or their unit are unlike training, or nothing was calibrated for so few support rows"
-                notes.append(f"{empty} of {len(asked.owner)} rows have no lower and upper: {why}")
+                notes.append(f"{empty} of {len(answers.owner)} rows have no lower and upper: {why}")
         parts = {name: significant(values) for name, values in parts.items()}
         targets = [target.name for target in self.format.targets]
         if len(targets) == 1:
@@ -275,7 +275,7 @@ class Adapted:
         each = {f"{name}_{target}": values[:, i] for i, target in enumerate(targets) for name, values in parts.items()}
         return {**each, **beside}
 
-    def _ask(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> Asked:
+    def _predict_rows(self, table: pl.DataFrame, source: str, notes: list[str] | None) -> RowPredictions:
         inputs = self.format.encode_inputs(table, source, notes)
         owner, others = owners(table, self.format.task, self.units, len(self.rows), source)
         fleet = self.joined_by(others) if others else self
@@ -284,7 +284,7 @@ class Adapted:
         asked = np.zeros((*size, inputs.shape[1]), np.float32)
         asked[owner, place] = inputs
         answer = self.trained.answer(pad_units(fleet.support, size[0]), asked, self.steps)
-        unlike = fleet.unlike
+        ood_reasons = fleet.ood_reasons
         far = np.any(
             list(self.format.far_outside(table, source, targets=False).values()) or [np.zeros(owner.size, bool)], axis=0
         )
@@ -300,8 +300,8 @@ class Adapted:
                              "their predictions are those before adaptation")  # fmt: skip
             if far.any():
                 notes.append(f"{far.sum()} of {owner.size} rows have inputs far outside the trained range")
-        far |= np.array([name in unlike for name in fleet._names])[owner]
-        return Asked(fleet.certainty, owner, answer.outputs[owner, place], answer.deviation[owner, place], far)
+        far |= np.array([name in ood_reasons for name in fleet._names])[owner]
+        return RowPredictions(fleet.conformal, owner, answer.outputs[owner, place], answer.deviation[owner, place], far)
 
     def joined_by(self, units: tuple[str, ...]) -> Adapted:
         """These units and others, of which no support row is known."""

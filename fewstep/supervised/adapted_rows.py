@@ -229,13 +229,13 @@ class ConformalPredictor:
         return counts - {0} or counts
 
     def _allowed(self, percent: int) -> bool:
-        return all(self.trained.factors(rows, percent, self.steps) is not None for rows in self._counts)
+        return all(self.trained.quantiles(rows, percent, self.steps) is not None for rows in self._counts)
 
     def bounds(self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int) -> tuple[np.ndarray, np.ndarray]:
         """(lower, upper) [rows, outputs] in the targets' own units, of rows whose unit is number `owner` [rows]; NaN for units
         whose number of support rows was not calibrated."""
         none = [np.nan] * outputs.shape[1]
-        by_unit = np.array([self.trained.factors(int(rows), percent, self.steps) or none for rows in self.rows])
+        by_unit = np.array([self.trained.quantiles(int(rows), percent, self.steps) or none for rows in self.rows])
         half, format = spread * by_unit[owner], self.trained.problem.format
         return format.restore(outputs - half), format.restore(outputs + half)
 

@@ -40,11 +40,11 @@ TITLES = {
     "pixels": "the nearest class mean of pixels",
     "gradients": "the nearest class mean of histograms of oriented gradients",
 }
-"""By name, as `Problem.classics` has them."""
+"""By name, as `Problem.baselines` has them."""
 
 
-def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: int, seed: int) -> dict[str, Any]:
-    """`classics` of `evaluation.json`: for each of `problem.classics` what it errs on the first held-out tasks, and what the
+def compare_baselines(problem: Problem, errors: np.ndarray, metric: str, draws: int, seed: int) -> dict[str, Any]:
+    """`classics` of `evaluation.json`: for each of `problem.baselines` what it errs on the first held-out tasks, and what the
     model, which errs by `errors` [tasks] there, gains over it. The episodes are those of `evaluate` with these `draws` and this
     `seed`. `best` names the classic that errs least; intervals hold for all classics together."""
     assert problem.splits is not None
@@ -53,7 +53,7 @@ def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: in
     query = jax.eval_shape(lambda: family.episode(jnp.asarray(0), jax.random.key(0))).query
     count = max(2, min(TASKS, ROWS // (draws * query.targets.shape[0])))
     numbers = np.asarray(family.tasks(count))
-    models = {name: made(problem, name) for name in problem.classics if name not in left_out}
+    models = {name: made(problem, name) for name in problem.baselines if name not in left_out}
     error = by_row(problem, metric)
     found: dict[str, list[np.ndarray]] = {name: [] for name in models}
     for episodes in drawn(family, numbers, draws, seed):
@@ -66,11 +66,11 @@ def beside_classics(problem: Problem, errors: np.ndarray, metric: str, draws: in
     return summary(by_task, errors[: numbers.size], metric, left_out)
 
 
-def beside_image_classics(problem: Problem, errors: np.ndarray, episodes: Callable[[np.ndarray], Episode]) -> dict[str, Any]:
-    """`beside_classics` of images: `errors` [tasks] are parts of query images that are told wrongly, `episodes(numbers)` those
-    in which they were measured."""
+def compare_image_baselines(problem: Problem, errors: np.ndarray, episodes: Callable[[np.ndarray], Episode]) -> dict[str, Any]:
+    """`compare_baselines` for images: `errors` [tasks] are error rates on query images, measured on the episodes that
+    `episodes(numbers)` returns."""
     count = min(IMAGE_TASKS, errors.size)
-    models = {name: made(problem, name) for name in problem.classics}
+    models = {name: made(problem, name) for name in problem.baselines}
     found: dict[str, list[np.ndarray]] = {name: [] for name in models}
     parts = np.array_split(np.arange(count), math.ceil(count / 10))
     for numbers in watched(parts, "held-out tasks by the cheapest classics", 10):
@@ -100,8 +100,8 @@ def summary(by_task: dict[str, np.ndarray], errors: np.ndarray, metric: str, lef
 
 
 def left_out_of(problem: Problem) -> dict[str, str]:
-    """Which of `problem.classics` cannot be tried, and why."""
-    if "boosting" not in problem.classics:
+    """Which of `problem.baselines` cannot be tried, and why."""
+    if "boosting" not in problem.baselines:
         return {}
     if find_spec("sklearn") is None:
         return {"boosting": "needs scikit-learn (pip install 'fewstep[sklearn]')"}

@@ -92,8 +92,8 @@ class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
             features = chain([scaled], self._waves(values + clock))
             strange = sorted({shown_offset(int(ahead)) for ahead in np.unique(clock)} - set(self.zone.split()))
             if self.zone[:1] in ("+", "-") and strange and not missing.all():
-                told = f"{', '.join(strange)} from UTC, in training {self.zone}"
-                notes.append(f"{self.name}: clocks {told}; all are taken as local")
+                message = f"{', '.join(strange)} from UTC, in training {self.zone}"
+                notes.append(f"{self.name}: clocks {message}; all are taken as local")
             beyond = int(np.sum((values < self.span[0]) | (values > self.span[1])))
             if beyond:
                 low, high = map(self._show, self.span)

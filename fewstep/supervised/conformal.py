@@ -42,9 +42,9 @@ TEMPERATURES = np.geomspace(0.25, 8.0, 61)
 
 def calibrate(problem: Problem, params: MetaParams) -> dict[str, Any]:
     """What `calibration.json` holds: for 0 shots and each number of `problem.shot_counts`, and for the trained number of
-    adaptation steps and for 'auto', the factors of intervals by level and output, the temperature, and the limits of likeness.
+    adaptation steps and for 'auto', the factors of intervals by level and output, the temperature, and the OOD thresholds.
 
-    Without calibration tasks, it holds the limits of likeness alone, by meta-train and meta-validation tasks.
+    Without calibration tasks, it holds the OOD thresholds alone, by meta-train and meta-validation tasks.
     """
     assert problem.splits is not None
     splits, trained = problem.splits, problem.learner.adaptation_steps
@@ -83,7 +83,7 @@ def summary(
     policy: str,
 ) -> dict[str, Any]:
     """The numbers that are kept of one number of shots and one choice of steps: `probed` are calibration tasks, `usual`
-    meta-validation tasks, `learned` meta-train tasks where calibration tasks are too few for a limit of likeness."""
+    meta-validation tasks, `learned` meta-train tasks where calibration tasks are too few for an OOD threshold."""
     result: dict[str, Any] = {}
     if probed is not None:
         targets, outputs = np.asarray(probed.query.targets), probed.outputs[policy]
@@ -92,26 +92,28 @@ def summary(
         else:
             scores = np.abs(targets - outputs) / probed.deviation[policy]
             known = np.moveaxis(probed.known, -1, 0)
-            result["factors"] = [factors(score, has) for score, has in zip(np.moveaxis(scores, -1, 0), known, strict=True)]
+            result["factors"] = [
+                interval_quantiles(score, has) for score, has in zip(np.moveaxis(scores, -1, 0), known, strict=True)
+            ]
     if learned is not None or probed is None:
         assert learned is not None
-        result["likeness"] = rough_likeness(usual.signs[policy], learned.signs[policy])
+        result["likeness"] = rough_ood_threshold(usual.signs[policy], learned.signs[policy])
         return result
     ours, theirs = probed.signs[policy], usual.signs[policy]
     center, scale = theirs.mean((0, 1)), theirs.std((0, 1)) + 1e-3
-    strangeness = ((ours - center) / scale).max(-1)
+    ood_score = ((ours - center) / scale).max(-1)
     level = next((level for level in UNLIKE if level * (probed.tasks + 1) <= 100 * probed.tasks), UNLIKE[-1])
     result["likeness"] = {
         "level": level,
         "center": center.tolist(),
         "scale": scale.tolist(),
-        "limit": quantile(strangeness, np.full(strangeness.shape, 1.0 / strangeness.size), level, probed.tasks),
+        "limit": quantile(ood_score, np.full(ood_score.shape, 1.0 / ood_score.size), level, probed.tasks),
         "usual": np.exp(np.quantile(ours.reshape(-1, len(SIGNS)), level / 100, axis=0)).tolist(),
     }
     return result
 
 
-def factors(scores: np.ndarray, known: np.ndarray) -> list[float | None]:
+def interval_quantiles(scores: np.ndarray, known: np.ndarray) -> list[float | None]:
     """`quantiles` of one output, over the tasks that have values of its target; both [tasks, draws, queries]."""
     has = known.any((1, 2))
     if not has.any():
@@ -119,7 +121,7 @@ def factors(scores: np.ndarray, known: np.ndarray) -> list[float | None]:
     return quantiles(scores[has], evenly(known[has]), LEVELS, int(has.sum()))
 
 
-def rough_likeness(*signs: np.ndarray) -> dict[str, Any]:
+def rough_ood_threshold(*signs: np.ndarray) -> dict[str, Any]:
     """What is like training, by meta-validation and meta-train tasks, each [tasks, draws, signs]. Training has seen most of
     these, so their limit is no quantile: it lies `BEYOND` the most deviant of them."""
     every = np.concatenate([each.reshape(-1, len(SIGNS)) for each in signs])
@@ -204,7 +206,7 @@ OfSigns = tuple[float, float, float]
 """a number for each of `SIGNS`"""
 
 
-class Likeness(TypedDict):
+class OODThreshold(TypedDict):
     """What is like the tasks of training."""
 
     level: int
@@ -219,7 +221,7 @@ class Likeness(TypedDict):
 class Choice(TypedDict):
     """Of one number of shots and one choice of steps."""
 
-    likeness: Likeness
+    likeness: OODThreshold
     temperature: NotRequired[Positive]
     factors: NotRequired[tuple[tuple[float | None, ...], ...]]
 

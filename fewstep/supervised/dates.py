@@ -51,8 +51,8 @@ def date_formats(series: pl.Series) -> list[str]:
     best = max(likely, key=lambda format: fits[format].sum())
     date, other = texts.filter(fits[best])[0], texts.filter(~fits[best])[:1]
     if any(parse_dates(other, format).is_not_null().all() for format in DATES):
-        told = f"dates in two formats, such as {date!r} and {other[0]!r}. Write all of them in one, best 2016-01-31"
-        raise OddDate(told, other[0])
+        message = f"dates in two formats, such as {date!r} and {other[0]!r}. Write all of them in one, best 2016-01-31"
+        raise OddDate(message, other[0])
     raise OddDate(f"dates such as {date!r} beside {other[0]!r}, which is none. Empty such cells", other[0])
 
 

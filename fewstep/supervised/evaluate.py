@@ -73,11 +73,11 @@ def task_errors(
             chosen = [safe if step == "auto" else step for step in steps]
         points = select_step(path, jnp.stack([jnp.asarray(step) for step in chosen]))
 
-        def judge(adapted):
+        def query_errors(adapted):
             metrics = {name: metric(adapted, episode.query) for name, metric in problem.metrics.items()}
             return TaskErrors(metrics, problem.learner.loss(adapted, episode.query, adapt_key))
 
-        return over_parameters(judge, points)
+        return over_parameters(query_errors, points)
 
     def one_task(task):
         keys = jax.random.split(jax.random.fold_in(key, task), draws)

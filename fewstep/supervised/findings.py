@@ -29,7 +29,7 @@ def findings(result: dict[str, Any]) -> list[Finding]:
         few = f" All tasks are of the same {classes} classes; on other classes it may differ." if classes < FEW_CLASSES else ""
         found.append(Finding(said_of_adaptation(gain) + few, gain["outcome"] == "better"))
     if classics := result.get("classics"):
-        found.append(Finding(said_of_classics(classics), classics["by_classic"][classics["best"]]["outcome"] == "better"))
+        found.append(Finding(baseline_message(classics), classics["by_classic"][classics["best"]]["outcome"] == "better"))
     return found
 
 
@@ -69,7 +69,7 @@ def said_of_adaptation(gain: dict[str, Any]) -> str:
     return f"Adaptation changes the {metric} {by(gain, -1)}: not shown to help."
 
 
-def said_of_classics(found: dict[str, Any]) -> str:
+def baseline_message(found: dict[str, Any]) -> str:
     """Which of the cheap classics errs least, and whether the model errs less."""
     name, metric = found["best"], named(found["metric"])
     best, title = found["by_classic"][name], TITLES.get(name, name)

@@ -52,8 +52,8 @@ def by_signs(gains: np.ndarray, comparisons: int) -> str:
     from scipy.stats import binomtest
 
     up = int(np.sum(gains > 0))
-    told = gains.size > 0 and binomtest(up, gains.size).pvalue < (1 - LEVEL) / comparisons
-    if not told or np.sign(gains.mean()) != np.sign(2 * up - gains.size):
+    significant = gains.size > 0 and binomtest(up, gains.size).pvalue < (1 - LEVEL) / comparisons
+    if not significant or np.sign(gains.mean()) != np.sign(2 * up - gains.size):
         return "not shown"
     return "better" if up > gains.size - up else "worse"
 

@@ -33,7 +33,7 @@ MOST_TIMES = 10
 """in a row"""
 
 
-class Overshoot(NamedTuple):
+class AdaptationEffect(NamedTuple):
     """What adaptation does to tasks, means over them."""
 
     before: jax.Array
@@ -44,22 +44,22 @@ class Overshoot(NamedTuple):
     """αλ of the steepest direction of all tasks, where adaptation starts"""
 
 
-def overshoot(problem: Problem, params: MetaParams, key: Key) -> Overshoot:
+def adaptation_effect(problem: Problem, params: MetaParams, key: Key) -> AdaptationEffect:
     """Of `TASKS` meta-validation tasks, the same ones each time. Pure."""
     assert problem.splits is not None
     family, learner = problem.splits.validation, problem.learner
 
-    def one_task(task: jax.Array) -> Overshoot:
+    def one_task(task: jax.Array) -> AdaptationEffect:
         episode_key, adapt_key = jax.random.split(jax.random.fold_in(key, task))
         support, query = family.episode(task, episode_key)
         start = started(learner, params, support, adapt_key)
         adapted = adapt(learner, params, support, adapt_key)
         before, after = (learner.loss(each, query, adapt_key) for each in (start, adapted))
-        return Overshoot(before, after, step_curvature(learner, params, start, support, adapt_key))
+        return AdaptationEffect(before, after, step_curvature(learner, params, start, support, adapt_key))
 
     tasks = family.tasks(TASKS)
     found = map_tasks(one_task, tasks, tasks.shape[0])
-    return Overshoot(jnp.mean(found.before), jnp.mean(found.after), jnp.nanmax(found.curvature))
+    return AdaptationEffect(jnp.mean(found.before), jnp.mean(found.after), jnp.nanmax(found.curvature))
 
 
 def step_curvature(learner: Learner, params: MetaParams, start: Params, support: Batch, key: Key) -> jax.Array:
@@ -87,13 +87,13 @@ def normal(tree: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), tree)
 
 
-def factor_of(found: Overshoot) -> jax.Array:
+def shrink_factor(found: AdaptationEffect) -> jax.Array:
     """What learned rates should be multiplied by: 1 where tasks gain by adaptation."""
     by_curvature = jnp.where(found.curvature > TARGET, TARGET / found.curvature, 1.0)
     return jnp.where(found.after < found.before, 1.0, jnp.clip(by_curvature, LEAST, MOST))
 
 
-def lowered(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, Overshoot]:
+def guard_factor(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, AdaptationEffect]:
     """(what learned rates should be multiplied by, what was seen before that). 1 where tasks gain by adaptation, and where they
     do not even at the smallest rates: then these are not why. Pure."""
     assert problem.lower_rates is not None
@@ -101,47 +101,49 @@ def lowered(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, 
 
     def look(carry):
         times, factor, first, found = carry
-        factor = jnp.where(times == 0, factor, factor * factor_of(found))
-        found = overshoot(problem, at_lower_rates(lower, factor, params), key)
+        factor = jnp.where(times == 0, factor, factor * shrink_factor(found))
+        found = adaptation_effect(problem, with_lower_rates(lower, factor, params), key)
         return times + 1, factor, jax.tree.map(lambda old, new: jnp.where(times == 0, new, old), first, found), found
 
     def harmful(carry):
         times, _, _, found = carry
         return (times == 0) | ~(found.after < found.before) & (times <= MOST_TIMES)
 
-    shapes = jax.eval_shape(lambda params: overshoot(problem, params, key), params)
+    shapes = jax.eval_shape(lambda params: adaptation_effect(problem, params, key), params)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     _, factor, first, found = jax.lax.while_loop(harmful, look, (0, jnp.ones(()), nothing, nothing))
     return jnp.where(found.after < found.before, factor, 1.0), first
 
 
-def at_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> MetaParams:
+def with_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> MetaParams:
     """The same meta-parameters with smaller learned rates."""
     return params._replace(inner=lower(params.inner, factor))
 
 
-def compiled_judge(problem: Problem) -> Callable[[MetaState, Key], Validation]:
+def compiled_guarded_validation(problem: Problem) -> Callable[[MetaState, Key], Validation]:
     """`(state, key) -> Validation`, whose state has its learned inner rates lowered where adaptation overshoots.
 
     Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
     steps, lower = problem.learner.adaptation_steps, problem.lower_rates
     validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
-    guard = jit_hoisted(partial(lowered, problem))
+    guard = jit_hoisted(partial(guard_factor, problem))
 
     def errors(state: MetaState, key: Key) -> list[float]:
         return jax.device_get(validate(jax.device_get(evaluated(state)), key)).tolist()
 
-    def judge(state: MetaState, key: Key) -> Validation:
+    def guarded(state: MetaState, key: Key) -> Validation:
         found = errors(state, key)
         if lower is None or steps == 0 or found[-1] < found[0]:
             return Validation(state, found[-1])
         factor, seen = jax.device_get(guard(jax.device_get(evaluated(state)), key))
         if factor == 1:
             return Validation(state, found[-1])
-        told = f"Meta-validation tasks do not gain by adaptation: their loss is {seen.before:.3g} before and {seen.after:.3g} "
-        told += f"after it (rate times curvature is {seen.curvature:.3g}; gradient descent bears 2). The inner rates that are "
-        told += f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
-        state = with_params(state, partial(at_lower_rates, lower, factor))
-        return Validation(state, errors(state, key)[-1], message=told)
+        message = (
+            f"Meta-validation tasks do not gain by adaptation: their loss is {seen.before:.3g} before and {seen.after:.3g} "
+            f"after it (rate times curvature is {seen.curvature:.3g}; gradient descent bears 2). The inner rates that are "
+            f"learned are lowered to {factor:.2g} of what they were (--no-lower-rates leaves them alone)."
+        )
+        state = with_params(state, partial(with_lower_rates, lower, factor))
+        return Validation(state, errors(state, key)[-1], message=message)
 
-    return judge
+    return guarded

@@ -17,7 +17,7 @@ import numpy as np
 from fewstep.core.maml import adaptation_path
 from fewstep.core.problem import Problem
 from fewstep.core.types import MetaParams
-from fewstep.supervised.baselines import beside_classics
+from fewstep.supervised.baselines import compare_baselines
 from fewstep.supervised.columns import TableFormat
 from fewstep.supervised.conformal import DEFAULT_LEVELS, LEVELS, nearest_entry
 from fewstep.supervised.evaluate import figures, finite_or_none, measured_errors, summarize
@@ -178,10 +178,10 @@ def measure(
     asked = jax.tree.map(lambda errors: errors[:, : len(steps)], measured)
     result, (name, *others) = figures(problem, asked, steps, draws), problem.metrics
     result |= gain_of_adaptation(measured.metrics[name], every, trained, name)
-    if beside and problem.classics:
+    if beside and problem.baselines:
         judged = "error_rate" if "error_rate" in others else name  # scores of classes are no probabilities
         errors = measured.metrics[judged][:, every.index(trained)]
-        result["classics"] = beside_classics(problem, errors, judged, draws, seed=0)
+        result["classics"] = compare_baselines(problem, errors, judged, draws, seed=0)
     return {**result, "seconds": round(time.monotonic() - started, 2)}
 
 

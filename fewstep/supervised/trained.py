@@ -81,7 +81,7 @@ class Trained:
         }
 
     @property
-    def said(self) -> tuple[str, ...]:
+    def messages(self) -> tuple[str, ...]:
         """The findings as one line for people, or none."""
         return said_of_run(self.findings)
 
@@ -119,7 +119,7 @@ class Trained:
         )
         return fitted(self.params, support)
 
-    def factors(self, rows: int, level: int, steps: Steps) -> list[float] | None:
+    def quantiles(self, rows: int, level: int, steps: Steps) -> list[float] | None:
         """By how many deviations [outputs] intervals of `level` per cent reach, after so many support rows; None where the
         calibration does not say."""
         entry = self._entry(rows, steps)
@@ -131,22 +131,22 @@ class Trained:
         entry = self._entry(rows, steps)
         return 1.0 if entry is None else entry.get("temperature", 1.0)
 
-    def tells_unlike(self, rows: int, steps: Steps) -> bool:
+    def can_detect_ood(self, rows: int, steps: Steps) -> bool:
         """Whether a unit of so many rows can be said to be unlike those of training."""
         entry = self._entry(rows, steps)
         return entry is not None and entry["likeness"]["limit"] is not None
 
-    def why_unlike(self, rows: int, signs: np.ndarray, steps: Steps) -> str | None:
+    def ood_reason(self, rows: int, signs: np.ndarray, steps: Steps) -> str | None:
         """Why a unit is unlike those of training, in words; None where it is not, or where nothing is known to compare with."""
         entry = self._entry(rows, steps)
-        if rows == 0 or entry is None or not self.tells_unlike(rows, steps):
+        if rows == 0 or entry is None or not self.can_detect_ood(rows, steps):
             return None
-        likeness = entry["likeness"]
-        strangeness = (signs - np.array(likeness["center"])) / np.array(likeness["scale"])
-        worst = int(strangeness.argmax())  # the first that is no number, if one is
-        if strangeness[worst] <= likeness["limit"]:
+        ood_limits = entry["likeness"]
+        ood_scores = (signs - np.array(ood_limits["center"])) / np.array(ood_limits["scale"])
+        worst = int(ood_scores.argmax())  # the first that is no number, if one is
+        if ood_scores[worst] <= ood_limits["limit"]:
             return None
-        found, usual = float(np.exp(signs[worst])), likeness["usual"][worst]
+        found, usual = float(np.exp(signs[worst])), ood_limits["usual"][worst]
         name = next(iter(self.problem.metrics)).replace("_", " ")
         words = {
             "error before": f"before adaptation the {name} on its rows is {found:.3g}",
@@ -154,9 +154,9 @@ class Trained:
             "change": f"the change of its predictions by adaptation is {self._unit(found)}",
         }[SIGNS[worst]]
         compared = self._unit(usual) if SIGNS[worst] == "change" else f"{usual:.3g}"
-        if "known_tasks" in likeness:  # too few units calibrated
-            return f"{words}; on all {likeness['known_tasks']} meta-train and meta-validation units it is at most {compared}"
-        return f"{words}; on {likeness['level']} % of comparable units it is at most {compared}"
+        if "known_tasks" in ood_limits:  # too few units calibrated
+            return f"{words}; on all {ood_limits['known_tasks']} meta-train and meta-validation units it is at most {compared}"
+        return f"{words}; on {ood_limits['level']} % of comparable units it is at most {compared}"
 
     def _unit(self, standardized: float) -> str:
         format = self.problem.format

@@ -17,13 +17,13 @@ from fewstep.core.maml import MetaState
 from fewstep.core.problem import Problem, StepStats, Validation
 from fewstep.core.types import Key, MetaParams
 from fewstep.supervised.evaluate import MOST_DRAWS, compiled_validation
-from fewstep.supervised.inner_rate_guard import compiled_judge
+from fewstep.supervised.inner_rate_guard import compiled_guarded_validation
 from fewstep.training import multihost
 from fewstep.training.chunk import compiled_chunk
 from fewstep.training.devices import replicate, training_mesh
 from fewstep.training.divergence import why_not_finite
 from fewstep.training.jit import cached
-from fewstep.training.tuning import prepared
+from fewstep.training.tuning import prepare
 
 CHECKPOINTS = 20
 """A run is validated and saved about so many times, evenly spread; `Problem.checkpoint_every` has it saved more often."""
@@ -37,7 +37,7 @@ class SupervisedTrainer:
 
     def __init__(self, problem: Problem, mesh: Mesh | None, seed: int, quiet: bool) -> None:
         self.mesh = mesh or self.mesh_of(problem, None)
-        self.problem = prepared(problem, self.mesh, seed, quiet)
+        self.problem = prepare(problem, self.mesh, seed, quiet)
         self.validate_first = bool(problem.rollbacks or problem.lower_rates)
 
     @staticmethod
@@ -49,7 +49,7 @@ class SupervisedTrainer:
         return replicate(state, self.mesh)
 
     def run(self, state: MetaState, key: Key, steps: int) -> tuple[MetaState, StepStats]:
-        with multihost.others():
+        with multihost.reporting_lost_processes():
             state, chunk = cached(self.problem, compiled_chunk, self.mesh)(state, key, steps)
             chunk = jax.device_get(chunk)
         means = {"meta_loss": float(chunk.meta_loss), "gradient_norm": float(chunk.gradient_norm)}
@@ -59,7 +59,7 @@ class SupervisedTrainer:
         )
 
     def validate(self, state: MetaState, key: Key) -> Validation:
-        return cached(self.problem, compiled_judge)(state, key)
+        return cached(self.problem, compiled_guarded_validation)(state, key)
 
     def conclude(self, best: MetaState, key: Key) -> tuple[Mapping[str, Any], str]:
         return {}, ""

@@ -43,7 +43,7 @@ class Convolution(NamedTuple):
     """all times that it is done"""
 
 
-def measured_lowerings(
+def autotune_lowerings(
     function: Callable[..., Any], arguments: Any, together: int, usual: Lowering, mesh: Mesh, quiet: bool
 ) -> Choice:
     """The choice for all convolutions in `function` of one task, `together` of them side by side; `arguments` may be shapes.

@@ -151,8 +151,8 @@ class Checkpoints:
                 f"meta-step {max(self._records)}."
             )
         if mode == "read":
-            for told in self.damaged:
-                print(f"warning: {told}", file=sys.stderr, flush=True)
+            for message in self.damaged:
+                print(f"warning: {message}", file=sys.stderr, flush=True)
         for partial in self.directory.glob("*.partial") if self._writes else ():
             partial.unlink()
 

@@ -15,7 +15,7 @@ from fewstep.core.types import Episode, MetaParams
 from fewstep.gradients import exact, first_order, stored
 from fewstep.gradients.exact import bytes_of, device_memory
 from fewstep.training.operations import operations
-from fewstep.training.tuning import fitted, shapes_of
+from fewstep.training.tuning import shapes_of, tune_learner
 
 WAYS: dict[str, TaskGradient] = {"exact": exact, "stored": stored, "first-order": first_order}
 
@@ -47,7 +47,7 @@ def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int,
     found = {}
     ways = WAYS if asked in ("auto", *WAYS) else {asked: learner.task_gradient, **WAYS}
     for name, way in ways.items():
-        each = fitted(replace(learner, task_gradient=way), params, episode, tasks)
+        each = tune_learner(replace(learner, task_gradient=way), params, episode, tasks)
 
         def one_meta_step(params, episodes, keys, step, each=each):
             return meta_gradient(each, params, episodes, keys, step)

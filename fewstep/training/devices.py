@@ -60,8 +60,8 @@ def use_cpu_cores() -> None:
 
     The small operations of a meta-step do not profit from threads inside an operation; tasks split over cores do.
     """
-    said = "JAX_NUM_CPU_DEVICES" in os.environ or FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
-    if not said:
+    given = "JAX_NUM_CPU_DEVICES" in os.environ or FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
+    if not given:
         jax.config.update("jax_num_cpu_devices", cpu_cores())
 
 

@@ -26,7 +26,7 @@ from fewstep.core.types import Key, MetaParams
 from fewstep.errors import TrainingError
 from fewstep.training import multihost
 from fewstep.training.checkpoint import Checkpoints
-from fewstep.training.multihost import NullFiles, found_by_first, shared, sync_decision
+from fewstep.training.multihost import NullFiles, first_has_checkpoint, shared, sync_decision
 from fewstep.training.progress import MetricsFile, Progress, read_metrics, risen
 from fewstep.training.signals import StopSignals
 from fewstep.variants import evaluated, slowdown, slower
@@ -35,7 +35,7 @@ FACTOR = 0.5
 """of the outer rate, each time"""
 
 
-def rolled_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
+def roll_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
     """(the state to go on from, what a person should know) after the meta-step that follows `failed` was not finite.
 
     `good` is the best state that was saved. Raises `TrainingError` with the reason where the run went back `rollbacks` times
@@ -48,13 +48,13 @@ def rolled_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaS
     times = round(math.log(factor, FACTOR))
     if times >= rollbacks:
         raise TrainingError(f"{reason} The run went back {times} times, with half the outer rate each time (--rollbacks).")
-    told = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
-    return slower(good, FACTOR * factor / then), told
+    message = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
+    return slower(good, FACTOR * factor / then), message
 
 
 SECONDS_A_CALL = 0.5
 """A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
-BEGINNING = "beginning"
+PRETRAINING = "beginning"
 """the folder in a run of what is trained first"""
 
 
@@ -95,8 +95,8 @@ def train(
     """
     meta_steps, writes = problem.meta_steps if meta_steps is None else meta_steps, multihost.is_first()
     quiet, resume = quiet or not writes, bool(multihost.broadcast(np.asarray(resume)))
-    if problem.beginning is not None and not (resume and found_by_first(directory)):
-        problem, resume = pretrained(problem, directory / BEGINNING, seed, mesh, quiet), False
+    if problem.warm_start is not None and not (resume and first_has_checkpoint(directory)):
+        problem, resume = pretrain(problem, directory / PRETRAINING, seed, mesh, quiet), False
     trainer, log_every = problem.trainer(problem, mesh, seed, quiet), problem.log_every
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = problem.initial_state(problem.init(init_key))
@@ -122,9 +122,9 @@ def train(
         started = time.monotonic() - past["seconds"]
         warnings: list[str] = past["warnings"]
 
-        def warn(told: str) -> None:
-            progress.say(f"warning: {told}")
-            warnings.append(told)
+        def warn(message: str) -> None:
+            progress.say(f"warning: {message}")
+            warnings.append(message)
 
         def validated(state: MetaState) -> Validation:
             """Its state is where `run` takes it, and the same in all processes."""
@@ -136,7 +136,7 @@ def train(
 
         def first_state() -> MetaState:
             """Where the run began, of a run that goes on."""
-            known = problem if problem.beginning is None else pretrained(problem, directory / BEGINNING, seed, mesh, quiet)
+            known = problem if problem.warm_start is None else pretrain(problem, directory / PRETRAINING, seed, mesh, quiet)
             first = known.initial_state(known.init(init_key))
             return multihost.broadcast(trainer.validate(first, validation_key).state) if trainer.validate_first else first
 
@@ -162,8 +162,8 @@ def train(
                 save(None)
                 raise Interrupted from None
 
-        for told in checkpoints.damaged:
-            warn(told)
+        for message in checkpoints.damaged:
+            warn(message)
         start = past["start"]
         if resume:
             good = Good(*shared(checkpoints.restore(jax.device_get(state), "best")))
@@ -182,8 +182,8 @@ def train(
             with left_at_once():
                 after, stats = trainer.run(state, train_key, length)
             if not stats.finite:
-                state, told = rolled_back(trainer, problem.rollbacks, good.state, after, train_key)
-                warn(told)
+                state, message = roll_back(trainer, problem.rollbacks, good.state, after, train_key)
+                warn(message)
                 state, step, sums = trainer.place(state), int(state.step), good.record["sums"]
                 totals = added(totals, stats.totals)
                 log.back(good.record["log_position"])
@@ -198,14 +198,14 @@ def train(
                     if now == meta_steps:
                         known = good.record["validation"]
                         better = not math.isfinite(known) or found.value <= known
-                        conclusion, told = trainer.conclude(found.state if better else good.state, validation_key)
-                        if told:
-                            progress.say(told)
+                        conclusion, message = trainer.conclude(found.state if better else good.state, validation_key)
+                        if message:
+                            progress.say(message)
             state, step = after if found is None else found.state, now
             sums = added(sums, {"steps": stats.steps, **stats.means, **stats.counts})
             totals = added(totals, stats.totals)
-            for told in stats.messages:
-                progress.say(told)
+            for message in stats.messages:
+                progress.say(message)
             if step == next_log:
                 record: dict[str, Any] = {"meta_step": step}
                 record |= {name: sums[name] / sums["steps"] for name in stats.means}
@@ -239,9 +239,9 @@ def train(
             progress.say(f"the best checkpoint on meta-validation tasks: {best}")
         if writes:
             records = [record for record in read_metrics(directory / "metrics.jsonl") if record.get("meta_loss") is not None]
-            if told := risen(*([record[name] for record in records] for name in ("meta_loss", "meta_step"))):
+            if message := risen(*([record[name] for record in records] for name in ("meta_loss", "meta_step"))):
                 progress.say(
-                    f"warning: {told}. The best checkpoint is kept; a smaller --outer-rate or --inner-rate may learn more."
+                    f"warning: {message}. The best checkpoint is kept; a smaller --outer-rate or --inner-rate may learn more."
                 )
     return state
 
@@ -251,29 +251,29 @@ def added(sums: Mapping[str, float], more: Mapping[str, float]) -> dict[str, flo
     return {**sums, **{name: sums.get(name, 0) + value for name, value in more.items()}}
 
 
-def pretrained(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, quiet: bool) -> Any:
+def pretrain(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, quiet: bool) -> Any:
     """`problem` as it begins from the solution of what is trained first, which is trained in `directory`, or goes on there."""
-    assert problem.beginning is not None
-    first = problem.beginning.problem
+    assert problem.warm_start is not None
+    first = problem.warm_start.problem
     if not quiet:
         print(f"first, {first.meta_steps} batches of all meta-train classes at once:", file=sys.stderr, flush=True)
     if multihost.is_first():
         directory.mkdir(exist_ok=True)
-    state = train(first, directory, seed=seed, resume=found_by_first(directory), mesh=mesh, quiet=quiet)
-    return beginning_from(problem, jax.device_get(evaluated(state)))
+    state = train(first, directory, seed=seed, resume=first_has_checkpoint(directory), mesh=mesh, quiet=quiet)
+    return with_warm_start(problem, jax.device_get(evaluated(state)))
 
 
-def beginning_from(problem: Any, solution: MetaParams) -> Any:
+def with_warm_start(problem: Any, solution: MetaParams) -> Any:
     """`problem` with what was to be trained first already trained."""
-    take_over = problem.beginning.take_over
-    return replace(problem, init=lambda key: take_over(key, solution), beginning=None)
+    transfer = problem.warm_start.transfer
+    return replace(problem, init=lambda key: transfer(key, solution), warm_start=None)
 
 
 def train_in_memory(problem: Trainable, seed: int = 0) -> MetaParams:
     """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `TrainingError` as `train`."""
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
-    if problem.beginning is not None:
-        problem = beginning_from(problem, train_in_memory(problem.beginning.problem, seed))
+    if problem.warm_start is not None:
+        problem = with_warm_start(problem, train_in_memory(problem.warm_start.problem, seed))
     trainer, step = problem.trainer(problem, None, seed, True), 0
     state = trainer.place(problem.initial_state(problem.init(init_key)))
     while step < problem.meta_steps:

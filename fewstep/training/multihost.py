@@ -106,9 +106,9 @@ def _awaited(what: str) -> Iterator[None]:
         )
         os._exit(1)
 
-    told = f"waiting for the other processes of this training ({what}) ..."
+    message = f"waiting for the other processes of this training ({what}) ..."
     timers = [
-        Timer(SILENT_SECONDS, lambda: print(told, file=sys.stderr, flush=True)),
+        Timer(SILENT_SECONDS, lambda: print(message, file=sys.stderr, flush=True)),
         Timer(WAITING_SECONDS, give_up),
     ]
     for timer in timers:
@@ -175,7 +175,7 @@ def leave(code: int) -> None:
 
 
 @contextmanager
-def others() -> Iterator[None]:
+def reporting_lost_processes() -> Iterator[None]:
     """Around what all processes compute together: raises `TrainingError` where one of them no longer takes part."""
     try:
         yield
@@ -203,7 +203,7 @@ def _summed(words: np.ndarray) -> np.ndarray:
     machines), and its broadcast adds floats, which loses the sign of −0 and without x64 half of a float64.
     """
     rows = NamedSharding(_mesh(), PartitionSpec("processes"))
-    with others():
+    with reporting_lost_processes():
         return np.asarray(_sum()(jax.make_array_from_process_local_data(rows, words[None])))
 
 
@@ -260,6 +260,6 @@ def sync_decision(length: int, stop: bool) -> tuple[int, bool]:
     return int(each[0, 0]), bool(each[:, 1].any())
 
 
-def found_by_first(run: Path) -> bool:
+def first_has_checkpoint(run: Path) -> bool:
     """Whether the first process finds a whole checkpoint in this run directory."""
     return bool(broadcast(np.asarray(is_first() and has_checkpoint(run))))

@@ -177,8 +177,8 @@ class Progress:
     def _line(self, done: int, *parts: str) -> None:
         since, start = self._first or (time.monotonic(), done)
         left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
-        told = [f"{self.unit} {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
-        print("  ".join(told), file=self.stream, flush=True)
+        message = [f"{self.unit} {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
+        print("  ".join(message), file=self.stream, flush=True)
         self._said = time.monotonic()
 
     def _watch(self, done: int, meta_loss: float) -> None:
@@ -233,13 +233,13 @@ def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:
 
         yield from track(parts, f"{what}, {size} at a time", console=Console(stderr=True), transient=True)
         return
-    started = said = time.monotonic()
+    started = printed = time.monotonic()
     for number, part in enumerate(parts):
         if number == 1:
             started = time.monotonic()  # in the first, programs were compiled
-        elif number and time.monotonic() - said > SECONDS_A_LINE:
-            said = time.monotonic()
-            left = (said - started) / (number - 1) * (len(parts) - number)
+        elif number and time.monotonic() - printed > SECONDS_A_LINE:
+            printed = time.monotonic()
+            left = (printed - started) / (number - 1) * (len(parts) - number)
             print(f"{what}: {number * size} of {len(parts) * size}  {left:.0f} s left", file=sys.stderr, flush=True)
         yield part
 

@@ -82,9 +82,9 @@ class StopSignals:
 
 
 @contextlib.contextmanager
-def ended_by_second_signal(numbers: Collection[int], told: bytes = b"") -> Iterator[None]:
-    """Writes `told` on stderr when the first of these signals comes, and ends the process `GRACE_SECONDS` after the second one,
-    if it has not left the context by then. Only for the main thread; files that are written whole or not at all stay so."""
+def ended_by_second_signal(numbers: Collection[int], message: bytes = b"") -> Iterator[None]:
+    """Writes `message` to stderr on the first of these signals, and ends the process `GRACE_SECONDS` after the second one if it
+    is still in the context. Works in the main thread only. Files that are written atomically stay complete."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -100,8 +100,8 @@ def ended_by_second_signal(numbers: Collection[int], told: bytes = b"") -> Itera
                     continue
                 count += 1
                 with contextlib.suppress(OSError):  # nobody may be there to read it
-                    if count == 1 and told:
-                        os.write(2, told)
+                    if count == 1 and message:
+                        os.write(2, message)
                     if count > 1 and not left.wait(GRACE_SECONDS):
                         os.write(2, STOPPED)
                 if count > 1 and not left.is_set():

@@ -21,7 +21,7 @@ from fewstep.gradients import half_precision
 from fewstep.gradients.exact import SHARE, bytes_of, device_memory
 from fewstep.nn.fast_conv import Choice, Lowering, fast_convolutions, has_convolutions
 from fewstep.nn.fast_pool import fast_pooling
-from fewstep.training.autotune_convolutions import measured_lowerings
+from fewstep.training.autotune_convolutions import autotune_lowerings
 from fewstep.training.devices import meta_batch
 from fewstep.training.jit import cached
 from fewstep.training.operations import operations
@@ -32,9 +32,9 @@ LEAST_COSINE = 0.99
 """between the meta-gradients in bfloat16 and in float32, below which is warned"""
 
 
-def planned(problem: Problem, devices: int = 1, mesh: Mesh | None = None, quiet: bool = True) -> Problem:
+def tune(problem: Problem, devices: int = 1, mesh: Mesh | None = None, quiet: bool = True) -> Problem:
     """`problem` with its learner fitted to the machine, by measuring on the devices of `mesh` where one is given."""
-    return replace(problem, learner=fitted(problem.learner, *shapes_of(problem, devices), mesh, quiet))
+    return replace(problem, learner=tune_learner(problem.learner, *shapes_of(problem, devices), mesh, quiet))
 
 
 def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]:
@@ -45,14 +45,14 @@ def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]
     return params, episode, -(-problem.meta_batch_size // devices)
 
 
-def planned_on(problem: Problem, mesh: Mesh, quiet: bool) -> Problem:
+def _tune_on_mesh(problem: Problem, mesh: Mesh, quiet: bool) -> Problem:
     """`problem` with its learner fitted to the devices of `mesh`, by measuring where that is worth it."""
-    return planned(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
+    return tune(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
 
 
-def prepared(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
+def prepare(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
     """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
-    problem = cached(problem, planned_on, mesh, quiet)
+    problem = cached(problem, _tune_on_mesh, mesh, quiet)
     if getattr(problem.settings, "precision", "float32") == "float32":
         return problem
     cosine = cosine_to_float32(problem, jax.random.key(seed))
@@ -72,7 +72,7 @@ def is_long(problem: Problem) -> bool:
     return operations(one_task, params, episode, key, step) * tasks * problem.meta_steps >= LONG
 
 
-def fitted(
+def tune_learner(
     learner: Learner, params: MetaParams, episode: Episode, tasks: int, mesh: Mesh | None = None, quiet: bool = True
 ) -> Learner:
     """`learner` for a meta-batch of so many `tasks` a device; `params` and `episode` (of one task) may be shapes alone.
@@ -83,21 +83,21 @@ def fitted(
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     if not has_convolutions(learner.loss, params.theta, episode.support, key):
-        return replace(learner, tasks_at_once=learner.tasks_at_once or as_fit(learner, params, episode, key, tasks))
+        return replace(learner, tasks_at_once=learner.tasks_at_once or tasks_that_fit(learner, params, episode, key, tasks))
     one_by_one = jax.default_backend() == "cpu"
-    together = learner.tasks_at_once or (1 if one_by_one else as_fit(learner, params, episode, key, tasks))
+    together = learner.tasks_at_once or (1 if one_by_one else tasks_that_fit(learner, params, episode, key, tasks))
     pooled = replace(learner, loss=fast_pooling(learner.loss), tasks_at_once=together)
     usual: Lowering = "direct" if together == 1 else "matrix"
     choice: Lowering | Choice = usual
     if mesh is not None and one_by_one:
         one_task = lambda *arguments: learner.task_gradient(pooled, *arguments)  # noqa: E731
         shapes = params, episode, key, jax.ShapeDtypeStruct((), jnp.int32)
-        choice = measured_lowerings(one_task, shapes, together, usual, mesh, quiet)
+        choice = autotune_lowerings(one_task, shapes, together, usual, mesh, quiet)
     wrap = lambda gradient: fast_convolutions(gradient, choice)  # noqa: E731
-    return replace(pooled, task_gradient=around(learner.task_gradient, wrap))
+    return replace(pooled, task_gradient=rewrite_gradient(learner.task_gradient, wrap))
 
 
-def as_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
+def tasks_that_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
     """How many tasks may be mapped together, at least one, by what one adaptation step and one look at the query set keep."""
 
     def kept_of(theta, batch, key):
@@ -108,7 +108,7 @@ def as_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tas
     return max(1, min(tasks, int(SHARE * device_memory() // max(each, 1))))
 
 
-def around(gradient: TaskGradient, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> TaskGradient:
+def rewrite_gradient(gradient: TaskGradient, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> TaskGradient:
     """A task gradient whose program is rewritten by `wrap`."""
 
     def rewritten_gradient(learner, params, episode, key, step):
@@ -119,7 +119,7 @@ def around(gradient: TaskGradient, wrap: Callable[[Callable[..., Any]], Callable
 
 def in_half_precision(learner: Learner) -> Learner:
     """`learner` with matrix products in bfloat16: see `gradients/transforms.py`."""
-    return replace(learner, task_gradient=around(learner.task_gradient, half_precision))
+    return replace(learner, task_gradient=rewrite_gradient(learner.task_gradient, half_precision))
 
 
 def cosine_to_float32(problem: Problem, key: Key) -> float:

@@ -29,7 +29,7 @@ def with_checkpoint(run):
     problem, folder = run.problem(), run.directory
     state = init(problem.outer_optimizer, problem.init(jax.random.key(0)))
     record = {"validation": 1.0, "seconds": 1.0, "log_position": 0, "sums": [1.0, 1.0, 1, 0]}
-    with runs.only_one(folder), Checkpoints(folder / "checkpoints", "new") as checkpoints:
+    with runs.run_lock(folder), Checkpoints(folder / "checkpoints", "new") as checkpoints:
         checkpoints.save(state, record)
     return run
 

@@ -11,7 +11,7 @@ import pytest
 from fewstep import InputError, runs
 from fewstep.apps.policies.problems import Nav2d
 from fewstep.apps.sine.settings import Sine
-from fewstep.runs.lock import only_one
+from fewstep.runs.lock import run_lock
 from fewstep.training import loop
 
 TINY = {"hidden": (8,), "meta_steps": 6, "log_every": 3, "meta_batch_size": 3, "adaptation_steps": 2, "shots": 5, "queries": 5}
@@ -25,8 +25,8 @@ def sine(tmp_path_factory):
 HOLDER = """
 import sys
 from pathlib import Path
-from fewstep.runs.lock import only_one
-with only_one(Path(sys.argv[1])):
+from fewstep.runs.lock import run_lock
+with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -45,7 +45,7 @@ def test_a_second_process_in_a_run_directory_is_refused_at_once_and_a_killed_one
     assert command("evaluate", "run", "--steps", "1", "--tasks", "5")[0] == 0
     holder.kill()
     holder.communicate()
-    with only_one(tmp_path / "run"):
+    with run_lock(tmp_path / "run"):
         pass
 
 
@@ -53,7 +53,7 @@ def test_a_run_is_held_while_it_trains_and_free_afterwards(tmp_path, monkeypatch
     seen = []
 
     def look(*arguments, **options):
-        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on"), only_one(tmp_path / "run"):
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on"), run_lock(tmp_path / "run"):
             pass
         seen.append(True)
         raise KeyboardInterrupt
@@ -65,13 +65,13 @@ def test_a_run_is_held_while_it_trains_and_free_afterwards(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         runs.resume(run)
     assert seen == [True, True]
-    with only_one(tmp_path / "run"):
+    with run_lock(tmp_path / "run"):
         pass
 
 
 def test_a_policy_is_held_while_it_trains(tmp_path, monkeypatch):
     def look(*arguments, **options):
-        with pytest.raises(InputError, match="in use by"), only_one(tmp_path / "run"):
+        with pytest.raises(InputError, match="in use by"), run_lock(tmp_path / "run"):
             pass
         raise KeyboardInterrupt
 

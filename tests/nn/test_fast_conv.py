@@ -24,7 +24,7 @@ from fewstep.training.cost import estimate
 from fewstep.training.devices import task_mesh
 from fewstep.training.map_tasks import map_tasks
 from fewstep.training.operations import operations
-from fewstep.training.tuning import fitted
+from fewstep.training.tuning import tune_learner
 
 KEY = jax.random.key(0)
 IMAGES_LAST, IMAGES_FIRST, SERIES = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("NWC", "WIO", "NWC")
@@ -158,7 +158,7 @@ def test_a_planned_meta_gradient_of_conv4_equals_the_plain_one(float64, reductio
     params = MetaParams(jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network.init(KEY)))
     episodes = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), Episode(images(3, 16, 5), images(3, 16, 10)))
     learner = Learner(loss, optax.sgd(0.1), 2, task_gradient=way)
-    planned = fitted(learner, params, jax.tree.map(lambda leaf: leaf[0], episodes), 3)
+    planned = tune_learner(learner, params, jax.tree.map(lambda leaf: leaf[0], episodes), 3)
     assert planned.tasks_at_once == 1
     keys, step = jax.random.split(KEY, 3), jnp.zeros((), jnp.int32)
     expected, found = (
@@ -253,18 +253,18 @@ def test_convolutions_are_measured_once_and_the_choice_is_remembered_and_changes
     mesh, step = task_mesh(1), jnp.zeros((), jnp.int32)
     episodes, keys = jax.tree.map(lambda leaf: leaf[None], (episode, KEY))
     plain = meta_gradient(learner, params, episodes, keys, step)
-    measured = fitted(learner, params, episode, 1, mesh, quiet=False)
+    measured = tune_learner(learner, params, episode, 1, mesh, quiet=False)
     assert "measuring convolutions on this machine, once" in capsys.readouterr().err
     found = meta_gradient(measured, params, episodes, keys, step)
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
     (remembered,) = (tmp_path / "fewstep" / "lowerings").iterdir()
     written = remembered.read_text()
-    fitted(learner, params, episode, 1, mesh, quiet=False)
+    tune_learner(learner, params, episode, 1, mesh, quiet=False)
     assert capsys.readouterr().err == "" and remembered.read_text() == written
     remembered.write_text("{ damaged")
     monkeypatch.setattr("fewstep.training.autotune_convolutions.seconds_of", lambda *given: 1.0)  # it has been measured above
-    fitted(learner, params, episode, 1, mesh, quiet=False)
+    tune_learner(learner, params, episode, 1, mesh, quiet=False)
     assert "measuring" in capsys.readouterr().err and set(json.loads(remembered.read_text())) == set(json.loads(written))
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from fewstep import cli
 from fewstep.apps.policies.problems import Nav2d
-from fewstep.plots.seeds import Panel, every_run
+from fewstep.plots.seeds import Panel, seeds_figure
 from fewstep.runs.config import write_config
 
 RUNS = np.random.default_rng(0).normal([-40, -12, -4, -3], 1.0, (12, 4))
@@ -22,7 +22,7 @@ def lines_of(axis, width):
 
 def test_every_seed_is_drawn_and_from_ten_on_the_interquartile_mean():
     methods = {"many": RUNS.tolist(), "few": (RUNS[:3] + 5).tolist(), "one": [[*RUNS[0, :3], None]]}
-    figure = every_run([Panel("return", [0, 1, 2, 3], methods)])
+    figure = seeds_figure([Panel("return", [0, 1, 2, 3], methods)])
     axis = figure.axes[0]
     np.testing.assert_array_equal(lines_of(axis, 0.7)[:12], RUNS)
     middle = lines_of(axis, 1.6)

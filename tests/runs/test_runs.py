@@ -24,7 +24,7 @@ from fewstep.apps.sine.settings import Sine
 from fewstep.apps.tables.settings import Table
 from fewstep.runs.candidates import promote
 from fewstep.runs.config import write_config
-from fewstep.runs.lock import in_use_by, only_one
+from fewstep.runs.lock import lock_owner, run_lock
 from fewstep.supervised import report
 from fewstep.supervised.adapted import adapt
 from fewstep.supervised.adapted_rows import UNFINISHED, uncalibrated
@@ -475,7 +475,7 @@ def copied(run, folder, *without):
 def test_who_adapts_a_run_that_is_trained_or_calibrated_just_now_is_told_to_wait(table, tmp_path, command, without, held, free):
     folder, support = copied(table, tmp_path / "run", *without), str(tmp_path / "support.csv")
     uneven_rows().write_csv(support)
-    with only_one(folder):
+    with run_lock(folder):
         assert runs.open_run(folder).calibration()["unfinished"] == held[0]
         code, _, err = command("adapt", folder, "--support", support, "--out", "early")
         assert code == 0 and held[1] in err and "wait until that ends" in err
@@ -486,7 +486,7 @@ def test_who_adapts_a_run_that_is_trained_or_calibrated_just_now_is_told_to_wait
 
 def test_commands_on_a_run_in_training_say_so_and_leave_its_files_alone(sine, tmp_path, command):
     folder = copied(sine, tmp_path / "run", "calibration.json", "parameters.npz", "evaluation.json")
-    with only_one(folder):
+    with run_lock(folder):
         says = f"process {os.getpid()} on {socket.gethostname()} is training this run"
         code, _, err = command("evaluate", folder)
         assert code == 0 and says in err and not (folder / "evaluation.json").exists()
@@ -503,9 +503,9 @@ def test_commands_on_a_run_in_training_say_so_and_leave_its_files_alone(sine, tm
 
 def test_a_candidate_is_in_use_while_its_run_is(tmp_path):
     (tmp_path / "candidates" / "one").mkdir(parents=True)
-    with only_one(tmp_path):
-        assert in_use_by(tmp_path / "candidates" / "one") == in_use_by(tmp_path) != ""
-    assert in_use_by(tmp_path) == in_use_by(tmp_path / "nowhere") == ""
+    with run_lock(tmp_path):
+        assert lock_owner(tmp_path / "candidates" / "one") == lock_owner(tmp_path) != ""
+    assert lock_owner(tmp_path) == lock_owner(tmp_path / "nowhere") == ""
 
 
 def test_who_asks_whether_a_run_is_in_use_keeps_nobody_from_training(tmp_path, monkeypatch):
@@ -513,8 +513,8 @@ def test_who_asks_whether_a_run_is_in_use_keeps_nobody_from_training(tmp_path, m
     asking.acquire()
     with monkeypatch.context() as patch:
         patch.setattr("time.sleep", lambda seconds: asking.release())  # it has its answer meanwhile
-        with only_one(tmp_path):
-            assert in_use_by(tmp_path)
+        with run_lock(tmp_path):
+            assert lock_owner(tmp_path)
 
 
 def test_a_policy_that_is_not_trained_to_its_end_is_adapted_with_a_word(sine, tmp_path, capsys):
@@ -522,7 +522,7 @@ def test_a_policy_that_is_not_trained_to_its_end_is_adapted_with_a_word(sine, tm
     shutil.rmtree(folder / "checkpoints")
     say_going_on(replace(sine, directory=folder))
     assert "was not trained to its end" in capsys.readouterr().err
-    with only_one(folder):
+    with run_lock(folder):
         say_going_on(replace(sine, directory=folder))
     assert "is training this run; its best checkpoint so far" in capsys.readouterr().err
     say_going_on(sine)

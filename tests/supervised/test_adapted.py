@@ -340,7 +340,8 @@ def test_a_saved_fleet_comes_back_is_updated_in_place_and_needs_neither_its_run_
     fleet.save(tmp_path / "fleet")
     shutil.move(tmp_path / "fleet", tmp_path / "elsewhere")
     again = open_adapted(tmp_path / "elsewhere")
-    assert (again.units, again.steps, again.protocol, again.unlike) == (fleet.units, steps, fleet.protocol, fleet.unlike)
+    assert (again.units, again.steps, again.protocol) == (fleet.units, steps, fleet.protocol)
+    assert again.ood_reasons == fleet.ood_reasons
     for left, right in zip(
         again.columns(ASKED, "asked", None, []).values(), fleet.columns(ASKED, "asked", None, []).values(), strict=True
     ):
@@ -559,16 +560,16 @@ def test_support_values_far_outside_the_trained_range_are_said_and_no_interval_i
         for entry in bayes.calibration["by_shots"]
     ]})  # fmt: skip
     fleet, own = adapt(unmeasured, scaled(1e3)), (ASKED["unit"] == "unit-02").to_numpy()
-    assert adapt(unmeasured, FLEET).unlike == {} and not fleet.can_tell_unlike
-    assert list(fleet.unlike) == ["unit-02"]
-    assert "9 of 9 values of 'flow' lie far outside the trained range" in fleet.unlike["unit-02"]
+    assert adapt(unmeasured, FLEET).ood_reasons == {} and not fleet.can_detect_ood
+    assert list(fleet.ood_reasons) == ["unit-02"]
+    assert "9 of 9 values of 'flow' lie far outside the trained range" in fleet.ood_reasons["unit-02"]
     columns = fleet.columns(ASKED, "asked", None, [])
     np.testing.assert_array_equal(columns["unlike_training"], own)
     for name in ("lower", "upper"):
         np.testing.assert_array_equal(np.isnan(columns[name]), own)
         np.testing.assert_array_equal(columns[name][~own], adapt(unmeasured, FLEET).columns(ASKED, "a", None, [])[name][~own])
     deep = FLEET.with_columns(depth=pl.when(pl.col("unit") == "unit-00").then(1e4).otherwise(pl.col("depth")))
-    assert "5 of 5 values of 'depth' lie far outside the trained range" in adapt(unmeasured, deep).unlike["unit-00"]
+    assert "5 of 5 values of 'depth' lie far outside the trained range" in adapt(unmeasured, deep).ood_reasons["unit-00"]
 
 
 def test_rows_whose_inputs_lie_far_outside_the_trained_range_have_no_interval(bayes):
@@ -645,26 +646,26 @@ def wave(amplitude, phase, points=5, seed=0):
 
 def test_waves_unlike_those_of_training_are_flagged_with_the_reason_and_others_rarely(waves):
     rng = np.random.default_rng(1)
-    high = [adapt(waves, wave(30.0, rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(40)]
+    high = [adapt(waves, wave(30.0, rng.uniform(0, np.pi), seed=seed)).ood_reasons for seed in range(40)]
     assert sum(map(bool, high)) >= 36
     reason = next(filter(None, high))["it"]
     assert "on 96 % of comparable units it is at most" in reason
     assert any(words in reason for words in ("before adaptation", "after adaptation", "change of its predictions"))
-    usual = [adapt(waves, wave(rng.uniform(0.1, 5), rng.uniform(0, np.pi), seed=seed)).unlike for seed in range(100)]
+    usual = [adapt(waves, wave(rng.uniform(0.1, 5), rng.uniform(0, np.pi), seed=seed)).ood_reasons for seed in range(100)]
     assert sum(map(bool, usual)) <= 12  # 5 expected
 
 
 def test_where_too_few_units_calibrate_meta_train_units_say_what_is_unlike(bayes):
     assert bayes.calibration["tasks"] == 4
-    assert adapt(bayes, FLEET).unlike == {} and adapt(bayes, FLEET).can_tell_unlike
+    assert adapt(bayes, FLEET).ood_reasons == {} and adapt(bayes, FLEET).can_detect_ood
     targets = tuple(structs.replace(each, span=(-np.inf, np.inf)) for each in bayes.problem.format.targets)
     boundless = replace(bayes, problem=replace(bayes.problem, format=structs.replace(bayes.problem.format, targets=targets)))
-    reason = adapt(boundless, FLEET.with_columns(flow=pl.col("flow") * 1e3)).unlike["unit-02"]
+    reason = adapt(boundless, FLEET.with_columns(flow=pl.col("flow") * 1e3)).ood_reasons["unit-02"]
     assert "on all 28 meta-train and meta-validation units it is at most" in reason  # those of more than five rows
 
 
 def test_500_waves_are_enough_to_tell_what_is_unlike(waves):
-    assert adapt(waves, wave(2.0, 1.0)).can_tell_unlike
+    assert adapt(waves, wave(2.0, 1.0)).can_detect_ood
 
 
 def test_a_model_trained_to_forecast_says_of_how_many_rows_it_is_asked_for_the_past(train):
@@ -679,11 +680,11 @@ def test_a_model_trained_to_forecast_says_of_how_many_rows_it_is_asked_for_the_p
 
 def test_what_was_calibrated_for_one_choice_of_parameters_is_not_believed_of_another(sine, waves):
     asked = pl.DataFrame({"x": np.linspace(-5, 5, 9)})
-    assert adapt(waves, wave(2.0, 1.0)).certainty.level(None) == 95  # 500 waves allow it
+    assert adapt(waves, wave(2.0, 1.0)).conformal.level(None) == 95  # 500 waves allow it
     last = adapt(sine, wave(2.0, 1.0), which="last")
     with pytest.raises(InputError, match="No intervals at 95 %"):
         last.predict_interval(asked)
-    assert last.unlike == {}
+    assert last.ood_reasons == {}
 
 
 @pytest.mark.parametrize("dtype, within", [(np.float64, 1e-12), (np.float32, 1e-6)])

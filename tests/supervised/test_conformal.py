@@ -21,7 +21,7 @@ from fewstep.supervised.conformal import (
     TEMPERATURES,
     best_temperature,
     calibrate,
-    factors,
+    interval_quantiles,
     nearest_entry,
     quantile,
     quantiles,
@@ -235,9 +235,10 @@ def test_factors_of_a_target_are_those_of_the_tasks_that_have_it():
     known[4:6] = 0  # two tasks without a value
     has = np.delete(np.arange(12), [4, 5])
     weights = known[has] / known[has].sum((1, 2), keepdims=True) / 10
-    assert factors(scores, known) == quantiles(scores[has], weights, LEVELS, 10)
-    assert factors(scores, known)[LEVELS.index(90)] is not None and factors(scores, known)[LEVELS.index(91)] is None
-    assert factors(scores, np.zeros_like(known)) == [None] * len(LEVELS)
+    assert interval_quantiles(scores, known) == quantiles(scores[has], weights, LEVELS, 10)
+    found = interval_quantiles(scores, known)
+    assert found[LEVELS.index(90)] is not None and found[LEVELS.index(91)] is None
+    assert interval_quantiles(scores, np.zeros_like(known)) == [None] * len(LEVELS)
     weight = np.stack([known, 1 - known], -1)
     probed = EpisodePredictions(Examples(None, None, weight), np.zeros((12, 2, 5, 2)), {}, {}, {}, {})
     np.testing.assert_array_equal(probed.known, weight)

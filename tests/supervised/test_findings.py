@@ -14,7 +14,7 @@ from fewstep import Episode, Examples
 from fewstep.apps.sine.settings import Sine
 from fewstep.command import quiet_libraries
 from fewstep.supervised import classical
-from fewstep.supervised.baselines import beside_classics, drawn
+from fewstep.supervised.baselines import compare_baselines, drawn
 from fewstep.supervised.findings import bad_findings, by, findings
 from fewstep.supervised.gain import gain_of_adaptation, paired_gain
 from fewstep.training.progress import risen
@@ -194,7 +194,7 @@ def test_classics_are_asked_on_the_very_episodes_that_the_model_is_evaluated_on(
     problem = Sine(shots=8, hidden=(4,)).build(0)
     family, draws = problem.splits.test, 2
     ours = np.ones(1000)
-    found = beside_classics(problem, ours, "mse", draws, seed=0)
+    found = compare_baselines(problem, ours, "mse", draws, seed=0)
     by_hand = []
     for task in range(5):
         for key in jax.random.split(jax.random.fold_in(jax.random.key(0), task), draws):

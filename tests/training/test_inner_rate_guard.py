@@ -29,7 +29,15 @@ from fewstep.core.problem import Splits
 from fewstep.core.tasks import TaskFamily
 from fewstep.recipe.build import gradient_params, inner_optimizer, shrink_inner_rates
 from fewstep.supervised.evaluate import evaluate
-from fewstep.supervised.inner_rate_guard import LEAST, MOST, Overshoot, factor_of, lowered, overshoot, step_curvature
+from fewstep.supervised.inner_rate_guard import (
+    LEAST,
+    MOST,
+    AdaptationEffect,
+    adaptation_effect,
+    guard_factor,
+    shrink_factor,
+    step_curvature,
+)
 from fewstep.training import loop
 from fewstep.training.progress import read_metrics
 from fewstep.variants import adapt_only, evaluated, log_rates, lslr, meta_sgd
@@ -75,7 +83,7 @@ def test_of_a_network_it_is_that_of_the_hessian_of_what_adapts(float64):
 
 def test_the_factor_solves_the_steepest_direction_in_one_step_within_its_bounds():
     def of(before, after, curvature):
-        return float(factor_of(Overshoot(*map(jnp.asarray, (before, after, curvature)))))
+        return float(shrink_factor(AdaptationEffect(*map(jnp.asarray, (before, after, curvature)))))
 
     assert of(1.0, 2.0, 5.0) == of(1.0, jnp.nan, 5.0) == pytest.approx(0.2)
     assert of(1.0, jnp.inf, 1e6) == pytest.approx(LEAST)
@@ -102,13 +110,13 @@ def bowl_family(rate, steps=4):
 def test_rates_are_lowered_just_where_they_are_beyond_the_limit(rate):
     problem = bowl_family(rate)
     params = problem.init(KEY)
-    factor, seen = jax.jit(lambda params: lowered(problem, params, KEY))(params)
+    factor, seen = jax.jit(lambda params: guard_factor(problem, params, KEY))(params)
     np.testing.assert_allclose(seen.curvature, 4 * rate, rtol=1e-3)
     assert (seen.after < seen.before) == (4 * rate < 2)
     assert (factor == 1) == (4 * rate < 2)
     if factor < 1:
         assert 0.1 < 4 * rate * factor < 2
-        after = overshoot(problem, params._replace(inner=params.inner + jnp.log(factor)), KEY)
+        after = adaptation_effect(problem, params._replace(inner=params.inner + jnp.log(factor)), KEY)
         assert after.after < after.before
 
 
@@ -116,7 +124,7 @@ def test_where_smaller_rates_do_not_help_they_stay():
     problem = bowl_family(0.1)
     broken = lambda theta, bowl, key: jnp.nan * bowl_loss(theta, bowl, key)  # noqa: E731
     problem = replace(problem, learner=replace(problem.learner, loss=broken))
-    factor, seen = lowered(problem, problem.init(KEY), KEY)
+    factor, seen = guard_factor(problem, problem.init(KEY), KEY)
     assert np.isnan(seen.after) and factor == 1
 
 
@@ -151,8 +159,8 @@ def test_a_run_whose_rates_are_too_large_says_so_and_ends_better_than_without_ad
     settings = replace(TINY, inner_rate=30.0)
     problem = settings.build(0)
     params = evaluated(loop.train(problem, tmp_path, seed=0))
-    told = [line for record in read_metrics(tmp_path / "metrics.jsonl") for line in record.get("warnings", ())]
-    assert "do not gain by adaptation" in told[0] and "lowered to 0.0" in told[0]
+    message = [line for record in read_metrics(tmp_path / "metrics.jsonl") for line in record.get("warnings", ())]
+    assert "do not gain by adaptation" in message[0] and "lowered to 0.0" in message[0]
     assert "--no-lower-rates" in capsys.readouterr().err.replace("\n", " ")
     before, after = evaluate(problem, jax.device_get(params), steps=(0, 3), tasks=50)["mean"]
     assert after < before

@@ -271,7 +271,7 @@ def test_of_one_process_nothing_is_asked():
     multihost.shutdown()
     multihost.leave(1)
     multihost.join(1, None, None)
-    with pytest.raises(ValueError, match="gloo"), multihost.others():
+    with pytest.raises(ValueError, match="gloo"), multihost.reporting_lost_processes():
         raise ValueError("gloo")
     with pytest.raises(InputError):
         multihost.join(2, None, None)

@@ -30,7 +30,7 @@ from PIL import Image
 from fewstep import Episode, Learner
 from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
-from fewstep.core.problem import Beginning, Splits
+from fewstep.core.problem import Splits, WarmStart
 from fewstep.core.tasks import TaskFamily
 from fewstep.plots.curves import rates as rates_picture
 from fewstep.supervised.rate_search import RATES, choose, find_rate, try_rates
@@ -113,7 +113,7 @@ def test_few_tasks_are_met_several_times_and_many_once_and_never_more_than_a_hun
 
 
 def test_a_beginning_that_would_be_trained_first_is_left_out():
-    begun = bowl_problem(beginning=Beginning(bowl_problem(), lambda key, solution: solution))
+    begun = bowl_problem(warm_start=WarmStart(bowl_problem(), lambda key, solution: solution))
     assert find_rate(begun, SEED) == find_rate(bowl_problem(), SEED)
 
 

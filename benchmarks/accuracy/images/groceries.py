@@ -25,7 +25,7 @@ from fewstep.apps.images.report import calibrate_images
 from fewstep.cli.arguments import prepare_jax
 from fewstep.core.problem import Problem
 from fewstep.supervised.evaluate import compiled_validation, summarize
-from fewstep.training.loop import beginning_from, train_in_memory
+from fewstep.training.loop import train_in_memory, with_warm_start
 from fewstep.variants import adapt_only
 
 RATES, STEPS, HEADS = (0.01, 0.03, 0.1, 0.3), (0, 5, 10, 20), ("zero", "prototype")
@@ -61,9 +61,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     answers: dict[str, Answers] = {}
     problem = settings.build(arguments.seed)
-    assert problem.beginning is not None
+    assert problem.warm_start is not None
     started = time.monotonic()
-    solution = train_in_memory(problem.beginning.problem, arguments.seed)
+    solution = train_in_memory(problem.warm_start.problem, arguments.seed)
     joint_seconds = time.monotonic() - started
     for name, (arm, from_joint) in ARMS.items():
         started = time.monotonic()
@@ -102,7 +102,7 @@ def chosen(problem: Problem, params: MetaParams) -> Arm:
 
 def best(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """Joint training, then MAML."""
-    problem = beginning_from(settings.build(seed), solution)
+    problem = with_warm_start(settings.build(seed), solution)
     return chosen(problem, train_in_memory(problem, seed))
 
 
@@ -115,7 +115,7 @@ def maml(settings: Images, seed: int, solution: MetaParams) -> Arm:
 
 def anil(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """ANIL (Raghu et al. 2020, arXiv 1909.09157): the inner loop moves the last layer alone."""
-    problem = beginning_from(settings.build(seed), solution)
+    problem = with_warm_start(settings.build(seed), solution)
     problem = replace(problem, learner=replace(problem.learner, adaptation_step=adapt_only("head")))
     return chosen(problem, train_in_memory(problem, seed))
 
@@ -124,7 +124,7 @@ def prototypes(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """Prototypical networks (Snell et al. 2017, arXiv 1703.05175): no adaptation step, the nearest mean of features."""
     more = images_of_a_meta_step(settings) / images_of_a_meta_step(replace(settings, shots=0, adaptation_steps=0))
     plain = replace(settings, head="prototype", adaptation_steps=0, multi_step=0.0, first_order_until=0.0)
-    problem = beginning_from(replace(plain, meta_steps=int(settings.meta_steps * more)).build(seed), solution)
+    problem = with_warm_start(replace(plain, meta_steps=int(settings.meta_steps * more)).build(seed), solution)
     return problem, train_in_memory(problem, seed), 0, {}
 
 
@@ -132,13 +132,13 @@ def fine_tuning(settings: Images, seed: int, solution: MetaParams) -> Arm:
     """One classifier of all meta-train classes, then gradient steps from it with a new last layer."""
     more = settings.meta_steps * images_of_a_meta_step(settings) // settings.joint_batch
     plain = replace(settings, inner_optimizer="sgd", average=0.0, joint_steps=settings.joint_steps + more)
-    first = plain.build(seed).beginning
+    first = plain.build(seed).warm_start
     assert first is not None
     longer = train_in_memory(first.problem, seed)
     candidates = []
     for head in HEADS:
         problem = replace(plain, head=head).build(seed)
-        params = beginning_from(problem, longer).init(jax.random.key(0))
+        params = with_warm_start(problem, longer).init(jax.random.key(0))
         for rate, steps in [(RATES[0], 0), *((rate, steps) for rate in RATES for steps in STEPS[1:])]:
             learner = replace(problem.learner, inner_optimizer=optax.sgd(rate), adaptation_steps=steps)
             tuned = replace(problem, learner=learner)

@@ -35,7 +35,7 @@ from fewstep.apps.policies.report import TEST
 from fewstep.apps.policies.settings import PolicySettings
 from fewstep.cli.arguments import prepare_jax
 from fewstep.core.types import MetaParams
-from fewstep.plots.seeds import Panel, every_run
+from fewstep.plots.seeds import Panel, seeds_figure
 from fewstep.supervised.evaluate import SEEDS, over_seeds, summarize
 from fewstep.training import loop
 from fewstep.training.checkpoint import Checkpoints
@@ -87,7 +87,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("agg")
     arms = {name: arm["by_seed"] for name, arm in record["arms"].items() if len(arm["by_seed"][0]) > 1}
-    figure = every_run(
+    figure = seeds_figure(
         [Panel("mean return on 40 test tasks", list(range(UPDATES + 1)), arms)], "updates (of RL²: trajectories)"
     )
     figure.savefig(path, dpi=130)

@@ -72,7 +72,7 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
         )
     model = adapt_photos(run, support, steps)
     model.save(out)
-    say_notes((*model.trained.said, *model.notes))
+    say_notes((*model.trained.messages, *model.notes))
     if not model.calibrated:
         say(f"note: {uncalibrated(model.trained)}", json=True)
     elif not model.as_calibrated:
@@ -133,7 +133,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     right = [truth[number] == guess[number] for number in known]
     write_table(pl.DataFrame(columns), out)
     picture = confusion(model.classes, truth, guess, out) if known else None
-    say_notes((*model.trained.said, *notes))
+    say_notes((*model.trained.messages, *notes))
     told = None if model.rule is None else int(none.sum())
     if as_json:
         score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}

@@ -17,7 +17,7 @@ from fewstep.apps.images.format import ImageFormat
 from fewstep.apps.images.settings import ImageSettings
 from fewstep.core import losses
 from fewstep.core.maml import Learner
-from fewstep.core.problem import Beginning, Problem, Splits
+from fewstep.core.problem import Problem, Splits, WarmStart
 from fewstep.core.tasks import TaskFamily
 from fewstep.core.types import Key, MetaParams, Network, Params
 from fewstep.nn.heads import start_of, with_head
@@ -91,7 +91,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
         validation_tasks=settings.validation_tasks,
         protocol=settings.protocol(),
         format=format,
-        classics=("pixels", "gradients"),
+        baselines=("pixels", "gradients"),
         evaluation_steps=tuple(sorted({0, 1, *(learner.adaptation_steps * times for times in (1, 2, 3))})),
         **parts,
     )
@@ -101,7 +101,7 @@ def log_probabilities(network: Network) -> Callable[[Params, jax.Array], jax.Arr
     return lambda params, images: jax.nn.log_softmax(network.apply(params, images))
 
 
-def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Beginning:
+def joint_warm_start(problem: Problem, family: TaskFamily, classes: int) -> WarmStart:
     """Ordinary training before meta-training: one classifier of all `classes` at once, on the batches of `family`, several of
     them a step. What meta-training takes over from it is the network up to its features."""
     settings: ImageSettings = problem.settings
@@ -127,10 +127,10 @@ def joint_beginning(problem: Problem, family: TaskFamily, classes: int) -> Begin
         validation_tasks=10,
     )
 
-    def take_over(key: Key, solution: MetaParams) -> MetaParams:
+    def transfer(key: Key, solution: MetaParams) -> MetaParams:
         params = problem.init(key)
         body = solution.theta["body"]
         body = {**params.theta["body"], "base": body} if settings.lora else body
         return params._replace(theta={**params.theta, "body": body})
 
-    return Beginning(joint, take_over)
+    return WarmStart(joint, transfer)

@@ -17,7 +17,7 @@ from fewstep.apps.images.data import ImageSet, read_image_folder
 from fewstep.apps.images.format import ImageFormat
 from fewstep.apps.images.known_datasets import read_known_images
 from fewstep.apps.images.labels import read_labels
-from fewstep.apps.images.model import JOINT_PARTS, features_of, image_problem, joint_beginning
+from fewstep.apps.images.model import JOINT_PARTS, features_of, image_problem, joint_warm_start
 from fewstep.apps.images.settings import ImageSettings
 from fewstep.apps.images.splits import SHOWN, Parts, calibration_photos, colors, sets_in_words, split_groups, usable
 from fewstep.apps.images.tasks import EpisodeSpec, ImageStore, ImageTasks, all_classes, count_of, image_tasks
@@ -87,7 +87,7 @@ class ImageLearning(ImageSettings):
         train = split["train"]
         part = -(-self.joint_batch // JOINT_PARTS)
         batches = all_classes(photos, train, part, format.pixels, self.rotate, self.variation)
-        return replace(problem, beginning=joint_beginning(problem, batches, count_of(train, self.rotate)))
+        return replace(problem, warm_start=joint_warm_start(problem, batches, count_of(train, self.rotate)))
 
     @property
     def sets(self) -> bool:

@@ -32,7 +32,7 @@ from fewstep.core.maml import adapt, started
 from fewstep.core.problem import Problem
 from fewstep.core.types import MetaParams
 from fewstep.storage.json import validate
-from fewstep.supervised.baselines import beside_image_classics
+from fewstep.supervised.baselines import compare_image_baselines
 from fewstep.supervised.conformal import Positive, Unfinished, best_temperature
 from fewstep.supervised.evaluate import summarize
 from fewstep.supervised.fit import Steps
@@ -120,7 +120,7 @@ def evaluate_images(
     result |= gain_of_adaptation(errors, numbers_of_steps, chosen, "error_rate")
     if beside:
         cut = cutting(problem.images.test, seed=0)
-        result["classics"] = beside_image_classics(problem, errors[:, place], lambda numbers: cut(jnp.asarray(numbers))[0])
+        result["classics"] = compare_image_baselines(problem, errors[:, place], lambda numbers: cut(jnp.asarray(numbers))[0])
     if "temperature" in calibration:
         outputs, targets = answers.log_probabilities[:, place][:, known], answers.targets[:, known]
         result["calibration"] = reliability(outputs, targets, calibration["temperature"])

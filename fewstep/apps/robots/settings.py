@@ -67,7 +67,7 @@ class RobotFaults(LearningSettings):
             "protocol": {"robot": self.robot, "family": self.family, "queries": self.queries},
             "layers": {"activation": jax.nn.silu},
             "evaluation_steps": tuple(sorted({0, 1, 3, self.adaptation_steps, 2 * self.adaptation_steps})),
-            "classics": ("unchanged", "ridge"),
+            "baselines": ("unchanged", "ridge"),
             "leave_one_out": None,  # of networks of this size it takes gigabytes
         }
         if format is not None:

@@ -61,15 +61,15 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     """Says what was adapted: rows, steps, what is unlike training, what was left out. `model` is an `Adapted`."""
     from fewstep.supervised.adapted_rows import span, uncalibrated
 
-    say_notes((*model.trained.said, *model.notes))
-    unlike, rows, steps = model.unlike, model.rows, model.report.steps
+    say_notes((*model.trained.messages, *model.notes))
+    ood_reasons, rows, steps = model.ood_reasons, model.rows, model.report.steps
     say_units("warning: left out, since its rows cannot be read", model.left_out)
-    if not model.certainty.finished:
+    if not model.conformal.finished:
         say(f"note: {uncalibrated(model.trained)}", json=True)
-    elif not model.can_tell_unlike:
+    elif not model.can_detect_ood:
         say("note: nothing is known of how units like those of training adapt; only values far outside their range are flagged",
             json=True)  # fmt: skip
-    say_units("unlike anything trained on", unlike)
+    say_units("unlike anything trained on", ood_reasons)
     say_units("note: fewer adaptation steps", model.held_back)
     trained = model.problem.settings.shot_range
     beyond = int(((rows < trained.least) | (rows > trained.most)).sum())
@@ -82,8 +82,8 @@ def tell(model: Any, out: str, as_json: bool) -> None:
     if model.problem.settings.adapter == "bayes-head" and model.steps != "auto" and model.steps > model.trained.trained_steps:
         say(f"note: trained with {model.trained.trained_steps} adaptation steps; Bayes' rule gains nothing by more", json=True)
     if as_json:
-        said = {"unlike": unlike, "held_back": model.held_back, "left_out": model.left_out, "notes": list(model.notes)}
-        print(to_json.dumps({"adapted": out, **model.protocol, **said}))
+        record = {"unlike": ood_reasons, "held_back": model.held_back, "left_out": model.left_out, "notes": list(model.notes)}
+        print(to_json.dumps({"adapted": out, **model.protocol, **record}))
     elif len(rows) == 1:
         say(f"adapted to {rows[0]} row{'' if rows[0] == 1 else 's'} in {steps[0]} step{'' if steps[0] == 1 else 's'} -> {out}")
     else:
@@ -162,9 +162,9 @@ class Predict:
         empty = [each.fill_nan(None) if each.name.startswith(("lower", "upper")) else each for each in series]
         result = table.with_columns(*empty)
         write_table(result, out)
-        say_notes((*model.trained.said, *notes))
+        say_notes((*model.trained.messages, *notes))
         asked = set(read_words(table, format.task, self.inputs)) if format.task in table.columns else {"it"}
-        say_units("unlike anything trained on", {name: why for name, why in model.unlike.items() if name in asked})
+        say_units("unlike anything trained on", {name: why for name, why in model.ood_reasons.items() if name in asked})
         targets = [target.name for target in model.format.targets]
         if self.json:
             print(to_json.dumps({"predictions": str(out), "rows": table.height, "columns": list(columns), "notes": notes}))

@@ -63,7 +63,7 @@ class Sine(LearningSettings):
             TableFormat((InputColumn("x", "number", span=INPUTS),), (TargetColumn("y"),)),
             layers={"kernel_init": INITIALIZATIONS[self.initialization]},
             name="sine",
-            classics=("mean", "nearest"),
+            baselines=("mean", "nearest"),
             protocol={"queries": TEST_QUERIES, "frequencies": "{:g} to {:g}".format(*self.frequencies)},
             splits=Splits(
                 waves(train_key, queries=self.queries),

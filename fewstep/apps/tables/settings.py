@@ -222,8 +222,8 @@ class Table(LearningSettings):
             if self.time
             else "rows drawn at random, in time before and after the queries alike",
         }
-        classics = ("mean", "nearest", "boosting")
-        return supervised(self, format, name="table", protocol=protocol, classics=classics, **parts)
+        baselines = ("mean", "nearest", "boosting")
+        return supervised(self, format, name="table", protocol=protocol, baselines=baselines, **parts)
 
 
 EXPECTED = "expected --data FILE --task COLUMN --inputs COLUMN ... --target COLUMN."

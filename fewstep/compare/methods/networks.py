@@ -134,9 +134,9 @@ def joint_images(ground: Ground, choice: Choice, meta_steps: int) -> tuple[Learn
     settings = with_length(replace(ground.settings, **SGD, head="prototype", adaptation_steps=0, **choice), meta_steps)  # type: ignore[call-arg]
     key = replace(settings, joint_steps=meta_steps)  # type: ignore[call-arg]
     if key not in ground.models:
-        beginning = key.build(ground.seed).beginning
-        assert beginning is not None
-        ground.models[key] = replace(beginning.problem, log_every=settings.log_every)
+        warm_start = key.build(ground.seed).warm_start
+        assert warm_start is not None
+        ground.models[key] = replace(warm_start.problem, log_every=settings.log_every)
     return settings, ground.models[key]
 
 

@@ -22,7 +22,7 @@ from fewstep.apps.images.problem import Images
 from fewstep.apps.images.tasks import class_weights
 from fewstep.core.types import Examples
 from fewstep.errors import TrainingError
-from fewstep.runs import only_one, open_run, train
+from fewstep.runs import open_run, run_lock, train
 from fewstep.supervised.trained import Trained
 
 CLASSES, PHOTOS = 24, 6
@@ -154,7 +154,7 @@ def test_an_adapted_model_of_photos_is_not_updated_and_not_called_damaged(folder
 def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(folders, command, tmp_path):
     shutil.copytree(folders / "run", tmp_path / "unfinished")
     (tmp_path / "unfinished" / "calibration.json").unlink()
-    with only_one(tmp_path / "unfinished"):
+    with run_lock(tmp_path / "unfinished"):
         code, _, err = command("adapt", "unfinished", "--support", folders / "new", "--out", "meanwhile")
         assert code == 0 and "was being calibrated by another process" in err and "trained to its end" not in err
     (tmp_path / "unfinished" / "parameters.npz").unlink()

@@ -451,10 +451,10 @@ def test_batches_of_all_classes_have_the_right_labels_and_turned_classes_are_oth
 @pytest.mark.slow
 def test_meta_training_begins_from_the_network_of_joint_training(tmp_path):
     problem = Blobs(joint_steps=40, joint_batch=16, meta_steps=1, outer_rate=1e-30).build(0)
-    assert problem.beginning is not None
+    assert problem.warm_start is not None
     start = problem.init(KEY)
     state = loop.train(problem, tmp_path, quiet=True)
-    joint, first = problem.beginning.problem, loop.train_in_memory(problem.beginning.problem)
+    joint, first = problem.warm_start.problem, loop.train_in_memory(problem.warm_start.problem)
     at_random = jax.tree.leaves(start.theta["body"])
     for trained, solved, untrained in zip(
         jax.tree.leaves(state.params.theta["body"]), jax.tree.leaves(first.theta["body"]), at_random, strict=True
@@ -463,4 +463,4 @@ def test_meta_training_begins_from_the_network_of_joint_training(tmp_path):
         assert not np.allclose(trained, untrained)
     error = compiled_validation(joint)
     assert float(error(first, KEY)) < 0.5 * float(error(joint.init(KEY), KEY))
-    assert (tmp_path / loop.BEGINNING / "metrics.jsonl").is_file()
+    assert (tmp_path / loop.PRETRAINING / "metrics.jsonl").is_file()

@@ -124,7 +124,7 @@ class MetaEstimator(BaseEstimator):
         copied = copy.copy(self)
         copied.unit_ = FittedUnit(self.model_, self._rows(X, y), checked_steps(self.steps if steps is None else steps))
         copied.notes_ = copied.unit_.adapted.notes
-        for reason in copied.unit_.adapted.unlike.values():
+        for reason in copied.unit_.adapted.ood_reasons.values():
             warnings.warn(f"the unit is unlike anything trained on: {reason}", stacklevel=2)
         return copied
 
@@ -132,7 +132,7 @@ class MetaEstimator(BaseEstimator):
     def unlike_(self) -> str | None:
         """Why the adapted unit is unlike those of training, in words; None where it is not, or where nothing can be said."""
         check_is_fitted(self, "model_")
-        return next(iter(self.unit_.adapted.unlike.values()), None)
+        return next(iter(self.unit_.adapted.ood_reasons.values()), None)
 
     def predict(self, X: Any) -> np.ndarray:
         """[rows], or [rows, targets] of several: numbers in the targets' own units, or the likeliest class. Before `adapt`,
