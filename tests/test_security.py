@@ -114,7 +114,7 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path):
 
 def forged(path, change):
     """A checkpoint whose header was changed by hand, with the digest of what it became."""
-    content = bytearray(checkpoint.packed(named_leaves(plain(jnp.zeros(3))), {}))
+    content = bytearray(checkpoint.encode(named_leaves(plain(jnp.zeros(3))), {}))
     length = int.from_bytes(content[:8], "little")
     header = change(content[8 : 8 + length].decode()).encode()
     forged = bytearray(len(header).to_bytes(8, "little") + header + content[8 + length :])

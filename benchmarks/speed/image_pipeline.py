@@ -30,7 +30,7 @@ from fewstep.apps.images.adapted import adapt_photos
 from fewstep.cli.arguments import prepare_jax
 from fewstep.core import maml
 from fewstep.supervised.trained import Trained
-from fewstep.training.chunk import compiled_chunk, meta_steps_drawn_at_once
+from fewstep.training.chunk import compiled_chunk, meta_steps_per_sample
 from fewstep.training.devices import meta_batches, replicate, task_mesh
 from fewstep.training.jit import jit_hoisted
 from fewstep.training.tuning import prepare
@@ -71,7 +71,7 @@ def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     mesh = task_mesh()
     problem = prepare(replace(presets()["omniglot"][preset][0], data_dir=folder).build(0), mesh, 0, quiet=True)
     assert problem.splits is not None
-    key, ahead = jax.random.key(0), meta_steps_drawn_at_once(problem)
+    key, ahead = jax.random.key(0), meta_steps_per_sample(problem)
     state = replicate(maml.init(problem.outer_optimizer, problem.init(key)), mesh)
     chunk = compiled_chunk(problem, mesh)
     chunk(state, key, 1)

@@ -1,1 +1,1 @@
-"""Running any Problem: the outer loop, evaluation, checkpoints, devices, the log. Knows no particular task."""
+"""The training loop for any problem: compiled chunks, devices and processes, checkpoints, logs, progress."""

@@ -1,8 +1,8 @@
-"""Which lowering each convolution takes, measured on this machine once and remembered. Used by plan.py.
+"""Autotuning of convolutions: times each lowering on this machine once and caches the fastest.
 
-What is fast depends on shapes, strides, the backend and its version, in ways that no rule foresees. So every convolution
-of the differentiated program is timed by itself, inside a loop as in training, on all devices at once as in training. The
-choice stays in the user's cache folder: the same machine gives the same bits again."""
+The fastest lowering depends on shapes, strides, the backend and its version, and no simple rule predicts it. So each
+convolution of the differentiated program is timed separately, in a loop on all devices at once, as in training. Choices are
+stored in the user's cache folder, so that the same machine gives the same bits again."""
 
 from __future__ import annotations
 
@@ -22,33 +22,35 @@ from fewstep.core.jaxpr import programs_in
 from fewstep.nn.fast_conv import Choice, Lowering, convolution, signature
 from fewstep.storage.cache import cache_directory, keep
 from fewstep.training.multihost import broadcast_text
-from fewstep.training.operations import operations_of_line
+from fewstep.training.operations import operations_of_equation
 
 LOWERINGS: tuple[Lowering, ...] = ("direct", "matrix", "places")
 LEAST_SHARE = 0.01
-"""of a program's operations in convolutions, below which one is not worth measuring"""
+"""A convolution with less than this share of all convolution operations of a program is not timed."""
 LEAST_GAIN = 0.8
-"""Another lowering has to take this part of the usual one's time, or less: among its neighbors it may gain less than alone."""
+"""Another lowering is chosen only if it takes at most this fraction of the default's time: it may gain less inside a
+program."""
 SECONDS = 0.01
-"""of one timed call, at least"""
+"""minimum duration of one timed call"""
 
 
 class Convolution(NamedTuple):
-    """One of a program."""
+    """A convolution of a program."""
 
     lhs: jax.ShapeDtypeStruct
     rhs: jax.ShapeDtypeStruct
     params: dict[str, Any]
     operations: int
-    """all times that it is done"""
+    """operations, summed over all executions"""
 
 
 def autotune_lowerings(
     function: Callable[..., Any], arguments: Any, together: int, usual: Lowering, mesh: Mesh, quiet: bool
 ) -> Choice:
-    """The choice for all convolutions in `function` of one task, `together` of them side by side; `arguments` may be shapes.
+    """The lowering of each convolution in `function` of one task, if `together` tasks are batched; `arguments` may be shapes.
 
-    What is not yet known of this machine is measured, some tenths of a second each, and `quiet` or not said on stderr.
+    Convolutions that this machine has not measured yet are timed, some tenths of a second each; progress goes to stderr unless
+    `quiet`.
     """
     found = convolutions_in(jax.make_jaxpr(function)(*arguments).jaxpr)
     path = cache_directory("lowerings") / f"{machine(mesh, together)}.json"
@@ -70,14 +72,14 @@ def autotune_lowerings(
 
 
 def convolutions_in(jaxpr: Jaxpr, times: int = 1) -> dict[str, Convolution]:
-    """signature -> the convolution, of all in a program, in the order in which they come."""
+    """All convolutions of a program by signature, in program order."""
     found: dict[str, Convolution] = {}
     for eqn in jaxpr.eqns:
         inside: dict[str, Convolution] = {}
         if eqn.primitive.name == "conv_general_dilated":
             shapes: Any = [each.aval for each in eqn.invars]
             lhs, rhs = (jax.ShapeDtypeStruct(each.shape, each.dtype) for each in shapes)
-            once = Convolution(lhs, rhs, eqn.params, times * operations_of_line(eqn))
+            once = Convolution(lhs, rhs, eqn.params, times * operations_of_equation(eqn))
             inside = {signature(lhs, rhs, eqn.params): once}
         for part in programs_in(eqn):
             inside |= convolutions_in(part, times * eqn.params.get("length", 1))
@@ -88,21 +90,21 @@ def convolutions_in(jaxpr: Jaxpr, times: int = 1) -> dict[str, Convolution]:
 
 
 def fastest(each: Convolution, together: int, usual: Lowering, mesh: Mesh) -> Lowering:
-    """The lowering in which this convolution takes least time; the `usual` one where no other gains by it."""
+    """The fastest lowering of this convolution; `usual` if no other is faster by enough."""
 
     def text(lowering: Lowering) -> str:
         form = lambda lhs, rhs: convolution(lhs, rhs, **each.params, lowering=lowering)  # noqa: E731
         return str(jax.make_jaxpr(form)(each.lhs, each.rhs))
 
     forms: tuple[Lowering, ...] = (*LOWERINGS, usual)
-    different: dict[str, Lowering] = {text(lowering): lowering for lowering in forms}  # of two that are the same program, one
+    different: dict[str, Lowering] = {text(lowering): lowering for lowering in forms}  # identical programs are timed once
     seconds: dict[Lowering, float] = {lowering: seconds_of(each, lowering, together, mesh) for lowering in different.values()}
     best: Lowering = min(seconds, key=seconds.__getitem__)
     return best if seconds[best] <= LEAST_GAIN * seconds[usual] else usual
 
 
 def seconds_of(each: Convolution, lowering: Lowering, together: int, mesh: Mesh) -> float:
-    """Seconds of the convolution of `together` tasks, on each device of `mesh` at the same time: the least of some."""
+    """Seconds for the convolution of `together` tasks on all devices of `mesh` at once: the minimum of three timings."""
 
     def one_task(lhs, rhs):
         return jnp.sum(convolution(lhs, rhs, **each.params, lowering=lowering))
@@ -129,7 +131,7 @@ def seconds_of(each: Convolution, lowering: Lowering, together: int, mesh: Mesh)
 
 
 def machine(mesh: Mesh, together: int) -> str:
-    """The name of the file that its measurements stand in: what they depend on beside the convolution itself."""
+    """Name of the cache file: hardware, device count, JAX version and batch size, on which timings depend."""
     device = mesh.devices.flat[0]
     kind = processor() if device.platform == "cpu" else device.device_kind
     words = f"{kind} {mesh.size} jax {jax.__version__} {together} together"
@@ -137,7 +139,7 @@ def machine(mesh: Mesh, together: int) -> str:
 
 
 def processor() -> str:
-    """The name of this machine's processor, as far as the system tells it."""
+    """The name of this machine's processor, if the system reports it."""
     import platform
 
     try:
@@ -148,7 +150,7 @@ def processor() -> str:
 
 
 def read(path: Path) -> dict[str, Lowering]:
-    """What was measured before; nothing where the file is missing or damaged."""
+    """Cached choices; empty if the file is missing or damaged."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         return {name: lowering for name, lowering in known.items() if lowering in LOWERINGS}

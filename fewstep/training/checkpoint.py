@@ -1,10 +1,8 @@
-"""Checkpoints of the outer loop: the last two and the best, written in the background, checked before use.
+"""Checkpoints of the outer loop: the last two and the best, written in the background and verified when read.
 
-One checkpoint as one safetensors file: arrays by name and a record, with a digest of all of it. Used by
-checkpoint.py.
-
-The metadata of the file has one entry: the SHA-256 of the whole file, computed with zeros in its own place, then JSON
-with the format, the version of fewstep and the record. Text and numbers alone: reading a file runs nothing.
+A checkpoint is one safetensors file of arrays by name and a record. Its metadata has one entry: the SHA-256 of the whole file,
+computed with zeros in place of the digest, followed by JSON with the format, the version of fewstep and the record. It holds
+only text and numbers, so reading it runs no code.
 """
 
 from __future__ import annotations
@@ -37,19 +35,19 @@ PLACE = slice(8 + len(START), 8 + len(START) + len(NO_DIGEST))
 
 
 class Damaged(ValueError):
-    """This file is not as it was written."""
+    """The content of a file does not match its digest."""
 
 
 def write(path: Path, leaves: dict[str, Any], record: dict[str, Any]) -> None:
-    """Writes the whole file or nothing; it is on the disk before it gets its name."""
+    """Writes a checkpoint atomically: the file is on disk before it gets its name."""
     with atomic_write(path) as partial, partial.open("wb") as file:
-        file.write(packed(leaves, record))
+        file.write(encode(leaves, record))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
 
 
-def packed(leaves: dict[str, Any], record: dict[str, Any]) -> bytearray:
+def encode(leaves: dict[str, Any], record: dict[str, Any]) -> bytearray:
     """The bytes of a checkpoint."""
     about = json.dumps({"format": FORMAT, "fewstep": __version__, "record": record})
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in leaves.items()}
@@ -59,15 +57,15 @@ def packed(leaves: dict[str, Any], record: dict[str, Any]) -> bytearray:
 
 
 def read_checkpoint_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside its arrays. Raises as `read` does."""
+    """The record of a checkpoint, without its arrays. Raises as `read_checkpoint` does."""
     return _read(path)[0]
 
 
 def read_checkpoint(path: Path, like: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays by name, record).
 
-    Raises `Damaged` if the file is not as it was written; `InputError` if a version of fewstep with another format wrote it, or
-    if the names, shapes or types of its arrays are not those of `like`.
+    Raises `Damaged` if the file does not match its digest; `InputError` if its format is of another version of fewstep, or if
+    the names, shapes or types of its arrays differ from those of `like`.
     """
     record, content = _read(path)
     try:
@@ -83,13 +81,13 @@ def read_checkpoint(path: Path, like: dict[str, Any]) -> tuple[dict[str, np.ndar
 
 
 def _type_name(dtype: np.dtype) -> str:
-    """F32, I32, U32, BOOL, BF16 ..., as safetensors has it."""
+    """The name of a type in safetensors: F32, I32, U32, BOOL, BF16 ..."""
     known = {"bool": "BOOL", "bfloat16": "BF16"}
     return known.get(dtype.name) or f"{dtype.kind.upper()}{8 * dtype.itemsize}"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    """(record, content of the file), the digest checked."""
+    """(record, content of the file). Verifies the digest."""
     content = path.read_bytes()
     length, start = int.from_bytes(content[:8], "little"), content[8 : PLACE.start]
     if start.startswith(EARLIER_START):
@@ -99,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["fewstep"][len(NO_DIGEST) :])
         format, version, record = about["format"], about["fewstep"], about["record"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # whoever writes such a thing can write its digest
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # a forged file may have a valid digest
         raise Damaged from error
     if format != FORMAT:
         raise InputError(
@@ -110,7 +108,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _digest(content: bytes | bytearray) -> bytes:
-    """SHA-256 of a checkpoint, with zeros in the place of the digest."""
+    """SHA-256 of a checkpoint, with zeros in place of the digest."""
     view, digest = memoryview(content), hashlib.sha256()
     for piece in (view[: PLACE.start], NO_DIGEST, view[PLACE.stop :]):
         digest.update(piece)
@@ -118,14 +116,15 @@ def _digest(content: bytes | bytearray) -> bytes:
 
 
 class Checkpoints:
-    """The folder `RUN/checkpoints`: one file a checkpoint (checkpoint_file.py), named by its meta-step.
+    """The folder `RUN/checkpoints`: one file per checkpoint, named by its meta-step.
 
-    Beside the MetaState, a checkpoint holds a small record as JSON (validation loss, position in the log, ...). One that is
-    damaged is noticed when the folder is opened, and told in words: `damaged`. Mode "new" makes the folder; "resume" and "read"
-    raise `InputError` where there is none, or where all are damaged; "resume" renames damaged ones, so that nothing is written
-    over them; "read" changes nothing and tells on stderr. Use as a context manager: leaving it waits for a write under way.
+    A checkpoint holds the MetaState and a small JSON record (validation loss, position in the log, ...). Damaged checkpoints
+    are detected when the folder is opened; `damaged` holds a message for each. Mode "new" creates the folder; "resume" and
+    "read" raise `InputError` if there is no checkpoint or if all are damaged; "resume" renames damaged ones, so that they are
+    not overwritten; "read" changes nothing and prints warnings on stderr. Use as a context manager: exiting waits for a pending
+    write.
 
-    Of several processes the first writes; the state is the same in all of them.
+    With several processes, only the first writes; the state is the same in all of them.
     """
 
     def __init__(self, directory: Path, mode: Literal["new", "resume", "read"]):
@@ -138,14 +137,14 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
         elif not self.directory.is_dir():
             raise InputError(f"{self.directory.parent} holds no checkpoint yet. Train it again.")
-        self._records, damaged = self._found()
+        self._records, damaged = self._scan()
         if damaged and not self._records:
             raise InputError(
                 f"All checkpoints in {self.directory} are damaged ({', '.join(path.name for path in damaged)}): they are not "
                 "as they were written. Nothing was changed. Put the folder back from a copy, or train again."
             )
         for path in damaged:
-            aside = f"as {self._set_aside(path).name}" if self._writes else "out"
+            aside = f"as {self._rename_damaged(path).name}" if self._writes else "out"
             self.damaged.append(
                 f"checkpoint {path} is damaged: it is not as it was written. It is left {aside}, and the last whole one is of "
                 f"meta-step {max(self._records)}."
@@ -156,22 +155,22 @@ class Checkpoints:
         for partial in self.directory.glob("*.partial") if self._writes else ():
             partial.unlink()
 
-    def _found(self) -> tuple[dict[int, dict[str, Any]], list[Path]]:
-        """(the records of all checkpoints that are as they were written, by meta-step; the others)."""
+    def _scan(self) -> tuple[dict[int, dict[str, Any]], list[Path]]:
+        """(records of intact checkpoints by meta-step, paths of damaged ones)."""
         whole, damaged = {}, []
         for path in sorted(self.directory.iterdir()):
             if not path.stem.isdigit() or path.suffix != SUFFIX:
                 continue
             try:
                 whole[int(path.stem)] = read_checkpoint_record(path)
-            except FileNotFoundError:  # a training under way has removed it
+            except FileNotFoundError:  # removed by a running training
                 continue
             except (Damaged, OSError):
                 damaged.append(path)
         return whole, damaged
 
-    def _set_aside(self, path: Path) -> Path:
-        """Gives a damaged checkpoint a name under which nothing is taken for one or written over."""
+    def _rename_damaged(self, path: Path) -> Path:
+        """Renames a damaged checkpoint, so that it is neither read nor overwritten."""
         number, aside = 1, path.with_suffix(".damaged")
         while aside.exists():
             number += 1
@@ -188,19 +187,19 @@ class Checkpoints:
             self._thread.shutdown()
 
     def wait(self) -> None:
-        """Until the write under way is done. Raises its `OSError` where it failed."""
+        """Waits for the pending write. Raises its `OSError` if it failed."""
         self._writing.result()
 
     def save(self, state: MetaState, record: dict[str, Any]) -> None:
-        """Writes `state` under its meta-step, in the background. `record["validation"]`, the lower the better, decides which is
-        best; one without is for going on with the training alone. Raises the `OSError` of the write before, where it failed."""
+        """Writes `state` in the background, named by its meta-step. The lowest `record["validation"]` is the best checkpoint;
+        one without a validation serves only to resume. Raises the `OSError` of the previous write if it failed."""
         self.wait()
         step = int(state.step)
         if self._writes and step not in self._records:
             self._writing = self._thread.submit(self._write, step, state, record)
 
     def _write(self, step: int, state: MetaState, record: dict[str, Any]) -> None:
-        leaves = named_leaves(jax.device_get(state))  # plain arrays, which ask for no devices when they are read
+        leaves = named_leaves(jax.device_get(state))  # plain arrays, which can be read without devices
         write(self.directory / f"{step}{SUFFIX}", leaves, record)
         self._records[step] = record
         for old in set(self._records) - {self._best(), *sorted(self._records)[-2:]}:
@@ -211,7 +210,7 @@ class Checkpoints:
         (self.directory / f"{step}{SUFFIX}").unlink(missing_ok=True)
 
     def _best(self) -> int:
-        """The meta-step of the least validation loss, of several the last; the last of all where none was validated."""
+        """The meta-step with the lowest validation loss, the last of several; the last of all if none was validated."""
 
         def error(step: int) -> tuple[float, int]:
             validation = self._records[step]["validation"]
@@ -220,7 +219,7 @@ class Checkpoints:
         return min(self._records, key=error)
 
     def forget_after(self, step: int) -> None:
-        """Removes the checkpoints of later meta-steps: the run goes back to this one."""
+        """Removes the checkpoints of later meta-steps, for a rollback to `step`."""
         self.wait()
         for later in [known for known in self._records if known > step]:
             if self._writes:
@@ -229,7 +228,7 @@ class Checkpoints:
     def restore(self, like: MetaState, which: str = "best") -> tuple[MetaState, dict[str, Any]]:
         """(MetaState, record) of the 'best' or the 'last' checkpoint.
 
-        Raises `InputError` where there is none, or where it does not fit `like`.
+        Raises `InputError` if there is none, or if it does not fit `like`.
         """
         self.wait()
         while self._records:
@@ -237,20 +236,20 @@ class Checkpoints:
             try:
                 leaves, record = read_checkpoint(self.directory / f"{step}{SUFFIX}", named_leaves(like))
                 return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), record
-            except (FileNotFoundError, Damaged):  # gone since the folder was opened: a training under way keeps few
-                self._records, _ = self._found()
+            except (FileNotFoundError, Damaged):  # removed since the folder was opened, by a running training
+                self._records, _ = self._scan()
         raise InputError(f"{self.directory} holds no checkpoint: expected a run that was trained. Train it again.")
 
 
 def last_meta_step(run: Path) -> int:
-    """The meta-step of the last checkpoint in this run directory, by its name; 0 where there is none."""
+    """The meta-step of the last checkpoint in a run directory, by file name; 0 if there is none."""
     found = run / "checkpoints"
     steps = (path.stem for path in found.glob(f"*{SUFFIX}")) if found.is_dir() else ()
     return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a checkpoint is in this run directory, be it a damaged one."""
+    """Whether a run directory has a checkpoint, intact or damaged."""
     found = run / "checkpoints"
     return found.is_dir() and any(
         path.stem.isdigit() and path.suffix.split("-")[0] in (SUFFIX, ".damaged") for path in found.iterdir()

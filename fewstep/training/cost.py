@@ -1,4 +1,4 @@
-"""What one meta-step takes, before a run: memory from the compiled program, operations from the traced one."""
+"""Cost of one meta-step before a run: memory from the compiled program, operations from the traced one."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fewstep.gradients.exact import bytes_of, device_memory
 from fewstep.training.operations import operations
 from fewstep.training.tuning import shapes_of, tune_learner
 
-WAYS: dict[str, TaskGradient] = {"exact": exact, "stored": stored, "first-order": first_order}
+TASK_GRADIENTS: dict[str, TaskGradient] = {"exact": exact, "stored": stored, "first-order": first_order}
 
 
 class Estimate(NamedTuple):
-    """Of one meta-step by one way to its gradient."""
+    """Cost of one meta-step with one task gradient."""
 
     temporary: int
-    """bytes beside parameters and episodes"""
+    """bytes in addition to parameters and episodes"""
     operations: int
     """floating-point operations of its matrix products and convolutions"""
     tasks_at_once: int
 
 
 class Estimates(NamedTuple):
-    """By all ways."""
+    """Costs with each task gradient."""
 
     ways: dict[str, Estimate]
     given: int
@@ -40,12 +40,12 @@ class Estimates(NamedTuple):
     """bytes of the device"""
 
 
-def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int, asked: str = "auto") -> Estimates:
-    """Compiles one meta-step on a meta-batch of so many `tasks` by each of `WAYS`, and by the learner's own way where it is
-    `asked` for under another name; nothing is run. `params` and `episode` (of one task) may be shapes alone."""
+def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int, requested: str = "auto") -> Estimates:
+    """Compiles one meta-step on a meta-batch of `tasks` with each of `TASK_GRADIENTS`, and with the learner's own if
+    `requested` is another name; runs nothing. `params` and `episode` (of one task) may be shapes."""
     episodes, keys, step = batch_of(episode, tasks)
     found = {}
-    ways = WAYS if asked in ("auto", *WAYS) else {asked: learner.task_gradient, **WAYS}
+    ways = TASK_GRADIENTS if requested in ("auto", *TASK_GRADIENTS) else {requested: learner.task_gradient, **TASK_GRADIENTS}
     for name, way in ways.items():
         each = tune_learner(replace(learner, task_gradient=way), params, episode, tasks)
 
@@ -60,13 +60,13 @@ def estimate(learner: Learner, params: MetaParams, episode: Episode, tasks: int,
 
 
 def batch_of(episode: Episode, tasks: int) -> tuple[Any, Any, Any]:
-    """Shapes of what a meta-step sees: (episodes of so many tasks, their keys, the meta-step)."""
+    """Shapes of the inputs of a meta-step: (episodes of `tasks` tasks, their keys, the meta-step)."""
     many = lambda leaf: jax.ShapeDtypeStruct((tasks, *leaf.shape), leaf.dtype)  # noqa: E731
     key = jax.eval_shape(lambda: jax.random.key(0))
     return *jax.tree.map(many, (episode, key)), jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def meta_step_operations(problem: Problem) -> int:
-    """Floating-point operations of a meta-step as the learner has it, whatever the machine makes of it."""
+    """Floating-point operations of a meta-step, before the learner is tuned to a machine."""
     params, episode, tasks = shapes_of(problem, 1)
     return operations(partial(meta_gradient, problem.learner), params, *batch_of(episode, tasks))

@@ -1,7 +1,4 @@
-"""Spreading the tasks of a meta-batch over devices: θ is everywhere, tasks are split, one all-reduce a meta-step.
-
-How many CPU cores this process may use.
-"""
+"""Data parallelism over the tasks of a meta-batch: θ is replicated, tasks are split, one all-reduce per meta-step."""
 
 from __future__ import annotations
 
@@ -22,24 +19,24 @@ from fewstep.errors import InputError
 
 
 def cpu_cores() -> int:
-    """Those it was given, where the system says so; else all there are."""
+    """The CPU cores that this process may use, if the system reports them; else all of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 AXIS = "tasks"
 FORCED_DEVICES = "--xla_force_host_platform_device_count"
-"""the older way to say of how many devices a processor is"""
+"""the older flag for the number of CPU devices"""
 
 
 def training_mesh(count: int | None = None) -> Mesh:
-    """`task_mesh` over the devices of all processes that train together, `count` of each."""
+    """`task_mesh` over `count` devices of each process that takes part in the training."""
     return task_mesh(count, range(jax.process_count()))
 
 
 def task_mesh(count: int | None = None, processes: Sequence[int] | None = None) -> Mesh:
-    """A mesh over the first `count` devices (all where None) of this process, or of each of several, with the one axis `tasks`.
+    """A mesh with one axis, `tasks`, over the first `count` devices (all if None) of this process, or of each of `processes`.
 
-    Raises `InputError` where there are fewer.
+    Raises `InputError` if there are fewer.
     """
     devices = jax.local_devices()
     if count is not None and not 1 <= count <= len(devices):
@@ -50,15 +47,15 @@ def task_mesh(count: int | None = None, processes: Sequence[int] | None = None) 
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy on every device: what a compiled chunk returns, so that its first call is the program of all others."""
+    """Copies a tree to every device. Compiled chunks return such copies, so their first call uses the same program as the
+    rest."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def use_cpu_cores() -> None:
-    """Shows each CPU core to JAX as a device of its own, unless the environment says how many there are to be. Call it before
-    anything is computed.
+    """Makes each CPU core a JAX device, unless the environment sets their number. Call it before any computation.
 
-    The small operations of a meta-step do not profit from threads inside an operation; tasks split over cores do.
+    The small operations of a meta-step do not gain from threads within an operation; splitting tasks over cores does.
     """
     given = "JAX_NUM_CPU_DEVICES" in os.environ or FORCED_DEVICES in os.environ.get("XLA_FLAGS", "")
     if not given:
@@ -66,10 +63,10 @@ def use_cpu_cores() -> None:
 
 
 def use_gpu_libraries() -> None:
-    """Leaves matrix products on NVIDIA's GPUs to NVIDIA's library. Call it before anything is computed.
+    """Uses NVIDIA's library for matrix products on NVIDIA GPUs. Call it before any computation.
 
-    XLA's own way (Triton) takes minutes to choose among the forms of the products of a meta-step, and with jax 0.11.2 ends the
-    process on those of strided convolutions. What XLA_FLAGS says of it stands.
+    XLA's Triton takes minutes to autotune the products of a meta-step, and with jax 0.11.2 aborts the process on those of
+    strided convolutions. If XLA_FLAGS already sets the flag, it is left as it is.
     """
     flags, name = os.environ.get("XLA_FLAGS", ""), "--xla_gpu_enable_triton_gemm"
     if name not in flags and any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
@@ -77,23 +74,23 @@ def use_gpu_libraries() -> None:
 
 
 def task_keys(key: Key, step: jax.Array, number: jax.Array) -> Key:
-    """[2] keys of the task with this number in the meta-batch of this meta-step: one draws its episode, one is for learning."""
+    """[2] keys of a task of a meta-batch: one samples its episode, the other is for adaptation."""
     return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, step), number))
 
 
 def meta_batch(problem: Problem, step: jax.Array, key: Key) -> tuple[Episode, Key]:
-    """(episodes, keys) of this meta-step: leaves are [tasks, ...]. The same tasks as those of `meta_batches`."""
+    """(episodes, keys) of a meta-step; leaves are [tasks, ...]. Samples the same tasks as `meta_batches`."""
     assert problem.splits is not None
     keys = jax.vmap(lambda number: task_keys(key, step, number))(jnp.arange(problem.meta_batch_size))
     return jax.vmap(problem.splits.train.sample_episode)(keys[:, 0]), keys[:, 1]
 
 
 def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Array, Key], tuple[Episode, Key]]:
-    """`(first meta-step, key) -> (episodes, keys)` of `count` meta-steps: leaves are [count, tasks, ...], tasks split.
+    """`(first meta-step, key) -> (episodes, keys)` of `count` meta-steps; leaves are [count, tasks, ...], split by task.
 
-    The task with number i of a meta-batch is drawn from (key, meta-step, i), whichever device it falls to. Where the
-    devices do not divide the meta-batch, fillers follow its last task. Where images stay on the host, it gathers meanwhile
-    those of the `count` meta-steps that follow.
+    Task i of a meta-batch is sampled from (key, meta-step, i), whichever device it is on. If the number of devices does not
+    divide the meta-batch, it is padded with further tasks. If images stay on the host, those of the next `count` meta-steps are
+    prefetched.
     """
     assert problem.splits is not None
     family = problem.splits.train
@@ -120,26 +117,26 @@ def meta_batches(problem: Problem, mesh: Mesh, count: int) -> Callable[[jax.Arra
 
 
 class MetaGradient(NamedTuple):
-    """Of one meta-batch."""
+    """Loss and gradient of one meta-batch."""
 
     loss: jax.Array
     gradient: MetaParams
     dropped: jax.Array
-    """how many tasks were left out of both means, since their loss or gradient is not finite"""
+    """number of tasks excluded from both means, since their loss or gradient is not finite"""
 
 
 def mean_gradient(problem: Problem, mesh: Mesh) -> Callable[[MetaParams, Episode, Key, jax.Array], MetaGradient]:
-    """`(params, episodes, keys, meta-step) -> MetaGradient`: `maml.meta_gradient`, tasks split over devices."""
+    """`(params, episodes, keys, meta-step) -> MetaGradient`: `maml.meta_gradient` with tasks split over devices."""
     learner, tasks, drop = problem.learner, problem.meta_batch_size, problem.bad_tasks == "drop"
 
     def share(params, episodes, keys, step):
         mine = keys.shape[0]
         place = jax.lax.axis_index(AXIS) if mesh.size > 1 else 0
-        real = (place * mine + jnp.arange(mine) < tasks).astype(jnp.float32)  # fillers count nothing
+        real = (place * mine + jnp.arange(mine) < tasks).astype(jnp.float32)  # padding has weight 0
         loss, gradient, weight = sum_over_tasks(learner, params, episodes, keys, step, real, drop)
         sums = loss, gradient, jnp.sum(weight)
         if mesh.size > 1:
-            # One flat vector: an all-reduce costs the same for one number as for a million, so there is only one.
+            # One flat vector, since an all-reduce costs the same for one number as for a million.
             flat, restore = ravel_pytree(sums)
             sums = restore(jax.lax.psum(flat, AXIS))
         loss, gradient, counted = sums

@@ -1,4 +1,4 @@
-"""Why a run stopped: finds the task of a meta-batch at which the numbers went, and says what to try."""
+"""Diagnosis of a non-finite meta-step: finds the task that caused it and suggests a remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewstep.training.devices import meta_batch
 
 
 def why_not_finite(problem: Problem, state: MetaState, key: Key) -> str:
-    """The message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
+    """The error message for the meta-step after `state`, whose meta-loss or meta-gradient is not finite."""
     learner, (episodes, keys) = problem.learner, meta_batch(problem, state.step, key)
     trained: MetaParams = jax.tree.map(jnp.asarray, state.params)  # a state fetched from the device cannot be indexed by step
 

@@ -1,9 +1,9 @@
-"""Compiled programs whose data are arguments: one program serves all tables of one shape.
+"""Compilation with hoisted constants: data become arguments, so one program serves all tables of one shape.
 
-A function that closes over arrays (the rows of a table) is compiled with their values in it: slowly, where they are many,
-and anew for every fold of a cross-validation, every seed, every process. Here they become arguments, and programs that
-differ in them alone are the same program, in this process and in JAX's compilation cache. Tracing takes time, too, as
-much as a short training: what was made of a problem `once` serves all trainings of it."""
+`jax.jit` compiles the arrays that a function closes over (the rows of a table) into the program: slow for many rows, and
+repeated for each fold of a cross-validation, each seed and each process. Here they become arguments, so programs that differ
+only in data are shared within the process and in JAX's compilation cache. Tracing can take as long as a short training, so
+`cached` keeps what was made for a problem."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 MOST_PROGRAMS = 64
 _programs: dict[tuple[str, Any, Any], Callable[..., Any]] = {}
-"""by their text and the structure of what they take and give; the oldest goes first"""
+"""by program text and the structures of inputs and outputs; the oldest is evicted first"""
 
 
 def jit_hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit(function)`, with the arrays that `function` closes over as arguments."""
+    """`jax.jit(function)`, with the arrays that `function` closes over passed as arguments."""
     traced: dict[Any, tuple[Callable[..., Any], Any]] = {}
 
     def call(*arguments: Any) -> Any:
@@ -34,7 +34,7 @@ def jit_hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cached(problem: Any, make: Callable[..., Any], *others: Any) -> Any:
-    """`make(problem, *others)`, made once for this very problem and these others, which are hashed."""
+    """`make(problem, *others)`, computed once for this problem object and these `others`, which must be hashable."""
     key = make, *others
     if key not in problem.made:
         problem.made[key] = make(problem, *others)
@@ -42,12 +42,12 @@ def cached(problem: Any, make: Callable[..., Any], *others: Any) -> Any:
 
 
 def forget() -> None:
-    """Lets go of all programs, for a process that goes on with other things."""
+    """Releases all cached programs."""
     _programs.clear()
 
 
 def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
-    """(the program of `function`, the arrays that it closes over)."""
+    """(the compiled program of `function`, the arrays that it closes over)."""
     closed, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
     structure = jax.tree.structure(result)
     key = (str(closed.jaxpr), jax.tree.structure(arguments), structure)

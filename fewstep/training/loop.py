@@ -1,7 +1,7 @@
-"""The outer loop: a `Trainer` makes meta-steps, a call at a time; between calls the log, checkpoints and signals.
+"""The outer loop: calls a `Trainer` for chunks of meta-steps; between calls it logs, validates, saves and checks for signals.
 
-What follows where a run's numbers stop being finite: back to its best checkpoint, with smaller outer
-steps. The last one may be on its way out already.
+If numbers become non-finite, the run rolls back to its best checkpoint with a smaller outer rate. It does not go back to the
+last one, which may already be diverging.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from fewstep.training.signals import StopSignals
 from fewstep.variants import evaluated, slowdown, slower
 
 FACTOR = 0.5
-"""of the outer rate, each time"""
+"""by which each rollback multiplies the outer rate"""
 
 
 def roll_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
-    """(the state to go on from, what a person should know) after the meta-step that follows `failed` was not finite.
+    """(state to continue from, message) if the meta-step after `failed` is not finite.
 
-    `good` is the best state that was saved. Raises `TrainingError` with the reason where the run went back `rollbacks` times
-    already, and where smaller steps would not help: no meta-step was made since `good`.
+    `good` is the best saved state. Raises `TrainingError` with the reason if no rollback is left, or if smaller steps would not
+    help since no meta-step was made after `good`.
     """
     reason = trainer.diagnose(jax.device_get(failed), key)
     factor, then = slowdown(failed), slowdown(good)
@@ -53,25 +53,25 @@ def roll_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaSta
 
 
 SECONDS_A_CALL = 0.5
-"""A compiled call runs about so long: long enough to cost nothing, short enough to stop and to be watched."""
+"""Target duration of a compiled call: long enough to hide overhead, short enough to stop and to show progress."""
 PRETRAINING = "beginning"
-"""the folder in a run of what is trained first"""
+"""the subfolder of a run for its pretraining"""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (SIGINT, SIGTERM or SIGHUP); its state is saved."""
+    """A signal (SIGINT, SIGTERM or SIGHUP) stopped the run; its state is saved."""
 
 
 class OutOfTime(Exception):
-    """The time for this training is used up; its state is saved."""
+    """The time limit of this training is reached; its state is saved."""
 
 
-class Good(NamedTuple):
-    """Where a run can go back to."""
+class RollbackPoint(NamedTuple):
+    """State to which a run can roll back."""
 
     state: MetaState
     record: dict[str, Any]
-    """what its checkpoint holds beside it"""
+    """the record of its checkpoint"""
 
 
 def train(
@@ -87,11 +87,11 @@ def train(
 ) -> MetaState:
     """Meta-trains `problem` and writes `metrics.jsonl` and `checkpoints/` into `directory`. Returns the final state.
 
-    What a meta-step sees depends on (seed, meta-step, task number) alone, so a resumed run goes on bit for bit.
-    Where numbers stop being finite, the run goes back to its best checkpoint (`Trainable.rollbacks`). Raises `TrainingError`
-    where it may not or that is of no use, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` where a disk is full. `late`
-    is asked between two calls: where it is true, the state is saved and `OutOfTime` is raised.
-    Of many processes whose devices are those of `mesh`, all call it, and process 0 alone writes and reads `directory`.
+    A meta-step depends only on (seed, meta-step, task number), so a resumed run continues bit for bit. If numbers become
+    non-finite, the run rolls back to its best checkpoint (`Trainable.rollbacks`). Raises `TrainingError` if no rollback is left
+    or it would not help, `Interrupted` on SIGINT, SIGTERM or SIGHUP, `OSError` if the disk is full. `late` is called between
+    two chunks: if it returns true, the state is saved and `OutOfTime` is raised.
+    With several processes, all call it with a `mesh` of all their devices; only process 0 reads and writes `directory`.
     """
     meta_steps, writes = problem.meta_steps if meta_steps is None else meta_steps, multihost.is_first()
     quiet, resume = quiet or not writes, bool(multihost.broadcast(np.asarray(resume)))
@@ -114,7 +114,7 @@ def train(
         at_end.callback(log.close)
         step, chunk_length = int(state.step), 8
         sums: dict[str, float] = past["sums"]
-        """since the last line of the log"""
+        """since the last record of the log"""
         totals: dict[str, float] = past["totals"]
         """since the run began"""
         progress = Progress(meta_steps, step, quiet=quiet, unit=problem.unit)
@@ -127,7 +127,7 @@ def train(
             warnings.append(message)
 
         def validated(state: MetaState) -> Validation:
-            """Its state is where `run` takes it, and the same in all processes."""
+            """Validates `state`; the returned state is placed on the mesh and the same in all processes."""
             found = trainer.validate(state, validation_key)
             if multihost.broadcast_text(found.message):
                 warn(found.message)
@@ -135,21 +135,22 @@ def train(
             return found._replace(state=state, value=float(multihost.broadcast(np.float64(found.value))))
 
         def first_state() -> MetaState:
-            """Where the run began, of a run that goes on."""
+            """The initial state of a resumed run."""
             known = problem if problem.warm_start is None else pretrain(problem, directory / PRETRAINING, seed, mesh, quiet)
             first = known.initial_state(known.init(init_key))
             return multihost.broadcast(trainer.validate(first, validation_key).state) if trainer.validate_first else first
 
         def save(validation: float | None) -> dict[str, Any]:
-            """Writes a checkpoint, in the background. One without `validation` is for going on alone, never the best."""
+            """Writes a checkpoint in the background. One without `validation` serves only to resume and is never the best."""
             seconds = time.monotonic() - started
             record = {"validation": validation, "seconds": seconds, "log_position": log.position, "sums": sums}
             checkpoints.save(state, {**record, "totals": totals, "start": start, "warnings": list(warnings)})
             return record
 
         @contextmanager
-        def left_at_once() -> Iterator[None]:
-            """Within, a signal ends a run that may be left at any point. The meta-step under way is made again later."""
+        def interruptible_by_signal() -> Iterator[None]:
+            """A signal ends an interruptible run at once in this block. The current meta-step is repeated when it is
+            resumed."""
             if not trainer.interruptible:
                 yield
                 return
@@ -166,20 +167,20 @@ def train(
             warn(message)
         start = past["start"]
         if resume:
-            good = Good(*shared(checkpoints.restore(jax.device_get(state), "best")))
-            if good.record["validation"] is None or start < good.record["validation"]:  # none is better than where it began
-                good = Good(first_state(), {"log_position": 0, "sums": {}, "validation": start})
+            good = RollbackPoint(*shared(checkpoints.restore(jax.device_get(state), "best")))
+            if good.record["validation"] is None or start < good.record["validation"]:  # the initial state is the best
+                good = RollbackPoint(first_state(), {"log_position": 0, "sums": {}, "validation": start})
         else:
             if trainer.validate_first:
                 found = validated(state)
                 state, start = found.state, found.value if math.isfinite(found.value) else math.inf
-            good = Good(state, {"log_position": log.position, "sums": sums, "validation": start})
+            good = RollbackPoint(state, {"log_position": log.position, "sums": sums, "validation": start})
 
         while step < meta_steps:
             next_log, next_save = (min((step // every + 1) * every, meta_steps) for every in (log_every, save_every))
             length = min(chunk_length, next_log - step, next_save - step)
             called = time.monotonic()
-            with left_at_once():
+            with interruptible_by_signal():
                 after, stats = trainer.run(state, train_key, length)
             if not stats.finite:
                 state, message = roll_back(trainer, problem.rollbacks, good.state, after, train_key)
@@ -193,7 +194,7 @@ def train(
             chunk_length = max(1, min(int(length / (time.monotonic() - called) * SECONDS_A_CALL), 4 * chunk_length))
             progress.advance(now)
             if now == next_log and (now % validate_every == 0 or now == meta_steps):
-                with left_at_once():
+                with interruptible_by_signal():
                     found = validated(after)
                     if now == meta_steps:
                         known = good.record["validation"]
@@ -223,9 +224,9 @@ def train(
                 progress.record(record, trainer.words(record))
                 if found is not None:
                     saved = save(found.value)
-                    good = Good(state, saved) if found.value <= good.record["validation"] else good
+                    good = RollbackPoint(state, saved) if found.value <= good.record["validation"] else good
             if step == next_save:
-                save(None)  # unless it is saved already
+                save(None)  # no effect if this meta-step is saved already
             chunk_length, stopped = sync_decision(chunk_length, stop.requested)
             if stopped and step < meta_steps:
                 save(None)
@@ -247,12 +248,12 @@ def train(
 
 
 def added(sums: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    """Both together, name by name."""
+    """Adds two mappings of numbers by name."""
     return {**sums, **{name: sums.get(name, 0) + value for name, value in more.items()}}
 
 
 def pretrain(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, quiet: bool) -> Any:
-    """`problem` as it begins from the solution of what is trained first, which is trained in `directory`, or goes on there."""
+    """`problem` initialized from its warm start, which is trained in `directory`, or resumed there."""
     assert problem.warm_start is not None
     first = problem.warm_start.problem
     if not quiet:
@@ -264,13 +265,14 @@ def pretrain(problem: Trainable, directory: Path, seed: int, mesh: Mesh | None, 
 
 
 def with_warm_start(problem: Any, solution: MetaParams) -> Any:
-    """`problem` with what was to be trained first already trained."""
+    """`problem` initialized from `solution`, the meta-parameters of its pretraining."""
     transfer = problem.warm_start.transfer
     return replace(problem, init=lambda key: transfer(key, solution), warm_start=None)
 
 
 def train_in_memory(problem: Trainable, seed: int = 0) -> MetaParams:
-    """Meta-trains `problem` to the end of its schedule, without a folder and checkpoints. Raises `TrainingError` as `train`."""
+    """Meta-trains `problem` to the end of its schedule, without a folder or checkpoints. Raises `TrainingError` as `train`
+    does."""
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     if problem.warm_start is not None:
         problem = with_warm_start(problem, train_in_memory(problem.warm_start.problem, seed))

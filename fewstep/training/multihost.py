@@ -1,10 +1,7 @@
-"""One training in many processes, on one machine or on many: how they find one another, agree, and end.
+"""Training in several processes, on one machine or many: start, small collectives, shared decisions, shutdown.
 
-Every process runs the same program. Process 0 alone writes. What the others have to know of it, or it of them, crosses as
-one small sum over processes. Where there is one process, all of this is nothing.
-
-What the processes of one training do together beside its meta-steps: agree on when to stop, and leave files to the
-first. Used by loop.py and by runs; of one process, none of it does anything.
+Every process runs the same program, and only process 0 reads and writes files. Processes communicate by small sums over all of
+them. With a single process, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +29,9 @@ from fewstep.errors import InputError, TrainingError
 from fewstep.training.checkpoint import has_checkpoint
 
 HEARTBEAT_SECONDS = 30
-"""A process that is not heard of for so long is lost, and the others stop."""
+"""A process without a heartbeat for this long counts as lost, and the others stop."""
 WAITING_SECONDS, SILENT_SECONDS = 300, 5
-"""A process waits so long for the others to be started, and says so after so long."""
+"""How long a process waits for the others to start, and after how long it prints that it waits."""
 LOST = (
     "another process of this training ended or is not heard of any more; its own output may say why. The checkpoints are kept: "
     "go on with fewstep resume, in as many processes as you like."
@@ -43,15 +40,15 @@ _joined = False
 
 
 class LostProcess(TrainingError):
-    """Another process of this training does not go on."""
+    """Another process of this training has stopped."""
 
 
 def join(processes: int | Literal["auto"], process: int | None, coordinator: str | None) -> None:
-    """Makes this process one of many that train together; of 1, nothing. Call it before anything is computed.
+    """Joins a training of several processes; does nothing for one. Call it before any computation.
 
-    `processes` is how many there are, `process` which of them this is, from 0, and `coordinator` the host:port at which process
-    0 awaits the others. With "auto" the cluster says all three: Slurm, Kubernetes, Open MPI or TPU pods, as JAX reads them.
-    Raises `InputError` where that does not fit together, or where the processes do not find one another.
+    `processes` is their number, `process` the index of this one, from 0, and `coordinator` the host:port at which process 0
+    listens. With "auto", JAX reads all three from the cluster: Slurm, Kubernetes, Open MPI or TPU pods.
+    Raises `InputError` if the arguments are inconsistent, or if the processes cannot connect.
     """
     global _joined
     alone = process is None and coordinator is None
@@ -70,14 +67,14 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
             )
         where = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         where["cluster_detection_method"] = "deactivate"
-    jax.config.update("jax_enable_preemption_service", False)  # the loop answers SIGTERM itself
+    jax.config.update("jax_enable_preemption_service", False)  # the training loop handles SIGTERM
     what = "as many as the cluster says" if processes == "auto" else f"{processes} in all, process 0 at {coordinator}"
     try:
         with _awaited(what):
             jax.distributed.initialize(
                 **where, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=2 * WAITING_SECONDS
             )
-    except Exception as error:  # no cluster, an address that is taken or not reached: each raises something else
+    except Exception as error:  # types differ for no cluster, an address in use, a timeout
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if processes == "auto" and "should be defined" in reason:
             reason = (
@@ -94,8 +91,8 @@ def join(processes: int | Literal["auto"], process: int | None, coordinator: str
 
 @contextmanager
 def _awaited(what: str) -> Iterator[None]:
-    """Says after a while that the other processes are waited for, and ends this one where they do not come: JAX would abort it
-    with a trace of C++."""
+    """Prints after a while that this process waits for the others, and exits if they do not start. JAX would abort with a C++
+    stack trace instead."""
 
     def give_up() -> None:
         print(
@@ -122,12 +119,12 @@ def _awaited(what: str) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes."""
+    """Whether this is process 0, which reads and writes files."""
     return jax.process_index() == 0
 
 
 def broadcast(tree: Any) -> Any:
-    """The arrays of process 0, bit for bit; `tree` has its shapes in every process."""
+    """The arrays of process 0, bit for bit; `tree` has the same shapes in every process."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, jax.device_get(tree)))
@@ -150,7 +147,7 @@ def broadcast_text(text: str) -> str:
 
 
 def all_gather(numbers: list[int]) -> np.ndarray:
-    """[processes, numbers] what each process has, numbers from 0 to 2³² − 1."""
+    """[processes, numbers]: the `numbers` of each process, from 0 to 2³² − 1."""
     if jax.process_count() == 1:
         return np.asarray([numbers])
     rows = np.zeros((jax.process_count(), len(numbers)), np.uint32)
@@ -159,7 +156,7 @@ def all_gather(numbers: list[int]) -> np.ndarray:
 
 
 def shutdown() -> None:
-    """Where all processes have done the last thing that they do together: from here on each goes on, or ends, by itself."""
+    """Ends the joint training after the last collective; each process then continues or exits on its own."""
     global _joined
     if _joined:
         jax.distributed.shutdown()
@@ -167,7 +164,7 @@ def shutdown() -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a process that fails at once, without waiting for the others, which are to notice."""
+    """Exits a failed process at once, without waiting for the others, which notice that it is gone."""
     if _joined:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -176,10 +173,10 @@ def leave(code: int) -> None:
 
 @contextmanager
 def reporting_lost_processes() -> Iterator[None]:
-    """Around what all processes compute together: raises `TrainingError` where one of them no longer takes part."""
+    """Wraps a joint computation: raises `LostProcess` if another process no longer takes part."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:  # of which kind depends on what carries the sum
+    except (ValueError, RuntimeError) as error:  # the type depends on the transport
         if jax.process_count() == 1 or not re.search("gloo|nccl|collective|connection|coordination", str(error), re.IGNORECASE):
             raise
         raise LostProcess(LOST) from error
@@ -199,8 +196,8 @@ def _sum() -> Callable[[jax.Array], jax.Array]:
 def _summed(words: np.ndarray) -> np.ndarray:
     """Σ over processes of uint32 [n], in every process.
 
-    `jax.experimental.multihost_utils` has no such sum for processes with unlike numbers of devices (the cores of unlike
-    machines), and its broadcast adds floats, which loses the sign of −0 and without x64 half of a float64.
+    `jax.experimental.multihost_utils` does not support processes with different numbers of devices (the cores of different
+    machines), and its broadcast adds floats, which loses the sign of −0 and, without x64, half of a float64.
     """
     rows = NamedSharding(_mesh(), PartitionSpec("processes"))
     with reporting_lost_processes():
@@ -208,7 +205,7 @@ def _summed(words: np.ndarray) -> np.ndarray:
 
 
 def _keep_stdout() -> None:
-    """What libraries in C++ say on stdout, which is for results, goes to stderr."""
+    """Redirects what C++ libraries print on stdout, which is for results, to stderr."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(2, 1)
@@ -216,15 +213,15 @@ def _keep_stdout() -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(number: int) -> None:
-    """Where a process is not heard of any more, JAX ends this one by SIGABRT, from a thread of its own. Python's own handlers
-    would run in the main thread, which may wait for a sum that never comes."""
+    """Handles SIGABRT, which JAX raises from its own thread if another process is lost. Python's handlers would run in the main
+    thread, which may wait for a sum that never arrives."""
     if _joined:
         os.write(2, f"fewstep: {LOST}\n".encode())
     os._exit(1)
 
 
 class NullFiles:
-    """A run's log and checkpoints in all processes but the first, which alone writes and reads them."""
+    """Stands in for the log and the checkpoints in all processes except the first."""
 
     position = 0
     damaged: Sequence[str] = ()
@@ -249,17 +246,17 @@ class NullFiles:
 
 
 def shared(restored: tuple[MetaState, dict[str, Any]]) -> tuple[MetaState, dict[str, Any]]:
-    """(state, record) as the first process has read them."""
+    """(state, record) as the first process has read them, in every process."""
     state, record = restored
     return broadcast(state), json.loads(broadcast_text(json.dumps(record)))
 
 
 def sync_decision(length: int, stop: bool) -> tuple[int, bool]:
-    """(meta-steps of the next call as the first process wants them, whether any process was asked to stop)."""
+    """(meta-steps of the next call, as in the first process; whether any process was asked to stop)."""
     each = all_gather([length, stop])
     return int(each[0, 0]), bool(each[:, 1].any())
 
 
 def first_has_checkpoint(run: Path) -> bool:
-    """Whether the first process finds a whole checkpoint in this run directory."""
+    """Whether the first process finds a checkpoint in this run directory."""
     return bool(broadcast(np.asarray(is_first() and has_checkpoint(run))))

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced program: of matrix products and convolutions, that its result needs."""
+"""Counts the floating-point operations of matrix products and convolutions in a traced program."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from fewstep.core.jaxpr import programs_in
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
-    """Multiplications and additions of the matrix products and convolutions that `function` needs for its result, loops by
-    their length. Of a branch the longest counts, of a loop without a fixed length one round."""
+    """Multiplications and additions in the matrix products and convolutions on which the result of `function` depends. Scans
+    count by their length, conditionals by their most expensive branch, loops without a fixed length as one iteration."""
     closed = jax.make_jaxpr(function)(*arguments)
     return _count(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0]
 
 
 def _count(jaxpr: Jaxpr, wanted: list[bool]) -> tuple[int, list[bool]]:
-    """(operations that the `wanted` outputs need, which inputs they need): from the last line to the first."""
+    """(operations needed for the `wanted` outputs, which inputs they need), going from the last equation to the first."""
     needed = {variable for variable, want in zip(jaxpr.outvars, wanted, strict=True) if want and not hasattr(variable, "val")}
     total = 0
     for eqn in reversed(jaxpr.eqns):
         wants = [variable in needed for variable in eqn.outvars]
         if not any(wants):
             continue
-        count, used = _line(eqn, wants)
+        count, used = _equation(eqn, wants)
         total += count
         needed |= {variable for variable, use in zip(eqn.invars, used, strict=True) if use and not hasattr(variable, "val")}
     return total, [variable in needed for variable in jaxpr.invars]
 
 
-def operations_of_line(eqn: Any) -> int:
-    """Of one matrix product or convolution; 0 of anything else."""
+def operations_of_equation(eqn: Any) -> int:
+    """Operations of one matrix product or convolution; 0 for any other equation."""
     params = eqn.params
     if eqn.primitive.name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -53,8 +53,8 @@ def operations_of_line(eqn: Any) -> int:
 
 
 def _products_along(params: dict[str, Any], axis: int, inputs: int, kernel: int, outputs: int) -> int:
-    """Along one axis of a convolution, how many pairs of an output and a number of the kernel meet a number of the input, not
-    padding or one of the holes that a dilation leaves, of which a gradient's convolution mostly consists."""
+    """Number of pairs (output, kernel element) along one axis of a convolution that read an input, rather than padding or a
+    hole left by dilation. The convolutions of gradients consist mostly of such holes."""
     before, _ = params["padding"][axis]
     hole = params["lhs_dilation"][axis]
     places = (
@@ -65,20 +65,20 @@ def _products_along(params: dict[str, Any], axis: int, inputs: int, kernel: int,
     return int(np.sum((places >= 0) & (places <= (inputs - 1) * hole) & (places % hole == 0)))
 
 
-def _line(eqn: Any, wants: list[bool]) -> tuple[int, list[bool]]:
+def _equation(eqn: Any, wants: list[bool]) -> tuple[int, list[bool]]:
     params, everything = eqn.params, [True] * len(eqn.invars)
     if eqn.primitive.name == "scan":
         return _scan(params, wants)
     same = [part for part in programs_in(eqn) if len(part.outvars) == len(wants)]
     if not same:
-        return operations_of_line(eqn), everything
+        return operations_of_equation(eqn), everything
     counted = [_count(part, wants) for part in same]
     longest, used = max(counted, key=lambda each: each[0])
     return longest, used if len(used) == len(everything) and len(same) == 1 else everything
 
 
 def _scan(params: dict[str, Any], wants: list[bool]) -> tuple[int, list[bool]]:
-    """A round counts what it needs for what is wanted of it, and for what the next round wants."""
+    """Counts what each iteration needs for its wanted outputs and for the carry that the next one needs."""
     jaxpr = params["jaxpr"].jaxpr
     if "ft_in" in params:  # from JAX 0.11.2 on
         consts, carried = (len(part) for part in params["ft_in"].unpack()[:2])

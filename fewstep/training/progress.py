@@ -1,8 +1,4 @@
-"""The log of a run: one JSON line per record in `metrics.jsonl`, with its copies for other programs; one line or one
-bar for people.
-
-What people see while a comparison goes on: what is being done, how much is done, how long it will still take.
-"""
+"""The log of a run, one JSON record per line in `metrics.jsonl`, and progress displays for training and comparisons."""
 
 from __future__ import annotations
 
@@ -20,21 +16,21 @@ import numpy as np
 from fewstep.training.metrics import Copies
 
 SECONDS_A_LINE = 20.0
-"""Where there is no terminal, so long passes between two lines that only say how far it is."""
+"""Minimum time between two progress lines without a terminal."""
 Part = TypeVar("Part")
 
 
 RISEN = 5.0
-"""A meta-loss that ends so many times its noise above where it began, or above its lowest, has risen."""
+"""A meta-loss has risen if it ends this many standard deviations of its noise above its start or its minimum."""
 LEAST_RECORDS = 10
-"""Of fewer records of a log nothing is said."""
+"""Shorter logs are not checked."""
 
 
 def risen(losses: Sequence[float], steps: Sequence[int]) -> str:
-    """Says that the meta-losses of a log, after so many meta-steps, rise; "" where they do not.
+    """A message if the meta-losses of a log, at these meta-steps, rise; "" otherwise.
 
-    Medians over a tenth of the records, at least three, are compared: the last one with the first and with the lowest. The
-    noise of a record is the median size of the change from one to the next, in standard deviations of normal noise, over √2.
+    Compares medians over a tenth of the records, at least three: the last with the first and with the lowest. The standard
+    deviation of the noise is estimated from the median absolute difference of successive records, divided by √2.
     """
     values = np.asarray(losses, float)
     if values.size < LEAST_RECORDS or not np.isfinite(values).all():
@@ -52,15 +48,15 @@ def risen(losses: Sequence[float], steps: Sequence[int]) -> str:
 
 
 class MetricsFile:
-    """`metrics.jsonl`, appended to record by record; `position` is its length in bytes, which a checkpoint remembers.
+    """`metrics.jsonl`, to which records are appended; `position` is its length in bytes, which checkpoints store.
 
-    Beside it stand `metrics.csv` and TensorBoard's event file, which follow it (`copies.py`).
+    `metrics.csv` and TensorBoard's event file are copies of it (`metrics.py`).
     """
 
     def __init__(self, path: Path, position: int | None = None):
         self.path = path
         if position is not None and path.exists():
-            with path.open("r+b") as file:  # what was logged after the checkpoint will be logged again
+            with path.open("r+b") as file:  # records after the checkpoint are written again
                 file.truncate(min(position, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
         self._copies = Copies(path.parent, read_metrics(path))
@@ -76,7 +72,7 @@ class MetricsFile:
         self._copies.add(plain)
 
     def back(self, position: int) -> None:
-        """Forgets what was written after `position`: the run goes back to where it was then."""
+        """Removes the records after `position`, for a rollback."""
         self._file.truncate(position)
         self._file.seek(position)
         self._copies.rewrite(read_metrics(self.path))
@@ -87,7 +83,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`; a last line cut short by a crash is left out, and so is what is no record."""
+    """All records of a `metrics.jsonl`. Lines that are no records are skipped, such as a last line truncated by a crash."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -105,11 +101,11 @@ def _plain(value: Any) -> Any:
 
 
 EXPLODED = 100.0
-"""A meta-loss so many times its lowest is worth a warning: finite, but the run has lost what it had learned."""
+"""A meta-loss this many times its minimum triggers a warning: it is finite, but the run has lost what it had learned."""
 
 
 class Progress:
-    """What people see while a run goes on: a live bar in a terminal, a line per record elsewhere. Always on stderr."""
+    """Progress of a training on stderr: a live bar in a terminal, otherwise a line per record."""
 
     def __init__(
         self,
@@ -121,8 +117,8 @@ class Progress:
     ):
         self.total, self.quiet, self.unit = total, quiet, unit
         self.stream = stream or sys.stderr
-        self._first: tuple[float, int] | None = None  # when the first call came back, compiled: what goes before has no speed
-        self._said = time.monotonic()  # when the last line was written
+        self._first: tuple[float, int] | None = None  # when the first call returned; time before it is compilation
+        self._last_line_time = time.monotonic()  # when the last line was written
         self._lowest, self._warned = math.inf, False
         self._bar = self._task = None
         if quiet:
@@ -157,15 +153,15 @@ class Progress:
         self._task = self._bar.add_task("compiling", total=total, completed=done)
 
     def advance(self, done: int) -> None:
-        """Moves the bar, between two records."""
+        """Updates the bar between two records."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=None if self._first else "training")
-        elif not self.quiet and time.monotonic() - self._said > SECONDS_A_LINE:
+        elif not self.quiet and time.monotonic() - self._last_line_time > SECONDS_A_LINE:
             self._line(done)
         self._first = self._first or (time.monotonic(), done)
 
     def record(self, record: dict[str, Any], parts: Sequence[str]) -> None:
-        """Shows one record of the log, by these `parts` of it."""
+        """Shows a record of the log, as these `parts` of text."""
         done = record["meta_step"]
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description="  ".join(parts))
@@ -179,10 +175,10 @@ class Progress:
         left = (time.monotonic() - since) / max(done - start, 1) * (self.total - done)
         message = [f"{self.unit} {done}/{self.total}", *parts, *[f"{left:.0f} s left"] * (done > start)]
         print("  ".join(message), file=self.stream, flush=True)
-        self._said = time.monotonic()
+        self._last_line_time = time.monotonic()
 
     def _watch(self, done: int, meta_loss: float) -> None:
-        """Warns once where the meta-loss has exploded. A negative one is a log-likelihood, where ratios mean nothing."""
+        """Warns once if the meta-loss explodes. Negative losses are log-likelihoods, for which ratios are meaningless."""
         self._lowest = min(self._lowest, meta_loss)
         if self.quiet or self._warned or not meta_loss > EXPLODED * self._lowest > 0:
             return
@@ -194,7 +190,7 @@ class Progress:
         self.say(text)
 
     def say(self, text: str) -> None:
-        """A line for people, above the bar."""
+        """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(text)
         elif not self.quiet:
@@ -207,7 +203,7 @@ class Progress:
 
 @contextmanager
 def working(what: str, quiet: bool = False) -> Iterator[None]:
-    """Says on stderr what is being done in this block: a line, in a terminal with the time that it takes."""
+    """Prints on stderr what this block does, in a terminal with the elapsed time."""
     if quiet:
         yield
     elif sys.stderr.isatty():
@@ -225,8 +221,8 @@ def working(what: str, quiet: bool = False) -> Iterator[None]:
 
 
 def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:
-    """The `parts`, of `size` things each, one after the other: how many of these there were, and how long the others take, on
-    stderr. In a terminal a bar, which goes when it is done; elsewhere a line now and then."""
+    """Yields `parts`, of `size` items each, and shows on stderr how many are done and the remaining time: as a transient bar in
+    a terminal, otherwise as occasional lines."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track
@@ -245,17 +241,17 @@ def watched(parts: Sequence[Part], what: str, size: int) -> Iterator[Part]:
 
 
 SECONDS_A_LINE_OF_COMPARISON = 10.0
-"""Where there is no terminal, so long passes between two lines."""
+"""Minimum time between two lines without a terminal."""
 
 
 class Display:
-    """A live line in a terminal, a line now and then elsewhere. Always on stderr."""
+    """Progress of a comparison on stderr: a live line in a terminal, otherwise occasional lines."""
 
     def __init__(self, budget: float, spent: float, quiet: bool = False):
         self.quiet, self.started, self.budget = quiet, time.monotonic() - spent, budget
         self.done = self.total = 0
         self.left: float | None = None
-        self._until, self._said, self._bar, self._task = 0.0, 0.0, None, None
+        self._until, self._last_line_time, self._bar, self._task = 0.0, 0.0, None, None
         if quiet or not sys.stderr.isatty():
             return
         from rich.console import Console
@@ -289,25 +285,25 @@ class Display:
 
     @property
     def time_left(self) -> str:
-        """What the plan still takes."""
+        """Remaining time of the plan."""
         return duration(round(max(0.0, self._until - time.monotonic())))
 
     def plan(self, total: int, left: float) -> None:
-        """So many fittings are planned in all, which take so many more seconds."""
+        """Sets the planned number of fits and the remaining seconds."""
         self.total, self.left, self._until = total, left, time.monotonic() + left
         self._show("")
 
     def step(self) -> None:
-        """One more fitting is done."""
+        """Counts one more finished fit."""
         self.done += 1
         self._show("")
 
     def say(self, text: str) -> None:
-        """What is being done."""
+        """Shows what is being done."""
         self._show(text)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
@@ -318,8 +314,8 @@ class Display:
             known = {"description": text} if text else {}
             total = self.total or None
             self._bar.update(self._task, completed=self.done, total=total, planned=total or "?", **known)
-        elif not self.quiet and text and time.monotonic() - self._said > SECONDS_A_LINE_OF_COMPARISON:
-            self._said = time.monotonic()
+        elif not self.quiet and text and time.monotonic() - self._last_line_time > SECONDS_A_LINE_OF_COMPARISON:
+            self._last_line_time = time.monotonic()
             ahead = f"  {self.time_left} left" if self.left is not None else ""
             counted = f"{self.done}/{self.total}" if self.total else f"{self.done}"
             print(f"[{duration(round(self.spent))}] fittings {counted}  {text}{ahead}", file=sys.stderr, flush=True)
@@ -330,12 +326,12 @@ class Display:
 
 
 def rounded(seconds: float) -> str:
-    """'45s' or '4m', as --budget takes it, rounded up."""
+    """Formats seconds as --budget expects them, rounded up: '45s' or '4m'."""
     return f"{math.ceil(seconds / 5) * 5}s" if seconds < 90 else f"{math.ceil(seconds / 60)}m"
 
 
 def duration(seconds: float) -> str:
-    """0.4 ms, 20 s, 4 min 51 s, 2 h 5 min."""
+    """Formats seconds for people: 0.4 ms, 20 s, 4 min 51 s, 2 h 5 min."""
     if seconds < 0.9995:
         text = f"{1000 * seconds:.{2 if seconds < 0.01 else 0}f}"
         return f"{text.rstrip('0').rstrip('.') if '.' in text else text} ms" if seconds > 0 else "0 s"

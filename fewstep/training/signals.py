@@ -1,8 +1,8 @@
-"""Stopping from outside: SIGINT, SIGTERM and SIGHUP become a request that a training answers between two calls, or at
-once in work that may be left at any point. A second signal ends the process whatever it is doing.
+"""Graceful stopping: SIGINT, SIGTERM and SIGHUP request a stop, which a training honors between two calls, or at once in
+interruptible work. A second signal ends the process.
 
-Python runs a signal's handler only between two of its own instructions, so not within a compiled call, which may take
-minutes. A thread therefore hears signals as well."""
+Python runs signal handlers only between its own instructions, not within a compiled call, which may take minutes. So a thread
+listens for signals as well."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fewstep.training import multihost
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Windows has no SIGHUP."""
 GRACE_SECONDS = 3.0
-"""A process that is asked to stop for the second time has so long to end by itself."""
+"""How long a process may take to exit by itself after the second signal."""
 STOPPING = b"\nstopping: the run is saved as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
 INTERRUPTED = b"\nstopping as soon as the compiled call returns (Ctrl-C or SIGTERM again stops at once)\n"
 STOPPED = b"\nstopped at once, within a compiled call: what was saved before is whole\n"
@@ -26,7 +26,7 @@ STOPPED = b"\nstopped at once, within a compiled call: what was saved before is 
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, too, raises KeyboardInterrupt within: for what has nothing to save, and something to say."""
+    """Makes SIGTERM raise KeyboardInterrupt in this block, for commands that have nothing to save."""
     try:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:  # not in the main thread: there are no signals to catch
@@ -40,12 +40,12 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 class StopSignals:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request, `requested`, that the loop answers between two calls. A second signal
-    raises KeyboardInterrupt, and ends the process if that is of no use. A SIGHUP that `nohup` has ignored stays so."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a flag, `requested`, which the loop checks between two calls. A second signal
+    raises KeyboardInterrupt, and ends the process if that has no effect. If `nohup` ignores SIGHUP, it stays ignored."""
 
     def __enter__(self) -> StopSignals:
         self.requested, self.count, self._raises = False, 0, False
-        """`count`: how many signals came"""
+        """`count`: number of signals received"""
         self._previous = {}
         self._at_exit = contextlib.ExitStack()
         try:
@@ -59,8 +59,8 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, a signal raises KeyboardInterrupt: for work that may be left at any point, and none of whose code is
-        compiled. A simulator's steps are such work. Raises it at the beginning if a signal came before."""
+        """A signal raises KeyboardInterrupt in this block: for interruptible work without compiled code, such as the steps of
+        a simulator. Raises it on entry if a signal has already been received."""
         self._raises = True
         try:
             if self.count:
@@ -88,18 +88,18 @@ def ended_by_second_signal(numbers: Collection[int], message: bytes = b"") -> It
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard, wakes = socket.socketpair()  # Windows cannot make a pipe that does not block
-    wakes.setblocking(False)
-    before, left = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False), threading.Event()
+    receiver, sender = socket.socketpair()  # Windows has no non-blocking pipes
+    sender.setblocking(False)
+    before, left = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False), threading.Event()
 
-    def hear() -> None:
+    def listen() -> None:
         count = 0
         while not left.is_set():
-            for number in heard.recv(64):
+            for number in receiver.recv(64):
                 if number not in numbers:
                     continue
                 count += 1
-                with contextlib.suppress(OSError):  # nobody may be there to read it
+                with contextlib.suppress(OSError):  # stderr may be closed
                     if count == 1 and message:
                         os.write(2, message)
                     if count > 1 and not left.wait(GRACE_SECONDS):
@@ -107,14 +107,14 @@ def ended_by_second_signal(numbers: Collection[int], message: bytes = b"") -> It
                 if count > 1 and not left.is_set():
                     os._exit(128 + number)
 
-    thread = threading.Thread(target=hear, name="signals", daemon=True)
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()
     try:
         yield
     finally:
         left.set()
         signal.set_wakeup_fd(before)
-        wakes.send(b"\0")
+        sender.send(b"\0")
         thread.join()
-        heard.close()
-        wakes.close()
+        receiver.close()
+        sender.close()

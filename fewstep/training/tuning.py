@@ -1,7 +1,6 @@
-"""Makes a learner fit the machine and the model: how many tasks side by side, which form its convolutions take.
+"""Tunes a learner to the machine and the model: the number of vectorized tasks, and the lowering of convolutions.
 
-All choices give the same meta-gradient, to rounding; they differ in time and memory. Used by the loop, before it is
-compiled."""
+All choices give the same meta-gradient up to rounding; they differ in time and memory."""
 
 from __future__ import annotations
 
@@ -27,18 +26,18 @@ from fewstep.training.jit import cached
 from fewstep.training.operations import operations
 
 LONG = 2e12
-"""Operations of a training, some minute's worth, from which on its convolutions are measured before it begins."""
+"""Convolutions are autotuned before trainings of at least this many operations, about a minute's work."""
 LEAST_COSINE = 0.99
-"""between the meta-gradients in bfloat16 and in float32, below which is warned"""
+"""Warn if the cosine between the meta-gradients in bfloat16 and float32 is below this."""
 
 
 def tune(problem: Problem, devices: int = 1, mesh: Mesh | None = None, quiet: bool = True) -> Problem:
-    """`problem` with its learner fitted to the machine, by measuring on the devices of `mesh` where one is given."""
+    """`problem` with its learner tuned to the machine, by timing on the devices of `mesh` if it is given."""
     return replace(problem, learner=tune_learner(problem.learner, *shapes_of(problem, devices), mesh, quiet))
 
 
 def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]:
-    """(parameters, an episode of one task, both as shapes; how many tasks of a meta-batch fall to a device)."""
+    """(shapes of the parameters, shapes of an episode of one task, tasks of a meta-batch per device)."""
     assert problem.splits is not None
     key = jax.random.key(0)
     params, episode = jax.eval_shape(problem.init, key), jax.eval_shape(problem.splits.train.sample_episode, key)
@@ -46,12 +45,12 @@ def shapes_of(problem: Problem, devices: int) -> tuple[MetaParams, Episode, int]
 
 
 def _tune_on_mesh(problem: Problem, mesh: Mesh, quiet: bool) -> Problem:
-    """`problem` with its learner fitted to the devices of `mesh`, by measuring where that is worth it."""
+    """`problem` with its learner tuned to the devices of `mesh`, by timing if the training is long."""
     return tune(problem, mesh.size, mesh.local_mesh if is_long(problem) else None, quiet)
 
 
 def prepare(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
-    """`problem` as it is trained: fitted to the devices of `mesh`, and in the precision that its settings ask for."""
+    """`problem` as it is trained: tuned to the devices of `mesh` and in the precision of its settings."""
     problem = cached(problem, _tune_on_mesh, mesh, quiet)
     if getattr(problem.settings, "precision", "float32") == "float32":
         return problem
@@ -63,7 +62,7 @@ def prepare(problem: Problem, mesh: Mesh, seed: int, quiet: bool) -> Problem:
 
 
 def is_long(problem: Problem) -> bool:
-    """Whether a training takes so much that measuring its convolutions first is worth it."""
+    """Whether a training is so long that timing its convolutions first pays off."""
     params, episode, tasks = shapes_of(problem, 1)
     key, step = jax.eval_shape(lambda: jax.random.key(0)), jnp.zeros((), jnp.int32)
     if not has_convolutions(problem.learner.loss, params.theta, episode.support, key):
@@ -75,11 +74,11 @@ def is_long(problem: Problem) -> bool:
 def tune_learner(
     learner: Learner, params: MetaParams, episode: Episode, tasks: int, mesh: Mesh | None = None, quiet: bool = True
 ) -> Learner:
-    """`learner` for a meta-batch of so many `tasks` a device; `params` and `episode` (of one task) may be shapes alone.
+    """Tunes `learner` to a meta-batch of `tasks` per device; `params` and `episode` (of one task) may be shapes.
 
-    Convolutions on a CPU go task by task, each as an ordinary convolution, or where a `mesh` is given in the form that was
-    found fastest on its devices, by measuring what is not yet known. Elsewhere they are matrix products, tasks side by side.
-    Without convolutions, as many tasks side by side as fit in memory.
+    On a CPU, convolutions process one task at a time, as ordinary convolutions, or with a `mesh` in the lowering that is
+    fastest on its devices (timed if not cached). Elsewhere they become matrix products over vectorized tasks. Without
+    convolutions, as many tasks are vectorized as fit in memory.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     if not has_convolutions(learner.loss, params.theta, episode.support, key):
@@ -98,18 +97,19 @@ def tune_learner(
 
 
 def tasks_that_fit(learner: Learner, params: MetaParams, episode: Episode, key: Key, tasks: int) -> int:
-    """How many tasks may be mapped together, at least one, by what one adaptation step and one look at the query set keep."""
+    """How many tasks fit in memory when vectorized, at least one, by the residuals of an adaptation step and of the query
+    loss."""
 
-    def kept_of(theta, batch, key):
+    def residuals_of(theta, batch, key):
         return jax.vjp(lambda theta: learner.loss(theta, batch, key), theta)[1]
 
-    kept = [jax.eval_shape(kept_of, params.theta, batch, key) for batch in episode]
-    each = 3 * bytes_of(kept) + 2 * (learner.adaptation_steps + 1) * bytes_of(params)
+    residuals = [jax.eval_shape(residuals_of, params.theta, batch, key) for batch in episode]
+    each = 3 * bytes_of(residuals) + 2 * (learner.adaptation_steps + 1) * bytes_of(params)
     return max(1, min(tasks, int(SHARE * device_memory() // max(each, 1))))
 
 
 def rewrite_gradient(gradient: TaskGradient, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> TaskGradient:
-    """A task gradient whose program is rewritten by `wrap`."""
+    """A task gradient whose program is transformed by `wrap`."""
 
     def rewritten_gradient(learner, params, episode, key, step):
         return wrap(lambda *arguments: gradient(learner, *arguments))(params, episode, key, step)

@@ -60,7 +60,7 @@ def test_the_host_gathers_ahead_what_every_meta_step_but_the_first_of_a_training
         return taken(self, numbers)
 
     monkeypatch.setattr(OnHost, "_taken", seen)
-    monkeypatch.setattr(chunk, "DRAWN_BYTES", 1)  # one meta-batch at a time
+    monkeypatch.setattr(chunk, "SAMPLED_BYTES", 1)  # one meta-batch at a time
     loop.train(problem(data, "host"), tmp_path, mesh=task_mesh(2), quiet=True)
     devices, joint, support, query = 2, (1, 4, 1), (1, 2, 3, 1), (1, 2, 3, 2)
     for shape, steps in ((joint, 4), (support, 6), (query, 6)):
