@@ -95,7 +95,7 @@ def flagged(problem: Problem, params: MetaParams) -> dict[str, float]:
         family = sine_waves(jax.random.key(99), problem.settings.shot_range, 1, ranges=ranges)
         keys = jax.random.split(jax.random.key(100), WAVES)
         support = jax.device_get(jax.vmap(lambda task, key: family.episode(task, key).support)(family.tasks(WAVES), keys))
-        signs = trained.report(support, steps).signs
+        signs = trained.report(support, steps).ood_features
         return float(np.mean([trained.ood_reason(problem.settings.shot_range.most, sign, steps) is not None for sign in signs]))
 
     return {"waves": WAVES, "amplitude_8_to_10": part(Ranges(STRANGE)), "trained_range": part(Ranges())}

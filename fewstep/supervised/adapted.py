@@ -1,7 +1,4 @@
-"""Rows that an adapted model is asked for: which unit each is of, and what is to be said of them.
-
-One unit or a whole fleet after adaptation: what it predicts, how it was got, and more rows for it.
-"""
+"""Adapted models of rows: one unit or a fleet after adaptation, its predictions, and updates with new rows."""
 
 from __future__ import annotations
 
@@ -21,17 +18,17 @@ from fewstep.storage.arrays import write_arrays
 from fewstep.storage.files import new_directory, write_json
 from fewstep.supervised.adapted_rows import (
     ConformalPredictor,
-    alike,
+    align_types,
+    drop_units,
     far_from_training,
     labeled,
     read_units,
     significant,
     support_columns,
-    without,
     write_support,
 )
 from fewstep.supervised.columns import TableFormat
-from fewstep.supervised.fit import SIGNS, Steps
+from fewstep.supervised.fit import OOD_FEATURES, Steps
 from fewstep.supervised.kinds import read_values, read_words
 from fewstep.supervised.labels import note_twins, twin_hint
 from fewstep.supervised.padding import bucket, pad_units, stack_units, within_units
@@ -41,25 +38,25 @@ if TYPE_CHECKING:
     from fewstep.runs import Run
 
 RowsOfUnits = tuple[pl.DataFrame, np.ndarray]
-"""rows, and the number of the unit of each, [rows]"""
+"""rows, and the index of each row's unit, [rows]"""
 
 
 class RowPredictions(NamedTuple):
-    """What units say of rows that they are asked for."""
+    """Predictions for rows of one or more units."""
 
     conformal: ConformalPredictor
-    """of all units, those without support rows too"""
+    """for all units, including those without support rows"""
     owner: np.ndarray
-    """[rows]: the number of each row's unit"""
+    """[rows]: the index of each row's unit"""
     outputs: np.ndarray
     """[rows, outputs]"""
     deviation: np.ndarray
     """[rows, outputs]"""
     is_ood: np.ndarray
-    """[rows]: whether the unit is unlike training, or the inputs of the row lie far outside the trained range"""
+    """[rows]: whether the unit is out of distribution, or the inputs of the row are far outside the trained range"""
 
     def bounds(self, percent: int) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper) [rows, outputs]; NaN for rows that are unlike training, of which no interval can be promised."""
+        """(lower, upper) [rows, outputs]; NaN for out-of-distribution rows, for which no interval is valid."""
         lower, upper = self.conformal.bounds(self.outputs, self.deviation, self.owner, percent)
         return np.where(self.is_ood[:, None], np.nan, lower), np.where(self.is_ood[:, None], np.nan, upper)
 
@@ -67,10 +64,10 @@ class RowPredictions(NamedTuple):
 def owners(
     table: pl.DataFrame, task: str | None, units: tuple[str, ...] | None, count: int, source: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """([rows] the number of the unit that each row belongs to, by the column `task`; the names of units that are none of the
-    `count` known ones, which may have no names: their numbers follow).
+    """([rows] index of each row's unit, from the column `task`; names of units that are not among the `count` known ones, whose
+    indices follow). Known units may have no names.
 
-    Raises `InputError` where a row does not say.
+    Raises `InputError` if a row names no unit.
     """
     if task is None or task not in table.columns:
         if count > 1:
@@ -89,7 +86,7 @@ def owners(
 
 
 def known_rows(support: Examples, inputs: np.ndarray, owner: np.ndarray) -> list[str]:
-    """A note on rows with the inputs of a support row of their own unit, where there are any. `support` [units, rows, ...]."""
+    """A note on rows with the same inputs as a support row of their unit, if there are any. `support` [units, rows, ...]."""
     known = [
         {row.tobytes() for row, weight in zip(rows, weights, strict=True) if weight.any()}
         for rows, weights in zip(np.asarray(support.inputs), np.asarray(support.weight), strict=True)
@@ -100,27 +97,27 @@ def known_rows(support: Examples, inputs: np.ndarray, owner: np.ndarray) -> list
     return [f"{shared} of {len(inputs)} rows have the inputs of a support row: of these it may know the answer"]
 
 
-def past_rows(format: TableFormat, time: str, support: RowsOfUnits, asked: RowsOfUnits, source: str) -> list[str]:
-    """A note on rows that precede the last row known of their unit, where there are any; for a model that was trained to
-    forecast in `time`."""
+def past_rows(format: TableFormat, time: str, support: RowsOfUnits, wanted: RowsOfUnits, source: str) -> list[str]:
+    """A note on rows that precede the last support row of their unit, if there are any; for models trained to forecast in
+    `time`."""
     column = next((column for column in format.inputs if column.name == time), None)
     if column is None or support[0].height == 0:
         return []
-    (known, of_known), (wanted, owner) = (
-        (read_values(rows, time, column.how, source), units) for rows, units in (support, asked)
+    (known, of_known), (moments, owner) = (
+        (read_values(rows, time, column.how, source), units) for rows, units in (support, wanted)
     )
     last = np.full(max(of_known.max(), owner.max(initial=0)) + 1, -np.inf)
     np.maximum.at(last, of_known, np.nan_to_num(known, nan=-np.inf))
-    past = int((wanted < last[owner]).sum())
+    past = int((moments < last[owner]).sum())
     if not past:
         return []
-    return [f"{past} of {wanted.size} rows precede known rows of their unit; the run was trained to forecast alone"]
+    return [f"{past} of {moments.size} rows precede known rows of their unit; the run was trained to forecast alone"]
 
 
 FILE, PARAMETERS, SUPPORT = ADAPTED, "parameters.npz", "support.parquet"
 UNLIKE, ROWS = "unlike_training", "support_rows"
-"""columns of predictions: whether no interval can be given since the unit or the row is unlike training, and of how many rows
-its unit was known"""
+"""columns of predictions: whether the unit or the row is out of distribution, so that it has no interval; the number of support
+rows of its unit"""
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class Adapted:
 
     trained: Trained
     table: pl.DataFrame
-    """the support rows as they came: the task column where there is one, inputs and targets"""
+    """the support rows as they were read: the task column if there is one, inputs and targets"""
     units: tuple[str, ...] | None
     """names of the units; None for one without a name"""
     support: Examples
@@ -140,11 +137,11 @@ class Adapted:
     far: dict[str, str] = field(default_factory=dict)
     """units with support values far outside the trained range, with the reason"""
     left_out: dict[str, str] = field(default_factory=dict)
-    """units whose rows could not be read, with the reason: they are not adapted"""
+    """units that are not adapted since their rows could not be read, with the reason"""
 
     @staticmethod
     def without_rows(trained: Trained, steps: Steps | None = None) -> Adapted:
-        """A unit of which no row is known: it predicts from the prior."""
+        """A unit without support rows, which predicts from the prior."""
         format = trained.problem.format
         empty = stack_units(np.zeros((0, format.features)), np.zeros((0, format.outputs)), np.zeros(0, int), 1)
         steps = trained.trained_steps if steps is None else steps
@@ -160,7 +157,7 @@ class Adapted:
 
     @property
     def rows(self) -> np.ndarray:
-        """[units]: how many support rows each has."""
+        """[units]: number of support rows of each."""
         weight = np.asarray(self.support.weight)
         return weight.reshape(*weight.shape[:2], -1).any(2).sum(1)
 
@@ -170,31 +167,33 @@ class Adapted:
 
     @property
     def params(self) -> Params:
-        """θ′ of the one unit."""
+        """θ′, if there is one unit."""
         if len(self.rows) > 1:
             raise ValueError(f"expected one adapted unit, there are {len(self.rows)}")
         return self.trained.adapt(jax.tree.map(lambda leaf: leaf[0], self.support), self.steps)
 
     @property
     def ood_reasons(self) -> dict[str, str]:
-        """Units unlike anything trained on, with the reason in words."""
+        """Out-of-distribution units, by name, with the reason."""
         found = {}
-        for name, rows, signs in zip(self._names, self.rows, self.report.signs, strict=True):
+        for name, rows, features in zip(self._names, self.rows, self.report.ood_features, strict=True):
             unusable = self.left_out.get(name) if rows == 0 else None
-            reasons = (unusable, self.far.get(name), self.trained.ood_reason(int(rows), signs, self.steps))
+            reasons = (unusable, self.far.get(name), self.trained.ood_reason(int(rows), features, self.steps))
             if any(reasons):
                 found[name] = "; ".join(filter(None, reasons))
         return found
 
     @property
     def held_back(self) -> dict[str, str]:
-        """Units that made fewer adaptation steps than were asked for, since all of them would make the error on the unit's own
-        rows greater; with the reason in words."""
+        """Units that made fewer adaptation steps than requested, since all steps would increase the error on their support
+        rows; with the reason."""
         if self.steps == "auto":
             return {}
-        asked = f"after {self.steps} adaptation step{'s' * (self.steps != 1)} its support rows would be missed more than before"
+        reason = (
+            f"after {self.steps} adaptation step{'s' * (self.steps != 1)} its support rows would be missed more than before"
+        )
         taken = zip(self._names, self.rows, self.report.steps, strict=True)
-        return {name: f"{asked}; {steps} taken" for name, rows, steps in taken if rows and steps < self.steps}
+        return {name: f"{reason}; {steps} taken" for name, rows, steps in taken if rows and steps < self.steps}
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -202,12 +201,12 @@ class Adapted:
 
     @property
     def can_detect_ood(self) -> bool:
-        """Whether there were units enough to calibrate what is unlike."""
+        """Whether the calibration has OOD thresholds for these units."""
         return all(self.trained.can_detect_ood(int(rows), self.steps) for rows in set(self.rows.tolist()))
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How it was got: rows and steps, of one unit or of each by name; the trained shots."""
+        """Support rows and adaptation steps, of the one unit or by name, and the trained shots."""
         rows, steps = (values.tolist() for values in (self.rows, self.report.steps))
         single = self.units is None or len(self.units) == 1
         return {
@@ -217,10 +216,11 @@ class Adapted:
         }
 
     def predict(self, table: pl.DataFrame, source: str = "the inputs", notes: list[str] | None = None) -> np.ndarray:
-        """Predictions in the targets' own units, [rows], or [rows, targets] of several; of classes, the likeliest [rows].
+        """Predictions in the targets' own units, [rows], or [rows, targets] for several targets; for classes, the most probable
+        one [rows].
 
-        A unit of which no support row is known gets the prediction before adaptation. Raises `InputError` where a training
-        column is missing, or a row does not say of which unit it is.
+        Units without support rows get the prediction before adaptation. Raises `InputError` if a training column is missing, or
+        if a row names no unit.
         """
         outputs = self._predict_rows(table, source, notes).outputs
         if self.format.classes:
@@ -236,9 +236,9 @@ class Adapted:
     def predict_interval(
         self, table: pl.DataFrame, level: float | None = None, source: str = "the inputs"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper), each [rows] or [rows, targets]: calibrated on units that served for nothing else. By default at the
-        highest usual level that their number allows. NaN for units and inputs unlike training, of which no interval can be
-        promised. Raises `InputError` where a level is asked for that the calibration does not allow."""
+        """(lower, upper), each [rows] or [rows, targets], calibrated on units that serve for nothing else. `level` defaults to
+        the highest of the default levels that the calibration supports. NaN for out-of-distribution units and inputs. Raises
+        `InputError` if the calibration does not support `level`."""
         percent = self.conformal.level(level)
         if percent is None:
             raise InputError(self.conformal.why_none(95))
@@ -247,8 +247,7 @@ class Adapted:
 
     def columns(self, table: pl.DataFrame, source: str, level: float | None, notes: list[str]) -> dict[str, np.ndarray]:
         """The columns that `fewstep predict` adds: prediction, lower and upper, or the class and the probability of each; and
-        for every row, whether it is unlike training and how many support rows its unit has. Bounds are NaN where there are
-        none."""
+        for every row, whether it is out of distribution and how many support rows its unit has. Missing bounds are NaN."""
         percent = None if self.format.classes and level is None else self.conformal.level(level)
         answers = self._predict_rows(table, source, notes)
         beside = {UNLIKE: answers.is_ood, ROWS: answers.conformal.rows[answers.owner]}
@@ -281,9 +280,9 @@ class Adapted:
         fleet = self.joined_by(others) if others else self
         place = within_units(owner)
         size = (bucket(len(fleet.rows)) if len(fleet.rows) > 1 else 1, bucket(int(place.max(initial=0)) + 1))
-        asked = np.zeros((*size, inputs.shape[1]), np.float32)
-        asked[owner, place] = inputs
-        answer = self.trained.answer(pad_units(fleet.support, size[0]), asked, self.steps)
+        batch = np.zeros((*size, inputs.shape[1]), np.float32)
+        batch[owner, place] = inputs
+        predicted = self.trained.predict(pad_units(fleet.support, size[0]), batch, self.steps)
         ood_reasons = fleet.ood_reasons
         far = np.any(
             list(self.format.far_outside(table, source, targets=False).values()) or [np.zeros(owner.size, bool)], axis=0
@@ -301,25 +300,25 @@ class Adapted:
             if far.any():
                 notes.append(f"{far.sum()} of {owner.size} rows have inputs far outside the trained range")
         far |= np.array([name in ood_reasons for name in fleet._names])[owner]
-        return RowPredictions(fleet.conformal, owner, answer.outputs[owner, place], answer.deviation[owner, place], far)
+        return RowPredictions(fleet.conformal, owner, predicted.outputs[owner, place], predicted.deviation[owner, place], far)
 
     def joined_by(self, units: tuple[str, ...]) -> Adapted:
-        """These units and others, of which no support row is known."""
+        """These units and `others` without support rows."""
         more, report = nothing_done(len(units)), self.report
         report = Report(*(np.concatenate(parts) for parts in zip(report, more, strict=True)))
         names = (*(self.units or ()), *units)
         return replace(self, units=names, support=pad_units(self.support, len(names)), report=report)
 
     def update(self, table: pl.DataFrame, source: str = "the new rows") -> Adapted:
-        """Adapted again from θ, to old and new rows together. Raises `InputError` where the columns differ."""
+        """Adapts again from θ to the union of old and new rows. Raises `InputError` if the columns differ."""
         notes: list[str] = []
         new = labeled(table, self.format, source)
         _, odd = read_units(new, self.format, source, [])
-        new = support_columns(without(new, odd, self.format), self.format, source)
+        new = support_columns(drop_units(new, odd, self.format), self.format, source)
         if set(new.columns) != set(self.table.columns):
             differing = ", ".join(map(repr, sorted(set(new.columns) ^ set(self.table.columns))))
             raise InputError(f"{source}: expected the columns of the rows known so far, but they differ in {differing}.")
-        old, new = alike(self.table, new.select(self.table.columns), self.format, source)
+        old, new = align_types(self.table, new.select(self.table.columns), self.format, source)
         known = set(old.rows())
         fresh = new.filter(pl.Series([row not in known for row in new.rows()], dtype=pl.Boolean))
         adapted = adapt(self.trained, pl.concat([old, fresh]), source, self.steps)
@@ -345,7 +344,7 @@ class Adapted:
         write_json(directory / FILE, saved)
 
     def save_update(self, directory: str | Path) -> None:
-        """Writes the support rows over those in `directory`: whole, or not at all."""
+        """Replaces the support rows in `directory` atomically."""
         write_support(Path(directory) / SUPPORT, self.table)
         self._write_rest(Path(directory))
 
@@ -353,10 +352,10 @@ class Adapted:
 def adapt(
     model: Run | Trained, table: pl.DataFrame, source: str = "the support set", steps: Steps | None = None, which: str = "best"
 ) -> Adapted:
-    """Adapts a trained model to the rows of one unit, or of all units that the task column names, in one compiled call.
+    """Adapts a trained model to the rows of one unit, or of all units in the task column, in one compiled call.
 
-    A unit whose rows cannot be read is left out as long as there are others. Raises `InputError` for missing columns, for no
-    row with a known target, and where no unit can be read.
+    Units whose rows cannot be read are left out if there are others. Raises `InputError` for missing columns, if no row has a
+    known target, and if no unit can be read.
     """
     trained = model if isinstance(model, Trained) else Trained.of(model, which)
     format = trained.problem.format
@@ -377,5 +376,5 @@ def adapt(
 
 
 def nothing_done(units: int) -> Report:
-    """Of units without support rows: no step, and no sign of anything unlike training."""
-    return Report(np.zeros(units, int), np.full((units, len(SIGNS)), -np.inf))
+    """The report of units without support rows: no steps, and not out of distribution."""
+    return Report(np.zeros(units, int), np.full((units, len(OOD_FEATURES)), -np.inf))

@@ -1,4 +1,4 @@
-"""Adapted units from a folder: θ, the support rows and how to read them; opening it adapts again, in milliseconds."""
+"""Opens the folder of adapted units, which holds θ, the support rows and how to read them, and adapts again."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def open_units(directory: Path) -> Adapted:
         return replace(adapt(trained_of(saved, directory), support, str(directory), saved["steps"]), left_out=left_out)
     except InputError:
         raise
-    except Exception as error:  # damaged archives raise many kinds
+    except Exception as error:  # damaged archives raise many types
         raise InputError(f"{directory}: the adapted model is damaged ({type(error).__name__}). Adapt again.") from error
 
 
 def trained_of(saved: dict[str, Any], directory: Path) -> Trained:
-    """The trained model beside which the content `saved` of an adapted folder stands."""
+    """The trained model of an adapted folder with the content `saved`."""
     settings, owner = settings_of(saved["run"], directory / FILE), application(saved["run"]["application"])
     problem = owner.build(settings, saved["run"]["seed"], Saved(directory, saved["run"]))
     owner.check_calibration(saved["calibration"], problem)

@@ -1,7 +1,4 @@
-"""Support rows: which columns are kept, how they are read, how old and new ones become one table.
-
-How sure the answers of adapted units are, by what was calibrated on other units: intervals and probabilities.
-"""
+"""Support rows of adapted models, and conformal intervals and calibrated probabilities of their predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from fewstep.supervised.trained import Trained
 
 
 def labeled(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
-    """`table` with its labels as text. Raises `InputError` for missing columns, and for rows that name no unit."""
+    """`table` with labels converted to text. Raises `InputError` for missing columns, and for rows that name no unit."""
     for name in _kept(table, format):
         column_of(table, name, source)
     table = table.with_columns(**{name: read_words(table, name, source) for name in format.labels if name in table.columns})
@@ -36,8 +33,8 @@ def labeled(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFra
 
 
 def support_columns(table: pl.DataFrame, format: TableFormat, source: str) -> pl.DataFrame:
-    """The columns of a `labeled` support file that are kept: the task if it has one, inputs, targets; numbers as numbers, so
-    that they mean the same when the rows are read without the rest of their file."""
+    """Selects the columns of a `labeled` support table: the task if there is one, inputs and targets. Numbers written as text
+    are parsed, so that their meaning does not depend on the rest of the file."""
     return in_numbers(table, format.how, source).select(_kept(table, format))
 
 
@@ -47,23 +44,22 @@ def _kept(table: pl.DataFrame, format: TableFormat) -> list[str]:
 
 
 class SupportRows(NamedTuple):
-    """Support rows as arrays; a row without any known target is not among them."""
+    """Support rows as arrays, without rows that lack all targets."""
 
     table: pl.DataFrame
-    """as they came"""
+    """as they were read"""
     inputs: np.ndarray
     """[rows, features]"""
     targets: np.ndarray
     """[rows, outputs]"""
     known: np.ndarray | None
-    """[rows, targets] which are known; None where all are"""
+    """[rows, targets]: whether a target is known; None if all are"""
 
 
 def read_rows(table: pl.DataFrame, format: TableFormat, source: str, notes: list[str], whole: bool = False) -> SupportRows:
-    """Reads `labeled` support rows; with `whole`, only those of which all targets are known. What is left out is added to
-    `notes`.
+    """Reads `labeled` support rows; with `whole`, only those with all targets. Adds what is left out to `notes`.
 
-    Raises `InputError` for values that cannot be read, and where no row is left.
+    Raises `InputError` for values that cannot be read, and if no row is left.
     """
     table = support_columns(table, format, source)
     targets, known = format.encode_targets(table, source)
@@ -87,8 +83,8 @@ def read_rows(table: pl.DataFrame, format: TableFormat, source: str, notes: list
 def read_units(
     table: pl.DataFrame, format: TableFormat, source: str, notes: list[str], whole: bool = False
 ) -> tuple[SupportRows, dict[str, str]]:
-    """(`read_rows` of the units whose rows can be read, the name of each other unit and why not). Raises `InputError` where no
-    unit can be read."""
+    """(`read_rows` of all readable units, the reasons for the other units by name). Raises `InputError` if no unit can be
+    read."""
     found: list[str] = []
     try:
         rows = read_rows(table, format, source, found, whole)
@@ -98,17 +94,17 @@ def read_units(
         odd = unreadable(table, format, source)
         if not odd:
             raise
-        return read_rows(without(table, odd, format), format, source, notes, whole), odd
+        return read_rows(drop_units(table, odd, format), format, source, notes, whole), odd
 
 
-def without(table: pl.DataFrame, odd: Collection[str], format: TableFormat) -> pl.DataFrame:
-    """The rows of all units but these."""
+def drop_units(table: pl.DataFrame, odd: Collection[str], format: TableFormat) -> pl.DataFrame:
+    """The rows of all units except `odd`."""
     return table.filter(~table[str(format.task)].is_in(list(odd))) if odd else table
 
 
 def unreadable(table: pl.DataFrame, format: TableFormat, source: str) -> dict[str, str]:
-    """The units that hold a value that cannot be read, by name, with the reason; none where all of them do, or where the table
-    names no units."""
+    """Units with a value that cannot be read, by name, with the reason; empty if that holds for all units, or if the table has
+    no task column."""
     if format.task is None or format.task not in table.columns:
         return {}
     names, odd = table[format.task], {}
@@ -125,8 +121,8 @@ def unreadable(table: pl.DataFrame, format: TableFormat, source: str) -> dict[st
 
 
 def far_from_training(table: pl.DataFrame, format: TableFormat, owner: np.ndarray, units: tuple[str, ...]) -> dict[str, str]:
-    """The units with support values far outside the trained range, by name, with the reason. `owner` [rows] are the numbers of
-    the rows' `units`."""
+    """Units with support values far outside the trained range, by name, with the reason. `owner` [rows] are indices into
+    `units`."""
     found: dict[str, list[str]] = {}
     total = np.bincount(owner, minlength=len(units))
     for name, far in format.far_outside(table, "the support rows", targets=True).items():
@@ -137,9 +133,9 @@ def far_from_training(table: pl.DataFrame, format: TableFormat, owner: np.ndarra
     return {name: "; ".join(reasons) for name, reasons in found.items()}
 
 
-def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Two tables of the same columns, now of the same types too, whatever their files made of them: dates are moments, numbers
-    that differ in type are floats, anything else that differs is text."""
+def align_types(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Converts two tables with the same columns to the same types: dates to moments, numbers of different types to floats,
+    other columns of different types to text."""
     dates = {column.name: column for column in format.inputs if column.kind == "date"}
 
     def read(table: pl.DataFrame, name: str) -> pl.Series:
@@ -158,8 +154,8 @@ def alike(old: pl.DataFrame, new: pl.DataFrame, format: TableFormat, source: str
 
 
 def write_support(path: Path, table: pl.DataFrame) -> None:
-    """Writes the rows: whole, or not at all."""
-    with atomic_write(path) as partial, partial.open("wb") as file:  # polars knows no path that is not UTF-8
+    """Writes the rows atomically."""
+    with atomic_write(path) as partial, partial.open("wb") as file:  # polars supports only UTF-8 paths
         table.write_parquet(file)
 
 
@@ -173,24 +169,25 @@ UNFINISHED = {
 
 
 def uncalibrated(trained: Trained) -> str:
-    """Why nothing is calibrated, and what to do, in words."""
+    """Why there is no calibration, and what to do."""
     return UNFINISHED[trained.calibration.get("unfinished", "stopped")]
 
 
 @dataclass(frozen=True)
 class ConformalPredictor:
-    """Of units that were adapted to so many `rows` [units] in so many `steps`."""
+    """Intervals and probabilities of units that were adapted to `rows` [units] support rows in `steps` steps."""
 
     trained: Trained
     rows: np.ndarray
     steps: Steps
 
-    def level(self, asked: float | None) -> int | None:
-        """The level of intervals in per cent: as asked, or the highest usual one that the calibration allows; None for none."""
-        if asked is not None:
-            percent = round(100 * asked) if 0 < asked < 1 else 0
-            if not 50 <= percent <= 99 or abs(100 * asked - percent) > 1e-6:
-                raise InputError(f"--level should be between 0.50 and 0.99, in whole per cent, got {asked}.")
+    def level(self, requested: float | None) -> int | None:
+        """The level of intervals in per cent: `requested`, or the highest default level with a calibration; None if there is
+        none."""
+        if requested is not None:
+            percent = round(100 * requested) if 0 < requested < 1 else 0
+            if not 50 <= percent <= 99 or abs(100 * requested - percent) > 1e-6:
+                raise InputError(f"--level should be between 0.50 and 0.99, in whole per cent, got {requested}.")
             if not self._allowed(percent):
                 raise InputError(self.why_none(percent))
             return percent
@@ -198,11 +195,11 @@ class ConformalPredictor:
 
     @property
     def finished(self) -> bool:
-        """Whether the run was trained to its end, after which it is calibrated."""
+        """Whether the training was completed, after which the run is calibrated."""
         return self.trained.calibration.get("trained_steps", self.trained.trained_steps) is not None
 
     def why_none(self, percent: int) -> str:
-        """In words."""
+        """Why there are no intervals at this level."""
         if self.trained.problem.format.classes:
             return "There are no intervals of classes; their probabilities are calibrated."
         if not self.finished:
@@ -217,14 +214,14 @@ class ConformalPredictor:
         )
 
     def calibrated_on(self) -> int:
-        """On how many units the intervals were calibrated, at the numbers of support rows that there are; the fewest."""
+        """Number of calibration units of the intervals: the minimum over the numbers of support rows."""
         entries = [nearest_entry(self.trained.calibration, rows) for rows in self._counts]
         return min((entry["tasks"] for entry in entries if entry), default=0)
 
     @property
     def _counts(self) -> set[int]:
-        """The numbers of support rows that decide whether there are intervals: a fleet has them whatever is known of units
-        without rows, whose intervals are calibrated by themselves."""
+        """The numbers of support rows that decide whether there are intervals. Units without rows have a calibration of their
+        own, and do not deprive a fleet of its intervals."""
         counts = set(self.rows.tolist())
         return counts - {0} or counts
 
@@ -232,15 +229,15 @@ class ConformalPredictor:
         return all(self.trained.quantiles(rows, percent, self.steps) is not None for rows in self._counts)
 
     def bounds(self, outputs: np.ndarray, spread: np.ndarray, owner: np.ndarray, percent: int) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper) [rows, outputs] in the targets' own units, of rows whose unit is number `owner` [rows]; NaN for units
-        whose number of support rows was not calibrated."""
+        """(lower, upper) [rows, outputs] in the targets' own units, for rows of the units `owner` [rows]; NaN for units whose
+        number of support rows has no calibration."""
         none = [np.nan] * outputs.shape[1]
         by_unit = np.array([self.trained.quantiles(int(rows), percent, self.steps) or none for rows in self.rows])
         half, format = spread * by_unit[owner], self.trained.problem.format
         return format.restore(outputs - half), format.restore(outputs + half)
 
     def probabilities(self, outputs: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """[rows, classes] of log-probabilities, at the temperature of as many support rows as each row's unit has."""
+        """[rows, classes] from log-probabilities, at the temperature for the number of support rows of each row's unit."""
         temperature = np.array([self.trained.temperature(int(rows), self.steps) for rows in self.rows])
         scaled = outputs / temperature[owner][:, None]
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
@@ -248,9 +245,9 @@ class ConformalPredictor:
 
 
 def significant(values: np.ndarray) -> np.ndarray:
-    """Numbers with the seven digits that float32 has, so that a file shows no more than is known."""
+    """Rounds to seven significant digits, the precision of float32."""
     values = np.asarray(values, np.float64)
-    size = np.floor(np.log10(np.clip(np.abs(values), 1e-30, 1e300)))  # the infinite stay as they are
+    size = np.floor(np.log10(np.clip(np.abs(values), 1e-30, 1e300)))  # infinities stay as they are
     unit = 10.0 ** (6 - size)
     return np.round(values * unit) / unit
 

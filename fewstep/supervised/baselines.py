@@ -1,4 +1,4 @@
-"""A trained model beside the cheapest classics of its kind, on the very same support and query rows."""
+"""Compares a trained model with cheap baselines on the same support and query rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from fewstep.training.jit import jit_hoisted
 from fewstep.training.progress import watched
 
 TASKS, ROWS = 200, 200_000
-"""At most so many held-out tasks are asked, and about so many query rows."""
+"""Maximum number of held-out tasks, and approximate number of query rows."""
 IMAGE_TASKS = 100
 AT_ONCE = 2**22
-"""Numbers of the episodes that are drawn at once."""
+"""Numbers in the episodes that are sampled at once."""
 EPISODES, GROWN_ROWS = 300, 6_000
 """of meta-train tasks that boosting learns from, and so many of their query rows"""
 MOST_OUTPUTS = 4
-"""Boosting grows trees for each output by itself; where there are more, it is left out."""
+"""Boosting fits trees for each output separately; with more outputs it is left out."""
 TITLES = {
     "mean": "the mean of the support rows",
     "nearest": f"the mean of the {rows.NEIGHBORS} nearest support rows",
@@ -44,9 +44,9 @@ TITLES = {
 
 
 def compare_baselines(problem: Problem, errors: np.ndarray, metric: str, draws: int, seed: int) -> dict[str, Any]:
-    """`classics` of `evaluation.json`: for each of `problem.baselines` what it errs on the first held-out tasks, and what the
-    model, which errs by `errors` [tasks] there, gains over it. The episodes are those of `evaluate` with these `draws` and this
-    `seed`. `best` names the classic that errs least; intervals hold for all classics together."""
+    """`classics` of `evaluation.json`: the error of each of `problem.baselines` on the first held-out tasks, and the gain of
+    the model, with `errors` [tasks], over it. Uses the same episodes as `evaluate` with these `draws` and `seed`. `best` names
+    the baseline with the lowest error; intervals hold jointly for all baselines."""
     assert problem.splits is not None
     family = problem.splits.test
     left_out = left_out_of(problem)
@@ -76,7 +76,7 @@ def compare_image_baselines(problem: Problem, errors: np.ndarray, episodes: Call
     for numbers in watched(parts, "held-out tasks by the cheapest classics", 10):
         part = episodes(numbers)
         targets = np.asarray(part.query.targets)
-        known = targets.sum(-1) > 0  # strangers are of no class
+        known = targets.sum(-1) > 0  # images of unknown classes have no target
         for name, predict in models.items():
             miss = predict(part).argmax(-1) != targets.argmax(-1)
             found[name].append((miss * known).sum(1) / known.sum(1))
@@ -85,7 +85,7 @@ def compare_image_baselines(problem: Problem, errors: np.ndarray, episodes: Call
 
 
 def summary(by_task: dict[str, np.ndarray], errors: np.ndarray, metric: str, left_out: dict[str, str]) -> dict[str, Any]:
-    """The figures of each classic, and which one errs least."""
+    """The figures of each baseline, and the one with the lowest error."""
     found = {name: paired_gain(theirs, errors, len(by_task)) for name, theirs in by_task.items()}
     finite = {name: theirs.mean() for name, theirs in by_task.items() if np.isfinite(theirs).all()}
     if not finite:
@@ -100,7 +100,7 @@ def summary(by_task: dict[str, np.ndarray], errors: np.ndarray, metric: str, lef
 
 
 def left_out_of(problem: Problem) -> dict[str, str]:
-    """Which of `problem.baselines` cannot be tried, and why."""
+    """The `problem.baselines` that cannot be evaluated, with the reason."""
     if "boosting" not in problem.baselines:
         return {}
     if find_spec("sklearn") is None:
@@ -111,7 +111,7 @@ def left_out_of(problem: Problem) -> dict[str, str]:
 
 
 def made(problem: Problem, name: str) -> Callable[[Episode], np.ndarray]:
-    """The classic of that name, fitted to meta-train tasks where it learns from them."""
+    """The baseline of this name, fitted to meta-train tasks if it learns from them."""
     if name == "boosting":
         return grown_on_train(problem)
     if name == "unchanged":  # targets are changes, standardized
@@ -136,15 +136,14 @@ def grown_on_train(problem: Problem) -> rows.Classic:
 
 
 def by_row(problem: Problem, metric: str) -> Callable[[np.ndarray, Examples], np.ndarray]:
-    """The error of single rows [episodes, queries]: scores of classes are no probabilities, so of these it is counted which row
-    is told wrongly."""
+    """Errors by row [episodes, queries]. Scores of classes are not probabilities, so for classes it is the 0-1 loss."""
     if metric != "error_rate":
         return lambda outputs, query: errors_by_row(problem, outputs, query)
     return lambda outputs, query: np.asarray(wrong(jnp.asarray(outputs), jnp.asarray(query.targets)), np.float64)
 
 
 def drawn(family: TaskFamily, numbers: np.ndarray, draws: int, seed: int) -> Iterator[Episode]:
-    """The episodes of `training.evaluate.task_errors`, those of a task one after the other, some tasks at a time."""
+    """The episodes of `evaluate.task_errors`, grouped by task, some tasks at a time."""
     shapes = jax.eval_shape(lambda: family.episode(jnp.asarray(0), jax.random.key(0)))
     each = draws * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     at_once = min(numbers.size, max(1, AT_ONCE // each))
@@ -159,5 +158,5 @@ def drawn(family: TaskFamily, numbers: np.ndarray, draws: int, seed: int) -> Ite
     starts: Sequence[int] = range(0, numbers.size, at_once)
     for start in watched(starts, "held-out tasks by the cheapest classics", at_once):
         wanted = numbers[start : start + at_once]
-        filled = np.resize(wanted, at_once) if wanted.size < at_once else wanted  # the shape stays the same
+        filled = np.resize(wanted, at_once) if wanted.size < at_once else wanted  # a fixed shape
         yield jax.tree.map(lambda leaf, rows=wanted.size * draws: np.asarray(leaf)[:rows], program(jnp.asarray(filled)))

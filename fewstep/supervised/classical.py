@@ -1,9 +1,8 @@
-"""Classic models of rows: each takes episodes that lead with [episodes] and gives [episodes, queries, outputs].
+"""Classical models of rows and images: each maps episodes that lead with [episodes] to [episodes, queries, outputs].
 
-They see the encoded arrays that a network sees: standardized inputs and targets, or 1 for the class and 0 for others. An
-answer for classes is a score of each; the greatest wins.
-
-Classic models of images: the class whose mean is nearest, of pixels or of histograms of oriented gradients.
+Models of rows use the same encoded arrays as a network: standardized inputs and targets, or one-hot classes. For classes they
+return scores; the highest one wins. Models of images predict the nearest class mean, of pixels or of histograms of oriented
+gradients.
 """
 
 from __future__ import annotations
@@ -26,24 +25,23 @@ RIDGE = 1.0
 
 
 def as_arrays(episodes: Episode) -> Episode:
-    """Episodes on the host, in float64."""
+    """Episodes as float64 arrays on the host."""
     return Episode(*(Examples(*(np.asarray(leaf, np.float64) for leaf in part)) for part in episodes))  # type: ignore[arg-type]
 
 
 def with_gaps(targets: np.ndarray, weight: Any) -> np.ndarray:
-    """Targets [..., outputs] with NaN where their weights [..., outputs] say that one is not known; weights of rows say nothing
-    of that."""
+    """Targets [..., outputs] with NaN for unknown ones, if weights are [..., outputs]; unchanged if weights are by row."""
     return np.where(np.asarray(weight) > 0, targets, np.nan) if np.ndim(weight) == targets.ndim else targets
 
 
 def one_output(episodes: Episode, output: int) -> Episode:
-    """Episodes whose rows lack some targets (weights [episodes, rows, outputs]), with one target and the rows that have it."""
+    """Reduces episodes with missing targets (weights [episodes, rows, outputs]) to one target and the rows that have it."""
     parts = ((part.inputs, part.targets[..., [output]], part.weight[..., output]) for part in episodes)
     return Episode(*(Examples(*part) for part in parts))
 
 
 def by_output(classic: Classic) -> Classic:
-    """`classic`, which learns each target from the rows that have it where rows lack some."""
+    """Wraps `classic` to learn each target from the rows that have it, if rows lack targets."""
 
     @wraps(classic)
     def predict(episodes: Episode) -> np.ndarray:
@@ -56,7 +54,7 @@ def by_output(classic: Classic) -> Classic:
 
 
 def squared_distances(episodes: Episode) -> np.ndarray:
-    """[episodes, queries, support rows] between inputs; infinite for support rows of weight 0."""
+    """Squared distances [episodes, queries, support rows] between inputs; infinite for support rows of weight 0."""
     support, query = as_arrays(episodes)
     x, asked = np.asarray(support.inputs), np.asarray(query.inputs)
     squares = np.square(x).sum(-1)[:, None] + np.square(asked).sum(-1)[..., None] - 2 * asked @ x.swapaxes(1, 2)
@@ -65,7 +63,7 @@ def squared_distances(episodes: Episode) -> np.ndarray:
 
 @by_output
 def support_mean(episodes: Episode) -> np.ndarray:
-    """The mean of the support targets, whatever is asked; 0, the mean of meta-train rows, where there is no support row."""
+    """The mean of the support targets; 0, the mean of meta-train rows, without support rows."""
     support, query = as_arrays(episodes)
     weight = np.asarray(support.weight)
     mean = np.einsum("es,eso->eo", weight, np.asarray(support.targets)) / np.maximum(weight.sum(1), 1.0)[:, None]
@@ -74,8 +72,8 @@ def support_mean(episodes: Episode) -> np.ndarray:
 
 @by_output
 def nearest_rows(episodes: Episode) -> np.ndarray:
-    """The mean target of the `NEIGHBORS` nearest support rows, or of all where there are fewer. Of classes with equally many of
-    these, the one of the nearest row wins."""
+    """The mean target of the `NEIGHBORS` nearest support rows, or of all if there are fewer. Ties between classes are resolved
+    by the nearest row."""
     support, _ = as_arrays(episodes)
     away, targets = squared_distances(episodes), np.asarray(support.targets)
     near = np.argsort(away, -1, kind="stable")[..., :NEIGHBORS]
@@ -88,7 +86,7 @@ def nearest_rows(episodes: Episode) -> np.ndarray:
 
 @by_output
 def ridge(episodes: Episode) -> np.ndarray:
-    """Ridge regression on the support rows, with an intercept that is not penalized."""
+    """Ridge regression on the support rows, with an unpenalized intercept."""
     support, query = as_arrays(episodes)
     weight = np.asarray(support.weight)[..., None]
     count = np.maximum(weight.sum(1, keepdims=True), 1.0)
@@ -105,8 +103,8 @@ def always(answer: np.ndarray) -> Classic:
 
 
 def described(episodes: Episode) -> np.ndarray:
-    """[episodes, queries, features]: each question with statistics of its support set: how many rows there are, means and
-    deviations of the targets, the target of the nearest row, a mean that nearer rows weigh more in, and slopes."""
+    """[episodes, queries, features]: query inputs with statistics of the support set: number of rows, means and deviations of
+    the targets, target of the nearest row, distance-weighted mean, and slopes."""
     support, query = as_arrays(episodes)
     weight = np.asarray(support.weight)
     if weight.ndim == 3:  # statistics of each target over the rows that have it
@@ -132,7 +130,7 @@ def described(episodes: Episode) -> np.ndarray:
 
 
 def inputs_alone(episodes: Episode) -> np.ndarray:
-    """[episodes, queries, features]: the questions without their support sets."""
+    """[episodes, queries, features]: query inputs without statistics of the support set."""
     return np.asarray(as_arrays(episodes).query.inputs)
 
 
@@ -144,11 +142,10 @@ def grown(
     seed: int = 0,
     features: Callable[[Episode], np.ndarray] = described,
 ) -> tuple[Classic, tuple[int, int]]:
-    """(trees on questions with their support sets' statistics, or other `features`, (rows, features) that they learned from):
-    gradient boosting by scikit-learn, on at most so many query `rows` of `episodes` of meta-train tasks; for each target by
-    itself."""
+    """(model, (rows, features) of its training data): scikit-learn's gradient boosting on `features`, by default query inputs
+    with statistics of the support set, of at most `rows` query rows of meta-train `episodes`; one model per target."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from threadpoolctl import threadpool_limits  # on few rows several threads only wait for each other
+    from threadpoolctl import threadpool_limits  # threads do not pay off for few rows
 
     found, y = features(episodes), with_gaps(np.asarray(episodes.query.targets, np.float64), episodes.query.weight)
     x, y = found.reshape(-1, found.shape[-1]), y.reshape(-1, y.shape[-1])
@@ -180,7 +177,7 @@ def grown(
 
 
 BINS, CELLS = 9, 8
-"""of directions of a gradient between 0 and 180 degrees; about so many cells along each side of an image"""
+"""orientation bins between 0 and 180 degrees; approximate number of cells along each side of an image"""
 
 
 def flat(images: jax.Array) -> jax.Array:
@@ -191,9 +188,9 @@ def flat(images: jax.Array) -> jax.Array:
 def oriented_gradients(images: jax.Array) -> jax.Array:
     """[images, height, width, channels] -> [images, numbers]: histograms of oriented gradients (Dalal & Triggs 2005).
 
-    At each pixel the channel with the greatest gradient counts. Its length is shared by linear interpolation between the two
-    nearest of `BINS` directions without sign, and summed over square cells; blocks of 2 × 2 cells are brought to length 1. Rows
-    and columns of pixels that fill no cell are cut off.
+    Uses the channel with the largest gradient at each pixel. Its magnitude is interpolated linearly between the two nearest of
+    `BINS` unsigned orientations and summed over square cells; blocks of 2 × 2 cells are normalized to length 1. Pixels beyond
+    the last full cell are cropped.
     """
     height, width = images.shape[1:3]
     cell = max(2, min(height, width) // CELLS)

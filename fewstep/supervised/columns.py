@@ -1,9 +1,7 @@
-"""One column of a table as a network's inputs or outputs. Used by tasks/columns.
+"""Encodes columns of a table as inputs and outputs of a network, and decodes predictions.
 
-Columns of a table as a network's inputs and outputs, and back. Used by every problem whose tasks are rows.
-
-What is learned from data here (means, scales, categories, the span of a date) comes from the meta-train rows alone, is plain
-JSON, and travels with the run: a support file next year is read exactly as the training table was.
+Statistics (means, scales, categories, the span of a date) come from meta-train rows only and are saved with the run as JSON, so
+that later support files are encoded exactly as the training table was.
 """
 
 from __future__ import annotations
@@ -28,15 +26,15 @@ from fewstep.supervised.labels import twin_hint
 DAY = 86_400.0
 MOST_HARMONICS = 10_000
 FARTHEST = 1e15
-"""standard deviations from the mean: what lies farther is an error of the table, and beyond float32 when it is squared"""
+"""standard deviations from the mean; larger values are errors of the table, and their squares overflow float32"""
 Period = Literal["annual", "weekly", "daily"]
 PERIODS: dict[Period, float] = {"annual": 365.2425, "weekly": 7.0, "daily": 1.0}
-"""Days. A date column gets harmonics of the periods that its span and its spacing can show."""
+"""Days. A date column gets harmonics of the periods that its span and spacing can resolve."""
 
 
 class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
-    """One input column and its features: `(value − center) / scale`, for a date the harmonics of `periods` beside that trend,
-    for a category one feature a known value, which is 1 or 0; and one more for gaps, where the meta-train rows had any."""
+    """One input column and its features: `(value − center) / scale`; for dates also harmonics of `periods`; for categories a
+    one-hot encoding; and an indicator of missing values, if the meta-train rows had any."""
 
     name: str
     kind: Kind
@@ -44,10 +42,10 @@ class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
     scale: Positive = 1.0
     periods: tuple[Period, ...] = ()
     harmonics: tuple[Annotated[int, Meta(ge=0, le=MOST_HARMONICS)], ...] = ()
-    """how many of each period: the first has the period itself, the second half of it ..."""
+    """number of harmonics per period"""
     categories: tuple[str, ...] = ()
     gaps: bool = False
-    """whether there is a feature that says that the value is not known"""
+    """whether there is an indicator of missing values"""
     date_format: str | None = None
     span: tuple[float, float] = (-float("inf"), float("inf"))
     """least and greatest value of the meta-train rows"""
@@ -55,7 +53,7 @@ class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
     written: str = ""
     """for a number: how it is written, as an example of it; empty for plain numbers"""
     zone: str = ""
-    """for a date: whose clock its waves follow; empty where it has no time zone"""
+    """for a date: the time zone of its harmonics; empty if it has none"""
 
     @property
     def how(self) -> ColumnKind:
@@ -67,9 +65,9 @@ class InputColumn(Struct, frozen=True, forbid_unknown_fields=True):
         return (len(self.categories) if self.kind == "category" else 1 + 2 * sum(self.harmonics)) + self.gaps
 
     def encode(self, table: pl.DataFrame, source: str, notes: list[str]) -> Iterable[np.ndarray]:
-        """Its features one by one, each [rows]: many waves of many rows need not be held at once.
+        """Yields its features, each [rows], so that not all are in memory at once.
 
-        Gaps become the mean; gaps, unseen categories and values beyond the span are noted.
+        Missing values become the mean. Adds notes on missing values, unseen categories and values beyond the span.
         """
         if self.kind == "category":
             words = read_words(table, self.name, source)
@@ -140,7 +138,7 @@ def _as_written(example: str) -> str:
 
 
 class TargetColumn(Struct, frozen=True, forbid_unknown_fields=True):
-    """One target column: a number, standardized, or a class, one of `classes`."""
+    """One target column: a standardized number, or one of `classes`."""
 
     name: str
     center: float = 0.0
@@ -164,7 +162,7 @@ class TargetColumn(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def require_near(scaled: np.ndarray, name: str, source: str, table: pl.DataFrame) -> None:
-    """Raises `InputError` where standardized values of a column, NaN for gaps, lie absurdly far from those of training."""
+    """Raises `InputError` if standardized values of a column (NaN if missing) are absurdly far from those of training."""
     far = np.flatnonzero(np.abs(scaled) > FARTHEST)
     if far.size:
         raise InputError(
@@ -174,12 +172,12 @@ def require_near(scaled: np.ndarray, name: str, source: str, table: pl.DataFrame
 
 
 class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which columns are read, how, and how predictions return to the target's own units."""
+    """The columns of a table, how they are encoded, and how predictions are converted to the targets' own units."""
 
     inputs: Annotated[tuple[InputColumn, ...], Meta(min_length=1)]
     targets: Annotated[tuple[TargetColumn, ...], Meta(min_length=1)]
     task: str | None = None
-    """the column whose values name the tasks; None where a file holds one task"""
+    """the column that names the tasks; None if a file holds one task"""
 
     @property
     def features(self) -> int:
@@ -187,17 +185,17 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def how(self) -> dict[str, ColumnKind]:
-        """How each column that is read is read."""
+        """The kind of each column, by name."""
         return {column.name: column.how for column in (*self.inputs, *self.targets)}
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The columns whose text is a name: of units, of categories, of classes."""
+        """The columns of labels: units, categories, classes."""
         return tuple(filter(None, (self.task, *(name for name, how in self.how.items() if how.kind == "category"))))
 
     @property
     def outputs(self) -> int:
-        """How many numbers the network gives a row: one a target, or one a class."""
+        """Number of network outputs: one per target, or one per class."""
         return len(self.classes) or len(self.targets)
 
     @property
@@ -212,7 +210,7 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def x(self) -> InputColumn | None:
-        """What a picture has along its x axis: the first date, else the first number; None for the number of the row."""
+        """The column for the x axis of plots: the first date, else the first number; None for the row number."""
         return next((column for kind in ("date", "number") for column in self.inputs if column.kind == kind), None)
 
     @property
@@ -228,9 +226,9 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
         return f"probability of {self.classes[-1]!r}" if self.classes else self.targets[0].name
 
     def encode_inputs(self, table: pl.DataFrame, source: str, notes: list[str] | None = None) -> np.ndarray:
-        """[rows, features] float32. What was imputed, unknown or out of range is added to `notes`.
+        """[rows, features] float32. Adds imputed, unknown and out-of-range values to `notes`.
 
-        Raises `InputError` for a missing column, for values of another kind than in training, and absurdly far from it.
+        Raises `InputError` for a missing column, for values of another kind than in training, or absurdly far from it.
         """
         found: list[str] = []
         inputs = np.empty((table.height, self.features), np.float32)
@@ -242,10 +240,9 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
         return inputs
 
     def encode_targets(self, table: pl.DataFrame, source: str) -> tuple[np.ndarray, np.ndarray]:
-        """([rows, outputs] float32, [rows, targets] which targets are known): standardized, or 1 for the class and 0 for
-        others; 0 where a target is not known.
+        """([rows, outputs] float32, [rows, targets] whether a target is known): standardized or one-hot; 0 if unknown.
 
-        Raises `InputError` for a missing column, for what is no number, for a class that training did not know.
+        Raises `InputError` for a missing column, for values that are not numbers, and for unknown classes.
         """
         if self.classes:
             words = read_words(table, self.targets[0].name, source)
@@ -266,8 +263,8 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
         return np.nan_to_num(stacked).astype(np.float32), ~np.isnan(stacked)
 
     def far_outside(self, table: pl.DataFrame, source: str, targets: bool) -> dict[str, np.ndarray]:
-        """name of a column -> [rows] whether its value lies outside the trained range by more than the width of that range; of
-        numbers among the inputs, and with `targets` among these. What a network makes of such values is anyone's guess."""
+        """[rows] by column: whether values are outside the trained range by more than its width; for numeric inputs and, with
+        `targets`, numeric targets. Networks extrapolate arbitrarily to such values."""
         numbers = [column for column in self.inputs if column.kind == "number"]
         numbers += [column for column in self.targets if not column.classes] if targets else []
         found = {}
@@ -278,19 +275,19 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
     def range_of(self, name: str) -> str:
-        """The trained range of a column of numbers, in words."""
+        """The trained range of a numeric column, as text."""
         low, high = next(column.span for column in (*self.inputs, *self.targets) if column.name == name)
         return f"{low:.4g} to {high:.4g}"
 
     def restore(self, outputs: np.ndarray) -> np.ndarray:
-        """Predictions [..., targets] in the targets' own units, float64; probabilities [..., classes] as they are."""
+        """Predictions [..., targets] in the targets' own units, float64; probabilities [..., classes] are unchanged."""
         outputs = np.asarray(outputs, np.float64)
         if self.classes:
             return outputs
         return outputs * self.units + np.array([target.center for target in self.targets])
 
     def shown(self, outputs: np.ndarray) -> np.ndarray:
-        """[..., outputs] -> [...]: the one number a picture shows: the first target, or the probability of the last class."""
+        """[..., outputs] -> [...]: the value that plots show: the first target, or the probability of the last class."""
         return self.restore(outputs)[..., -1 if self.classes else 0]
 
     def describe(self) -> list[str]:
@@ -308,7 +305,7 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
         columns = {part: tuple(map(_with_infinite_ends, saved[part])) for part in ("inputs", "targets")}
         format = validate({**saved, **columns}, TableFormat, "the format")
         for column in format.inputs:
-            column.describe()  # a moment beyond the calendar is found here
+            column.describe()  # raises for moments beyond the calendar
             if column.zone[:1] not in ("+", "-"):
                 pl.select(pl.datetime(2000, 1, 1, time_zone=column.zone or None))
             if len(column.periods) != len(column.harmonics):
@@ -319,7 +316,7 @@ class TableFormat(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _with_infinite_ends(column: Any) -> Any:
-    """A saved column, with an infinite end of its span for each null: JSON has no infinite numbers."""
+    """A saved column, with infinite ends of its span for nulls, since JSON has no infinity."""
     if not isinstance(column, dict) or not isinstance(span := column.get("span"), (list, tuple)) or len(span) != 2:
         return column
     return {**column, "span": [end if known is None else known for end, known in zip((-np.inf, np.inf), span, strict=True)]}

@@ -1,4 +1,4 @@
-"""Dates and times written as text: which formats fit, the moments, and the clocks of their zones."""
+"""Dates and times written as text: detection of formats, parsing, and time zones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ CLOCKS = (" %H:%M:%S%.f", " %H:%M", "T%H:%M:%S%.f", "T%H:%M")
 DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d %B %Y", "%B %d, %Y", "%d-%B-%Y")
 SHORT_DAYS = ("%d/%m/%y", "%m/%d/%y", "%d.%m.%y", "%d-%B-%y")
 DATES = tuple(day + clock for day in (*DAYS, *SHORT_DAYS) for clock in ("", *CLOCKS, *(f"{clock}%#z" for clock in CLOCKS)))
-"""formats of dates that are recognized (%B knows the short names of months too); of two that fit a whole column, the earlier
-is taken, and the choice is said"""
+"""recognized formats of dates (%B matches abbreviated months too); if several fit a column, the first is used, with a note"""
 LIKELY_DATE = "|".join(
     (
         r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}",
@@ -21,13 +20,13 @@ LIKELY_DATE = "|".join(
     )
 )
 FIRST_YEAR = 1000
-"""%Y takes 16 for a year of the first century; no table means that"""
+"""earliest year, since %Y parses 16 as a year of the first century"""
 OFFSET = r"(?:(Z)|([+-])(\d\d):?(\d\d)?)$"
-"""how a zone ends a text: the distance of its clock from UTC"""
+"""a zone at the end of a text, as an offset from UTC"""
 
 
 class OddDate(ValueError):
-    """A `value` that is no date as the others of its column are."""
+    """A `value` that is not a date in the format of its column."""
 
     def __init__(self, message: str, value: str) -> None:
         super().__init__(message)
@@ -35,9 +34,9 @@ class OddDate(ValueError):
 
 
 def date_formats(series: pl.Series) -> list[str]:
-    """The formats under which every value of a text column is a date; [] where there is none.
+    """The formats in which all values of a text column are dates; [] if there are none.
 
-    Raises `OddDate`, with an example of each, where half of the values or more are dates, but not all in one format.
+    Raises `OddDate`, with an example of each, if at least half of the values are dates, but not all in one format.
     """
     texts = series.drop_nulls().str.strip_chars().unique(maintain_order=True)
     head = texts.head(100)
@@ -57,14 +56,14 @@ def date_formats(series: pl.Series) -> list[str]:
 
 
 def parse_dates(series: pl.Series, format: str) -> pl.Series:
-    """A text column as moments, null where a value is no date of this `format`. Moments with a zone become UTC."""
+    """Parses a text column; null for values that are not dates in this `format`. Converts dates with a zone to UTC."""
     parsed = series.str.strip_chars().str.strptime(pl.Datetime("us"), format, strict=False)
     parsed = parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
     return pl.select(pl.when(parsed.dt.year() >= FIRST_YEAR).then(parsed).alias(series.name)).to_series()
 
 
 def order_of_day(format: str) -> str:
-    """In which order a format has its day, month and year: dmy, mdy or ymd."""
+    """The order of day, month and year in a format: dmy, mdy or ymd."""
     return "".join(re.findall("%([dmbByY])", format)).lower().replace("b", "m")
 
 
@@ -74,7 +73,7 @@ def names_zone(format: str | None) -> bool:
 
 
 def offsets(series: pl.Series) -> pl.Series:
-    """Int64 seconds by which the clock of each text is ahead of UTC; null where the text ends in no zone."""
+    """UTC offsets of texts in seconds, Int64; null if a text has no zone."""
     parts = series.str.strip_chars().str.extract_groups(OFFSET).struct.unnest()
     utc, sign, hours, minutes = (parts.to_series(place) for place in range(4))
     ahead = hours.cast(pl.Int64) * 3600 + minutes.fill_null("0").cast(pl.Int64) * 60
@@ -83,6 +82,6 @@ def offsets(series: pl.Series) -> pl.Series:
 
 
 def shown_offset(seconds: int) -> str:
-    """3600 as +01:00."""
+    """Formats a UTC offset in seconds: 3600 as +01:00."""
     hours, minutes = divmod(abs(seconds) // 60, 60)
     return f"{'-' if seconds < 0 else '+'}{hours:02}:{minutes:02}"

@@ -1,10 +1,8 @@
 """Evaluation on held-out tasks: errors after 0, 1, 2 ... adaptation steps, with intervals over distinct tasks.
 
-Several runs of one method as one figure: the interquartile mean, with a stratified bootstrap interval.
-
-Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice" (NeurIPS): a mean over few
-seeds hangs on the one that failed or shone, a median throws most of them away; the mean of the middle half does neither.
-Resampling draws seeds, task by task, so that no task is left out of a sample.
+Several seeds are summarized by the interquartile mean with a stratified bootstrap interval (Agarwal et al. 2021, "Deep
+reinforcement learning at the edge of the statistical precipice", NeurIPS). It is robust to outliers, unlike the mean, and uses
+more of the data than the median. Seeds are resampled within each task, so that every sample contains all tasks.
 """
 
 from __future__ import annotations
@@ -33,8 +31,8 @@ MOST_DRAWS = 10
 
 
 class TaskErrors(NamedTuple):
-    """What was measured, per task; arrays of JAX or, on the host, of NumPy are [tasks, steps]. Metrics of a target that all
-    rows of a task lack are NaN."""
+    """Errors per task; JAX or, on the host, NumPy arrays [tasks, steps]. Metrics of a target that all rows of a task lack are
+    NaN."""
 
     metrics: dict[str, Any]
     query_loss: Any
@@ -50,12 +48,12 @@ def task_errors(
     draws: int = 1,
     shots: int | None = None,
 ) -> TaskErrors:
-    """Adapts to each of `tasks` from its support set alone and measures its query set after each of `steps`, of which 'auto'
-    is the number that leaving out support rows calls for.
+    """Adapts to the support set of each of `tasks` and measures its query set after each of `steps`; 'auto' chooses the number
+    of steps by leave-one-out errors on the support rows.
 
-    With `draws` > 1, a task's figure is its mean over that many episodes (other support sets of the same task). `shots` is
-    the number of support examples where it is not left to the family. Pure: works under jit. The result depends on (key, task
-    number), not on how many tasks are asked for.
+    With `draws` > 1, errors are means over that many episodes of each task (with other support sets). `shots` overrides the
+    family's number of support examples. Pure: works under jit. The result depends on (key, task number), not on the number of
+    tasks.
     """
     trained = problem.learner.adaptation_steps
     most = max([step for step in steps if step != "auto"] + [trained] * ("auto" in steps))
@@ -85,10 +83,12 @@ def task_errors(
         found = over_parameters(each, keys)
         if not family.gaps:
             return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), found)
-        measured = {name: jnp.nanmean(values, 0) for name, values in found.metrics.items()}  # what diverged is infinite
+        measured = {
+            name: jnp.nanmean(values, 0) for name, values in found.metrics.items()
+        }  # diverged episodes are infinite, not NaN
         return TaskErrors(measured, jnp.mean(found.query_loss, 0))
 
-    # Chunks of one size: a shorter last one would be compiled as a program of its own.
+    # Chunks have equal size, since a shorter last one would be compiled separately.
     count = tasks.shape[0]
     chunks = math.ceil(count / TASKS_AT_ONCE)
     size = math.ceil(count / chunks)
@@ -99,10 +99,10 @@ def task_errors(
 def compiled_validation(
     problem: Problem, draws: int | None = None, steps: Sequence[int] | None = None
 ) -> Callable[[MetaParams, Key], jax.Array]:
-    """`(params, key) -> headline metric` after the trained steps, mean over the same meta-validation tasks each time; where
+    """`(params, key) -> headline metric` after the trained steps, averaged over the same meta-validation tasks each time; if
     `steps` are given, after each of these, [steps].
 
-    Where tasks are few, each is met with several support sets (`draws`): one of each would choose checkpoints by luck.
+    With few tasks, several support sets per task (`draws`) are averaged, so that checkpoints are not chosen by chance.
     """
     assert problem.splits is not None
     family, name = problem.splits.validation, next(iter(problem.metrics))
@@ -142,7 +142,7 @@ def measured_errors(
     seed: int = 0,
     split: str = "test",
 ) -> TaskErrors:
-    """What `evaluate` measures, float64 [tasks, steps]: of the first `tasks` of the `split`."""
+    """Errors of the first `tasks` of a `split`, float64 [tasks, steps]."""
     family = getattr(problem.splits, split)
     numbers = family.tasks(tasks)
     program = jit_hoisted(lambda params, key: task_errors(problem, params, family, numbers, steps, key, draws))
@@ -152,7 +152,7 @@ def measured_errors(
 def figures(
     problem: Problem, measured: TaskErrors, steps: Sequence[Steps], draws: int, seed: int = 0, split: str = "test"
 ) -> dict[str, Any]:
-    """What was `measured`, in the figures of `evaluation.json`."""
+    """The figures of `evaluation.json` from `measured` errors."""
     family = getattr(problem.splits, split)
     name, *others = problem.metrics
     of_known = lambda values: values[~np.isnan(values).all(1)] if family.gaps else values  # noqa: E731
@@ -177,16 +177,15 @@ def figures(
 
 
 def by_task(family: TaskFamily, values: np.ndarray) -> dict[str, list[float | None]]:
-    """name of a task -> its figure after each number of steps, for [tasks, steps]."""
+    """Errors after each number of steps by task name, from `values` [tasks, steps]."""
     assert family.names is not None
     return {name: finite_or_none(figures) for name, figures in zip(family.names, values, strict=False)}
 
 
 def summarize(values: np.ndarray) -> dict[str, list[Any]]:
-    """Mean over tasks, half the width of its 95 % interval (Student's t) and how many tasks diverged, for [tasks, steps].
+    """Mean over tasks, half the width of its 95 % interval (Student's t) and number of diverged tasks, for [tasks, steps].
 
-    Where a task's value is not finite there is no mean: it is None, and `diverged` says for how many tasks. Nor is there one of
-    no task.
+    The mean is None if the value of a task is not finite, which `diverged` counts, and if there are no tasks.
     """
     from scipy.special import stdtrit
 
@@ -204,14 +203,14 @@ def summarize(values: np.ndarray) -> dict[str, list[Any]]:
 
 
 def finite_or_none(values: np.ndarray) -> list[float | None]:
-    """Numbers for a JSON file, which knows no NaN and no infinity."""
+    """Numbers for JSON, which has no NaN or infinity."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
 SEEDS = 10
-"""From so many seeds on an interval of this kind is worth something: of fewer, the middle half is hardly anyone."""
+"""Minimum number of seeds for an interquartile mean."""
 LEVEL, DRAWS = 0.95, 10_000
-"""of the interval, and how often it is resampled"""
+"""level of the interval, number of bootstrap samples"""
 
 
 class Interquartile(NamedTuple):
@@ -223,16 +222,17 @@ class Interquartile(NamedTuple):
 
 
 def interquartile_mean(scores: ArrayLike) -> np.ndarray:
-    """The mean of the middle half of `scores` [..., numbers], the same quarter (rounded down) cut at either end: [...]."""
+    """The mean [...] of the middle half of `scores` [..., numbers]; a quarter (rounded down) is trimmed at either end."""
     scores = np.sort(np.asarray(scores, np.float64), axis=-1)
     cut = scores.shape[-1] // 4
     return scores[..., cut : scores.shape[-1] - cut].mean(-1)
 
 
 def over_seeds(scores: ArrayLike, seed: int = 0) -> Interquartile | None:
-    """Of `scores` [seeds], or [seeds, tasks] whose tasks are of one scale: over all of them together. None below ten seeds.
+    """Interquartile mean of `scores` [seeds], or [seeds, tasks] if all tasks have the same scale. None for fewer than ten
+    seeds.
 
-    The interval is from percentiles of 10,000 samples, in each of which every task draws as many seeds as there are.
+    The interval is from percentiles of 10,000 bootstrap samples, each of which resamples the seeds of every task.
     """
     table = np.asarray(scores, np.float64)
     table = table[:, None] if table.ndim == 1 else table
@@ -241,7 +241,7 @@ def over_seeds(scores: ArrayLike, seed: int = 0) -> Interquartile | None:
         return None
     random, found = np.random.default_rng(seed), []
     for _ in range(0, DRAWS, 500):
-        drawn = random.integers(seeds, size=(500, seeds, tasks))
-        found.append(interquartile_mean(table[drawn, np.arange(tasks)[None, None]].reshape(500, -1)))
+        sampled = random.integers(seeds, size=(500, seeds, tasks))
+        found.append(interquartile_mean(table[sampled, np.arange(tasks)[None, None]].reshape(500, -1)))
     low, high = np.quantile(np.concatenate(found), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interquartile(float(interquartile_mean(table.ravel())), float(low), float(high))

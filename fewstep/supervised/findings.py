@@ -1,6 +1,6 @@
-"""What a person should know of a trained model, in words: does adaptation help, is a cheap classic as good?
+"""Findings on a trained model as sentences: does adaptation help, is a cheap baseline as good?
 
-Sentences are made of the figures of `evaluation.json`. A bad answer is one that is not in the model's favor.
+They are derived from the figures of `evaluation.json`. A bad finding is one that is not in the model's favor.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 from fewstep.supervised.baselines import TITLES
 
 FEW_CLASSES = 20
-"""Tasks of fewer classes say little about other classes, however many tasks there are."""
+"""Tasks of fewer classes say little about other classes, however many there are."""
 
 
 class Finding(NamedTuple):
-    """One answer."""
+    """A sentence on the model, and whether it is in its favor."""
 
     text: str
     good: bool
 
 
 def findings(result: dict[str, Any]) -> list[Finding]:
-    """The answers in the content `result` of an `evaluation.json`; none where it has no such figures, as older ones."""
+    """The findings in the content `result` of an `evaluation.json`; none if it lacks the figures."""
     found = []
     if gain := result.get("adaptation_gain"):
         classes = result.get("protocol", {}).get("classes", FEW_CLASSES)
@@ -34,15 +34,15 @@ def findings(result: dict[str, Any]) -> list[Finding]:
 
 
 def bad_findings(result: Any) -> tuple[str, ...]:
-    """The bad answers in what should be the content of an `evaluation.json`; none where it is damaged."""
+    """The bad findings in the content of an `evaluation.json`; none if it is damaged."""
     try:
         return tuple(finding.text for finding in findings(result) if not finding.good)
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
 
 
-def said_of_run(bad: Sequence[str]) -> tuple[str, ...]:
-    """The bad answers of a run in one line, for whoever adapts it or predicts with it; nothing where there are none."""
+def run_messages(bad: Sequence[str]) -> tuple[str, ...]:
+    """The bad findings of a run in one message, shown when it is adapted or predicts; empty if there are none."""
     return (f"of this run's evaluation: {' '.join(bad)}",) if bad else ()
 
 
@@ -70,7 +70,7 @@ def said_of_adaptation(gain: dict[str, Any]) -> str:
 
 
 def baseline_message(found: dict[str, Any]) -> str:
-    """Which of the cheap classics errs least, and whether the model errs less."""
+    """The baseline with the lowest error, and whether the model is better."""
     name, metric = found["best"], named(found["metric"])
     best, title = found["by_classic"][name], TITLES.get(name, name)
     ours = "diverges" if best["after"] is None else f"has {best['after']:.3g}"
@@ -88,8 +88,8 @@ def baseline_message(found: dict[str, Any]) -> str:
 
 
 def by(gain: dict[str, Any], sign: int = 1) -> str:
-    """'by 62 % (95 % interval 55 to 68 %, 308 tasks)': how much less the error is, or with the `sign` −1 how much more. Where
-    tasks differ so much that the interval holds 0 and only their number tells, '(less in 7 of 7 unseen tasks)'."""
+    """'by 62 % (95 % interval 55 to 68 %, 308 tasks)': the reduction of the error, or with `sign` −1 its increase. If the
+    interval contains 0 and only the sign test is significant, '(less in 7 of 7 unseen tasks)'."""
     tasks, part, of = counted(gain["tasks"]), gain["relative"], gain["difference"]
     mean = f"{of['mean'] * sign:.3g}" if part is None or part["mean"] is None else f"{percent(sign * part['mean'])} %"
     if gain["outcome"] != "not shown" and of["low"] is not None and of["low"] <= 0 <= of["high"]:
@@ -104,7 +104,7 @@ def by(gain: dict[str, Any], sign: int = 1) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits, or three where all but a few per cent are meant."""
+    """Formats a percentage with two digits, or three near 100 %."""
     value = 100 * share
     return f"{value:.0f}" if 10 <= abs(value) < 98.5 or abs(value) >= 101 else f"{value:.1f}"
 

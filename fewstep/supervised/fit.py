@@ -1,11 +1,7 @@
-"""One unseen task as people meet it: adapted, in how many steps, how sure, and whether it is like the others.
+"""Adaptation to unseen tasks: the number of steps, the scale of errors, and features for OOD detection.
 
-Pure, for one task: `vmap` for many. Used by evaluation, by calibration and by adapted models.
-
-Many episodes of unseen tasks at one number of shots, by one program: what calibration and reports are made of.
-
-Everything that is said of held-out tasks beside their headline errors comes from the same few arrays: predictions before and
-after adaptation, how sure they are, and what adaptation did. So one program is compiled, and the rest is NumPy.
+`adapt_task` is pure and takes one task; use `vmap` for several. `EpisodePredictor` predicts many episodes with one compiled
+program; calibration and reports are computed from its arrays in NumPy.
 """
 
 from __future__ import annotations
@@ -28,8 +24,8 @@ from fewstep.training.map_tasks import map_tasks
 from fewstep.variants import safe_steps
 
 Steps = int | Literal["auto"]
-SIGNS = ("error before", "error after", "change")
-"""What tells an unlike task: how its support rows are missed before and after adaptation, and how far predictions moved."""
+OOD_FEATURES = ("error before", "error after", "change")
+"""Features for OOD detection: support errors before and after adaptation, and the change of predictions."""
 
 
 class AdaptedTask(NamedTuple):
@@ -40,48 +36,48 @@ class AdaptedTask(NamedTuple):
     steps: jax.Array
     """adaptation steps made"""
     scale: jax.Array
-    """[outputs]: the size of its errors, where the model itself gives no deviation"""
-    signs: jax.Array
-    """[signs], logarithms of `SIGNS`"""
+    """[outputs]: the scale of errors, if the model predicts no deviation"""
+    ood_features: jax.Array
+    """[features], logarithms of `OOD_FEATURES`"""
 
 
 def adapt_task(problem: Problem, params: MetaParams, support: Examples, key: Key, steps: Steps) -> AdaptedTask:
-    """Adapts to one task from its support set alone, in `steps` adaptation steps; 'auto' chooses them by leaving rows out.
+    """Adapts to the support set of one task in `steps` adaptation steps; 'auto' chooses their number by leave-one-out errors.
 
-    Fewer steps are taken where all of them would miss the support rows more than none: see `not_worse`.
+    Takes fewer steps if all of them would increase the support error: see `not_worse`.
     """
     return adapt_task_variants(problem, params, support, key, [steps])[0]
 
 
 def adapt_task_variants(
-    problem: Problem, params: MetaParams, support: Examples, key: Key, ways: Sequence[Steps]
+    problem: Problem, params: MetaParams, support: Examples, key: Key, choices: Sequence[Steps]
 ) -> list[AdaptedTask]:
-    """`fit` in each of several ways to choose the steps, of one greatest number, from the same path."""
+    """`adapt_task` for several choices of steps with the same maximum, from one adaptation path."""
     trained = problem.learner.adaptation_steps
-    require_steps(problem, ways)
-    (most,) = {trained if steps == "auto" else steps for steps in ways}
+    require_steps(problem, choices)
+    (most,) = {trained if steps == "auto" else steps for steps in choices}
     path = adaptation_path(problem.learner, params, support, key, most)
     needs_scale = problem.deviation is None and not problem.format.classes
     left_out = None
-    if ("auto" in ways or needs_scale) and problem.leave_one_out is not None:
+    if ("auto" in choices or needs_scale) and problem.leave_one_out is not None:
         left_out = problem.leave_one_out(params, support, key, most)
 
-    def one_way(steps: Steps) -> AdaptedTask:
+    def with_steps(steps: Steps) -> AdaptedTask:
         chosen, scale = jnp.asarray(most, jnp.int32), jnp.ones(support.targets.shape[-1])
         if steps != "auto":
             chosen = not_worse(problem, path, support)
         elif left_out is not None:
             chosen = safe_steps(row_errors(problem, left_out, support), known_part(support.weight)).astype(jnp.int32)
         if needs_scale and left_out is not None:
-            scale = miss(left_out[chosen], support)
-        return fitted(problem, path, chosen, scale, support)
+            scale = loo_rmse(left_out[chosen], support)
+        return adapted_at(problem, path, chosen, scale, support)
 
-    return [one_way(steps) for steps in ways]
+    return [with_steps(steps) for steps in choices]
 
 
 def not_worse(problem: Problem, path: Params, support: Examples) -> jax.Array:
-    """How many steps of a `path` are taken: all of them, unless the support rows are then missed more than before the first
-    one, or by no finite number. Then it is the number after which they are missed least. Without support rows it is 0."""
+    """The number of steps of a `path` to take: all of them, unless the support error is then higher than before the first one,
+    or not finite. Then it is the number with the lowest support error. Without support rows it is 0."""
     errors = jax.vmap(lambda theta: mean_error(problem, problem.predict(theta, support.inputs), support))(path)
     errors = jnp.where(jnp.isfinite(errors), errors, jnp.inf)
     most = errors.shape[0] - 1
@@ -89,7 +85,7 @@ def not_worse(problem: Problem, path: Params, support: Examples) -> jax.Array:
     return jnp.where(jnp.any(support.weight > 0), jnp.where(fine, most, jnp.argmin(errors)), 0).astype(jnp.int32)
 
 
-def fitted(problem: Problem, path: Params, chosen: jax.Array, scale: jax.Array, support: Examples) -> AdaptedTask:
+def adapted_at(problem: Problem, path: Params, chosen: jax.Array, scale: jax.Array, support: Examples) -> AdaptedTask:
     """The task after `chosen` steps of its `path`."""
     adapted = select_step(path, chosen)
     before, after = (problem.predict(theta, support.inputs) for theta in (select_step(path, 0), adapted))
@@ -100,48 +96,48 @@ def fitted(problem: Problem, path: Params, chosen: jax.Array, scale: jax.Array, 
 
 
 def require_steps(problem: Problem, steps: Sequence[Steps]) -> None:
-    """Raises `InputError` where steps are left to the rows of a problem that does not leave rows out."""
+    """Raises `InputError` if `steps` has 'auto' and the problem has no leave-one-out predictions."""
     if "auto" in steps and problem.leave_one_out is None:
         raise InputError(f"--steps auto is for tables: of {problem.name} no support rows are left out. Give a number of steps.")
 
 
 def select_step(path: Params, step: jax.Array | int) -> Params:
-    """θ after `step` steps, of a path that leads with them."""
+    """θ after `step` steps of a `path`, whose leaves lead with [steps]."""
     return jax.tree.map(lambda leaf: leaf[step], path)
 
 
 def row_errors(problem: Problem, left_out: jax.Array, support: Examples) -> jax.Array:
-    """The headline error [steps + 1, rows] of support rows that were predicted by all others."""
+    """Leave-one-out errors [steps + 1, rows] of support rows, in the headline metric."""
     assert problem.row_error is not None
     row_error = problem.row_error
     return jax.vmap(lambda outputs: errors_of(row_error, outputs, support))(left_out)
 
 
 def mean_error(problem: Problem, outputs: jax.Array, examples: Examples) -> jax.Array:
-    """The headline error over the examples that count."""
+    """The weighted mean of the headline error."""
     assert problem.row_error is not None
     return weighted_mean(errors_of(problem.row_error, outputs, examples), known_part(examples.weight))
 
 
-def miss(outputs: jax.Array, support: Examples) -> jax.Array:
-    """Root mean square error [outputs] of support rows that were left out, and of a hundredth of a row that missed by 1."""
+def loo_rmse(outputs: jax.Array, support: Examples) -> jax.Array:
+    """Leave-one-out root mean square error [outputs] of support rows, regularized by 1/100 of a row with error 1."""
     weight = support.weight if support.weight.ndim > 1 else support.weight[:, None]
     squares = jnp.sum(jnp.square(outputs - support.targets) * weight, axis=0)
     return jnp.sqrt((squares + 1e-2) / (jnp.sum(weight, axis=0) + 1e-2))
 
 
-def deviation(problem: Problem, fitted: AdaptedTask, inputs: jax.Array) -> jax.Array:
-    """[examples, outputs]: how far single targets are expected from the prediction, before calibration."""
+def deviation(problem: Problem, adapted: AdaptedTask, inputs: jax.Array) -> jax.Array:
+    """[examples, outputs]: expected deviation of targets from predictions, before calibration."""
     if problem.deviation is None:
-        return jnp.broadcast_to(fitted.scale[None], (inputs.shape[0], fitted.scale.shape[0]))
-    return problem.deviation(fitted.params, inputs)
+        return jnp.broadcast_to(adapted.scale[None], (inputs.shape[0], adapted.scale.shape[0]))
+    return problem.deviation(adapted.params, inputs)
 
 
 AT_ONCE = 64
-"""Episodes of one compiled call."""
+"""Episodes per compiled call."""
 MOST_DRAWS = 10
 POLICIES = ("trained", "auto")
-"""choices of the number of adaptation steps: the trained one, or by leaving out support rows"""
+"""choices of the number of adaptation steps: as trained, or by leave-one-out errors"""
 
 
 class EpisodePredictions(NamedTuple):
@@ -154,8 +150,8 @@ class EpisodePredictions(NamedTuple):
     """the same after adaptation"""
     deviation: dict[str, np.ndarray]
     """of single targets, before calibration"""
-    signs: dict[str, np.ndarray]
-    """[tasks, draws, signs]"""
+    ood_features: dict[str, np.ndarray]
+    """[tasks, draws, ood_features]"""
     steps: dict[str, np.ndarray]
     """[tasks, draws] adaptation steps made"""
 
@@ -165,8 +161,8 @@ class EpisodePredictions(NamedTuple):
 
     @property
     def weights(self) -> np.ndarray:
-        """[tasks, draws, queries], which sum to 1, and for each task to the same. Rows that lack targets count in part."""
-        return evenly(self.known.mean(-1))
+        """[tasks, draws, queries] weights that sum to 1, with equal sums per task. Rows that lack targets count in part."""
+        return normalized_weights(self.known.mean(-1))
 
     @property
     def known(self) -> np.ndarray:
@@ -175,12 +171,12 @@ class EpisodePredictions(NamedTuple):
         return weight if weight.ndim == 4 else np.broadcast_to(weight[..., None], (*weight.shape, self.before.shape[-1]))
 
     def errors(self, problem: Problem, outputs: np.ndarray) -> np.ndarray:
-        """[tasks, draws, queries]: the headline errors of `outputs`, those of `before` or of one policy, over known targets."""
+        """[tasks, draws, queries]: headline errors of `outputs` (`before` or those of a policy) over known targets."""
         return errors_by_row(problem, outputs, self.query)
 
 
 def errors_by_row(problem: Problem, outputs: np.ndarray, query: Examples) -> np.ndarray:
-    """[..., queries]: the headline errors of `outputs` [..., queries, outputs], over the known targets of each row."""
+    """[..., queries]: headline errors of `outputs` [..., queries, outputs] over the known targets of each row."""
     row_error = problem.row_error
     assert row_error is not None
     gaps = np.ndim(query.weight) == outputs.ndim
@@ -190,80 +186,82 @@ def errors_by_row(problem: Problem, outputs: np.ndarray, query: Examples) -> np.
 
 
 class EpisodePredictor:
-    """Probes the tasks of any family with one problem's learner: programs are compiled once for each room for shots."""
+    """Predicts episodes of any task family with a problem's learner. Compiles one program per padded number of shots."""
 
     def __init__(self, problem: Problem, params: MetaParams):
         self.problem, self.params = problem, params
-        self._draws: dict[tuple[int, int, int], Callable[..., tuple[Episode, jax.Array]]] = {}
+        self._samplers: dict[tuple[int, int, int], Callable[..., tuple[Episode, jax.Array]]] = {}
         trained = problem.learner.adaptation_steps
 
         def one_episode(params, episode, key_data):
             (support, query), key = episode, jax.random.wrap_key_data(key_data)
             found: dict[str, Any] = {}
-            for policy, fitted in zip(
+            for policy, adapted in zip(
                 POLICIES, adapt_task_variants(problem, params, support, key, (trained, "auto")), strict=True
             ):
-                spread = jnp.ones_like(query.targets) if problem.format.classes else deviation(problem, fitted, query.inputs)
-                found[policy] = (problem.predict(fitted.params, query.inputs), spread, fitted.signs, fitted.steps)
+                spread = jnp.ones_like(query.targets) if problem.format.classes else deviation(problem, adapted, query.inputs)
+                found[policy] = (problem.predict(adapted.params, query.inputs), spread, adapted.ood_features, adapted.steps)
             return problem.predict(params.theta, query.inputs), found
 
         self._program = jit_hoisted(
             lambda params, episodes, keys: map_tasks(lambda each: one_episode(params, *each), (episodes, keys), AT_ONCE)
         )
 
-    def probe(
-        self, family: TaskFamily, shots: int, room: int, episodes: int, most_tasks: int, seed: int
+    def predict(
+        self, family: TaskFamily, shots: int, padded: int, episodes: int, most_tasks: int, seed: int
     ) -> EpisodePredictions | None:
-        """About so many `episodes` of the first `most_tasks` tasks with more than `shots` examples, each met with several
-        support sets where tasks are few; None where there is no such task. `room` is the padded number of shots."""
+        """Predicts about `episodes` episodes of the first `most_tasks` tasks with more than `shots` examples, with several
+        support sets per task if tasks are few. None if there is no such task. `padded` is the padded number of shots."""
         tasks = family.tasks(most_tasks, shots)
         count = int(tasks.size)
         if count == 0:
             return None
         draws = max(1, min(MOST_DRAWS, episodes // count))
-        # In NumPy from here on: cutting up a device's arrays would compile a small program for every shape.
-        drawn, keys = jax.tree.map(np.asarray, self._draw(family, room, draws)(tasks, jnp.asarray(shots), jnp.asarray(seed)))
+        # NumPy from here on, since slicing device arrays compiles a program for every shape.
+        sampled, keys = jax.tree.map(
+            np.asarray, self._sampler(family, padded, draws)(tasks, jnp.asarray(shots), jnp.asarray(seed))
+        )
         total = count * draws
         calls = [slice(start, min(start + AT_ONCE, total)) for start in range(0, total, AT_ONCE)]
-        results = [self._one_call(jax.tree.map(lambda leaf, part=part: leaf[part], drawn), keys[part]) for part in calls]
+        results = [self._one_call(jax.tree.map(lambda leaf, part=part: leaf[part], sampled), keys[part]) for part in calls]
         before, found = jax.tree.map(lambda *parts: np.concatenate(parts).reshape(count, draws, *parts[0].shape[1:]), *results)
-        query = jax.tree.map(lambda leaf: leaf.reshape(count, draws, *leaf.shape[1:]), drawn.query)
+        query = jax.tree.map(lambda leaf: leaf.reshape(count, draws, *leaf.shape[1:]), sampled.query)
         by_policy = ({policy: found[policy][i] for policy in POLICIES} for i in range(4))
         return EpisodePredictions(query, before, *by_policy)
 
-    def _draw(self, family: TaskFamily, room: int, draws: int) -> Callable[..., tuple[Episode, jax.Array]]:
-        """`(tasks, shots, seed) -> ([tasks · draws] episodes, as many keys' data)`, by (seed, task, draw) alone."""
-        place = (id(family), room, draws)
-        if place not in self._draws:
-            roomy = family if family.resized is None else family.resized(room)
+    def _sampler(self, family: TaskFamily, padded: int, draws: int) -> Callable[..., tuple[Episode, jax.Array]]:
+        """`(tasks, shots, seed) -> ([tasks · draws] episodes, data of their keys)`, a function of (seed, task, draw)."""
+        place = (id(family), padded, draws)
+        if place not in self._samplers:
+            resized = family if family.resized is None else family.resized(padded)
 
             def one_task(task, shots, seed):
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), task), (draws, 2))
-                return jax.vmap(lambda pair: (roomy.episode(task, pair[0], shots), jax.random.key_data(pair[1])))(keys)
+                return jax.vmap(lambda pair: (resized.episode(task, pair[0], shots), jax.random.key_data(pair[1])))(keys)
 
             def all_tasks(tasks, shots, seed):
-                drawn = jax.vmap(one_task, in_axes=(0, None, None))(tasks, shots, seed)
-                return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), drawn)
+                sampled = jax.vmap(one_task, in_axes=(0, None, None))(tasks, shots, seed)
+                return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), sampled)
 
-            self._draws[place] = jit_hoisted(all_tasks)
-        return self._draws[place]
+            self._samplers[place] = jit_hoisted(all_tasks)
+        return self._samplers[place]
 
     def _one_call(self, episodes: Episode, keys: np.ndarray) -> Any:
-        """The program on up to `AT_ONCE` episodes: fewer are filled up, so that the shape stays the same."""
+        """Runs the program on up to `AT_ONCE` episodes, padded to a fixed shape."""
         count = keys.shape[0]
         fill = np.minimum(np.arange(AT_ONCE), count - 1)
         found = self._program(self.params, jax.tree.map(lambda leaf: leaf[fill], episodes), keys[fill])
         return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], found)
 
 
-def rooms(counts: Sequence[int], trained: int) -> dict[int, int]:
-    """The room for shots that each count gets: one serves all counts up to the trained one, and one those above. To compile a
-    program takes longer than to run it on rows that do not count, as long as these are few."""
+def padded_shots(counts: Sequence[int], trained: int) -> dict[int, int]:
+    """The padded number of shots for each count: one size for all counts up to the trained one, and one for those above.
+    Running a program on a few padding rows is faster than compiling another one."""
     most = max(counts, default=0)
     small = max((count for count in counts if count <= trained), default=most)
     return {count: small if count <= trained else most for count in counts}
 
 
-def evenly(weight: np.ndarray) -> np.ndarray:
-    """Weights [tasks, draws, queries] that sum to 1, and for each task to the same."""
+def normalized_weights(weight: np.ndarray) -> np.ndarray:
+    """Normalizes weights [tasks, draws, queries] to sum to 1, with equal sums per task."""
     return weight / np.maximum(weight.sum((1, 2), keepdims=True), 1e-12) / weight.shape[0]

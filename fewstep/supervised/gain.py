@@ -1,4 +1,4 @@
-"""How much less one model errs than another on the same tasks: paired differences, with intervals over tasks."""
+"""Paired differences of errors on the same tasks, with intervals over tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LEVEL = 0.95
 
 
 def paired_gain(before: np.ndarray, after: np.ndarray, comparisons: int = 1) -> dict[str, Any]:
-    """What is gained from errors `before` to errors `after`, both [tasks]: means, the difference, and the relative gain.
+    """The gain from errors `before` to errors `after`, both [tasks]: means, difference, and relative gain.
 
     `difference` has Student's t interval over tasks. `relative` is 1 − mean(after) / mean(before) with Fieller's interval for a
-    ratio of means (Fieller 1954, JRSS B 16): it lacks 0 exactly where the interval of the difference does. It is None where the
-    errors before are not told from 0. Intervals are of 95 %, or of 95 % for all of so many `comparisons` together (Bonferroni).
-    `outcome` is "better" or "worse" if the interval of the difference says so. A few tasks with great errors may make it too
-    wide for that; then it is what a sign test over tasks says, if the means agree, and "not shown" otherwise. `lower_in` is in
-    how many tasks the error is less. A task whose error is not finite after alone makes it "worse".
+    ratio of means (Fieller 1954, JRSS B 16), which excludes 0 exactly if the interval of the difference does. It is None if the
+    errors before do not differ significantly from 0. Intervals are at 95 %, or jointly at 95 % for several `comparisons`
+    (Bonferroni). `outcome` is "better" or "worse" if the interval of the difference excludes 0. A few tasks with large errors
+    may make it too wide; then the outcome is that of a sign test over tasks, if the means agree, and "not shown" otherwise.
+    `lower_in` is the number of tasks with a lower error. A task whose error is non-finite only after makes it "worse".
     """
     from scipy.special import stdtrit
 
@@ -38,7 +38,7 @@ def paired_gain(before: np.ndarray, after: np.ndarray, comparisons: int = 1) -> 
     reach = float(stdtrit(count - 1, 1 - (1 - LEVEL) / comparisons / 2))
     half = reach * gains.std(ddof=1) / np.sqrt(count)
     low, high = gains.mean() - half, gains.mean() + half
-    rounding = 1e-6 * max(abs(before.mean()), abs(after.mean()))  # what is the same in all tasks differs by rounding
+    rounding = 1e-6 * max(abs(before.mean()), abs(after.mean()))  # equal errors differ by rounding
     result["difference"] = interval(gains.mean(), low, high)
     result["relative"] = relative(before, after, reach)
     result["lower_in"] = int(np.sum(gains > rounding))
@@ -48,7 +48,7 @@ def paired_gain(before: np.ndarray, after: np.ndarray, comparisons: int = 1) -> 
 
 
 def by_signs(gains: np.ndarray, comparisons: int) -> str:
-    """What a two-sided sign test says of paired differences [tasks], if their mean agrees; ties are left out before."""
+    """The outcome of a two-sided sign test on paired differences [tasks] without ties, if their mean agrees."""
     from scipy.stats import binomtest
 
     up = int(np.sum(gains > 0))
@@ -59,8 +59,8 @@ def by_signs(gains: np.ndarray, comparisons: int) -> str:
 
 
 def relative(before: np.ndarray, after: np.ndarray, reach: float) -> dict[str, float | None] | None:
-    """1 − the ratio of the means of `after` and `before`, and its interval: all ratios r for which the mean of
-    after − r · before lies within `reach` standard errors of 0. None where these are no interval."""
+    """1 − the ratio of the means of `after` and `before`, with Fieller's interval: all ratios r for which the mean of
+    after − r · before is within `reach` standard errors of 0. None if these do not form an interval."""
     errors = np.cov(after, before, ddof=1) / before.size
     square, middle, constant = (
         before.mean() ** 2 - reach**2 * errors[1, 1],
@@ -74,18 +74,18 @@ def relative(before: np.ndarray, after: np.ndarray, reach: float) -> dict[str, f
 
 
 def interval(mean: float, low: float, high: float) -> dict[str, float | None]:
-    """As files have it."""
+    """An interval as in files."""
     return dict(zip(("mean", "low", "high"), finite_or_none(np.array([mean, low, high], float)), strict=True))
 
 
 def gain_of_adaptation(by_steps: np.ndarray, steps: Any, wanted: Any, metric: str, rising: bool = False) -> dict[str, Any]:
     """`adaptation_gain` of `evaluation.json`: from no step to the `wanted` number of `steps`, for [tasks, steps] of a `metric`;
-    empty where these were not measured, or where no step is made. A `rising` metric is a return: more of it is better."""
+    empty if these were not measured, or if `wanted` is 0. With `rising`, higher is better, as for returns."""
     if wanted == 0 or 0 not in steps or wanted not in steps:
         return {}
     before, after = (np.asarray(by_steps[:, list(steps).index(step)], np.float64) for step in (0, wanted))
     if not rising:
         return {"adaptation_gain": {"metric": metric, "steps": wanted, **paired_gain(before, after)}}
-    found = paired_gain(-before, -after)  # of returns, which may be negative, a ratio means nothing
+    found = paired_gain(-before, -after)  # returns may be negative, so ratios are meaningless
     found |= {name: None if found[name] is None else -found[name] for name in ("before", "after")}
     return {"adaptation_gain": {"metric": metric, "steps": wanted, **found, "relative": None}}

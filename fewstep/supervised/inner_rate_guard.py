@@ -1,8 +1,8 @@
-"""Adaptation that makes things worse, and smaller inner rates where it does.
+"""Lowers learned inner rates if adaptation makes meta-validation tasks worse.
 
-A gradient step of rate α along a curvature λ of the support loss multiplies the distance to its minimum by 1 − αλ: from
-αλ = 2 on, adaptation overshoots. Well below it, it may still fit the support set of a task to the harm of all else. The
-loop looks here where meta-validation tasks do not gain by adaptation."""
+A gradient step of rate α along a direction of curvature λ multiplies the distance to the minimum of the support loss by 1 − αλ:
+adaptation overshoots if αλ ≥ 2. Well below that, it may still overfit the support set. The training loop calls the guard if
+meta-validation tasks do not gain by adaptation."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from fewstep.training.map_tasks import map_tasks
 from fewstep.variants import evaluated, with_params
 
 TASKS = 64
-"""Meta-validation tasks that are looked at, where there are so many."""
+"""Maximum number of meta-validation tasks that are used."""
 ITERATIONS = 10
 """of the power method"""
 TARGET, LEAST, MOST = 1.0, 0.1, 0.5
-"""Rates are lowered to where αλ is 1 and the steepest direction is solved in one step: at most to a tenth at once, at least to
-a half, since curvature also grows on the way."""
+"""Rates are lowered until αλ is 1, where one step solves the steepest direction: by factors between a tenth and a half, since
+curvature also grows on the way."""
 MOST_TIMES = 10
-"""in a row"""
+"""maximum number of reductions in a row"""
 
 
 class AdaptationEffect(NamedTuple):
-    """What adaptation does to tasks, means over them."""
+    """The effect of adaptation on tasks."""
 
     before: jax.Array
-    """query loss before adaptation"""
+    """mean query loss before adaptation"""
     after: jax.Array
-    """and after it"""
+    """mean query loss after adaptation"""
     curvature: jax.Array
-    """αλ of the steepest direction of all tasks, where adaptation starts"""
+    """largest αλ of all tasks at the start of adaptation"""
 
 
 def adaptation_effect(problem: Problem, params: MetaParams, key: Key) -> AdaptationEffect:
-    """Of `TASKS` meta-validation tasks, the same ones each time. Pure."""
+    """The effect of adaptation on `TASKS` meta-validation tasks, the same each time. Pure."""
     assert problem.splits is not None
     family, learner = problem.splits.validation, problem.learner
 
@@ -63,9 +63,9 @@ def adaptation_effect(problem: Problem, params: MetaParams, key: Key) -> Adaptat
 
 
 def step_curvature(learner: Learner, params: MetaParams, start: Params, support: Batch, key: Key) -> jax.Array:
-    """αλ, the largest in size: the leading eigenvalue of I − J, by the power method, J being the Jacobian of one adaptation
-    step at `start`. For gradient descent J = I − αH, so that each iteration is a Hessian-vector product; for learned rates,
-    matrices and partial adaptation it is what stands in their place."""
+    """αλ of largest magnitude: the leading eigenvalue of I − J by the power method, with J the Jacobian of one adaptation step
+    at `start`. For gradient descent J = I − αH, so each iteration is a Hessian-vector product. This generalizes αλ to learned
+    rates, learned matrices and partial adaptation."""
     optimizer = learner.optimizer(params.inner)
 
     def step(point: Params) -> Params:
@@ -76,26 +76,26 @@ def step_curvature(learner: Learner, params: MetaParams, start: Params, support:
         moved = jax.tree.map(jnp.subtract, vector, jax.jvp(step, (start,), (vector,))[1])
         return normal(moved), optax.tree.vdot(vector, moved)
 
-    # A direction with a part along every eigenvector, the same each time.
+    # A fixed random direction, with a component along every eigenvector.
     first = normal(optax.tree.random_like(jax.random.key(0), start, jax.random.normal))
     return jax.lax.fori_loop(0, ITERATIONS, iterate, (first, jnp.zeros(())))[1]
 
 
 def normal(tree: Params) -> Params:
-    """Of length 1; what is 0 stays 0."""
+    """Normalizes a tree to length 1; zeros stay 0."""
     length = optax.tree.norm(tree)
     return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), tree)
 
 
 def shrink_factor(found: AdaptationEffect) -> jax.Array:
-    """What learned rates should be multiplied by: 1 where tasks gain by adaptation."""
+    """The factor for learned rates: 1 if tasks gain by adaptation."""
     by_curvature = jnp.where(found.curvature > TARGET, TARGET / found.curvature, 1.0)
     return jnp.where(found.after < found.before, 1.0, jnp.clip(by_curvature, LEAST, MOST))
 
 
 def guard_factor(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Array, AdaptationEffect]:
-    """(what learned rates should be multiplied by, what was seen before that). 1 where tasks gain by adaptation, and where they
-    do not even at the smallest rates: then these are not why. Pure."""
+    """(factor for learned rates, effect of adaptation before it is applied). The factor is 1 if tasks gain by adaptation, or if
+    they do not even at the smallest rates, which are then not the cause. Pure."""
     assert problem.lower_rates is not None
     lower = problem.lower_rates
 
@@ -116,14 +116,14 @@ def guard_factor(problem: Problem, params: MetaParams, key: Key) -> tuple[jax.Ar
 
 
 def with_lower_rates(lower: LowerRates, factor: jax.Array, params: MetaParams) -> MetaParams:
-    """The same meta-parameters with smaller learned rates."""
+    """`params` with learned inner rates multiplied by `factor`."""
     return params._replace(inner=lower(params.inner, factor))
 
 
 def compiled_guarded_validation(problem: Problem) -> Callable[[MetaState, Key], Validation]:
-    """`(state, key) -> Validation`, whose state has its learned inner rates lowered where adaptation overshoots.
+    """`(state, key) -> Validation`, with learned inner rates of the state lowered if adaptation overshoots.
 
-    Where tasks gain by adaptation on average, or no rate can be lowered, nothing is changed."""
+    The state is unchanged if tasks gain by adaptation on average, or if no rate can be lowered."""
     steps, lower = problem.learner.adaptation_steps, problem.lower_rates
     validate = compiled_validation(problem, steps=(steps,) if lower is None else (0, steps))
     guard = jit_hoisted(partial(guard_factor, problem))

@@ -21,7 +21,15 @@ from fewstep.supervised.baselines import compare_baselines
 from fewstep.supervised.columns import TableFormat
 from fewstep.supervised.conformal import DEFAULT_LEVELS, LEVELS, nearest_entry
 from fewstep.supervised.evaluate import figures, finite_or_none, measured_errors, summarize
-from fewstep.supervised.fit import EpisodePredictions, EpisodePredictor, Steps, adapt_task, deviation, evenly, rooms
+from fewstep.supervised.fit import (
+    EpisodePredictions,
+    EpisodePredictor,
+    Steps,
+    adapt_task,
+    deviation,
+    normalized_weights,
+    padded_shots,
+)
 from fewstep.supervised.gain import gain_of_adaptation
 from fewstep.supervised.padding import bucket, pad
 
@@ -34,13 +42,13 @@ def report_by_shots(problem: Problem, params: MetaParams, calibration: dict[str,
     and where there is a `level`, how many rows its intervals cover and how wide they are. `trained` says whether the number was
     met in training. Tasks weigh the same."""
     assert problem.splits is not None
-    prober = EpisodePredictor(problem, params)
-    room = rooms(problem.shot_counts, problem.settings.shot_range.most)
+    predictor = EpisodePredictor(problem, params)
+    padded = padded_shots(problem.shot_counts, problem.settings.shot_range.most)
     names = ("shots", "trained", "tasks", "before", "mean", "ci95", "auto", "intervals")
     result: dict[str, Any] = {name: [] for name in names}
     least, most = problem.settings.shot_range
     for shots in problem.shot_counts:
-        probed = prober.probe(problem.splits.test, shots, room[shots], EPISODES, 1000, seed=3)
+        probed = predictor.predict(problem.splits.test, shots, padded[shots], EPISODES, 1000, seed=3)
         if probed is None:
             continue
         weights = probed.weights
@@ -74,7 +82,7 @@ def coverage(
     found: dict[str, list[Any]] = {"coverage": [], "ci95": [], "width": []}
     for output, unit in enumerate(problem.format.units):
         has = probed.known[..., output].any((1, 2))
-        weights = evenly(probed.known[has][..., output])
+        weights = normalized_weights(probed.known[has][..., output])
         by_task = (covered[has][..., output] * weights).sum((1, 2)) * has.sum()
         summary = summarize(by_task[:, None])
         found["coverage"] += summary["mean"]

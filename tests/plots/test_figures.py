@@ -57,7 +57,7 @@ def test_waves_of_greater_amplitude_than_any_of_training_are_flagged_and_others_
     def flagged(amplitudes):
         family = sine_waves(jax.random.key(99), 10, 1, ranges=Ranges(amplitudes))
         waves = jax.vmap(family.sample_episode)(jax.random.split(jax.random.key(7), 1000))
-        signs = model.report(waves.support, model.trained_steps).signs
+        signs = model.report(waves.support, model.trained_steps).ood_features
         return np.mean([model.ood_reason(10, each, model.trained_steps) is not None for each in signs])
 
     assert flagged((8.0, 10.0)) >= 0.90

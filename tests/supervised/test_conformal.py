@@ -210,19 +210,19 @@ def test_likeness_is_measured_in_deviations_of_validation_tasks_and_limited_by_c
     params = problem.init(jax.random.key(1))
     prober = EpisodePredictor(problem, params)
     usual, ours, learned = (
-        prober.probe(family, 5, 5, 320, 500, seed)
+        prober.predict(family, 5, 5, 320, 500, seed)
         for family, seed in ((problem.splits.validation, 2), (problem.splits.calibration, 1), (problem.splits.train, 4))
     )
     many = jax.tree.map(lambda leaf: np.concatenate([leaf] * 4), ours)  # as if 24 tasks calibrated
     found = summary(problem, many, usual, None, "trained")["likeness"]
-    theirs, own = (each.signs["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, many))
+    theirs, own = (each.ood_features["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, many))
     np.testing.assert_allclose(found["center"], theirs.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found["scale"], theirs.std(0) + 1e-3, rtol=1e-5)
     np.testing.assert_allclose(found["usual"], np.exp(np.quantile(own, 0.96, axis=0)), rtol=1e-5)
     assert found["limit"] is not None and "known_tasks" not in found
     # Six tasks say nothing of 95 %: then the most deviant meta-train or meta-validation task counts, and it is said.
     found = calibrate(problem, params)["by_shots"][-1]["trained"]["likeness"]
-    every = np.concatenate([each.signs["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, learned)])
+    every = np.concatenate([each.ood_features["trained"].astype(np.float64).reshape(-1, 3) for each in (usual, learned)])
     away = (every - every.mean(0)) / (every.std(0) + 1e-3)
     np.testing.assert_allclose(found["limit"], 2 * away.max(), rtol=1e-4)
     np.testing.assert_allclose(found["usual"], np.exp(every.max(0)), rtol=1e-4)
@@ -248,10 +248,10 @@ def test_factors_of_a_target_are_those_of_the_tasks_that_have_it():
 def test_a_probe_of_a_task_does_not_depend_on_the_tasks_beside_it():
     problem = Sine(**{**TINY, "adapter": "bayes-head"}).build(0)
     prober = EpisodePredictor(problem, problem.init(jax.random.key(1)))
-    few, many = (prober.probe(problem.splits.test, 3, 5, count, count, seed=4) for count in (5, 70))
+    few, many = (prober.predict(problem.splits.test, 3, 5, count, count, seed=4) for count in (5, 70))
     assert (few.tasks, many.tasks) == (5, 70)
     for policy in fit.POLICIES:
         np.testing.assert_allclose(few.outputs[policy], many.outputs[policy][:5], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(few.signs[policy], many.signs[policy][:5], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(few.ood_features[policy], many.ood_features[policy][:5], rtol=1e-4, atol=1e-5)
     assert set(np.unique(many.steps["auto"])) <= {0, 1}
     assert np.all(many.steps["trained"] == 1)

@@ -41,7 +41,7 @@ class Adapt:
         from fewstep.apps.policies.adapted import empty_folder
         from fewstep.apps.policies.run import adapt_policy, task_in_words
         from fewstep.runs import open_run
-        from fewstep.supervised.findings import said_of_run
+        from fewstep.supervised.findings import run_messages
 
         run, out = open_run(self.run, self.env), empty_folder(self.out)
         say_going_on(run)
@@ -49,7 +49,7 @@ class Adapt:
         policy, found = adapt_policy(run, task, self.updates, self.rollouts, self.seed, watched_updates)
         policy.save(out)
         about, notes = policy.about, broken(found.said)
-        say_notes((*said_of_run(run.bad_findings()), *notes))
+        say_notes((*run_messages(run.bad_findings()), *notes))
         if self.json:
             print(to_json.dumps({"adapted": str(out), **about, "notes": notes}))
             return 0
