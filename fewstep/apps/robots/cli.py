@@ -164,13 +164,10 @@ class Gather:
         if self.seed < 0:
             raise InputError(f"--seed should be at least 0, got {self.seed}.")
         prepare_jax()
-        from fewstep import runs
-
-        pass
         from fewstep.apps.robots.data import write_experience
         from fewstep.apps.robots.rollouts import with_more
 
-        run = runs.open_run(self.run)
+        run = open_run(self.run)
         follower, settings = follower_of(run)
         found = with_more(follower, settings, run.config["seed"], self.seed)
         write_experience(out, found.parts)
