@@ -91,7 +91,7 @@ starts = (("random", theta), ("joint pretraining", joint), ("MAML", state.params
 curves = {name: errors_by_step(learner, start) for name, start in starts}
 told = nn.mlp([3, 40, 40, 1])  # the oracle's inputs are x, A and φ
 oracle = fewstep.Learner(losses.mean_squared_error(told.apply), inner_optimizer, adaptation_steps=0)
-told_tasks, told_unseen = (sine_waves(jax.random.key(i), 10, 10 + 90 * i, told=True) for i in (0, 1))
+told_tasks, told_unseen = (sine_waves(jax.random.key(i), 10, 10 + 90 * i, oracle=True) for i in (0, 1))
 told_theta = meta_train(oracle, told_tasks, told.init(jax.random.key(2)), jax.random.key(3))[0].params.theta
 curves["oracle"] = jnp.repeat(errors_by_step(oracle, told_theta, told_unseen, steps=0), 11)
 for name, curve in curves.items():

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from fewstep.apps.policies.networks import policy_for
-from fewstep.apps.policies.simulated import collect_outside
+from fewstep.apps.policies.simulated import collect_simulated
 from fewstep.core.types import MetaParams
 
 
@@ -36,7 +36,7 @@ class Point(gymnasium.Env):
 
 
 class Drawn(Point):
-    """It draws itself: as red as it lies to the right, as green as it lies up. Made by `drawn`, which takes a render mode."""
+    """It draws itself: as red as it lies to the right, as green as it lies up. Made by `sample`, which takes a render mode."""
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
@@ -48,7 +48,7 @@ class Drawn(Point):
         return np.broadcast_to(color, (40, 60, 3)).copy()
 
 
-def drawn(render_mode=None):
+def sample(render_mode=None):
     return Drawn(render_mode)
 
 
@@ -156,7 +156,7 @@ SMALL = [
 
 
 def policy_of(simulation, hidden=(8,)):
-    return policy_for(simulation.observed, simulation.actions, simulation.discrete, hidden)
+    return policy_for(simulation.observation_size, simulation.action_size, simulation.discrete, hidden)
 
 
 def thetas_of(policy, tasks, key=KEY):
@@ -169,4 +169,4 @@ def params_of(policy):
 
 def collected(simulation, tasks, rollouts=3, key=KEY):
     policy = policy_of(simulation)
-    return collect_outside(simulation, policy, thetas_of(policy, len(tasks)), tasks, rollouts, key)
+    return collect_simulated(simulation, policy, thetas_of(policy, len(tasks)), tasks, rollouts, key)

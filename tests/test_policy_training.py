@@ -9,8 +9,8 @@ import pytest
 from known import assert_close, assert_same_bits, slow_but
 
 from fewstep import cli, runs
-from fewstep.apps.policies.meta_step import shortened
-from fewstep.apps.policies.networks import SEEN, normalizing
+from fewstep.apps.policies.meta_step import scale_step
+from fewstep.apps.policies.networks import STATISTICS, normalize_observations
 from fewstep.apps.policies.problems import CheetahDir, Nav2d
 from fewstep.apps.policies.training import PolicyTrainer
 from fewstep.errors import InputError, TrainingError
@@ -21,7 +21,7 @@ from fewstep.variants.outer import slowdown, slower
 
 KEY = jax.random.key(7)
 BUILT = Nav2d(meta_batch_size=4, rollouts=3, hidden=(4,), meta_steps=4, log_every=2, rollbacks=2).build()
-PROBLEM = replace(BUILT, judged_tasks=4, remeasured_tasks=4, judged_rollouts=3, updates=1)
+PROBLEM = replace(BUILT, validation_tasks=4, remeasured_tasks=4, evaluation_rollouts=3, updates=1)
 
 
 class Failing(PolicyTrainer):
@@ -122,18 +122,18 @@ def test_after_going_back_parameters_move_half_as_far_and_observations_are_count
     assert_close(jax.tree.map(jnp.subtract, half.params, state.params), moved, atol=1e-7)
     assert_same_bits(half.opt_state.inner, full.opt_state.inner)
     params = PROBLEM.init(KEY)
-    theta = normalizing(PROBLEM.policy, PROBLEM.environment.observed).init(KEY)
+    theta = normalize_observations(PROBLEM.policy, PROBLEM.environment.observation_size).init(KEY)
     before = full._replace(params=params._replace(theta=theta, inner=()))
     later = jax.tree.map(lambda leaf: leaf + 1, before.params)
-    found = shortened(before, before._replace(params=later), 0.5)
-    assert_same_bits(found.params.theta[SEEN], later.theta[SEEN])
+    found = scale_step(before, before._replace(params=later), 0.5)
+    assert_same_bits(found.params.theta[STATISTICS], later.theta[STATISTICS])
     assert_close(found.params.theta["log_deviation"], theta["log_deviation"] + 0.5)
 
 
 @pytest.mark.parametrize(("outer", "tasks"), slow_but([("ppo", 4), ("ppo", 5), ("trpo", 4), ("trpo", 5)], ("ppo", 5)))
 def test_two_devices_give_the_meta_step_of_one(float64, outer, tasks):
     settings = Nav2d(meta_batch_size=tasks, rollouts=3, hidden=(4,), outer=outer)
-    problem = replace(settings.build(), judged_tasks=4, judged_rollouts=3, updates=1)
+    problem = replace(settings.build(), validation_tasks=4, evaluation_rollouts=3, updates=1)
     (one, stats), (two, others) = (
         PolicyTrainer(problem, task_mesh(devices), 0, True).run(start(problem), KEY, 1) for devices in (1, 2)
     )

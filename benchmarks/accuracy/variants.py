@@ -25,7 +25,7 @@ import jax
 from benchmarks.accuracy.images.groceries import figures
 from benchmarks.records import Options, in_turn, median_ratio, read, timed, write
 from fewstep.apps.images.omniglot import Omniglot
-from fewstep.apps.images.predictions import Examiner
+from fewstep.apps.images.predictions import TaskPredictor
 from fewstep.apps.sine.settings import Sine
 from fewstep.cli.arguments import prepare_jax
 from fewstep.core import maml
@@ -165,7 +165,7 @@ def omniglot(arguments: Any) -> Iterator[tuple[str, Any]]:
         params = train_in_memory(problem, 0)
         seconds, steps = time.monotonic() - started, problem.learner.adaptation_steps
         found = {
-            step: figures(Examiner(problem, params, [step]).ask(problem.images.test, 600, seed=0))  # type: ignore[union-attr]
+            step: figures(TaskPredictor(problem, params, [step]).predict(problem.images.test, 600, seed=0))  # type: ignore[union-attr]
             for step in (0, steps)
         }
         yield (
@@ -193,7 +193,7 @@ def anil(arguments: Any) -> Iterator[tuple[str, Any]]:
             print(f"{name} at {rate:g}: error {error:.4f} on meta-validation tasks", flush=True)
         rate, problem, params = best[1]
         steps = problem.learner.adaptation_steps
-        found = figures(Examiner(problem, params, [steps]).ask(problem.images.test, 600, seed=0))
+        found = figures(TaskPredictor(problem, params, [steps]).predict(problem.images.test, 600, seed=0))
         yield name, {"inner_rate": rate, "adaptation_steps": steps, **{key: round(value, 4) for key, value in found.items()}}
 
 

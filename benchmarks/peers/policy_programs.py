@@ -28,15 +28,15 @@ def fewstep_program(name: str, normalize: bool = False) -> Step:
     import jax
 
     from fewstep.apps.policies.environment import Simulation
-    from fewstep.apps.policies.model import meta_step_of
-    from fewstep.apps.policies.simulated import collect_outside
+    from fewstep.apps.policies.model import compiled_meta_step
+    from fewstep.apps.policies.simulated import collect_simulated
     from fewstep.apps.policies.trajectories import collect
     from fewstep.cli.arguments import prepare_jax
 
     prepare_jax()
     problem = problem_of(name, normalize)
     search, environment, policy = problem.search, problem.environment, problem.policy
-    state, key, meta_step = search.outer.init(problem.init(jax.random.key(0))), jax.random.key(1), meta_step_of(problem)
+    state, key, meta_step = search.outer.init(problem.init(jax.random.key(0))), jax.random.key(1), compiled_meta_step(problem)
 
     @jax.jit
     def inside(thetas: Any, keys: Any) -> Any:
@@ -49,8 +49,8 @@ def fewstep_program(name: str, normalize: bool = False) -> Step:
     def collected(thetas: Any) -> Any:
         if not isinstance(environment, Simulation):
             return inside(thetas, jax.random.split(key, search.tasks))
-        tasks = environment.drawn(np.random.default_rng(0), search.tasks)
-        return collect_outside(environment, policy, thetas, tasks, search.rollouts, key).trajectories
+        tasks = environment.sample(np.random.default_rng(0), search.tasks)
+        return collect_simulated(environment, policy, thetas, tasks, search.rollouts, key).trajectories
 
     times = search.adaptation_steps + 1
     steps = times * search.tasks * search.rollouts * environment.horizon

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from fewstep.apps.policies.environment import ResetResult, Simulation, StepResult, Tasks
 from fewstep.apps.policies.locomotion import ACTION_SCALE, FAMILIES
 from fewstep.apps.policies.nav2d import HORIZON, NEAR, REACH, STRIDE
-from fewstep.simulators.mujoco import NOISE, Robot, imported_mujoco
+from fewstep.simulators.mujoco import RESET_NOISE, Robot, import_mujoco
 
 
 def navigation_in_numpy() -> Simulation:
@@ -32,7 +32,7 @@ def navigation_in_numpy() -> Simulation:
         ended = np.all(np.abs(error) < NEAR, axis=-1)
         return StepResult(places, -np.sqrt(np.sum(error**2, axis=-1)), ended, np.zeros(len(ended), bool), {})
 
-    return Simulation(draw_goals, begin, step, observed=2, actions=2, horizon=HORIZON)
+    return Simulation(draw_goals, begin, step, observation_size=2, action_size=2, horizon=HORIZON)
 
 
 def draw_goals(random: np.random.Generator, count: int) -> np.ndarray:
@@ -69,17 +69,17 @@ class HalfCheetahVelocity(gymnasium.Env):
     def __init__(self) -> None:
         self.robot = Robot("half-cheetah")
         self.model = self.robot.model
-        self.data = imported_mujoco().MjData(self.model)
-        self.advance = imported_mujoco().mj_step
+        self.data = import_mujoco().MjData(self.model)
+        self.advance = import_mujoco().mj_step
 
     def set_task(self, task: float) -> None:
         self.velocity = float(task)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        imported_mujoco().mj_resetData(self.model, self.data)
-        self.data.qpos += self.np_random.uniform(-NOISE, NOISE, self.model.nq)
-        self.data.qvel += NOISE * self.np_random.standard_normal(self.model.nv)
+        import_mujoco().mj_resetData(self.model, self.data)
+        self.data.qpos += self.np_random.uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
+        self.data.qvel += RESET_NOISE * self.np_random.standard_normal(self.model.nv)
         return self.observation(), {}
 
     def step(self, action: np.ndarray):

@@ -71,8 +71,8 @@ def collected(simulation: Simulation, weights: Weights, tasks: Tasks, rollouts: 
     seeds = random.integers(2**31, size=rows).tolist()
     last = simulation.begin([task for task in tasks for _ in range(rollouts)], seeds).observations
     alive = np.ones(rows, bool)
-    observations = torch.zeros(rows, steps, simulation.observed, dtype=dtype)
-    actions, mean = (torch.zeros(rows, steps, simulation.actions, dtype=dtype) for _ in range(2))
+    observations = torch.zeros(rows, steps, simulation.observation_size, dtype=dtype)
+    actions, mean = (torch.zeros(rows, steps, simulation.action_size, dtype=dtype) for _ in range(2))
     rewards, weight, terminated = (np.zeros((rows, steps), np.float32) for _ in range(3))
     for step in range(steps):
         now = torch.from_numpy(last).to(dtype)

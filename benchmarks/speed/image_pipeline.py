@@ -79,7 +79,11 @@ def episodes(preset: str, folder: str, repeats: int) -> dict[str, float]:
     cut = jit_hoisted(meta_batches(problem, mesh, ahead))
     jax.block_until_ready(cut(jnp.asarray(0), key))
     cutting = median_seconds(lambda: cut(jnp.asarray(0), key), 10 * repeats) / ahead
-    return {"meta_step_ms": round(1e3 * whole, 2), "cutting_ms": round(1e3 * cutting, 2), "share": round(cutting / whole, 4)}
+    return {
+        "meta_step_ms": round(1e3 * whole, 2),
+        "cutting_ms": round(1e3 * cutting, 2),
+        "share": round(cutting / whole, 4),
+    }
 
 
 def adapting(repeats: int) -> dict[str, Any]:
@@ -102,7 +106,7 @@ def adapting(repeats: int) -> dict[str, Any]:
 
             def adapt(steps=steps):
                 model = adapt_photos(trained, folder / "new", steps)
-                return model.answers(model.images[:CLASSES])
+                return model.predict_known(model.images[:CLASSES])
 
             first = timed(adapt)
             found[f"{steps} steps"] = {"first": round(first, 2), "warm": round(median_seconds(adapt, repeats), 3)}

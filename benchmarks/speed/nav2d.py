@@ -14,7 +14,7 @@ import jax
 
 from benchmarks.records import Options, device, in_turn, timed, write
 from fewstep.application import presets
-from fewstep.apps.policies.model import meta_step_of
+from fewstep.apps.policies.model import compiled_meta_step
 from fewstep.apps.policies.problems import Nav2d
 from fewstep.apps.policies.trajectories import collect
 from fewstep.cli.arguments import prepare_jax
@@ -40,7 +40,7 @@ def speed(settings: Nav2d) -> dict[str, Any]:
     sample = jax.jit(jax.vmap(one))
     taken = float(sample(thetas, tasks, keys).weight.sum())
     state = problem.search.outer.init(params)
-    step = meta_step_of(problem)
+    step = compiled_meta_step(problem)
     programs = {"sampling": lambda: sample(thetas, tasks, keys), "meta_step": lambda: step(state, keys[0])}
     times = in_turn({name: partial(timed, program) for name, program in programs.items()}, 15)
     return {

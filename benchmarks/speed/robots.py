@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.records import Options, device, in_turn, timed, write
 from fewstep.apps.robots.adapted import Follower
-from fewstep.apps.robots.data import Simulator, commands
+from fewstep.apps.robots.data import Simulator, random_commands
 from fewstep.apps.robots.faults import Faults, read_family
-from fewstep.apps.robots.mpc import Planner, first_plan, planned
+from fewstep.apps.robots.mpc import Planner, improve_plan, initial_plan
 from fewstep.apps.robots.settings import PRESETS, RobotFaults
 from fewstep.cli.arguments import prepare_jax
-from fewstep.simulators.mujoco import Robot, beginnings
+from fewstep.simulators.mujoco import Robot, initial_states
 
 
 def main() -> None:
@@ -46,13 +46,13 @@ def latency(settings: RobotFaults) -> dict[str, Any]:
 
     @jax.jit
     def look_ahead(params, observation, plan, key):
-        imagine = lambda state, action: follower.after(params, state, action)  # noqa: E731
-        return planned(planner, imagine, lambda state, action, after: after[0], observation, plan, limits, key)
+        dynamics = lambda state, action: follower.after(params, state, action)  # noqa: E731
+        return improve_plan(planner, dynamics, lambda state, action, after: after[0], observation, plan, limits, key)
 
-    plan, key, times = first_plan(planner, robot.actions), jax.random.key(0), {"adaptation": [], "planning": []}
+    plan, key, times = initial_plan(planner, robot.action_size), jax.random.key(0), {"adaptation": [], "planning": []}
     for number in range(600):
-        observation, after = random.standard_normal((2, robot.observed)).astype(np.float32)
-        follower.observe(observation, random.uniform(-1, 1, robot.actions), after)
+        observation, after = random.standard_normal((2, robot.observation_size)).astype(np.float32)
+        follower.observe(observation, random.uniform(-1, 1, robot.action_size), after)
         started = time.perf_counter()
         follower.adapt()
         between = time.perf_counter()
@@ -73,8 +73,8 @@ def simulation(settings: RobotFaults) -> dict[str, Any]:
     for name in ("half-cheetah", "ant"):
         robot, random = Robot(name), np.random.default_rng(0)
         faults = Faults(robot, read_family(settings.family))
-        models = [faults.model(condition) for condition in faults.draw(random, 64)]
-        states, actions = beginnings(robot, random, 64), commands(robot, random, 64, settings.run_steps)
+        models = [faults.model(condition) for condition in faults.sample(random, 64)]
+        states, actions = initial_states(robot, random, 64), random_commands(robot, random, 64, settings.run_steps)
         simulate = lambda threads: Simulator(robot, threads).run(models, states, actions)  # noqa: E731, B023
         programs = {threads: partial(timed, partial(simulate, threads)) for threads in (1, 2)}
         rounds[name] = in_turn(programs, 9, warm=0)

@@ -1,1 +1,1 @@
-"""MuJoCo models as they are simulated and drawn, for robots and for policies."""
+"""MuJoCo: simulation and rendering of robots, shared by the applications `robots` and `policies`."""

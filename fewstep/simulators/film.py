@@ -1,5 +1,4 @@
-"""Robots side by side, as a moving picture: what each does, how far it came, how wrong its model is. Used by
-`fewstep play`. MuJoCo draws the frames."""
+"""Renders robots side by side as an animation: motion, return and model error. MuJoCo renders the frames."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fewstep.simulators.mujoco import imported_mujoco
+from fewstep.simulators.mujoco import import_mujoco
 from fewstep.storage.arrays import atomic_write
 
 WIDTH, HEIGHT, CURVE, HEAD, GAP = 320, 220, 78, 26, 8
@@ -39,7 +38,7 @@ class Scene(NamedTuple):
     """the step at which a fault strikes"""
 
 
-def film(scenes: Sequence[Scene], seconds: float, out: Path) -> None:
+def write_film(scenes: Sequence[Scene], seconds: float, out: Path) -> None:
     """Writes the scenes side by side to `out` (.gif or .webp); a step takes so many `seconds`. Raises `NoRenderer`."""
     every = max(1, round(1 / (FRAMES_A_SECOND * seconds)))
     write_frames(list(pictures(scenes, seconds, every)), round(1000 * every * seconds), out)
@@ -101,7 +100,7 @@ class Painter:
     """Draws the states of robots of one shape, from the side, moving along."""
 
     def __init__(self, model: Any):
-        self.mujoco = mujoco = imported_mujoco()
+        self.mujoco = mujoco = import_mujoco()
         try:
             self.renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:  # of many kinds, by what is missing

@@ -1,5 +1,7 @@
-"""Robots in MuJoCo, healthy ones: a model file, what is observed of it, how often it is controlled. Used by faults.py
-and experience.py. MuJoCo is the extra `[rl]`, and imported when a robot is."""
+"""Robots in MuJoCo: model files, observations and control frequency.
+
+MuJoCo belongs to the extra `[rl]` and is imported when it is needed.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,17 @@ import numpy as np
 
 from fewstep.errors import InputError
 
-AWAY = 1e4
+DIVERGENCE_LIMIT = 1e4
 """An observation beyond it has run away: the simulation is not stable there."""
-NOISE = 0.1
+RESET_NOISE = 0.1
 """of where a run begins, around the pose that the file has: positions evenly, velocities normally, as gymnasium has it"""
 CONTROL_SECONDS = 0.05
 """A command holds for about so long, where a user's own robot does not say otherwise."""
 TIMESTEPS = (1e-5, 1.0)
 """seconds of a step of the simulation: of shorter ones, one step of control would take too many"""
-FARTHEST_COMMAND = 1e9
+LARGEST_COMMAND = 1e9
 """No motor takes a larger command; beyond float32 there is none to draw."""
-OF_GYMNASIUM = {"half-cheetah": "half_cheetah.xml", "ant": "ant.xml"}
+GYMNASIUM_FILES = {"half-cheetah": "half_cheetah.xml", "ant": "ant.xml"}
 """the robots that come with gymnasium"""
 
 
@@ -44,22 +46,22 @@ JOINTS = {
 
 @dataclass(frozen=True)
 class Robot:
-    """A robot by its name or its MJCF file. Raises `InputError` where there is none, or MuJoCo cannot read it."""
+    """A robot by its name or its MJCF file. Raises `InputError` if there is none, or MuJoCo cannot read it."""
 
     name: str
 
     @cached_property
     def path(self) -> Path:
-        if self.name in OF_GYMNASIUM:
+        if self.name in GYMNASIUM_FILES:
             import gymnasium
 
-            return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / OF_GYMNASIUM[self.name]
+            return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / GYMNASIUM_FILES[self.name]
         path = Path(self.name)
         if not path.is_file():
-            near = difflib.get_close_matches(self.name, OF_GYMNASIUM, n=1)
+            near = difflib.get_close_matches(self.name, GYMNASIUM_FILES, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             raise InputError(
-                f"--robot {self.name}: expected {', '.join(OF_GYMNASIUM)}, or an MJCF file, found none of them.{meant}"
+                f"--robot {self.name}: expected {', '.join(GYMNASIUM_FILES)}, or an MJCF file, found none of them.{meant}"
             )
         return path
 
@@ -74,22 +76,22 @@ class Robot:
 
     @cached_property
     def _loaded(self) -> tuple[Any, tuple[str, ...]]:
-        mujoco = imported_mujoco()
+        mujoco = import_mujoco()
         try:
-            with warnings_of(mujoco) as said:
+            with capture_warnings(mujoco) as messages:
                 model = mujoco.MjModel.from_xml_path(str(self.path))
             model.names.decode("utf-8")  # MuJoCo takes any bytes for a name
         except (ValueError, RuntimeError, mujoco.FatalError) as error:
             problem = " ".join(str(error).split())
             raise InputError(f"{self.path}: expected a robot in MJCF, but MuJoCo cannot read it: {problem}") from error
-        self._require_usable(model)
+        self._check_usable(model)
         # Numbers that run away shall be seen as such: MuJoCo would put the robot back to where it began, amid a run.
         model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
-        ours = () if self.name in OF_GYMNASIUM else tuple(dict.fromkeys(said))  # of gymnasium's files a user can change nothing
-        return model, ours
+        # A user cannot change gymnasium's files, so warnings about them are left out.
+        return model, () if self.name in GYMNASIUM_FILES else tuple(dict.fromkeys(messages))
 
-    def _require_usable(self, model: Any) -> None:
-        """Raises `InputError` where MuJoCo takes the file, but it is no robot that can be driven."""
+    def _check_usable(self, model: Any) -> None:
+        """Raises `InputError` if MuJoCo takes the file, but it is no robot that can be driven."""
         if model.nu == 0:
             raise InputError(f"{self.path}: expected a robot with actuators, found none. Add an <actuator> for each motor.")
         if model.njnt == 0:
@@ -99,10 +101,10 @@ class Robot:
             got = f"{model.opt.timestep:g}"
             raise InputError(f"{self.path}: expected a timestep from {least:g} to {most:g} s, got {got}. Change its <option>.")
         ranges = np.where(model.actuator_ctrllimited[:, None], model.actuator_ctrlrange, 0.0)
-        if not (np.abs(ranges) <= FARTHEST_COMMAND).all():
-            number = int(np.argmin((np.abs(ranges) <= FARTHEST_COMMAND).all(1)))
+        if not (np.abs(ranges) <= LARGEST_COMMAND).all():
+            number = int(np.argmin((np.abs(ranges) <= LARGEST_COMMAND).all(1)))
             name, got = model.actuator(number).name or f"actuator {number + 1}", ranges[number].tolist()
-            raise InputError(f"{self.path}: {name}: expected a ctrlrange within ±{FARTHEST_COMMAND:g}, got {got}.")
+            raise InputError(f"{self.path}: {name}: expected a ctrlrange within ±{LARGEST_COMMAND:g}, got {got}.")
 
     @cached_property
     def substeps(self) -> int:
@@ -115,10 +117,10 @@ class Robot:
         return self.substeps * float(self.model.opt.timestep)
 
     @cached_property
-    def where(self) -> int:
+    def world_coordinates(self) -> int:
         """How many of the first positions say where the robot is in its world, which changes nothing: they are not observed.
         x and y of a body that is free, or the slides along x and y that the robot's root is on."""
-        mujoco, model = imported_mujoco(), self.model
+        mujoco, model = import_mujoco(), self.model
         if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
             return 2
         slides = 0
@@ -132,12 +134,12 @@ class Robot:
         return slides
 
     @property
-    def observed(self) -> int:
-        """Numbers of an observation: positions without `where`, then velocities."""
-        return int(self.model.nq + self.model.nv - self.where)
+    def observation_size(self) -> int:
+        """Numbers of an observation: positions without `world_coordinates`, then velocities."""
+        return int(self.model.nq + self.model.nv - self.world_coordinates)
 
     @property
-    def actions(self) -> int:
+    def action_size(self) -> int:
         """Numbers of an action, one for each actuator."""
         return int(self.model.nu)
 
@@ -152,34 +154,34 @@ class Robot:
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What people call the numbers of an observation and those of an action, after the model's joints and actuators."""
         model, positions, velocities = self.model, [], []
-        mujoco = imported_mujoco()
+        mujoco = import_mujoco()
         for number in range(model.njnt):
             name = model.joint(number).name or f"joint {number + 1}"
             axes = JOINTS[mujoco.mjtJoint(model.jnt_type[number]).name.removeprefix("mjJNT_").lower()]
             positions += [f"{name}{axis}" for axis in axes[0]]
             velocities += [f"{name}{axis} velocity" for axis in axes[1]]
         actuators = (model.actuator(number).name or f"actuator {number + 1}" for number in range(model.nu))
-        return (*positions[self.where :], *velocities), tuple(f"{name} command" for name in actuators)
+        return (*positions[self.world_coordinates :], *velocities), tuple(f"{name} command" for name in actuators)
 
     def observation(self, states: np.ndarray) -> np.ndarray:
         """float32 [..., observed] of MuJoCo's full states [..., 1 + positions + velocities + activations]: without the time."""
         end = 1 + self.model.nq + self.model.nv
         with np.errstate(over="ignore"):  # what runs away becomes infinite, and is seen as such
-            return states[..., 1 + self.where : end].astype(np.float32)
+            return states[..., 1 + self.world_coordinates : end].astype(np.float32)
 
 
 @contextmanager
-def warnings_of(mujoco: Any) -> Iterator[list[str]]:
+def capture_warnings(mujoco: Any) -> Iterator[list[str]]:
     """What MuJoCo warns of meanwhile, which it would else write to MUJOCO_LOG.TXT in the user's folder."""
-    said: list[str] = []
-    mujoco.set_mju_user_warning(said.append)
+    messages: list[str] = []
+    mujoco.set_mju_user_warning(messages.append)
     try:
-        yield said
+        yield messages
     finally:
         mujoco.set_mju_user_warning(None)
 
 
-def imported_mujoco() -> Any:
+def import_mujoco() -> Any:
     """The module. Raises `InputError` with the line that installs it."""
     if find_spec("mujoco") is None or find_spec("gymnasium") is None:
         raise InputError("Robots need MuJoCo, which is not installed. Try: pip install 'fewstep[rl]'")
@@ -198,14 +200,14 @@ def imported_mujoco() -> Any:
     return mujoco
 
 
-def beginnings(robot: Robot, random: np.random.Generator, count: int) -> np.ndarray:
+def initial_states(robot: Robot, random: np.random.Generator, count: int) -> np.ndarray:
     """float64 [count, state]: full states in which runs begin."""
-    mujoco, model = imported_mujoco(), robot.model
+    mujoco, model = import_mujoco(), robot.model
     kind = mujoco.mjtState.mjSTATE_FULLPHYSICS
     states = np.zeros((count, mujoco.mj_stateSize(model, kind)))
     data = mujoco.MjData(model)
     mujoco.mj_getState(model, data, states[0], kind)
     states[:] = states[0]
-    states[:, 1 : 1 + model.nq] += random.uniform(-NOISE, NOISE, (count, model.nq))
-    states[:, 1 + model.nq : 1 + model.nq + model.nv] += NOISE * random.standard_normal((count, model.nv))
+    states[:, 1 : 1 + model.nq] += random.uniform(-RESET_NOISE, RESET_NOISE, (count, model.nq))
+    states[:, 1 + model.nq : 1 + model.nq + model.nv] += RESET_NOISE * random.standard_normal((count, model.nv))
     return states

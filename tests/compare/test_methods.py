@@ -16,7 +16,7 @@ from PIL import Image
 
 from fewstep import Episode, Examples, InputError, adapt
 from fewstep.application import applications
-from fewstep.apps.images.compare import image_ground
+from fewstep.apps.images.compare import image_benchmark
 from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
 from fewstep.compare.episodes import Ground, episode_errors, ground
@@ -57,7 +57,7 @@ def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tm
         (tmp_path / "data" / str(name)).mkdir(parents=True)
         for number in range(6):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / str(name) / f"{number}.png")
-    found = image_ground(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
+    found = image_benchmark(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
     assert found.shot_counts == (1, 2, 5)
     one_task = {"names": ("a",), "_kept": []}
     usual, two = (next(iter(replace(held, **one_task).parts())) for held in (found.test, found.at_shots(2)))

@@ -78,7 +78,7 @@ def test_support_and_query_share_no_input_and_every_row_counts():
 
 
 def test_an_oracle_is_told_amplitude_and_phase_beside_x():
-    family = sine_waves(jax.random.key(3), 6, 4, told=True)
+    family = sine_waves(jax.random.key(3), 6, 4, oracle=True)
     support, query = family.episode(jnp.asarray(5), KEY)
     blind = sine_waves(jax.random.key(3), 6, 4).episode(jnp.asarray(5), KEY)
     assert_same_bits(query.targets, blind.query.targets)

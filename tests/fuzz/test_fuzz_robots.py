@@ -118,7 +118,9 @@ def test_a_damaged_follower_predicts_or_is_refused(tmp_path, monkeypatch, record
         (tmp_path / "follower" / file).write_bytes(content)
         try:
             follower = open_follower(tmp_path / "follower")
-            assert follower.predict(np.zeros(follower.observed), np.zeros(follower.actions)).shape == (follower.observed,)
+            assert follower.predict(np.zeros(follower.observation_size), np.zeros(follower.action_size)).shape == (
+                follower.observation_size,
+            )
             record_property("outcome", "usable")
         except InputError:
             record_property("outcome", "refused")

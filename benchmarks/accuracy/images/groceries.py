@@ -19,7 +19,7 @@ import optax
 
 from benchmarks.records import Options, write
 from fewstep import MetaParams
-from fewstep.apps.images.predictions import Answers, Examiner, accuracy_of
+from fewstep.apps.images.predictions import TaskPredictions, TaskPredictor, is_correct
 from fewstep.apps.images.problem import PRESETS, Images
 from fewstep.apps.images.report import calibrate_images
 from fewstep.cli.arguments import prepare_jax
@@ -59,7 +59,7 @@ def main() -> None:
         meta_steps=arguments.meta_steps,
     )
     found: dict[str, Any] = {}
-    answers: dict[str, Answers] = {}
+    answers: dict[str, TaskPredictions] = {}
     problem = settings.build(arguments.seed)
     assert problem.warm_start is not None
     started = time.monotonic()
@@ -69,7 +69,7 @@ def main() -> None:
         started = time.monotonic()
         trained, params, steps, told = arm(settings, arguments.seed, solution)
         seconds = time.monotonic() - started + joint_seconds * from_joint
-        answers[name] = Examiner(trained, params, [steps]).ask(trained.images.test, arguments.tasks, seed=0)  # type: ignore
+        answers[name] = TaskPredictor(trained, params, [steps]).predict(trained.images.test, arguments.tasks, seed=0)  # type: ignore
         found[name] = {**figures(answers[name]), "seconds": round(seconds), "adaptation_steps": steps, **told}
         shown = f"{found[name]['accuracy']:.3f} ± {found[name]['ci95_by_class']:.3f}, {steps} steps {told}, {seconds:.0f} s"
         print(f"{name:24} {shown}", flush=True)
@@ -158,11 +158,11 @@ ARMS = {
 """name -> (arm, whether it begins from joint training)"""
 
 
-def of_classes(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+def of_classes(answers: TaskPredictions) -> tuple[np.ndarray, np.ndarray]:
     """(whether right, which class), both [tasks, known queries]."""
     known = answers.known
     label = answers.targets[:, known].argmax(-1)
-    return accuracy_of(answers)[:, 0], np.take_along_axis(answers.classes, label, axis=1)
+    return is_correct(answers)[:, 0], np.take_along_axis(answers.classes, label, axis=1)
 
 
 def by_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -170,7 +170,7 @@ def by_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.array([[values[classes == number].mean()] for number in np.unique(classes)])
 
 
-def figures(answers: Answers) -> dict[str, float]:
+def figures(answers: TaskPredictions) -> dict[str, float]:
     """Accuracy, with 95 % intervals over episodes and over classes."""
     right, classes = of_classes(answers)
     over_episodes, over_classes = summarize(right.mean(1)[:, None]), summarize(by_class(right, classes))
@@ -182,7 +182,7 @@ def figures(answers: Answers) -> dict[str, float]:
     }
 
 
-def difference(answers: Answers, reference: Answers) -> dict[str, float]:
+def difference(answers: TaskPredictions, reference: TaskPredictions) -> dict[str, float]:
     """Accuracy less that of the reference on the same queries, with its interval over classes."""
     (right, classes), (other, _) = of_classes(answers), of_classes(reference)
     return {"mean": float((right - other).mean()), "ci95_by_class": summarize(by_class(right - other, classes))["ci95"][0]}

@@ -20,7 +20,7 @@ import optax
 
 from fewstep import nn
 from fewstep.apps.policies.environment import Environment, Simulation
-from fewstep.apps.policies.networks import FAR, LEAST_DEVIATION, SEEN, Gaussian, gaussian, having_seen
+from fewstep.apps.policies.networks import FAR, LEAST_DEVIATION, STATISTICS, Gaussian, gaussian, update_statistics
 from fewstep.apps.policies.simulated import generator_of
 
 UNITS = 64
@@ -68,13 +68,13 @@ def begin(key: jax.Array, observed: int, actions: int, deviation: float) -> dict
         "action": 0.01 * nn.GLOROT(keys[1], (UNITS, actions), jnp.float32),
         "value": nn.GLOROT(keys[2], (UNITS, 1), jnp.float32),
         "log_deviation": jnp.full(actions, math.log(deviation)),
-        SEEN: {"count": jnp.zeros(()), "mean": jnp.zeros(observed + 1), "variance": jnp.ones(observed + 1)},
+        STATISTICS: {"count": jnp.zeros(()), "mean": jnp.zeros(observed + 1), "variance": jnp.ones(observed + 1)},
     }
 
 
 def remembered(theta: dict[str, Any], memory: jax.Array, inputs: jax.Array, weight: jax.Array) -> jax.Array:
     """The memory [rows, units] after `inputs` [rows, ...]; as it was where `weight` [rows] is 0."""
-    seen = theta[SEEN]
+    seen = theta[STATISTICS]
     observed = len(seen["mean"])
     scale = jnp.maximum(jnp.sqrt(seen["variance"]), LEAST_DEVIATION)
     near = jnp.clip((inputs[:, :observed] - seen["mean"][None]) / scale[None], -FAR, FAR)  # rewards, too
@@ -108,16 +108,16 @@ def inside(environment: Environment, theta: dict[str, Any], tasks: Any, key: jax
     rows = len(jax.tree.leaves(tasks)[0])
 
     def step(carry, key):
-        memory, state, alive, action, reward, first = carry
+        memory, state, active, action, reward, first = carry
         act_key, step_key = jax.random.split(key)
         observation = jax.vmap(environment.observe)(state, tasks)
         inputs = jnp.concatenate([observation, reward[:, None], action, first[:, None]], 1)
-        weight = alive.astype(jnp.float32)
+        weight = active.astype(jnp.float32)
         memory, action, log_probability, value = acted(theta, memory, inputs, weight, act_key)
         after = jax.vmap(environment.step)(state, action, tasks, jax.random.split(step_key, rows))
-        state = jax.tree.map(lambda new, old: jnp.where(alive[:, None], new, old), after.state, state)
-        reward = jnp.where(alive, after.reward, 0)
-        carry = memory, state, alive & ~after.terminated, jnp.clip(action, -1, 1), reward, jnp.zeros(rows)
+        state = jax.tree.map(lambda new, old: jnp.where(active[:, None], new, old), after.state, state)
+        reward = jnp.where(active, after.reward, 0)
+        carry = memory, state, active & ~after.terminated, jnp.clip(action, -1, 1), reward, jnp.zeros(rows)
         return carry, Trials(inputs, action, reward, log_probability, value, weight)
 
     def trajectory(carry, key):
@@ -128,7 +128,7 @@ def inside(environment: Environment, theta: dict[str, Any], tasks: Any, key: jax
         (memory, _, _, action, reward, _), seen = jax.lax.scan(step, carry, jax.random.split(steps_key, environment.horizon))
         return (memory, action, reward), seen
 
-    carry = jnp.zeros((rows, UNITS)), jnp.zeros((rows, environment.actions)), jnp.zeros(rows)
+    carry = jnp.zeros((rows, UNITS)), jnp.zeros((rows, environment.action_size)), jnp.zeros(rows)
     _, seen = jax.lax.scan(trajectory, carry, jax.random.split(key, trajectories))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), seen)
 
@@ -136,22 +136,22 @@ def inside(environment: Environment, theta: dict[str, Any], tasks: Any, key: jax
 def outside(simulation: Simulation, theta: dict[str, Any], tasks: Any, key: jax.Array, trajectories: int) -> Trials:
     """Trials of `tasks` in a simulator, side by side. One that breaks stands still until its next trajectory."""
     rows, steps = len(tasks), []
-    memory, action, reward = jnp.zeros((rows, UNITS)), np.zeros((rows, simulation.actions)), np.zeros(rows)
+    memory, action, reward = jnp.zeros((rows, UNITS)), np.zeros((rows, simulation.action_size)), np.zeros(rows)
     random = generator_of(key)
     for number in range(trajectories):
         observation = simulation.begin(tasks, random.integers(2**32, size=rows).tolist()).observations
-        alive, first = np.ones(rows, bool), np.ones(rows)
+        active, first = np.ones(rows, bool), np.ones(rows)
         for step in range(simulation.horizon):
             inputs = np.concatenate([observation, reward[:, None], action, first[:, None]], 1).astype(np.float32)
-            weight = alive.astype(np.float32)
+            weight = active.astype(np.float32)
             act_key = jax.random.fold_in(key, number * simulation.horizon + step)
             memory, drawn, *judgement = _acted(theta, memory, inputs, weight, act_key)
-            outcome = simulation.step(np.asarray(drawn), alive)
+            outcome = simulation.step(np.asarray(drawn), active)
             fine = np.isfinite(outcome.observations).all(1) & np.isfinite(outcome.rewards)
-            reward = np.where(alive & fine, outcome.rewards, 0)
+            reward = np.where(active & fine, outcome.rewards, 0)
             steps.append((inputs, np.asarray(drawn), reward.astype(np.float32), *map(np.asarray, judgement), weight))
-            observation = np.where((alive & fine)[:, None], outcome.observations, observation)
-            alive = alive & fine & ~outcome.terminated & ~outcome.truncated
+            observation = np.where((active & fine)[:, None], outcome.observations, observation)
+            active = active & fine & ~outcome.terminated & ~outcome.truncated
             action, first = np.clip(np.asarray(drawn), -10, 10), np.zeros(rows)
     return Trials(*(jnp.asarray(np.stack(part)) for part in zip(*steps, strict=True)))
 
@@ -197,7 +197,7 @@ def improved(settings: Recurrent, optimizer: optax.GradientTransformation, theta
         theta, opt_state = carry
         part = jax.tree.map(lambda leaf: leaf[:, rows], (trials, advantages, targets))
         gradient = jax.grad(loss)(theta, part)
-        gradient = {**gradient, SEEN: jax.tree.map(jnp.zeros_like, gradient[SEEN])}
+        gradient = {**gradient, STATISTICS: jax.tree.map(jnp.zeros_like, gradient[STATISTICS])}
         updates, opt_state = optimizer.update(gradient, opt_state, theta)
         return (optax.apply_updates(theta, updates), opt_state), None
 
@@ -205,13 +205,13 @@ def improved(settings: Recurrent, optimizer: optax.GradientTransformation, theta
     rows = orders.reshape(settings.epochs * settings.parts, -1)
     (theta, opt_state), _ = jax.lax.scan(update, (theta, opt_state), rows)
     observed = trials.inputs.shape[-1] - trials.actions.shape[-1] - 1
-    return having_seen(theta, trials.inputs[..., :observed], trials.weight), opt_state
+    return update_statistics(theta, trials.inputs[..., :observed], trials.weight), opt_state
 
 
 def collector(environment: Environment | Simulation, trajectories: int) -> tuple[Callable[..., Any], Callable[..., Trials]]:
     """`(key, n) -> tasks` and `(theta, tasks, key) -> Trials`."""
     if isinstance(environment, Simulation):
-        draw = lambda key, n: environment.drawn(generator_of(key), n)  # noqa: E731
+        draw = lambda key, n: environment.sample(generator_of(key), n)  # noqa: E731
         return draw, lambda theta, tasks, key: outside(environment, theta, tasks, key, trajectories)
     roll = jax.jit(lambda theta, tasks, key: inside(environment, theta, tasks, key, trajectories))
     return lambda key, n: jax.vmap(environment.sample_task)(jax.random.split(key, n)), roll
@@ -227,7 +227,7 @@ def trained(
     """The θ whose trials, of tasks drawn for this meta-step alone, returned the most after their first trajectory;
     `watch(meta-step, mean returns by trajectory)` after each meta-step."""
     draw, roll = collector(environment, settings.trajectories)
-    theta = begin(jax.random.key(seed), environment.observed, environment.actions, settings.deviation)
+    theta = begin(jax.random.key(seed), environment.observation_size, environment.action_size, settings.deviation)
     falling = optax.linear_schedule(settings.rate, 0.0, meta_steps * settings.epochs * settings.parts)
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(falling))
     opt_state, scale, best, kept = optimizer.init(theta), None, -math.inf, theta

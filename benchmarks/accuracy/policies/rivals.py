@@ -29,7 +29,7 @@ from benchmarks.accuracy.policies import recurrent
 from benchmarks.records import Options, device, read, write
 from fewstep.application import presets
 from fewstep.apps.policies.environment import ResetResult, Simulation, StepResult
-from fewstep.apps.policies.model import PolicyProblem, returns_of
+from fewstep.apps.policies.model import PolicyProblem, returns_program
 from fewstep.apps.policies.nav2d import navigation, straight_there
 from fewstep.apps.policies.report import TEST
 from fewstep.apps.policies.settings import PolicySettings
@@ -100,7 +100,7 @@ def tables(
     problem = settings.build(0)
     record: dict[str, Any] = {
         "protocol": {**problem.protocol, "tasks": settings.meta_batch_size, "meta_steps": settings.meta_steps,
-                     "test_tasks": TASKS, "test_rollouts": problem.judged_rollouts,
+                     "test_tasks": TASKS, "test_rollouts": problem.evaluation_rollouts,
                      "checkpoint": "best mean return after 1 to 3 updates on validation tasks"},
     }  # fmt: skip
     if name in PUBLISHED:
@@ -134,7 +134,7 @@ def quartiles(by_seed: Sequence[list[float]]) -> dict[str, Any]:
 def meta_learned(settings: PolicySettings, seed: int, folder: Path) -> Found:
     problem = settings.build(seed)
     params, about = trained(problem, seed, folder)
-    judged, drawn = returns_of(problem, TASKS, UPDATES, jax.random.key(TEST), unseen=True)(params)
+    judged, drawn = returns_program(problem, TASKS, UPDATES, jax.random.key(TEST), unseen=True)(params)
     values, told = np.asarray(judged.returns, float), {}
     if problem.normalized is not None:
         normalized = jax.vmap(problem.normalized)(jax.numpy.asarray(values), drawn)
@@ -162,7 +162,7 @@ def told_the_task(settings: PolicySettings, seed: int, folder: Path) -> Found:
     without = replace(settings, inner_optimizer="sgd", inner_rate=NO_RATE)
     plain = without.build(seed)
     environment = plain.environment
-    told = telling(environment) if isinstance(environment, Simulation) else navigation(told=True)
+    told = telling(environment) if isinstance(environment, Simulation) else navigation(oracle=True)
     policy = without.policy(told)
     problem = replace(plain, environment=told, policy=policy, init=lambda key: without.init(policy, key))
     params, about = trained(problem, seed, folder)
@@ -181,7 +181,7 @@ def with_memory(settings: PolicySettings, seed: int, folder: Path) -> Found:
             print(f"  RL² {number}/{settings.meta_steps}", np.round(returns, 2), flush=True)
 
     theta = recurrent.trained(how, problem.environment, settings.meta_steps, seed, watch)
-    drawn = returns_of(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(problem.init(jax.random.key(0)))[1]
+    drawn = returns_program(problem, TASKS, 1, jax.random.key(TEST), 1, unseen=True)(problem.init(jax.random.key(0)))[1]
     values = recurrent.tested(how, problem.environment, theta, drawn, TRIALS, jax.random.key(TEST))
     return values.mean(0).tolist(), {"seconds": round(time.monotonic() - started)}
 
@@ -198,11 +198,11 @@ def telling(simulation: Simulation) -> Simulation:
         begun = simulation.begin(tasks, seeds)
         return begun._replace(observations=told(begun.observations))
 
-    def step(actions: np.ndarray, alive: np.ndarray) -> StepResult:
-        outcome = simulation.step(actions, alive)
+    def step(actions: np.ndarray, active: np.ndarray) -> StepResult:
+        outcome = simulation.step(actions, active)
         return outcome._replace(observations=told(outcome.observations))
 
-    return replace(simulation, begin=begin, step=step, observed=simulation.observed + 1)
+    return replace(simulation, begin=begin, step=step, observation_size=simulation.observation_size + 1)
 
 
 def trained(problem: PolicyProblem, seed: int, folder: Path) -> tuple[MetaParams, dict[str, Any]]:
@@ -224,7 +224,7 @@ def trained(problem: PolicyProblem, seed: int, folder: Path) -> tuple[MetaParams
 
 def by_task(problem: PolicyProblem, params: MetaParams, tasks: int, updates: int, unseen: bool = True) -> np.ndarray:
     """float64 [TASKS, updates + 1]: mean returns after 0 to so many updates; `tasks` is the key that they are drawn by."""
-    values, _ = returns_of(problem, TASKS, max(updates, 1), jax.random.key(tasks), unseen=unseen)(params)
+    values, _ = returns_program(problem, TASKS, max(updates, 1), jax.random.key(tasks), unseen=unseen)(params)
     return np.asarray(values.returns, float)[:, : updates + 1]
 
 

@@ -28,9 +28,9 @@ from fewstep import MetaParams, runs
 from fewstep.apps.robots.adapted import Follower
 from fewstep.apps.robots.data import write_experience
 from fewstep.apps.robots.faults import Faults, read_family
-from fewstep.apps.robots.mpc import PLANNER, Driver, Run, adapting
-from fewstep.apps.robots.rollouts import with_more
-from fewstep.apps.robots.settings import PRESETS, RobotFaults, unmet
+from fewstep.apps.robots.mpc import PLANNER, Driver, Run, adapt_every
+from fewstep.apps.robots.rollouts import collect_more
+from fewstep.apps.robots.settings import PRESETS, RobotFaults, held_out_conditions
 from fewstep.cli.arguments import prepare_jax
 from fewstep.core import losses
 from fewstep.core.problem import Problem
@@ -91,7 +91,7 @@ def aggregated(settings: RobotFaults, seed: int, rounds: int) -> RobotFaults:
     for number in range(rounds):
         run = runs.train(settings, folder / f"run{number}", seed=seed, quiet=True)
         trained = Trained.of(run)
-        more = with_more(Follower(trained.problem, trained.params, trained.config), settings, seed, number)
+        more = collect_more(Follower(trained.problem, trained.params, trained.config), settings, seed, number)
         write_experience(folder / f"{number}.npz", more.parts)
         settings = replace(settings, data=str(folder / f"{number}.npz"))
         print(f"seed {seed}  round {number + 1}: error while driving {more.error:.3f}, left out {more.left_out}", flush=True)
@@ -131,8 +131,8 @@ def trained_arms(settings: RobotFaults, seed: int) -> dict[str, Arm]:
 
     return {
         "pooled": lambda condition: (pooled, lambda step: None),
-        "MAML, adapting until then": lambda condition: (maml, adapting(maml.follower, until=strikes)),
-        "MAML, adapting": lambda condition: (maml, adapting(maml.follower)),
+        "MAML, adapting until then": lambda condition: (maml, adapt_every(maml.follower, until=strikes)),
+        "MAML, adapting": lambda condition: (maml, adapt_every(maml.follower)),
         "told the condition": lambda condition: (oracle, told(condition)),
     }
 
@@ -154,7 +154,7 @@ def driven(settings: RobotFaults, seed: int, arm: Arm, robots: int) -> list[Run]
     """One run of each of so many robots that no training has seen, the same for every arm. As many before them were looked at
     when the planner was made."""
     faults = Faults(Robot(settings.robot), read_family(settings.family))
-    conditions, healthy = unmet(faults, seed, 2 * robots)[robots:], faults.model(faults.healthy())
+    conditions, healthy = held_out_conditions(faults, seed, 2 * robots)[robots:], faults.model(faults.healthy())
     runs = []
     for number, condition in enumerate(conditions):
         faulty = faults.model(condition)

@@ -255,9 +255,9 @@ def told_all(settings: RobotFaults, seed: int, budget: float, pooled: list[MetaP
     """A network that is told the hidden condition: what no adaptation can beat."""
 
     def change(problem: Problem) -> Problem:
-        parts = settings.lived(seed)
+        parts = settings.collected(seed)
         families = {
-            part: windows(found, problem.format, settings.shot_range, settings.queries, told=True)
+            part: windows(found, problem.format, settings.shot_range, settings.queries, oracle=True)
             for part, found in parts.items()
         }
         condition = parts["train"].conditions.shape[-1]

@@ -1,4 +1,4 @@
-"""Few-shot classification of images: folders of photos, known data sets, Omniglot."""
+"""Few-shot classification of images: folders of photos, known datasets, Omniglot."""
 
 
 def __getattr__(name: str):

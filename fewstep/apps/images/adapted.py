@@ -1,6 +1,6 @@
-"""A model adapted to photos of new classes, any number of them, in memory and on disk.
+"""A classifier adapted to photos of new classes, in memory and on disk.
 
-On disk stand θ, the support photos at the size that the network sees, and their classes; opening it adapts again. No pickle.
+The folder holds θ, the support photos at the network's input size and their classes; opening it adapts again. No pickle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fewstep.apps.images.data import read_image_folder, read_photos
 from fewstep.apps.images.model import features_of
 from fewstep.apps.images.prediction_sets import class_scores, limits, scoring, write_photos
 from fewstep.apps.images.prediction_sets import read_photos as calibration_photos
-from fewstep.apps.images.predictions import ACCEPTED, LEAST_TOLD, probabilities, similarity
+from fewstep.apps.images.predictions import ACCEPTED, LEAST_DETECTED, probabilities, similarity
 from fewstep.apps.images.tasks import class_weights
 from fewstep.core.maml import adapt
 from fewstep.core.problem import Problem, needed_to_calibrate
@@ -102,41 +102,41 @@ class AdaptedPhotos:
     @cached_property
     def params(self) -> Params:
         """θ′."""
-        return self.trained.program(adapting, self.steps)(self.trained.params, self.support)
+        return self.trained.program(adaptation_program, self.steps)(self.trained.params, self.support)
 
     @cached_property
     def _given(self) -> jax.Array:
         """[photos, features] of the support photos."""
-        return self.trained.program(featuring)(self.params, self.support.inputs)
+        return self.trained.program(feature_program)(self.params, self.support.inputs)
 
-    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict_known(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [photos, classes], whether each photo is none of the classes [photos]) of uint8 photos; False for all
-        where `why_no_rule` says why none can be told."""
+        where `why_no_unknown_rule` says why none can be told."""
         found = []
         for start in range(0, len(images), QUERIES_AT_ONCE):
             part = images[start : start + QUERIES_AT_ONCE]
             batch = self.problem.settings.normalization == "batch"
             fill = np.arange(len(part)) if batch else np.minimum(np.arange(QUERIES_AT_ONCE), len(part) - 1)
-            asked = self.trained.program(asking)(self.params, self._given, self.support, shard_examples(part[fill]))
+            asked = self.trained.program(prediction_program)(self.params, self._given, self.support, shard_examples(part[fill]))
             outputs, alike = jax.device_get(asked)
             found.append((outputs[: len(part)], alike[: len(part)]))
         outputs, alike = (np.concatenate(each) for each in zip(*found, strict=True))
         chance = probabilities(outputs, self.trained.calibration.get("temperature", 1.0))
-        rule = self.rule
+        rule = self.unknown_rule
         if rule is None:
             return chance, np.zeros(len(images), bool)
         return chance, (chance.max(1) if rule["score"] == "probability" else alike) < rule["limit"]
 
     @property
-    def rule(self) -> dict[str, Any] | None:
-        """Which photos are none of the classes; None where that is not known, or tells nothing."""
+    def unknown_rule(self) -> dict[str, Any] | None:
+        """Which photos are none of the classes; None if that is not known, or tells nothing."""
         found = self.trained.calibration.get("none_of_these")
         return found if found and found.get("tells", True) else None
 
-    def why_no_rule(self) -> str:
+    def why_no_unknown_rule(self) -> str:
         """Why no photo is told to be none of the classes, in words; '' where there is a rule."""
         found = self.trained.calibration.get("none_of_these")
-        if self.rule is not None:
+        if self.unknown_rule is not None:
             return ""
         if not self.calibrated:
             return uncalibrated(self.trained)
@@ -146,7 +146,7 @@ class AdaptedPhotos:
             return "there were too few meta-validation classes to set its limit"
         return (
             f"it would tell nothing: at the limit that {ACCEPTED:.0%} of a task's own photos pass, {found['told']:.0%} of "
-            f"photos of other meta-validation classes are told, and not surely as many as {LEAST_TOLD:.0%}"
+            f"photos of other meta-validation classes are told, and not surely as many as {LEAST_DETECTED:.0%}"
         )
 
     def why_no_sets(self, level: float) -> str:
@@ -170,7 +170,7 @@ class AdaptedPhotos:
 
     def sets(self, chance: np.ndarray, level: float) -> list[list[str]]:
         """For each photo, with probabilities `chance` [photos, classes], some classes, the right one among them with a
-        probability of `level` (`apps/images/prediction_sets.py`). Raises `InputError` where `why_no_sets` says why there are
+        probability of `level` (`apps/images/prediction_sets.py`). Raises `InputError` if `why_no_sets` says why there are
         none."""
         if why := self.why_no_sets(level):
             raise InputError(f"--level {level:g}: no prediction sets: {why}.")
@@ -188,13 +188,13 @@ class AdaptedPhotos:
         return [[name for name, part, most in zip(self.classes, row, limit, strict=True) if 1 - part <= most] for row in chance]
 
     def seen(self, images: np.ndarray) -> list[str | None]:
-        """For each photo the support photo that it is, pixel by pixel; None where there is none."""
+        """For each photo the support photo that it is, pixel by pixel; None if there is none."""
         known = {image.tobytes(): name for image, name in zip(self.images, self.files, strict=True)}
         return [known.get(image.tobytes()) for image in images]
 
     def predict(self, source: str | Path) -> np.ndarray:
         """[photos]: the likeliest class of each photo in a folder or a zip, in the order of `read`."""
-        return np.array(self.classes)[self.answers(self.read(source)[0])[0].argmax(1)]
+        return np.array(self.classes)[self.predict_known(self.read(source)[0])[0].argmax(1)]
 
     def read(self, source: str | Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
         """(photos, their file names, notes) to be classified."""
@@ -218,7 +218,7 @@ class AdaptedPhotos:
 
 def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = None) -> AdaptedPhotos:
     """Fits a trained run to the classes in `source`, a folder or a zip of class folders; a `Trained` keeps its programs for the
-    next time. Raises `InputError` where `source` holds fewer than two classes."""
+    next time. Raises `InputError` if `source` holds fewer than two classes."""
     trained = model if isinstance(model, Trained) else Trained.of(model)
     format = trained.problem.format
     found = read_image_folder(source, format.size, format.channels, cache=False)
@@ -232,19 +232,19 @@ def adapt_photos(model: Run | Trained, source: str | Path, steps: int | None = N
     return AdaptedPhotos(trained, found.names, found.images, labels, found.files, chosen, calibrating, found.notes)
 
 
-def adapting(problem: Problem, steps: int) -> Callable[..., Params]:
+def adaptation_program(problem: Problem, steps: int) -> Callable[..., Params]:
     """`(params, support)` -> θ′."""
     return jit_hoisted(
         one_task(lambda params, support: adapt(problem.learner, params, support, jax.random.key(KEY_SEED), steps))
     )
 
 
-def featuring(problem: Problem) -> Callable[..., jax.Array]:
+def feature_program(problem: Problem) -> Callable[..., jax.Array]:
     """`(θ′, inputs)` -> [photos, features]."""
     return jit_hoisted(features_of(problem.settings, problem.format.shape))
 
 
-def asking(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def prediction_program(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """`(θ′, features of the support photos, support, photos)` -> (log-probabilities, similarity to the likest class)."""
     features = features_of(problem.settings, problem.format.shape)
 
@@ -256,7 +256,7 @@ def asking(problem: Problem) -> Callable[..., tuple[jax.Array, jax.Array]]:
 
 
 def open_photos(directory: str | Path) -> AdaptedPhotos:
-    """Opens a folder written by `AdaptedPhotos.save`. Raises `InputError` where it is damaged."""
+    """Opens a folder written by `AdaptedPhotos.save`. Raises `InputError` if it is damaged."""
     directory = Path(directory)
     try:
         saved = read_json(directory / FILE)

@@ -69,9 +69,9 @@ class ImagesApplication(SupervisedApplication):
         return {**super().record(problem), "classes": problem.images.parts}
 
     def check_calibration(self, calibration: Json, problem: Any) -> None:
-        from fewstep.apps.images.report import require_calibration_of_images
+        from fewstep.apps.images.report import check_image_calibration
 
-        require_calibration_of_images(calibration, problem)
+        check_image_calibration(calibration, problem)
 
     def calibrate(self, problem: Any, params: MetaParams, directory: Path) -> Json:
         """Chooses the number of steps, fits the temperature; keeps the photos that calibrate prediction sets."""
@@ -103,9 +103,9 @@ class ImagesApplication(SupervisedApplication):
 
     def illustrate(self, problem: Any, params: MetaParams, calibration: Json, result: Json) -> Json:
         """A few episodes with their images."""
-        from fewstep.apps.images.report import episodes_shown
+        from fewstep.apps.images.report import example_episodes
 
-        return episodes_shown(problem, params, calibration)
+        return example_episodes(problem, params, calibration)
 
     def adapt(self, run: Any, support: Any, **options: Any) -> AdaptedModel:
         """Adapts to the photos in a folder or a zip of class folders."""

@@ -1,4 +1,4 @@
-"""What adapt and predict do where a run was trained on images."""
+"""The commands `adapt` and `predict` for runs trained on images."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def adapt(run: Any, support: str, out: str, steps: Any, as_json: bool) -> int:
             f"{trained.shot_range.shown} photos each",
             json=True,
         )
-    if model.calibrated and (why := model.why_no_rule()):
+    if model.calibrated and (why := model.why_no_unknown_rule()):
         say(f"note: no photo will be told to be none of the classes: {why}", json=True)
     if len(set(model.shots.tolist())) > 1:
         say(f"note: classes have {span(model.shots)} photos; each class counts alike", json=True)
@@ -106,10 +106,10 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     out = new_table(out_name)
     model = open_photos(Path(adapted))
     images, files, notes = model.read(inputs)
-    chance, none = model.answers(images)
+    chance, none = model.predict_known(images)
     guess = np.array(model.classes)[chance.argmax(1)]
     columns: dict[str, Any] = {"file": files, "prediction": guess, "probability": significant(chance.max(1))}
-    if why := model.why_no_rule():
+    if why := model.why_no_unknown_rule():
         notes = (*notes, f"the column none_of_these is left out: {why}")
     else:
         columns["none_of_these"] = none
@@ -134,7 +134,7 @@ def predict(adapted: str, inputs: str, out_name: str, level: float | None, as_js
     write_table(pl.DataFrame(columns), out)
     picture = confusion(model.classes, truth, guess, out) if known else None
     say_notes((*model.trained.messages, *notes))
-    told = None if model.rule is None else int(none.sum())
+    told = None if model.unknown_rule is None else int(none.sum())
     if as_json:
         score = {"labeled": len(right), "right": sum(right), "picture": str(picture)} if known else {}
         print(json.dumps({"predictions": str(out), "photos": len(files), "none_of_these": told, "notes": list(notes), **score}))

@@ -1,9 +1,7 @@
-"""What methods on images are compared on: episodes of held-out classes.
+"""What `compare` evaluates methods on for images: episodes of held-out classes. Adds a probe on the user's embeddings.
 
-A probe on embeddings of photos that the user brings, from a network trained elsewhere: what a reviewer asks for.
-
-The network itself is not here: its embeddings are a table, and the photos of an episode are found in it again by their
-pixels.
+The embeddings come from a network that was trained elsewhere. They are a table; photos of an episode are looked up in it by
+their pixels.
 """
 
 from __future__ import annotations
@@ -52,7 +50,7 @@ def embeddings_of(path: str, settings: Images, seed: int) -> Embeddings:
     """The embeddings in the table at `path`: a column `file`, with names as "class/photo.jpg" within the data, and a number in
     each other column; a row for each photo.
 
-    Raises `InputError` where the table is none of this, or a photo has no row.
+    Raises `InputError` if the table is none of this, or a photo has no row.
     """
     found, parts, _ = settings.classes(seed)
     table = read_table(path)
@@ -140,7 +138,7 @@ def grounds(settings: Any, seed: int, note: Callable[[str], None], *, budget: fl
     require_budget(budget, LEAST_BUDGET)
     if embeddings and not isinstance(settings, Images):
         raise InputError("--embeddings are of photos: leave them out, or compare on images.")
-    first = image_ground(settings, seed, embeddings)
+    first = image_benchmark(settings, seed, embeddings)
     if embeddings:
         embeddings_of(embeddings, first.settings, seed)  # type: ignore[arg-type]
     for line in first.problem.notes:
@@ -151,7 +149,7 @@ def grounds(settings: Any, seed: int, note: Callable[[str], None], *, budget: fl
     return (first,)
 
 
-def image_ground(settings: Any, seed: int, embeddings: str = "") -> Ground:
+def image_benchmark(settings: Any, seed: int, embeddings: str = "") -> Ground:
     """One episode of each of many held-out tasks; networks are trained from untrained parameters on."""
     base = replace(recipe_of(settings), joint_steps=0)
     return ground(base, seed, tasks=TASKS, draws=1, names_of=names_of, images=True, embeddings=embeddings)

@@ -1,7 +1,4 @@
-"""Photos in a folder or a zip as an image set: one folder, one class. Used by apps/images/problem.py.
-
-Images of many classes as one array, and how they are kept between runs. Used by image_files.py and omniglot.py.
-"""
+"""Reads photos in a folder or a zip as an `ImageSet`, one class per folder, and caches the prepared images."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from fewstep.apps.images.labels import PARTS, Labels, contents, labelled, more, repeated
+from fewstep.apps.images.labels import PARTS, Labels, content_numbers, find_duplicates, group_by_label, more
 from fewstep.apps.images.photos import Progress, decode, digest_of, photos_in
 from fewstep.apps.images.photos import Unreadable as Unreadable
 from fewstep.apps.images.photos import open_image as open_image
@@ -70,7 +67,7 @@ def write_prepared(path: Path, digest: str, image_set: ImageSet) -> None:
 
 
 def read_prepared(path: Path, digest: str | None) -> ImageSet | None:
-    """The set that was kept under this `digest` (None: under whichever); None where there is none, or a damaged one."""
+    """The set that was kept under this `digest` (None: under whichever); None if there is none, or a damaged one."""
     try:
         with arrays_in(path) as kept:
             words = json.loads(kept["text"].tobytes())
@@ -111,7 +108,7 @@ def read_image_folder(
     either, `labels` may say otherwise: a class or a photo that they do not have is left out. A photo that is there more than
     once, by copies or links, counts once in its class, and is left out if it lies in several (`same_photos.py`). What was
     prepared once is kept in the user's cache, unless `cache` is off. `progress(done, total)` is told of every image read.
-    Raises `InputError` where the source cannot be read or has no class folder with a readable image.
+    Raises `InputError` if the source cannot be read or has no class folder with a readable image.
     """
     _check_shape(size, channels)
     if Path(source).is_file() and Path(source).suffix.lower() != ".zip":
@@ -127,16 +124,21 @@ def read_image_folder(
         ordered = [photos[number] for each in classes for number in each.photos]
         images, unreadable = decode(ordered, read, size, channels, progress)
         readable = _readable(unreadable, len(ordered), source, notes)
-        content = contents([ordered[number] for number in readable], read)
+        content = content_numbers([ordered[number] for number in readable], read)
     owner = np.repeat(np.arange(len(classes)), [len(each.photos) for each in classes])
     called = ["/".join(each.folder) for each in classes]
     length = np.bincount(owner[readable], minlength=len(classes))
     if lost := [name for name, count in zip(called, length, strict=True) if not count]:
         notes.append(f"classes without a readable image were left out: {', '.join(lost[:3])}{_more(len(lost))}")
-    left_out, said = repeated([ordered[number] for number in readable], owner[readable].tolist(), called, content)
-    readable, notes = [number for place, number in enumerate(readable) if place not in left_out], [*links, *notes, *said]
+    left_out, twice = find_duplicates([ordered[number] for number in readable], owner[readable].tolist(), called, content)
+    readable, notes = (
+        [number for place, number in enumerate(readable) if place not in left_out],
+        [*links, *notes, *twice],
+    )
     if not readable:
-        raise InputError(f"{source}: expected photos that lie in one class alone, but {'; '.join(said)}. Remove what is twice.")
+        raise InputError(
+            f"{source}: expected photos that lie in one class alone, but {'; '.join(twice)}. Remove what is twice."
+        )
     length = np.bincount(owner[readable], minlength=len(classes))
     classes = [each for each, count in zip(classes, length, strict=True) if count]
     _note_blank(images, [ordered[number].name for number in readable], readable, notes)
@@ -156,7 +158,7 @@ def read_image_folder(
 
 def read_photos(source: str | Path, size: int, channels: int) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """(images [photos, size, size, channels] uint8, their file names, notes) of all photos anywhere in a folder or a zip, in
-    the order of their names, or of one image file. Raises `InputError` where there is none that can be read."""
+    the order of their names, or of one image file. Raises `InputError` if there is none that can be read."""
     _check_shape(size, channels)
     notes: list[str] = []
     with photos_in(source) as (photos, read, links):
@@ -172,7 +174,7 @@ def classes_by(labels: Labels | None, names: Sequence[str], source: str | Path) 
     if labels is None:
         return classes_of(names, source)
     if labels.of_file:
-        found, notes = labelled(labels, names)
+        found, notes = group_by_label(labels, names)
         classes = [ImageClass((name,), photos, "") for name, photos in found.items()]
     else:
         classes, notes = classes_of(names, source)
@@ -192,7 +194,7 @@ def classes_by(labels: Labels | None, names: Sequence[str], source: str | Path) 
 def classes_of(names: Sequence[str], source: str | Path) -> tuple[list[ImageClass], list[str]]:
     """The classes that the paths of photos speak of, in the order of their folders, and notes on what was left out.
 
-    Raises `InputError` where no photo lies in a class folder.
+    Raises `InputError` if no photo lies in a class folder.
     """
     found: dict[Folder, list[int]] = {}
     for number, name in enumerate(names):
@@ -282,7 +284,7 @@ def _note_blank(images: np.ndarray, names: list[str], readable: list[int], notes
 
 
 def _readable(unreadable: dict[int, str], total: int, source: str | Path, notes: list[str]) -> list[int]:
-    """The numbers of the other images; a note on those that are not. Raises `InputError` where all are not."""
+    """The numbers of the other images; a note on those that are not. Raises `InputError` if all are not."""
     if unreadable:
         few = "; ".join(list(unreadable.values())[:3])
         notes.append(f"{len(unreadable)} of {total} images cannot be read and were left out: {few}{_more(len(unreadable))}")

@@ -1,4 +1,4 @@
-"""How images become inputs and classes become targets: all that it takes to open a trained model without its data."""
+"""How images become inputs and classes become targets: all that is needed to open a trained model without its data."""
 
 from __future__ import annotations
 

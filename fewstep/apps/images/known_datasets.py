@@ -1,8 +1,9 @@
-"""mini-ImageNet, tieredImageNet, CIFAR-FS and FC100 as people have them on disk. Used by apps/images/problem.py.
+"""mini-ImageNet, tieredImageNet, CIFAR-FS and FC100 as they are distributed.
 
-Each goes round in several layouts. The first that a folder holds whole is read, and the notes name it. All give the same:
-the official split, the classes of a split by name, the images of a class together. Pickles are read as data and never
-run."""
+Each exists in several layouts. The first complete one in a folder is read, and the notes name it. All layouts give the same
+result: the official split, the classes of a split in the order of their names, the images of a class together. Pickles are read
+as data and never executed.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +13,33 @@ from typing import Literal
 
 import numpy as np
 
-from fewstep.apps.images import known_layouts as read
+from fewstep.apps.images import dataset_layouts as layouts
 from fewstep.apps.images.data import ImageSet
-from fewstep.apps.images.known_layouts import SPLITS, Known, Layout, Part, some
-from fewstep.apps.images.pickles import whole_or_refused
+from fewstep.apps.images.dataset_layouts import SPLITS, DatasetInfo, Layout, Part, some
+from fewstep.apps.images.pickles import require_undamaged
 from fewstep.errors import InputError
 
-KnownName = Literal["mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"]
+DatasetName = Literal["mini-imagenet", "tiered-imagenet", "cifar-fs", "fc100"]
 
 
-def read_known_images(name: KnownName, data_dir: str | Path) -> ImageSet:
+def read_known_images(name: DatasetName, data_dir: str | Path) -> ImageSet:
     """A data set that papers compare on: images [images, size, size, 3] with `split` filled, size 84 for mini-ImageNet and
     tieredImageNet, 32 for CIFAR-FS and FC100.
 
-    What differs from the published numbers or from the official split is said in `notes`. Raises `InputError` where the folder
+    What differs from the published numbers or from the official split is said in `notes`. Raises `InputError` if the folder
     holds none of the known layouts whole, or where its files are damaged, empty or pickles of more than data.
     """
-    if name not in KNOWN:
-        raise InputError(f"expected a data set of the names {', '.join(KNOWN)}, got {name!r}. Choose one of them.")
-    known, folder = KNOWN[name], Path(data_dir).expanduser()
-    with whole_or_refused(f"the files of {known.title}", folder):
+    if name not in DATASETS:
+        raise InputError(f"expected a data set of the names {', '.join(DATASETS)}, got {name!r}. Choose one of them.")
+    known, folder = DATASETS[name], Path(data_dir).expanduser()
+    with require_undamaged(f"the files of {known.title}", folder):
         layout, paths = _recognized(known, folder)
         found = _put_together(layout.read(paths, known), known, folder)
     first = f"{known.title}, read from {layout.title} ({', '.join(path.name for path in paths)})"
     return found._replace(notes=(first, *found.notes, *_differences(found, known)))
 
 
-def _recognized(known: Known, folder: Path) -> tuple[Layout, list[Path]]:
+def _recognized(known: DatasetInfo, folder: Path) -> tuple[Layout, list[Path]]:
     """The first layout that lies there whole, and where; `InputError` that names what is missing of the one that nearly
     does."""
     if not folder.is_dir():
@@ -68,7 +69,7 @@ def _recognized(known: Known, folder: Path) -> tuple[Layout, list[Path]]:
     )
 
 
-def _put_together(parts: list[Part], known: Known, folder: Path) -> ImageSet:
+def _put_together(parts: list[Part], known: DatasetInfo, folder: Path) -> ImageSet:
     """All parts as one set: each image is written once to its place, so that no second copy of all of them is held."""
     total = sum(part.label.size for part in parts)
     images = np.empty((total, known.size, known.size, 3), np.uint8)
@@ -100,7 +101,7 @@ def _put_together(parts: list[Part], known: Known, folder: Path) -> ImageSet:
     return ImageSet(
         images=images,
         length=np.concatenate(lengths),
-        names=_told_apart(names),
+        names=_distinct_names(names),
         files=tuple(files) if len(files) == total else (),
         split=tuple(split for part, split in zip(parts, SPLITS, strict=True) for _ in part.names),
         groups=tuple(groups) if len(groups) == len(names) else (),
@@ -108,7 +109,7 @@ def _put_together(parts: list[Part], known: Known, folder: Path) -> ImageSet:
     )
 
 
-def _told_apart(names: list[str]) -> tuple[str, ...]:
+def _distinct_names(names: list[str]) -> tuple[str, ...]:
     """The second class of one name is "crane (2)": ImageNet has the bird and the machine."""
     seen: Counter[str] = Counter()
     told = []
@@ -118,7 +119,7 @@ def _told_apart(names: list[str]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _differences(found: ImageSet, known: Known) -> list[str]:
+def _differences(found: ImageSet, known: DatasetInfo) -> list[str]:
     """What is not as published, in words."""
     notes = []
     classes = tuple(found.split.count(split) for split in SPLITS)
@@ -149,35 +150,35 @@ def _named(pattern: str, *splits: str) -> tuple[str, ...]:
 
 ONE_EACH = ("train", "val", "test")
 VALIDATION = "val/|validation/|valid/|meta-val/"
-FOLDERS = Layout("class folders", ("train/|meta-train/", VALIDATION, "test/|meta-test/"), read.from_folders)
-CIFAR_100 = Layout("the pickles of CIFAR-100", _named("cifar-100-python/{0}|{0}", "train", "test", "meta"), read.from_cifar)
+FOLDERS = Layout("class folders", ("train/|meta-train/", VALIDATION, "test/|meta-test/"), layouts.from_folders)
+CIFAR_100 = Layout("the pickles of CIFAR-100", _named("cifar-100-python/{0}|{0}", "train", "test", "meta"), layouts.from_cifar)
 BERTINETTO = ("data/|cifar100/data/", *_named("splits/bertinetto/{0}.txt|cifar100/splits/bertinetto/{0}.txt", *ONE_EACH))
 LABELS = _named("{}_labels.pkl", *ONE_EACH)
 MINI_IMAGENET = (
     FOLDERS,
-    Layout("one folder of images with tables", (*_named("{}.csv", *ONE_EACH), "images/"), read.from_tables),
-    Layout("cache pickles", _named("mini-imagenet-cache-{}.pkl", "train", "val|validation", "test"), read.from_caches),
+    Layout("one folder of images with tables", (*_named("{}.csv", *ONE_EACH), "images/"), layouts.from_tables),
+    Layout("cache pickles", _named("mini-imagenet-cache-{}.pkl", "train", "val|validation", "test"), layouts.from_caches),
     Layout(
         "pickles with labels",
         _named("miniImageNet_category_split_{}.pickle", "train_phase_train", "val", "test"),
-        read.from_labels,
+        layouts.from_labels,
     ),
 )
 TIERED_IMAGENET = (
-    Layout("arrays with labels", (*_named("{}_images.npz", *ONE_EACH), *LABELS), read.from_tiered_arrays),
-    Layout("pickled PNG files with labels", (*_named("{}_images_png.pkl", *ONE_EACH), *LABELS), read.from_tiered_files),
+    Layout("arrays with labels", (*_named("{}_images.npz", *ONE_EACH), *LABELS), layouts.from_tiered_arrays),
+    Layout("pickled PNG files with labels", (*_named("{}_images_png.pkl", *ONE_EACH), *LABELS), layouts.from_tiered_files),
     FOLDERS,
 )
 CIFAR_FS = (
     FOLDERS,
-    Layout("one folder of classes with lists", BERTINETTO, read.from_lists),
+    Layout("one folder of classes with lists", BERTINETTO, layouts.from_lists),
     CIFAR_100,
-    Layout("pickles with labels", _named("CIFAR_FS_{}.pickle", *ONE_EACH), read.from_labels),
+    Layout("pickles with labels", _named("CIFAR_FS_{}.pickle", *ONE_EACH), layouts.from_labels),
 )
-FC100 = (FOLDERS, CIFAR_100, Layout("pickles with labels", _named("FC100_{}.pickle", *ONE_EACH), read.from_labels))
-KNOWN: dict[KnownName, Known] = {
-    "mini-imagenet": Known("mini-ImageNet", 84, (64, 16, 20), 600, "mini_imagenet", MINI_IMAGENET),
-    "tiered-imagenet": Known("tieredImageNet", 84, (351, 97, 160), None, None, TIERED_IMAGENET),
-    "cifar-fs": Known("CIFAR-FS", 32, (64, 16, 20), 600, "cifar_fs", CIFAR_FS),
-    "fc100": Known("FC100", 32, (60, 20, 20), 600, "fc100", FC100),
+FC100 = (FOLDERS, CIFAR_100, Layout("pickles with labels", _named("FC100_{}.pickle", *ONE_EACH), layouts.from_labels))
+DATASETS: dict[DatasetName, DatasetInfo] = {
+    "mini-imagenet": DatasetInfo("mini-ImageNet", 84, (64, 16, 20), 600, "mini_imagenet", MINI_IMAGENET),
+    "tiered-imagenet": DatasetInfo("tieredImageNet", 84, (351, 97, 160), None, None, TIERED_IMAGENET),
+    "cifar-fs": DatasetInfo("CIFAR-FS", 32, (64, 16, 20), 600, "cifar_fs", CIFAR_FS),
+    "fc100": DatasetInfo("FC100", 32, (60, 20, 20), 600, "fc100", FC100),
 }

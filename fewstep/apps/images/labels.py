@@ -1,7 +1,4 @@
-"""A table beside photos that says which class each is of, or which classes are for what. Used by image_files.py.
-
-Photos that are there more than once, whatever their names: copies, hard links, links. Used by image_files.py.
-"""
+"""Reads tables of labels and splits beside photos, and finds photos that occur more than once."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ class Labels(NamedTuple):
 def read_labels(path: str | Path) -> Labels:
     """A CSV, TSV or Parquet table with the columns `file` and `class`, `class` and `split`, or all three.
 
-    Raises `InputError` where it has other columns, another word for a part, one class in several parts or one file in several
+    Raises `InputError` if it has other columns, another word for a part, one class in several parts or one file in several
     classes.
     """
     table = read_table(path)
@@ -60,9 +57,9 @@ def read_labels(path: str | Path) -> Labels:
     return Labels(str(path), of_file, parts)
 
 
-def labelled(labels: Labels, names: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:
+def group_by_label(labels: Labels, names: Sequence[str]) -> tuple[dict[str, list[int]], list[str]]:
     """(the numbers of the photos of each class, by the paths `names` of photos or by their last parts; notes on those that one
-    of both lacks). Raises `InputError` where no photo is in the table."""
+    of both lacks). Raises `InputError` if no photo is in the table."""
     classes: dict[str, list[int]] = {}
     met, unknown = set(), []
     for number, name in enumerate(names):
@@ -92,7 +89,7 @@ def more(names: Sequence[str]) -> str:
 SHOWN = 3
 
 
-def contents(photos: Sequence[Photo], read: Reader) -> list[int]:
+def content_numbers(photos: Sequence[Photo], read: Reader) -> list[int]:
     """For each photo the place of the first one with the same bytes. Only photos of one size are read."""
     by_size: dict[int, list[int]] = defaultdict(list)
     for number, photo in enumerate(photos):
@@ -105,7 +102,7 @@ def contents(photos: Sequence[Photo], read: Reader) -> list[int]:
     return first
 
 
-def repeated(
+def find_duplicates(
     photos: Sequence[Photo], owner: Sequence[int], names: Sequence[str], content: Sequence[int]
 ) -> tuple[set[int], list[str]]:
     """(places of the photos to leave out, notes on them), for the number `owner` [photos] of each photo's class and `names`

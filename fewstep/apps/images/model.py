@@ -1,5 +1,4 @@
-"""The networks of few-shot classification of images and how they are learned: a Problem without or with its tasks.
-Used by image_learning.py."""
+"""Networks for few-shot classification of images, and the Problem without its tasks."""
 
 from __future__ import annotations
 
@@ -101,7 +100,7 @@ def log_probabilities(network: Network) -> Callable[[Params, jax.Array], jax.Arr
     return lambda params, images: jax.nn.log_softmax(network.apply(params, images))
 
 
-def joint_warm_start(problem: Problem, family: TaskFamily, classes: int) -> WarmStart:
+def joint_pretraining(problem: Problem, family: TaskFamily, classes: int) -> WarmStart:
     """Ordinary training before meta-training: one classifier of all `classes` at once, on the batches of `family`, several of
     them a step. What meta-training takes over from it is the network up to its features."""
     settings: ImageSettings = problem.settings

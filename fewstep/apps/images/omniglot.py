@@ -1,7 +1,4 @@
-"""Omniglot (Lake et al. 2015): 1,623 handwritten characters of 50 alphabets. Used by apps/images/problem.py.
-
-Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 handwritten characters, 20 drawings each, as a Problem.
-"""
+"""Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ def read_omniglot(data_dir: str | Path | None, *, size: int = 28, progress: Prog
 
     `data_dir` holds upstream's two zips or the folders that they unpack to. None: what was prepared before, or else the zips
     are downloaded, once, to the user's cache. `progress(done, total)` is told of every drawing that is read.
-    Raises `InputError` where the data are not found, not complete or cannot be downloaded.
+    Raises `InputError` if the data are not found, not complete or cannot be downloaded.
     """
     if size < 1:
         raise InputError(f"expected drawings of 1 pixel or more a side, got {size}. Change the size.")
@@ -93,7 +90,7 @@ def read_omniglot(data_dir: str | Path | None, *, size: int = 28, progress: Prog
 def vinyals_split(names: Sequence[str]) -> dict[str, np.ndarray]:
     """The split of Vinyals et al. 2016: train 1,028, validation 172 and test 423 characters, as numbers into `names`.
 
-    Raises `InputError` where a character of the split is not among the names.
+    Raises `InputError` if a character of the split is not among the names.
     """
     numbers = {name: number for number, name in enumerate(names)}
     split: dict[str, list[str]] = json.loads(VINYALS.read_text(encoding="utf-8"))
@@ -107,7 +104,7 @@ def vinyals_split(names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def finn_split(count: int, seed: int) -> dict[str, np.ndarray]:
     """A random split of `count` characters: 423 for test, 100 for validation, the others for training. Of 1,623 these are the
-    1,200 characters that Finn et al. 2017 train on, 100 of them kept apart. Raises `InputError` where too few are left."""
+    1,200 characters that Finn et al. 2017 train on, 100 of them kept apart. Raises `InputError` if too few are left."""
     if count <= FINN_VALIDATION + FINN_TEST:
         raise InputError(
             f"expected more than {FINN_VALIDATION + FINN_TEST} characters to split, got {count}. Give all of Omniglot."
@@ -172,7 +169,7 @@ def _downloaded() -> Path:
 
 
 def _download(address: str, partial: Path) -> None:
-    """Fetches what a partial file lacks, with a line on stderr. Raises `OSError` where the connection fails or breaks off."""
+    """Fetches what a partial file lacks, with a line on stderr. Raises `OSError` if the connection fails or breaks off."""
     there = partial.stat().st_size if partial.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={there}-"} if there else {})
     try:

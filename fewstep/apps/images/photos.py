@@ -1,4 +1,4 @@
-"""Image files: found in a folder or a zip, and opened whatever they are. Used by image_files.py and omniglot.py."""
+"""Finds image files in a folder or a zip and decodes them. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def decode(
 
 def open_image(source: str | Path | IO[bytes], name: str, size: int, channels: int) -> np.ndarray:
     """[size, size, channels] uint8: the middle square of an image, upright, on white where it is transparent, in gray
-    (1 channel) or color (3). Raises `Unreadable` where `source` is damaged, too large or no image."""
+    (1 channel) or color (3). Raises `Unreadable` if `source` is damaged, too large or no image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata: what matters is an error
         return _opened(source, name, size, channels)

@@ -1,4 +1,4 @@
-"""Pickled arrays as data: what would run code is refused. Used by known_layouts.py."""
+"""Reads pickled arrays as data; refuses pickles that would run code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewstep.errors import InputError
 
 
 @contextmanager
-def whole_or_refused(what: str, path: Path) -> Iterator[None]:
+def require_undamaged(what: str, path: Path) -> Iterator[None]:
     """Whatever a damaged file makes numpy, zipfile or pickle raise becomes `InputError`."""
     try:
         yield
@@ -87,9 +87,9 @@ class _Unpickler(pickle.Unpickler):
         return HARMLESS[known]
 
 
-def unpickled(path: Path) -> Any:
-    """What a pickle of Python 2 or 3 holds, with names as text. Raises `InputError` where it is more than data, or damaged."""
-    with whole_or_refused("a pickle", path), path.open("rb") as file:
+def load_pickle(path: Path) -> Any:
+    """What a pickle of Python 2 or 3 holds, with names as text. Raises `InputError` if it is more than data, or damaged."""
+    with require_undamaged("a pickle", path), path.open("rb") as file:
         try:
             data = _Unpickler(file, encoding="latin1").load()  # bytes of Python 2, arrays among them, come through it whole
         except InputError as error:

@@ -1,4 +1,4 @@
-"""Few-shot image classification in pictures: episodes, accuracy, calibration, and what is taken for what."""
+"""Figures of few-shot image classification: episodes, accuracy, reliability, confusion matrix."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def fitted(text: str, width: float, size: float, lines: int) -> str:
 
 
 def by_steps(result: dict[str, Any]) -> dict[str, Any] | None:
-    """Accuracy with both of its intervals, the headline or a further metric of a result; None where it has none."""
+    """Accuracy with both of its intervals, the headline or a further metric of a result; None if it has none."""
     found = result.get("metrics", {}).get("accuracy", result) if result else {}
     return found if "ci95_by_class" in found else None
 

@@ -1,4 +1,4 @@
-"""Prediction sets of classes: conformal prediction with classes as units. Used by image_report.py and adapted models.
+"""Prediction sets of classes: conformal prediction with classes as units.
 
 A task has w classes. In the place of each class c of them, every calibration class stands once: the model is adapted to
 its photos, as many as there are of c, beside the photos of the other classes, and is asked about further photos of it.
@@ -11,7 +11,8 @@ each. An average of such p is at most α with a probability of at most 2 α (Rü
 
 A set holds the classes with p > 1 − level: the right one with a probability of at least 1 − 2 (1 − level), of one photo
 of each calibration class at least `level`. These classes need not make up disjoint tasks: n / (n + 1) bounds the level,
-whatever w."""
+whatever w.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +56,9 @@ def write_photos(directory: Path, photos: np.ndarray) -> None:
 
 
 def read_photos(directory: Path, problem: Problem) -> np.ndarray | None:
-    """uint8 [classes, photos, height, width, channels]; None where there are none, as of tables.
+    """uint8 [classes, photos, height, width, channels]; None if there are none, as of tables.
 
-    Raises `InputError` where they are damaged."""
+    Raises `InputError` if they are damaged."""
     path = directory / PHOTOS
     if not isinstance(problem.format, ImageFormat) or not path.is_file():
         return None
@@ -121,7 +122,7 @@ def class_scores(
 def limits(scores: np.ndarray, level: float) -> np.ndarray:
     """[ways]: the improbability up to which each class belongs to a set, of `class_scores` [ways, classes, queries].
 
-    Infinite where the calibration classes are too few for the level."""
+    Infinite if the calibration classes are too few for the level."""
     ways, classes, queries = scores.shape
     least = (1 - level) * (classes + 1) - 1  # p > 1 - level: so many calibration classes and more score at least as high
     if least < -1e-9:

@@ -1,9 +1,6 @@
-"""Unseen tasks of images, asked: one program adapts to a task and looks at its queries after each number of steps;
-all the rest is NumPy on what it returns. Used by image_report.py and image_certainty.py.
+"""Predictions on unseen tasks of images, and their uncertainty: calibrated probabilities and detection of unknown classes.
 
-How sure answers about images are: probabilities that can be believed, and what is none of a task's classes.
-
-Used by image_report.py and by adapted models.
+One compiled program adapts to a task and predicts its queries after each number of steps; the rest is NumPy.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ AT_ONCE = 32
 """tasks of one compiled call"""
 
 
-class Answers(NamedTuple):
+class TaskPredictions(NamedTuple):
     """Of many tasks; arrays are [tasks, steps, queries, ...]."""
 
     log_probabilities: np.ndarray
@@ -47,8 +44,8 @@ class Answers(NamedTuple):
         return self.targets[0].sum(-1) > 0
 
 
-class Examiner:
-    """Asks tasks of any family; the program is compiled once for each shape of episodes."""
+class TaskPredictor:
+    """Adapts to tasks of any family and predicts their queries; compiled once for each shape of episodes."""
 
     def __init__(self, problem: Problem, params: MetaParams, steps: Sequence[int]):
         assert problem.images is not None
@@ -69,19 +66,19 @@ class Examiner:
 
         self._program = jit_hoisted(many)
 
-    def ask(self, family: TaskFamily, tasks: int, seed: int, what: str = "tasks") -> Answers:
+    def predict(self, family: TaskFamily, tasks: int, seed: int, what: str = "tasks") -> TaskPredictions:
         """The answers on the first so many tasks, each met once; `what` people call them while they wait."""
-        cut = cutting(family, seed)
+        cut = episode_sampler(family, seed)
         found = []
         for start in watched(range(0, tasks, AT_ONCE), what, AT_ONCE):
             numbers = np.minimum(np.arange(start, start + AT_ONCE), tasks - 1)  # filled up, so that the shape stays
             episodes, keys, classes = cut(jnp.asarray(numbers))
             outputs, alike = self._program(self.params, episodes.support, episodes.query, keys)
             found.append(jax.device_get((outputs, alike, episodes.query.targets, classes)))
-        return Answers(*(np.concatenate(each)[:tasks] for each in zip(*found, strict=True)))
+        return TaskPredictions(*(np.concatenate(each)[:tasks] for each in zip(*found, strict=True)))
 
 
-def cutting(family: TaskFamily, seed: int) -> Callable[[jax.Array], tuple[Episode, jax.Array, jax.Array]]:
+def episode_sampler(family: TaskFamily, seed: int) -> Callable[[jax.Array], tuple[Episode, jax.Array, jax.Array]]:
     """`numbers [tasks] -> (episodes, data of the keys of adaptation, the classes)` of the tasks of these numbers."""
 
     def draw(numbers: jax.Array) -> tuple[Episode, jax.Array, jax.Array]:
@@ -101,7 +98,7 @@ def similarity(queries: jax.Array, support: jax.Array, examples: Examples) -> ja
     return jnp.max(unit(queries - middle) @ unit(means - middle).T, axis=-1)
 
 
-def accuracy_of(answers: Answers) -> np.ndarray:
+def is_correct(answers: TaskPredictions) -> np.ndarray:
     """[tasks, steps, known queries]: whether the likeliest class is the right one."""
     known = answers.known
     guess = answers.log_probabilities[:, :, known].argmax(-1)
@@ -110,7 +107,7 @@ def accuracy_of(answers: Answers) -> np.ndarray:
 
 ACCEPTED = 0.95
 """part of the images of a task's own classes that are not to be taken for none of them"""
-LEAST_TOLD = 0.2
+LEAST_DETECTED = 0.2
 """The part of strangers that is told has to be at least this, by its lower 95 % bound over their classes. Then a photo that is
 called none of the classes is four times as likely a stranger as one of the task's own, at equal numbers."""
 BINS = 15
@@ -119,32 +116,32 @@ SCORES = ("probability", "similarity")
 those of any class"""
 
 
-def threshold(answers: Answers, place: int, temperature: float) -> dict[str, Any]:
+def unknown_threshold(answers: TaskPredictions, place: int, temperature: float) -> dict[str, Any]:
     """Which score tells strangers best, below which value an image is none of the classes, and whether that tells anything."""
     known, score = answers.known, scores(answers, place, temperature)
-    found = {name: area(each[:, known].ravel(), each[:, ~known].ravel()) for name, each in score.items()}
+    found = {name: auroc(each[:, known].ravel(), each[:, ~known].ravel()) for name, each in score.items()}
     best = max(found, key=found.__getitem__)
     limit = float(np.quantile(score[best][:, known], 1 - ACCEPTED))
-    told = score[best][:, ~known] < limit
-    at_least = lower_bound(told, answers.classes[:, -told.shape[1] :])
-    about = {"told": float(told.mean()), "told_at_least": at_least, "tells": at_least >= LEAST_TOLD}
+    detected = score[best][:, ~known] < limit
+    at_least = lower_bound(detected, answers.classes[:, -detected.shape[1] :])
+    about = {"told": float(detected.mean()), "told_at_least": at_least, "tells": at_least >= LEAST_DETECTED}
     return {"score": best, "limit": limit, "accepted": ACCEPTED, "area": found, **about}
 
 
-def lower_bound(told: np.ndarray, classes: np.ndarray) -> float:
-    """The lower 95 % confidence bound of the mean of `told` over `classes` (both [tasks, strangers]), which count alike.
+def lower_bound(detected: np.ndarray, classes: np.ndarray) -> float:
+    """The lower 95 % confidence bound of the mean of `detected` over `classes` (both [tasks, strangers]), which count alike.
 
     One-sided, by Student's t over classes, since images of one class are told or not together. 0 for a single class."""
     from scipy.special import stdtrit
 
-    by_class = np.array([told[classes == number].mean() for number in np.unique(classes)])
+    by_class = np.array([detected[classes == number].mean() for number in np.unique(classes)])
     if by_class.size < 2:
         return 0.0
     half = stdtrit(by_class.size - 1, 0.95) * by_class.std(ddof=1) / np.sqrt(by_class.size)
     return float(max(by_class.mean() - half, 0.0))
 
 
-def scores(answers: Answers, place: int, temperature: float) -> dict[str, np.ndarray]:
+def scores(answers: TaskPredictions, place: int, temperature: float) -> dict[str, np.ndarray]:
     """By name, [tasks, queries]: the greater, the more like one of the task's classes."""
     likeliest = probabilities(answers.log_probabilities[:, place], temperature).max(-1)
     return dict(zip(SCORES, (likeliest, answers.similarity[:, place]), strict=True))
@@ -156,11 +153,11 @@ def probabilities(log_probabilities: np.ndarray, temperature: float) -> np.ndarr
     return powers / powers.sum(-1, keepdims=True)
 
 
-def area(known: np.ndarray, strange: np.ndarray) -> float:
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """The probability that an image of the classes scores higher than a stranger (area under the ROC curve); ties halve."""
-    order = np.sort(strange)
+    order = np.sort(unknown)
     below = np.searchsorted(order, known, "left") + np.searchsorted(order, known, "right")
-    return float(below.mean() / 2 / strange.size)
+    return float(below.mean() / 2 / unknown.size)
 
 
 def reliability(log_probabilities: np.ndarray, targets: np.ndarray, temperature: float) -> dict[str, Any]:
@@ -181,19 +178,19 @@ def reliability(log_probabilities: np.ndarray, targets: np.ndarray, temperature:
     return {"temperature": temperature, "ece_before": before, "ece": after, "bins": bins}
 
 
-def strangers_told(answers: Answers, place: int, calibration: dict[str, Any]) -> dict[str, Any]:
+def unknown_detection(answers: TaskPredictions, place: int, calibration: dict[str, Any]) -> dict[str, Any]:
     """How many images of other classes are told to be none of a task's classes, and how many of its own are taken for such."""
     found = calibration.get("none_of_these")
     if not found or answers.known.all():
         return {}
     score = scores(answers, place, calibration["temperature"])[found["score"]]
-    own, strange = score[:, answers.known], score[:, ~answers.known]
-    told = {"accepted": float((own >= found["limit"]).mean()), "told": float((strange < found["limit"]).mean())}
+    own, unknown = score[:, answers.known], score[:, ~answers.known]
+    detected = {"accepted": float((own >= found["limit"]).mean()), "told": float((unknown < found["limit"]).mean())}
     return {
         "none_of_these": {
             "score": found["score"],
-            **told,
-            "area": area(own.ravel(), strange.ravel()),
+            **detected,
+            "area": auroc(own.ravel(), unknown.ravel()),
             "tells": found.get("tells", True),
         }
     }

@@ -1,7 +1,4 @@
-"""From settings and a set of images to a Problem of few-shot classification. Used by images.py and omniglot.py.
-
-A folder of classes, or a known data set on disk, as a Problem: few-shot classification of one's own photos.
-"""
+"""Settings of folders of classes and of known datasets, and the Problem built from settings and images."""
 
 from __future__ import annotations
 
@@ -17,10 +14,18 @@ from fewstep.apps.images.data import ImageSet, read_image_folder
 from fewstep.apps.images.format import ImageFormat
 from fewstep.apps.images.known_datasets import read_known_images
 from fewstep.apps.images.labels import read_labels
-from fewstep.apps.images.model import JOINT_PARTS, features_of, image_problem, joint_warm_start
+from fewstep.apps.images.model import JOINT_PARTS, features_of, image_problem, joint_pretraining
 from fewstep.apps.images.settings import ImageSettings
-from fewstep.apps.images.splits import SHOWN, Parts, calibration_photos, colors, sets_in_words, split_groups, usable
-from fewstep.apps.images.tasks import EpisodeSpec, ImageStore, ImageTasks, all_classes, count_of, image_tasks
+from fewstep.apps.images.splits import (
+    SHOWN,
+    Parts,
+    calibration_photos,
+    describe_prediction_sets,
+    fit_normalization,
+    split_groups,
+    split_usable_classes,
+)
+from fewstep.apps.images.tasks import EpisodeSpec, ImageStore, ImageTasks, class_count, image_tasks, joint_batches
 from fewstep.core.prefetch import OnHost
 from fewstep.core.problem import Problem, Splits
 from fewstep.core.tasks import TaskFamily
@@ -40,7 +45,7 @@ class ImageLearning(ImageSettings):
         if format is not None:
             return image_problem(self, format)
         found, split, notes = self.classes(seed)
-        format = ImageFormat(found.images.shape[1], found.images.shape[3], colors(found, split["train"]))
+        format = ImageFormat(found.images.shape[1], found.images.shape[3], fit_normalization(found, split["train"]))
         photos = ImageStore(self.kept(found.images), jnp.asarray(found.start), jnp.asarray(found.length))
 
         def queries_of(part: str) -> int:
@@ -48,7 +53,7 @@ class ImageLearning(ImageSettings):
             asked = self.queries if part == "train" else self.test_queries
             return min(asked, int(found.length[split[part]].min()) - self.shot_range.most)
 
-        def family(part: str, number: int, strangers: int = 0) -> TaskFamily:
+        def family(part: str, number: int, unknown_classes: int = 0) -> TaskFamily:
             classes, training = split[part], part == "train"
             ways = self.train_ways or self.ways if training else self.ways
             cut = EpisodeSpec(
@@ -57,7 +62,7 @@ class ImageLearning(ImageSettings):
                 queries_of(part),
                 self.rotate if training else self.rotate_test,
                 self.variation if training else "none",
-                min(strangers, classes.size - ways),
+                min(unknown_classes, classes.size - ways),
             )
             return image_tasks(photos, classes, cut, format.pixels, jax.random.fold_in(jax.random.key(number), seed))
 
@@ -66,10 +71,10 @@ class ImageLearning(ImageSettings):
             family("validation", 1),
             family("test", 2),
         )
-        strangers = 0 if self.normalization == "batch" else self.ways  # in its batch they would change all predictions
+        unknown_classes = 0 if self.normalization == "batch" else self.ways  # in its batch they would change all predictions
         images = ImageTasks(
-            family("validation", 1, strangers),
-            family("test", 2, strangers),
+            family("validation", 1, unknown_classes),
+            family("test", 2, unknown_classes),
             found.names,
             {part: [found.names[number] for number in classes] for part, classes in split.items()},
             format.pixels,
@@ -78,7 +83,11 @@ class ImageLearning(ImageSettings):
         )
         counts = ", ".join(f"{split[part].size} {SHOWN[part]}" for part in SHOWN if split[part].size)
         every = sum(each.size for each in split.values())
-        sets = sets_in_words(split["calibration"].size, every) if self.sets else "prediction sets: none, with batch statistics"
+        sets = (
+            describe_prediction_sets(split["calibration"].size, every)
+            if self.sets
+            else "prediction sets: none, with batch statistics"
+        )
         notes = (f"classes: {counts}; {sum(int(found.length[each].sum()) for each in split.values())} images", sets, *notes)
         problem = image_problem(self, format, splits=splits, notes=notes, images=images)
         problem = replace(problem, protocol={**problem.protocol, "queries_per_class": queries_of("test")})
@@ -86,8 +95,8 @@ class ImageLearning(ImageSettings):
             return problem
         train = split["train"]
         part = -(-self.joint_batch // JOINT_PARTS)
-        batches = all_classes(photos, train, part, format.pixels, self.rotate, self.variation)
-        return replace(problem, warm_start=joint_warm_start(problem, batches, count_of(train, self.rotate)))
+        batches = joint_batches(photos, train, part, format.pixels, self.rotate, self.variation)
+        return replace(problem, warm_start=joint_pretraining(problem, batches, class_count(train, self.rotate)))
 
     @property
     def sets(self) -> bool:
@@ -104,7 +113,9 @@ class ImageLearning(ImageSettings):
         found = self.read()
         split = lambda found: self.split(found, seed)  # noqa: E731
         try:
-            parts, notes = usable(found, split, self.ways, self.shot_range.most, self.queries, self.source, seed, self.sets)
+            parts, notes = split_usable_classes(
+                found, split, self.ways, self.shot_range.most, self.queries, self.source, seed, self.sets
+            )
         except InputError as error:
             raise InputError(" ".join([str(error), *(f"Note: {note}." for note in found.notes)])) from None
         if parts["train"].size < self.train_ways:
@@ -143,7 +154,7 @@ class Images(ImageLearning):
         return self.data
 
     def read(self) -> ImageSet:
-        """The images. Raises `InputError` where they cannot be used."""
+        """The images. Raises `InputError` if they cannot be used."""
         if not self.data:
             raise InputError("--data is missing: expected a folder or a zip of class folders, such as photos/apple/1.jpg.")
         if self.layout != "folders":

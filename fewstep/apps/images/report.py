@@ -1,9 +1,8 @@
-"""How few-shot classification of images is measured: what `calibration.json` and `evaluation.json` of a run hold.
+"""Calibration and evaluation of few-shot image classification: the contents of a run's JSON files.
 
-Meta-validation tasks choose the number of steps, the temperature and the threshold of "none of these"; prediction
-sets are calibrated task by task (`image_sets.py`). Accuracy has two intervals, over episodes and over classes.
-
-Some test episodes of images as plain data for a file: what was given, what was asked, what was answered.
+Meta-validation tasks choose the number of steps, the temperature and the threshold for unknown classes; prediction sets are
+calibrated for each task (`prediction_sets.py`). Accuracy has two intervals, over episodes and over classes. A few test episodes
+are stored for the figures.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from msgspec import Meta
 
 from fewstep.apps.images import prediction_sets
 from fewstep.apps.images.predictions import (
-    Examiner,
-    accuracy_of,
-    cutting,
+    TaskPredictor,
+    episode_sampler,
+    is_correct,
     probabilities,
     reliability,
-    strangers_told,
-    threshold,
+    unknown_detection,
+    unknown_threshold,
 )
 from fewstep.core.maml import adapt, started
 from fewstep.core.problem import Problem
@@ -47,12 +46,12 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
     assert problem.images is not None and problem.splits is not None
     images = problem.images
     trained = problem.learner.adaptation_steps
-    steps = sorted({trained, *counted(problem.evaluation_steps)})
-    answers = Examiner(problem, params, steps).ask(
+    steps = sorted({trained, *numeric_steps(problem.evaluation_steps)})
+    answers = TaskPredictor(problem, params, steps).predict(
         images.validation, problem.validation_tasks, seed=5, what="meta-validation tasks"
     )
     known = answers.known
-    right = accuracy_of(answers)  # [tasks, steps, queries]
+    right = is_correct(answers)  # [tasks, steps, queries]
     by_task, place = right.mean(2), steps.index(trained)
     by_steps = by_task.mean(0)
     best = int(by_steps.argmax())
@@ -71,7 +70,7 @@ def calibrate_images(problem: Problem, params: MetaParams) -> dict[str, Any]:
         "temperature": temperature,
     }
     if not known.all():
-        result["none_of_these"] = threshold(answers, place, temperature)
+        result["none_of_these"] = unknown_threshold(answers, place, temperature)
     result["sets"] = {"classes": len(images.calibration)}
     return result
 
@@ -88,9 +87,9 @@ def evaluate_images(
     assert problem.images is not None
     names = problem.images.names
     chosen = calibration.get("chosen_steps", problem.learner.adaptation_steps)
-    numbers_of_steps = sorted({*counted(steps), chosen})
-    answers = Examiner(problem, params, numbers_of_steps).ask(problem.images.test, tasks, seed=0, what="unseen tasks")
-    known, right = answers.known, accuracy_of(answers)
+    numbers_of_steps = sorted({*numeric_steps(steps), chosen})
+    answers = TaskPredictor(problem, params, numbers_of_steps).predict(problem.images.test, tasks, seed=0, what="unseen tasks")
+    known, right = answers.known, is_correct(answers)
     loss = -(answers.log_probabilities * answers.targets[:, None]).sum(-1)[:, :, known].mean(-1)
     of_query = np.take_along_axis(answers.classes, answers.targets[:, known].argmax(-1), axis=1)  # [tasks, known queries]
     numbers = np.unique(of_query)
@@ -119,22 +118,22 @@ def evaluate_images(
     errors = 1 - right.mean(2)
     result |= gain_of_adaptation(errors, numbers_of_steps, chosen, "error_rate")
     if beside:
-        cut = cutting(problem.images.test, seed=0)
+        cut = episode_sampler(problem.images.test, seed=0)
         result["classics"] = compare_image_baselines(problem, errors[:, place], lambda numbers: cut(jnp.asarray(numbers))[0])
     if "temperature" in calibration:
         outputs, targets = answers.log_probabilities[:, place][:, known], answers.targets[:, known]
         result["calibration"] = reliability(outputs, targets, calibration["temperature"])
-        result |= strangers_told(answers, place, calibration)
+        result |= unknown_detection(answers, place, calibration)
         result |= prediction_sets.measured(problem, params, chosen, calibration["temperature"])
     return result
 
 
-def counted(steps: Sequence[Steps]) -> list[int]:
+def numeric_steps(steps: Sequence[Steps]) -> list[int]:
     """Those that are numbers: images know no 'auto'."""
     return [step for step in steps if isinstance(step, int)]
 
 
-class Rule(TypedDict):
+class UnknownRule(TypedDict):
     """Which photos are none of the classes."""
 
     score: Literal["probability", "similarity"]
@@ -144,19 +143,19 @@ class Rule(TypedDict):
     told_at_least: NotRequired[float]
 
 
-class OfImages(TypedDict, total=False):
+class ImageCalibration(TypedDict, total=False):
     """Of images; empty where the run was not trained to its end."""
 
     chosen_steps: Annotated[int, Meta(ge=0, le=10_000)]
     temperature: Positive
-    none_of_these: Rule
+    none_of_these: UnknownRule
     unfinished: Unfinished
 
 
-def require_calibration_of_images(found: Any, problem: Problem) -> None:
+def check_image_calibration(found: Any, problem: Problem) -> None:
     """Raises `ValueError` if `found` is no calibration of a model of images."""
     del problem
-    validate(found, OfImages, "the calibration")
+    validate(found, ImageCalibration, "the calibration")
 
 
 EPISODES = 4
@@ -164,7 +163,7 @@ MOST_SUPPORT, MOST_QUERIES = 5, 8
 """images of a class that are kept for the picture"""
 
 
-def episodes_shown(problem: Problem, params: MetaParams, calibration: dict[str, Any]) -> dict[str, Any]:
+def example_episodes(problem: Problem, params: MetaParams, calibration: dict[str, Any]) -> dict[str, Any]:
     """The content of `illustrations.json`: the first meta-test tasks."""
     assert problem.images is not None and problem.splits is not None
     family, names, pixels = problem.splits.test, problem.images.names, problem.images.pixels

@@ -1,5 +1,4 @@
-"""What all problems of images share: the settings of their tasks, their network and their recipe.
-Used by image_model.py and image_learning.py."""
+"""Settings that all problems of images share: tasks, network and recipe."""
 
 from __future__ import annotations
 
@@ -91,7 +90,7 @@ class ImageSettings(LearningSettings):
         raise NotImplementedError
 
     def read(self) -> ImageSet:
-        """The images. Raises `InputError` where they cannot be used."""
+        """The images. Raises `InputError` if they cannot be used."""
         raise NotImplementedError
 
     def split(self, found: ImageSet, seed: int) -> Parts:

@@ -1,4 +1,4 @@
-"""Which classes of a set of images serve for what. Used by image_learning.py."""
+"""Splits the classes of an image set into meta-train, -validation, calibration and -test classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Parts = dict[str, np.ndarray]
 """meta-train, -validation, calibration and -test classes, by number"""
 
 
-def usable(
+def split_usable_classes(
     found: ImageSet,
     split: Callable[[ImageSet], Parts],
     ways: int,
@@ -34,7 +34,7 @@ def usable(
     many images are asked for, so that a run can be evaluated at other shots on classes that it never saw. Without `sets`, no
     classes are kept for prediction sets.
 
-    Raises `InputError` where too few classes are left in a part.
+    Raises `InputError` if too few classes are left in a part.
     """
     least, notes = shots + queries, []
     few = found.length < least
@@ -82,7 +82,7 @@ def split_groups(groups: np.ndarray, parts: tuple[float, float, float], seed: in
     return {part: np.sort(np.concatenate(each)) if each else np.zeros(0, int) for part, each in chosen.items()}
 
 
-def colors(found: ImageSet, train: np.ndarray) -> Normalization:
+def fit_normalization(found: ImageSet, train: np.ndarray) -> Normalization:
     """Mean and deviation of each channel over meta-train images."""
     starts, lengths = found.start[train], found.length[train]
     images = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
@@ -104,7 +104,7 @@ def calibration_photos(found: ImageSet, classes: np.ndarray, shots: int, seed: i
     return found.images[np.array(places, int).reshape(chosen.size, most)]
 
 
-def sets_in_words(classes: int, all_classes: int) -> str:
+def describe_prediction_sets(classes: int, all_classes: int) -> str:
     """Which prediction sets so many calibration classes of `all_classes` allow: a line to read before the training."""
     needed = {level: needed_to_calibrate(level / 100) for level in SETS_AT}
     best = max((level for level, number in needed.items() if number <= classes), default=None)

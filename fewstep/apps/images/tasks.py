@@ -1,17 +1,9 @@
-"""Few-shot classification of images: N ways, K shots, cut from one array. Used by apps/images/problem.py.
+"""Episodes of images (N ways, K shots), batches for pretraining, and augmentation, all inside the compiled program.
 
-A task is a choice of classes. Its number decides which, so that task 17 is the same whoever asks; which photos of them
-are support and which query is drawn for each episode. Pixels stay bytes until an episode is cut from them, on the device,
-or where they do not fit there, on the host.
-
-All classes of a data set at once: batches for ordinary training, as a family of tasks.
-
-MAML with no adaptation step is ordinary training on query sets, so this is all that joint training needs beside it.
-
-Training images varied at random: the same thing photographed again, so that few photos teach more.
-
-An image is zoomed, moved, slanted and mirrored by reading it at other places, and its brightness and contrast change.
-Used by images.py and classes.py, inside the compiled program.
+A task is a choice of classes, decided by its number alone; support and query images are sampled for each episode. Pixels stay
+bytes until an episode is built, on the device, or on the host if they do not fit there. For pretraining, all classes form one
+family of batches: MAML with no adaptation step is ordinary training on query sets. Augmentation zooms, shifts, shears and
+mirrors an image by resampling it, and changes brightness and contrast.
 """
 
 from __future__ import annotations
@@ -55,7 +47,7 @@ RANGES: dict[str, Range] = {
 }
 
 
-def varied(images: jax.Array, kind: Variation, key: Key) -> jax.Array:
+def augment(images: jax.Array, kind: Variation, key: Key) -> jax.Array:
     """[images, height, width, channels] float32, each varied on its own; beyond its edge an image goes on as at the edge."""
     if kind == "none":
         return images
@@ -63,7 +55,7 @@ def varied(images: jax.Array, kind: Variation, key: Key) -> jax.Array:
 
     def one(image: jax.Array, key: Key) -> jax.Array:
         view_key, contrast_key, light_key = jax.random.split(key, 3)
-        image = read_at(image, *view(allowed, image.shape[0], image.shape[1], view_key))
+        image = interpolate(image, *view(allowed, image.shape[0], image.shape[1], view_key))
         if allowed.light:
             contrast = 1 + allowed.light * jax.random.uniform(contrast_key, minval=-1.0, maxval=1.0)
             image = image * contrast + allowed.light * jax.random.uniform(light_key, minval=-1.0, maxval=1.0)
@@ -81,10 +73,12 @@ def view(allowed: Range, height: int, width: int, key: Key) -> tuple[jax.Array, 
     slant = allowed.slant * jax.random.uniform(slant_key, (2,), minval=-1.0, maxval=1.0)
     if allowed.mirror:
         zoom = zoom.at[1].multiply(jnp.where(jax.random.bernoulli(mirror_key), -1.0, 1.0))
-    return placed(zoom, place, slant, height, width)
+    return view_coordinates(zoom, place, slant, height, width)
 
 
-def placed(zoom: jax.Array, place: jax.Array, slant: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+def view_coordinates(
+    zoom: jax.Array, place: jax.Array, slant: jax.Array, height: int, width: int
+) -> tuple[jax.Array, jax.Array]:
     """(rows, columns), both [height, width], of a view. Arguments are [2], of rows and of columns: `zoom` is the part that is
     seen, mirrored where negative; `place` moves it by so many halves of the image; `slant` moves a line along itself, as a
     part of its distance from the middle. Slants by t and −t are nearly a turn by t."""
@@ -95,7 +89,7 @@ def placed(zoom: jax.Array, place: jax.Array, slant: jax.Array, height: int, wid
     return middle[0] + rows, middle[1] + columns
 
 
-def read_at(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def interpolate(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """[..., channels]: the image [height, width, channels] at `rows` and `columns` [...], by linear interpolation."""
     return jax.vmap(lambda channel: map_coordinates(channel, [rows, columns], order=1, mode="nearest"), 2, -1)(image)
 
@@ -150,46 +144,48 @@ class EpisodeSpec:
     """each class is turned by a random multiple of 90 degrees: a turned character is another character"""
     variation: Variation = "none"
     """how each image is varied on its own"""
-    strangers: int = 0
+    unknown_classes: int = 0
     """query images of so many further classes, one of each, at the end, whose targets are 0 for all classes"""
 
 
-def image_tasks(photos: ImageStore, classes: np.ndarray, cut: EpisodeSpec, pixels: Normalization, key: Key) -> TaskFamily:
-    """The family of tasks of `cut.ways` of these `classes`, numbered by `key`.
+def image_tasks(photos: ImageStore, classes: np.ndarray, spec: EpisodeSpec, pixels: Normalization, key: Key) -> TaskFamily:
+    """The family of tasks of `spec.ways` of these `classes`, numbered by `key`.
 
     Support images stand class by class, and so do queries. Targets [images, ways] are 1 for the class. Where there are fewer
     shots than the most, the other support images weigh 0.
     """
-    numbers, most = jnp.asarray(classes), cut.shots.most
-    each = most + cut.queries
+    numbers, most = jnp.asarray(classes), spec.shots.most
+    each = most + spec.queries
     width = int(np.asarray(photos.length)[classes].max())
 
     def episode(task: jax.Array, episode_key: Key, shots: jax.Array | int | None = None) -> Episode:
-        if shots is None and cut.shots.least < cut.shots.most:
+        if shots is None and spec.shots.least < spec.shots.most:
             episode_key, count_key = jax.random.split(episode_key)
-            shots = cut.shots.draw(count_key)
+            shots = spec.shots.draw(count_key)
         chosen, turns = classes_of(task)
         image = jax.vmap(lambda one, key: photos.start[one] + distinct(key, photos.length[one], width, each))(
             chosen, jax.random.split(episode_key, chosen.size)
         )  # [classes, shots + queries]
-        known, others = image[: cut.ways], image[cut.ways :, 0]
-        targets = jnp.eye(cut.ways)
+        known, others = image[: spec.ways], image[spec.ways :, 0]
+        targets = jnp.eye(spec.ways)
         weight = jnp.ones(most) if shots is None else (jnp.arange(most) < shots).astype(jnp.float32)
         support = Examples(
-            encoded(known[:, :most], turns[: cut.ways]), jnp.repeat(targets, most, 0), jnp.tile(weight, cut.ways)
+            encoded(known[:, :most], turns[: spec.ways]), jnp.repeat(targets, most, 0), jnp.tile(weight, spec.ways)
         )
         query = Examples(
-            encoded(known[:, most:], turns[: cut.ways]),
-            jnp.repeat(targets, cut.queries, 0),
-            jnp.ones(cut.ways * cut.queries),
+            encoded(known[:, most:], turns[: spec.ways]),
+            jnp.repeat(targets, spec.queries, 0),
+            jnp.ones(spec.ways * spec.queries),
         )
-        if cut.strangers:
-            strange = Examples(
-                encoded(others[:, None], turns[cut.ways :]), jnp.zeros((cut.strangers, cut.ways)), jnp.ones(cut.strangers)
+        if spec.unknown_classes:
+            unknown = Examples(
+                encoded(others[:, None], turns[spec.ways :]),
+                jnp.zeros((spec.unknown_classes, spec.ways)),
+                jnp.ones(spec.unknown_classes),
             )
-            query = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), query, strange)
-        if cut.variation != "none":
-            vary = lambda part, key: part._replace(inputs=varied(part.inputs, cut.variation, key))  # noqa: E731
+            query = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), query, unknown)
+        if spec.variation != "none":
+            vary = lambda part, key: part._replace(inputs=augment(part.inputs, spec.variation, key))  # noqa: E731
             support_key, query_key = jax.random.split(jax.random.fold_in(episode_key, 1))
             support, query = vary(support, support_key), vary(query, query_key)
         return Episode(support, query)
@@ -197,16 +193,16 @@ def image_tasks(photos: ImageStore, classes: np.ndarray, cut: EpisodeSpec, pixel
     def classes_of(task: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(the classes [ways + strangers] of a task, by how many right angles each is turned)."""
         class_key, turn_key = jax.random.split(jax.random.fold_in(key, task))
-        count = cut.ways + cut.strangers
+        count = spec.ways + spec.unknown_classes
         place = distinct(class_key, numbers.size, numbers.size, count)
-        turns = jax.random.randint(turn_key, (count,), 0, 4) if cut.rotate else jnp.zeros(count, jnp.int32)
+        turns = jax.random.randint(turn_key, (count,), 0, 4) if spec.rotate else jnp.zeros(count, jnp.int32)
         return numbers[place], turns
 
     def encoded(image: jax.Array, turns: jax.Array) -> jax.Array:
         """[classes, images] numbers of images -> [classes · images, height, width, channels]."""
         found = photos.pixels[image]
-        if cut.rotate:
-            found = jax.vmap(turned)(found, turns)
+        if spec.rotate:
+            found = jax.vmap(rotate_quarters)(found, turns)
         return pixels.encode(found.reshape(-1, *found.shape[2:]))
 
     return TaskFamily(episode, describe=lambda task: classes_of(task)[0], on_host=photos.on_host)
@@ -226,16 +222,16 @@ def distinct(key: Key, size: jax.Array | int, most: int, count: int) -> jax.Arra
     return jax.lax.top_k(chance, count)[1]
 
 
-def turned(image: jax.Array, turns: jax.Array) -> jax.Array:
+def rotate_quarters(image: jax.Array, turns: jax.Array) -> jax.Array:
     """[..., height, width, channels] turned by so many right angles."""
     return jax.lax.switch(turns, TURNS, image)
 
 
-def _turned(turns: int):
+def _rotation(turns: int):
     return lambda images: jnp.rot90(images, turns, axes=(-3, -2))
 
 
-TURNS = [_turned(turns) for turns in range(4)]
+TURNS = [_rotation(turns) for turns in range(4)]
 
 
 class ImageTasks(NamedTuple):
@@ -255,7 +251,7 @@ class ImageTasks(NamedTuple):
     """uint8 [classes, photos, height, width, channels]: photos of the classes that serve for prediction sets alone"""
 
 
-def all_classes(
+def joint_batches(
     photos: ImageStore,
     classes: np.ndarray,
     batch: int,
@@ -268,7 +264,7 @@ def all_classes(
     start, length = (np.asarray(each)[classes] for each in photos[1:])
     numbers = jnp.asarray(np.concatenate([first + np.arange(count) for first, count in zip(start, length, strict=True)]))
     labels = jnp.asarray(np.repeat(np.arange(classes.size), length))
-    columns = count_of(classes, rotate)
+    columns = class_count(classes, rotate)
 
     def episode(task: jax.Array, key: Key, shots: jax.Array | int | None = None) -> Episode:
         del task, shots
@@ -277,14 +273,14 @@ def all_classes(
         images, label = photos.pixels[numbers[chosen]], labels[chosen]
         if rotate:
             turns = jax.random.randint(turn_key, (batch,), 0, 4)
-            images, label = jax.vmap(turned)(images, turns), 4 * label + turns
-        inputs = varied(pixels.encode(images), variation, vary_key)
+            images, label = jax.vmap(rotate_quarters)(images, turns), 4 * label + turns
+        inputs = augment(pixels.encode(images), variation, vary_key)
         examples = Examples(inputs, jax.nn.one_hot(label, columns), jnp.ones(batch))
         return Episode(examples, examples)
 
     return TaskFamily(episode, on_host=photos.on_host)
 
 
-def count_of(classes: np.ndarray, rotate: bool) -> int:
+def class_count(classes: np.ndarray, rotate: bool) -> int:
     """How many classes there are to be told apart."""
     return int(classes.size) * (4 if rotate else 1)

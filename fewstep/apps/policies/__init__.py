@@ -1,4 +1,4 @@
-"""Policies that adapt to a task by acting in it."""
+"""Policies that adapt to a task by acting in it (meta-reinforcement learning)."""
 
 
 def __getattr__(name: str):

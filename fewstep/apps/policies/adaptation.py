@@ -1,7 +1,7 @@
-"""The inner loop on trajectories: every adaptation step on trajectories that were collected just for it.
+"""The inner loop on trajectories: each adaptation step uses trajectories that were collected for it.
 
-Two views of one loop. `collected_path` acts: it collects with θ, adapts, collects with θ′, and so on. `path_on` thinks: it
-adapts once more on what is stored, as a function of θ that can be differentiated, and tried at another θ by a line search.
+`collected_path` acts: it collects with θ, adapts, collects with θ′, and so on. `path_on` adapts again on stored trajectories,
+as a function of θ that can be differentiated and evaluated at another θ by a line search.
 """
 
 from __future__ import annotations

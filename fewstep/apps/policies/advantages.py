@@ -1,8 +1,9 @@
-"""What each action of one task's trajectories was worth beyond what was to be expected.
+"""Advantages of the actions of one task's trajectories.
 
-What was to be expected is a linear function of the observation and the time (Duan et al. 2016, arXiv 1604.06778), fitted
-by least squares to the very trajectories it judges, for each task and each adaptation step anew: a baseline that tasks
-share would tell one about the other. All of it is data, constant in θ."""
+The baseline is a linear function of observation and time (Duan et al. 2016, arXiv 1604.06778). It is fitted by least squares to
+the same trajectories, separately for each task and adaptation step: a baseline shared by tasks would leak information between
+them. All of it is data, constant in θ.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +108,7 @@ def ridge_regression(squares: jax.Array, products: jax.Array) -> jax.Array:
     def solve(ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
         solution = solve_positive(squares + ridge * jnp.eye(len(products), dtype=squares.dtype), products)
         left = jnp.linalg.norm(squares @ solution + ridge * solution - products)
-        return solution, left <= UNSOLVED * jnp.linalg.norm(products)  # False where it is not a number, too
+        return solution, left <= UNSOLVED * jnp.linalg.norm(products)  # False if it is not a number, too
 
     def grow(state):
         tries, ridge, *_ = state

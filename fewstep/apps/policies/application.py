@@ -57,9 +57,9 @@ class PoliciesApplication:
 
     @property
     def figures(self) -> Mapping[str, Callable[[Contents], Any]]:
-        from fewstep.apps.policies.plots import PICTURES
+        from fewstep.apps.policies.plots import FIGURES
 
-        return PICTURES
+        return FIGURES
 
     @property
     def methods(self) -> Sequence[Any]:
@@ -68,9 +68,9 @@ class PoliciesApplication:
     def build(self, settings: Settings, seed: int, saved: Saved | None = None, trusted: str = "") -> Any:
         """The PolicyProblem, in its own environment or in that of `trusted`, module:factory. Raises `InputError` if the
         environment cannot be made, or is not of the sizes that a saved policy was trained for."""
-        from fewstep.apps.policies.run import in_environment
+        from fewstep.apps.policies.run import build_problem
 
-        return in_environment(settings, seed, saved, trusted)
+        return build_problem(settings, seed, saved, trusted)
 
     def candidates(self, settings: Settings) -> Mapping[str, Settings]:
         return {}

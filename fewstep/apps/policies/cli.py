@@ -1,4 +1,4 @@
-"""A policy that is adapted to a task by acting in it. `fewstep play`: policy_play.py."""
+"""fewstep adapt RUN --out FOLDER: adapts a policy to a task by acting in it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Adapt:
         task = run.problem().read_task(self.task) if self.task else None
         policy, found = adapt_policy(run, task, self.updates, self.rollouts, self.seed, watched_updates)
         policy.save(out)
-        about, notes = policy.about, broken(found.said)
+        about, notes = policy.about, broken_notes(found.messages)
         say_notes((*run_messages(run.bad_findings()), *notes))
         if self.json:
             print(to_json.dumps({"adapted": str(out), **about, "notes": notes}))
@@ -79,7 +79,7 @@ def table(returns: Sequence[float], steps: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def broken(said: Sequence[str]) -> list[str]:
+def broken_notes(messages: Sequence[str]) -> list[str]:
     """What to say of trajectories that broke."""
-    told = [f"a trajectory broke in {line}. It is left out." for line in said[:BROKEN_SHOWN]]
-    return [*told, *[f"... and {len(said) - BROKEN_SHOWN} more"] * (len(said) > BROKEN_SHOWN)]
+    told = [f"a trajectory broke in {line}. It is left out." for line in messages[:BROKEN_SHOWN]]
+    return [*told, *[f"... and {len(messages) - BROKEN_SHOWN} more"] * (len(messages) > BROKEN_SHOWN)]

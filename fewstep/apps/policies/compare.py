@@ -1,10 +1,8 @@
-"""What arms that are policies stand on: the same held-out tasks, and as many trajectories of each, for every arm.
+"""What `compare` evaluates policies on, and the methods that are policies.
 
-Stands where `Ground` does for models that predict. What an arm misses in a task is its cost, minus its return: in the
-units of the rewards, and of either sign.
-
-Arms that are policies: a few policy-gradient steps from untrained parameters, from one policy for all tasks, or
-from where meta-learning leads. All are judged after as many updates, on as many trajectories.
+All methods meet the same held-out tasks, with the same number of trajectories and updates. The error of a task is its cost,
+minus the return, in the units of the rewards. Methods take a few policy-gradient steps from untrained parameters, from one
+policy trained on all tasks, or from meta-learned parameters.
 """
 
 from __future__ import annotations
@@ -20,9 +18,9 @@ import numpy as np
 import optax
 
 from fewstep.apps.policies.environment import Simulation
-from fewstep.apps.policies.model import PolicyProblem, drawn_tasks, meta_step_of, returns_of
+from fewstep.apps.policies.model import PolicyProblem, compiled_meta_step, returns_program, sample_tasks_of
 from fewstep.apps.policies.problems import OwnEnvironment
-from fewstep.apps.policies.run import as_json, task_in_words
+from fewstep.apps.policies.run import task_in_words, task_to_json
 from fewstep.apps.policies.settings import PolicySettings
 from fewstep.compare.episodes import Training
 from fewstep.compare.methods.method import Arm, Choice, Fitted, Saved, Work
@@ -37,12 +35,12 @@ from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 
 VALIDATION_TASKS, TEST_TASKS = 40, 40
 
-Judge = Callable[["HeldTasks"], np.ndarray]
+MeanReturns = Callable[["HeldOutTasks"], np.ndarray]
 """mean returns [tasks] of an arm"""
 
 
 @dataclass(frozen=True)
-class HeldTasks:
+class HeldOutTasks:
     """Tasks that training does not see, by the key that draws them: whoever asks gets the same ones."""
 
     names: tuple[str, ...]
@@ -59,7 +57,7 @@ class HeldTasks:
 
 
 @dataclass(frozen=True)
-class PolicyGround:
+class PolicyBenchmark:
     """One problem for policies."""
 
     settings: PolicySettings
@@ -67,8 +65,8 @@ class PolicyGround:
     problem: PolicyProblem
     seed: int
     """of the held-out tasks; the seeds of trainings are others"""
-    validation: HeldTasks
-    test: HeldTasks
+    validation: HeldOutTasks
+    test: HeldOutTasks
     problems: dict[PolicySettings, PolicyProblem] = field(default_factory=dict, compare=False)
     """by settings: what arms have made of the problem"""
 
@@ -91,7 +89,7 @@ class PolicyGround:
 
     def training(self, problem: PolicyProblem) -> Training:
         """How long a meta-step of `problem` takes is seen by this."""
-        key, step = jax.random.key(0), meta_step_of(problem)
+        key, step = jax.random.key(0), compiled_meta_step(problem)
 
         def run(state: MetaState, length: int) -> MetaState:
             for _ in range(length):
@@ -105,20 +103,20 @@ class PolicyGround:
         """Up to how many updates arms are shown: more would take more trajectories."""
         return trained
 
-    def returns(self, problem: PolicyProblem, params: MetaParams, held: HeldTasks) -> np.ndarray:
+    def returns(self, problem: PolicyProblem, params: MetaParams, held: HeldOutTasks) -> np.ndarray:
         """[tasks, updates + 1] mean returns after 0, 1, … updates, each on fresh trajectories."""
         key, updates = jax.random.key(held.key), self.problem.updates
-        program = returns_of(problem, held.count, updates, key, held.draws, held.unseen)
+        program = returns_program(problem, held.count, updates, key, held.draws, held.unseen)
         return np.asarray(program(params)[0].returns, np.float64)
 
-    def errors(self, judge: Judge, split: str) -> np.ndarray:
+    def errors(self, judge: MeanReturns, split: str) -> np.ndarray:
         """[tasks]: the cost of each 'validation' or 'test' task."""
         return -np.asarray(judge(getattr(self, split)))
 
     @property
     def judgings(self) -> int:
         """How often a training that is validated five times, and then scored, is judged on a task."""
-        return 5 * self.problem.judged_tasks + self.validation.count + self.test.count
+        return 5 * self.problem.validation_tasks + self.validation.count + self.test.count
 
     def params(self, folder: Path) -> MetaParams:
         """The trained parameters in the folder of a run of this comparison, whose environment was named for it."""
@@ -126,28 +124,28 @@ class PolicyGround:
         return open_run(folder, env).params()
 
 
-def policy_ground(settings: PolicySettings, seed: int) -> PolicyGround:
-    """The ground of a comparison of policies. Raises `InputError` where the problem cannot be built."""
-    problem = replace(settings.build(seed), judged_rollouts=settings.rollouts)
+def policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmark:
+    """The ground of a comparison of policies. Raises `InputError` if the problem cannot be built."""
+    problem = replace(settings.build(seed), evaluation_rollouts=settings.rollouts)
     simulated = isinstance(problem.environment, Simulation)
 
-    def held(split: int, count: int, unseen: bool) -> HeldTasks:
+    def held(split: int, count: int, unseen: bool) -> HeldOutTasks:
         key = 1_000_000 * (seed + 1) + split
-        drawn = drawn_tasks(problem, count, jax.random.key(key), unseen)
+        drawn = sample_tasks_of(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
-        names = tuple(f"{number + 1}: {task_in_words(as_json(task))}" for number, task in enumerate(each))
-        return HeldTasks(names, settings.rollouts, key, unseen)
+        names = tuple(f"{number + 1}: {task_in_words(task_to_json(task))}" for number, task in enumerate(each))
+        return HeldOutTasks(names, settings.rollouts, key, unseen)
 
-    return PolicyGround(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))
+    return PolicyBenchmark(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))
 
 
 def grounds(
     settings: PolicySettings, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = ""
-) -> tuple[PolicyGround]:
+) -> tuple[PolicyBenchmark]:
     """The one ground of a comparison of policies."""
     if embeddings:
         raise InputError("--embeddings are of photos: leave them out, or compare on images.")
-    return (policy_ground(settings, seed),)
+    return (policy_benchmark(settings, seed),)
 
 
 RATES = (0.1, 0.03, 0.3, 0.01, 1.0)
@@ -159,20 +157,20 @@ LOGGED = 5
 PLAIN: dict[str, Any] = {"inner_optimizer": "sgd", "inner_rate": NO_RATE}
 
 
-def adapts(ground: PolicyGround, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def adapts(ground: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The recipe, over so many meta-steps."""
     return built(ground, ground.settings, meta_steps)
 
 
-def does_not_adapt(ground: PolicyGround, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def does_not_adapt(ground: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The same without adapting: one policy for all tasks."""
     return built(ground, replace(ground.settings, **PLAIN), meta_steps)
 
 
-def built(ground: PolicyGround, settings: PolicySettings, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def built(ground: PolicyBenchmark, settings: PolicySettings, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The problem of these settings, over so many meta-steps: its programs are the same ones whatever their number."""
     if settings not in ground.problems:
-        same = {name: getattr(ground.problem, name) for name in ("environment", "policy", "judged_rollouts")}
+        same = {name: getattr(ground.problem, name) for name in ("environment", "policy", "evaluation_rollouts")}
         ground.problems[settings] = replace(settings.build(ground.seed), **same)
     length = {"meta_steps": meta_steps, "log_every": max(1, -(-meta_steps // LOGGED))}
     settings, problem = replace(settings, **length), ground.problems[settings]
@@ -188,11 +186,11 @@ def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaP
 
 
 def as_fitted(
-    ground: PolicyGround, problem: PolicyProblem, params: MetaParams, updates: int, saved: Saved | None, trained: float = 0.0
+    ground: PolicyBenchmark, problem: PolicyProblem, params: MetaParams, updates: int, saved: Saved | None, trained: float = 0.0
 ) -> Fitted:
     """What can be asked of a policy that is judged after so many updates."""
 
-    def ask(held: HeldTasks, updates: int) -> np.ndarray:
+    def ask(held: HeldOutTasks, updates: int) -> np.ndarray:
         return ground.returns(problem, params, held)[:, updates]
 
     return Fitted(
@@ -246,7 +244,7 @@ def save_policy(saved: Saved, folder: Path, seed: int) -> None:
         checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "totals": totals})
 
 
-def rates(ground: PolicyGround) -> tuple[Choice, ...]:
+def rates(ground: PolicyBenchmark) -> tuple[Choice, ...]:
     return tuple({"rate": rate} for rate in RATES)
 
 

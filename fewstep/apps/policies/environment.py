@@ -1,12 +1,8 @@
-"""Environments that are functions of (state, action, task), so that whole rollouts are one compiled program.
+"""Environments: families of tasks to act in.
 
-An `Environment` is a value of pure functions for one state of one task; whoever needs many maps them. A family of tasks
-is one file that builds one: `navigation` is the example. Used by fewstep/rl.
-
-Environments that are no functions of JAX: a simulator that many trajectories step at once, from outside.
-
-A `Simulation` is what `environments.Environment` is to pure functions: a family of tasks and how to act in them.
-`locomotion` builds it on MuJoCo, `gym_tasks` on any Gymnasium environment. Used by fewstep/apps/policies/simulated.py.
+An `Environment` is a value of pure functions of (state, action, task) for a single state and task, so that whole rollouts are
+one compiled program; callers map it. `navigation` is an example. A `Simulation` is its counterpart outside JAX, which
+steps many trajectories at once. `locomotion` builds one on MuJoCo, `gym_tasks` on any Gymnasium environment.
 """
 
 from __future__ import annotations
@@ -41,34 +37,34 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True)
 class Environment:
-    """A family of tasks that share their dynamics up to `task`. Raises `InputError` where the sizes make no sense."""
+    """A family of tasks that share their dynamics up to `task`. Raises `InputError` if the sizes make no sense."""
 
     sample_task: Callable[[Key], Task]
     """`sample_task(key) -> task`: one task drawn from the family"""
     reset: Callable[[Task, Key], State]
     """`reset(task, key) -> state`: where a trajectory begins"""
     observe: Callable[[State, Task], jax.Array]
-    """`observe(state, task) -> [observed]`. The task is there for oracles, which are told it; others must not look"""
+    """`observe(state, task) -> [observation_size]`. The task is there for oracles, which are told it; others must not look"""
     step: Callable[[State, jax.Array, Task, Key], Transition]
     """`step(state, action, task, key) -> Transition`; an action is [actions], or an integer scalar where `discrete`. It takes
     any action and brings it into its range itself: the policy's probabilities are those of what it asked for"""
-    observed: int
+    observation_size: int
     """numbers in an observation"""
-    actions: int
+    action_size: int
     """numbers in an action, or of actions to choose from where `discrete`"""
     horizon: int
     """steps after which a trajectory is cut off"""
     discrete: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("observed", "actions", "horizon"):
+        for name in ("observation_size", "action_size", "horizon"):
             if getattr(self, name) < 1:
                 raise InputError(f"environment: expected at least 1 for `{name}`, got {getattr(self, name)}.")
 
 
 Tasks: TypeAlias = Sequence[Any] | np.ndarray
 """what tells tasks apart, one entry each: numbers, or anything that the environment understands"""
-EVERY_ROW = 1_000_000
+MAX_ROWS = 1_000_000
 """as many trajectories side by side as anyone asks for"""
 
 
@@ -83,7 +79,7 @@ class StepResult(NamedTuple):
     """bool [rows]: it ended by itself"""
     truncated: np.ndarray
     """bool [rows]: it was cut off by the environment itself, before the horizon"""
-    said: Mapping[int, str]
+    messages: Mapping[int, str]
     """row -> why it broke, where that is known"""
 
 
@@ -92,7 +88,7 @@ class ResetResult(NamedTuple):
 
     observations: np.ndarray
     """float32 [rows, observed]"""
-    said: Mapping[int, str]
+    messages: Mapping[int, str]
     """row -> why it broke, where that is known"""
 
 
@@ -100,20 +96,20 @@ class ResetResult(NamedTuple):
 class Simulation:
     """A family of tasks in a simulator. It remembers the trajectories of its last `begin` alone.
 
-    Raises `InputError` where the sizes make no sense.
+    Raises `InputError` if the sizes make no sense.
     """
 
     sample_tasks: Callable[[np.random.Generator, int], Tasks]
     """`sample_tasks(random, n) -> tasks` to train on"""
     begin: Callable[[Tasks, Sequence[int]], ResetResult]
-    """`begin(tasks, seeds) -> Begun`: one new trajectory for each entry; what is random in it is decided by its seed alone"""
+    """`begin(tasks, seeds) -> ResetResult`: one new trajectory for each entry; its seed alone decides what is random"""
     step: Callable[[np.ndarray, np.ndarray], StepResult]
-    """`step(actions, alive) -> Outcome`: acts in those of `alive` [rows]; actions are [rows, actions], or integers [rows] where
-    `discrete`. Any action is taken and brought into its range by the simulation: the policy's probabilities are those of what
-    it asked for"""
-    observed: int
+    """`step(actions, active) -> StepResult`: steps the `active` trajectories [rows]; actions are [rows, actions], or integers
+    [rows] if `discrete`. The simulation accepts any action and clips it to its range; the policy's probabilities are those of
+    the unclipped action"""
+    observation_size: int
     """numbers in an observation"""
-    actions: int
+    action_size: int
     """numbers in an action, or of actions to choose from where `discrete`"""
     horizon: int
     """steps after which a trajectory is cut off"""
@@ -123,9 +119,9 @@ class Simulation:
     action_limit: float = math.inf
     """actions beyond ± this are cut to it"""
     action_range: tuple[np.ndarray, np.ndarray] | None = None
-    """what actions of ∓ `action_limit` are to the machine itself, [actions] each; None where an action is itself to it. Of
+    """what actions of ∓ `action_limit` are to the machine itself, [actions] each; None if an action is itself to it. Of
     discrete ones its first and last number"""
-    at_once: int = EVERY_ROW
+    at_once: int = MAX_ROWS
     """trajectories side by side, at most"""
     snapshot: Callable[[], Any] | None = None
     """how the first trajectory stands now, for a picture: a state of MuJoCo [state], or an image [height, width, 3] of bytes"""
@@ -133,16 +129,16 @@ class Simulation:
     """what a person should know"""
 
     def __post_init__(self) -> None:
-        for name in ("observed", "actions", "horizon", "at_once"):
+        for name in ("observation_size", "action_size", "horizon", "at_once"):
             if getattr(self, name) < 1:
                 raise InputError(f"simulation: expected at least 1 for `{name}`, got {getattr(self, name)}.")
 
-    def drawn(self, random: np.random.Generator, count: int, unseen: bool = False) -> Tasks:
+    def sample(self, random: np.random.Generator, count: int, unseen: bool = False) -> Tasks:
         """`count` tasks to train on, or unseen ones."""
         return (self.sample_unseen or self.sample_tasks)(random, count) if unseen else self.sample_tasks(random, count)
 
 
-def literal(text: str) -> Any:
+def parse_task(text: str) -> Any:
     """A task in JSON (a number, a list, an object), or the words themselves."""
     try:
         return json.loads(text)

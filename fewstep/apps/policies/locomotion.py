@@ -27,7 +27,7 @@ import numpy as np
 
 from fewstep.apps.policies.environment import ResetResult, Simulation, StepResult, Tasks
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import AWAY, Robot, beginnings, imported_mujoco, warnings_of
+from fewstep.simulators.mujoco import DIVERGENCE_LIMIT, Robot, capture_warnings, import_mujoco, initial_states
 from fewstep.training.devices import cpu_cores
 
 HORIZON = 100
@@ -63,21 +63,21 @@ FAMILIES = {
 def locomotion(name: str, horizon: int = HORIZON, action_scale: float = ACTION_SCALE, threads: int = 0) -> Simulation:
     """The Simulation of a family in `FAMILIES`; `threads` of MuJoCo's, 0 for one on each core, change no result.
 
-    A task is a float: the velocity, or 1 and −1. Raises `InputError` where the action scale is none.
+    A task is a float: the velocity, or 1 and −1. Raises `InputError` if the action scale is none.
     """
     if not 0 < action_scale <= 1:
         raise InputError(f"--action-scale should lie above 0 and be at most 1 (the whole range), got {action_scale}.")
     family = FAMILIES[name]
     robot = Robot(family.robot)
-    runs = _Runs(robot, family, action_scale, threads)
+    runs = _Simulator(robot, family, action_scale, threads)
     velocities = family.most is not None
     return Simulation(
         sample_tasks=(lambda random, count: velocities_of(family, random, count)) if velocities else directions,
         sample_unseen=(lambda random, count: velocities_of(family, random, count, unseen=True)) if velocities else None,
         begin=runs.begin,
         step=runs.step,
-        observed=robot.observed,
-        actions=robot.actions,
+        observation_size=robot.observation_size,
+        action_size=robot.action_size,
         horizon=horizon,
         action_limit=1 / action_scale,
         action_range=robot.limits,
@@ -119,7 +119,7 @@ def directions(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 @dataclass
-class _Runs:
+class _Simulator:
     """The states that MuJoCo is given and gives back, one call for all of them in each step of control."""
 
     robot: Robot
@@ -133,11 +133,11 @@ class _Runs:
 
     def begin(self, tasks: Tasks, seeds: Sequence[int]) -> ResetResult:
         self.tasks = np.asarray(tasks, np.float64)
-        self.states = np.concatenate([beginnings(self.robot, np.random.default_rng(int(seed)), 1) for seed in seeds])
+        self.states = np.concatenate([initial_states(self.robot, np.random.default_rng(int(seed)), 1) for seed in seeds])
         return ResetResult(self.robot.observation(self.states), {})
 
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> StepResult:
-        rows = np.flatnonzero(alive)
+    def step(self, actions: np.ndarray, active: np.ndarray) -> StepResult:
+        rows = np.flatnonzero(active)
         parts = np.clip(np.asarray(actions, np.float64) * self.action_scale, -1, 1)
         before = self.states[:, 1].copy()
         self.states[rows] = self._simulated(self.states[rows], parts[rows])
@@ -151,14 +151,14 @@ class _Runs:
                 height = self.states[:, 3]
                 terminated = (height < family.heights[0]) | (height > family.heights[1])
             observations = self.robot.observation(self.states)
-            gone = ~np.all(np.abs(observations) < AWAY, axis=-1)  # not a number, too
+            gone = ~np.all(np.abs(observations) < DIVERGENCE_LIMIT, axis=-1)  # not a number, too
         observations[gone] = np.nan
-        said = {int(row): "the simulation ran away" for row in np.flatnonzero(gone & alive)}
-        return StepResult(observations, rewards, terminated, np.zeros(len(task), bool), said)
+        messages = {int(row): "the simulation ran away" for row in np.flatnonzero(gone & active)}
+        return StepResult(observations, rewards, terminated, np.zeros(len(task), bool), messages)
 
     def _simulated(self, states: np.ndarray, parts: np.ndarray) -> np.ndarray:
         """float64 [rows, state] after one step of control under commands [rows, actions], −1 to 1 in parts of the range."""
-        mujoco, model, substeps = imported_mujoco(), self.robot.model, self.robot.substeps
+        mujoco, model, substeps = import_mujoco(), self.robot.model, self.robot.substeps
         if self.pool is None:  # it and its MjData outlive the steps: making them takes longer than a step
             from mujoco.rollout import Rollout
 
@@ -171,7 +171,7 @@ class _Runs:
         found = np.empty((rows, substeps, states.shape[1]))
         sensed = np.empty((rows, substeps, model.nsensordata))
         # Without its checks, which copy every array anew; the arrays above and below are what these would make.
-        with warnings_of(mujoco):
+        with capture_warnings(mujoco):
             self.pool.rollout(
                 [model] * rows,
                 self.data,

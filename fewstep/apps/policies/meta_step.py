@@ -1,11 +1,11 @@
-"""One meta-step of reinforcement learning, in one compiled program: Algorithm 3 of Finn et al. 2017.
+"""One meta-step of reinforcement learning in one compiled program: Algorithm 3 of Finn et al. 2017.
 
     sample tasks                                      line 3
     collect support trajectories with θ, adapt        lines 5-7
     collect query trajectories with θ′                line 8
     one outer step: `TrustRegion` or `ProximalPolicy` line 10
 
-What a meta-step draws depends on (key, its number, the number of the task) alone.
+All randomness depends only on (key, number of the meta-step, number of the task).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fewstep.apps.policies.adaptation import collected_path, policy_learner, slower_after_first
 from fewstep.apps.policies.advantages import scored
 from fewstep.apps.policies.environment import Environment, Task
-from fewstep.apps.policies.networks import SEEN, Policy
+from fewstep.apps.policies.networks import STATISTICS, Policy
 from fewstep.apps.policies.ppo import ProximalPolicy, proximal_policy_step
 from fewstep.apps.policies.surrogates import INNER
-from fewstep.apps.policies.trajectories import Judged, Scored, collect, returns, steps_taken
+from fewstep.apps.policies.trajectories import PolicyReturns, Scored, collect, returns, steps_taken
 from fewstep.apps.policies.trpo import StepTaken, TrustRegion, trust_region_step
 from fewstep.core.maml import InnerOptimizer, Learner, MetaState
 from fewstep.core.types import Key, MetaParams, Params
@@ -75,7 +75,7 @@ class MetaStepInfo(NamedTuple):
     """of a simulator: which trajectories broke, where and why"""
 
 
-def gathered(
+def collect_scored(
     search: PolicySearch, environment: Environment, policy: Policy, params: Params, task: Task, key: Key, rollouts: int
 ) -> Scored:
     """Fresh trajectories of one task, scored."""
@@ -90,11 +90,11 @@ def support_and_query(
     task_key, adapt_key, query_key = jax.random.split(key, 3)
     task = environment.sample_task(task_key)
 
-    def gather(params: Params, key: Key) -> Scored:
-        return gathered(search, environment, policy, params, task, key, search.rollouts)
+    def collect_with(params: Params, key: Key) -> Scored:
+        return collect_scored(search, environment, policy, params, task, key, search.rollouts)
 
-    path = collected_path(search.learner(policy), params, gather, adapt_key)
-    return path.supports, gather(path.adapted, query_key)
+    path = collected_path(search.learner(policy), params, collect_with, adapt_key)
+    return path.supports, collect_with(path.adapted, query_key)
 
 
 def policy_meta_step(
@@ -125,11 +125,11 @@ def policy_meta_step(
     return result if mesh is None else jax.lax.with_sharding_constraint(result, NamedSharding(mesh, PartitionSpec()))
 
 
-def shortened(before: MetaState, after: MetaState, factor: Any) -> MetaState:
+def scale_step(before: MetaState, after: MetaState, factor: Any) -> MetaState:
     """`after`, but its parameters moved only `factor` times as far; what was counted of observations stays counted."""
     theta, inner = jax.tree.map(lambda old, new: old + factor * (new - old), before.params, after.params)
-    if isinstance(theta, dict) and SEEN in theta:
-        theta = {**theta, SEEN: after.params.theta[SEEN]}
+    if isinstance(theta, dict) and STATISTICS in theta:
+        theta = {**theta, STATISTICS: after.params.theta[STATISTICS]}
     return after._replace(params=MetaParams(theta, inner))
 
 
@@ -151,15 +151,15 @@ def evaluate_policy(
     steps: int = 3,
     rollouts: int = 40,
     later_rate: float = 0.5,
-) -> Judged:
+) -> PolicyReturns:
     """What policies bring in one task after 0, 1, … adaptation steps, each on fresh trajectories: leaves [steps + 1]."""
 
-    def gather(params: Params, key: Key) -> Scored:
-        return gathered(search, environment, policy, params, task, key, rollouts)
+    def collect_with(params: Params, key: Key) -> Scored:
+        return collect_scored(search, environment, policy, params, task, key, rollouts)
 
     path_key, last_key = jax.random.split(key)
-    path = collected_path(search.learner(policy, later_rate), params, gather, path_key, steps)
-    last = gather(path.adapted, last_key).trajectories
+    path = collected_path(search.learner(policy, later_rate), params, collect_with, path_key, steps)
+    last = collect_with(path.adapted, last_key).trajectories
     before = path.supports.trajectories
     returned = jnp.concatenate([jnp.mean(returns(before), 1), jnp.mean(returns(last))[None]])
-    return Judged(returned, jnp.concatenate([jax.vmap(steps_taken)(before), steps_taken(last)[None]]))
+    return PolicyReturns(returned, jnp.concatenate([jax.vmap(steps_taken)(before), steps_taken(last)[None]]))

@@ -1,7 +1,7 @@
-"""What learning to adapt a policy consists of, as a value: what a Problem is to models that predict.
+"""`PolicyProblem`: a family of tasks, a policy, and how the policy is meta-learned.
 
-Whether its environment is made of pure functions or is a simulator is asked here alone: `meta_step_of`, `returns_of`,
-`adapted_to`, `unseen_task`.
+Only this module distinguishes environments of pure functions from simulators: in `compiled_meta_step`, `returns_program`,
+`adapt_to_task` and `unseen_task`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from fewstep.apps.policies.adaptation import collected_path, path_on
-from fewstep.apps.policies.environment import Environment, Simulation, Task, literal
-from fewstep.apps.policies.meta_step import MetaStepInfo, PolicySearch, evaluate_policy, gathered, policy_meta_step
+from fewstep.apps.policies.environment import Environment, Simulation, Task, parse_task
+from fewstep.apps.policies.meta_step import MetaStepInfo, PolicySearch, collect_scored, evaluate_policy, policy_meta_step
 from fewstep.apps.policies.networks import Policy
 from fewstep.apps.policies.simulated import (
-    evaluate_outside,
+    evaluate_simulated,
     generator_of,
-    judged_outside,
-    path_outside,
+    returns_by_update,
     simulated_meta_step,
+    simulated_path,
 )
-from fewstep.apps.policies.trajectories import Judged, returns, steps_taken
+from fewstep.apps.policies.trajectories import PolicyReturns, returns, steps_taken
 from fewstep.core.maml import MetaState
 from fewstep.core.problem import Trainable
 from fewstep.core.types import Key, MetaParams, Params
@@ -44,19 +44,19 @@ class PolicyProblem(Trainable):
     """policies are judged after 0 to so many adaptation steps"""
     later_rate: float = 0.5
     """updates after the first are so many times as large (Finn et al. 2017, section 5.3)"""
-    judged_tasks: int = 40
+    validation_tasks: int = 40
     """validation tasks, by which the checkpoint is chosen that is kept"""
     remeasured_tasks: int = 40
     """others, on which that one is measured once more at the end of a training; 0: it is not"""
-    judged_rollouts: int = 40
+    evaluation_rollouts: int = 40
     """for each update of a task that policies are judged on"""
     normalized: Callable[[jax.Array, Task], jax.Array] | None = None
     """`normalized(returns, task)`: 0 for a policy that does nothing, 1 for one that knows the task"""
     places: Callable[[jax.Array], jax.Array] | None = None
-    """`places(observations [..., observed]) -> [..., 2]`: where that is, for a picture of the ways taken"""
+    """`places(observations [..., observation_size]) -> [..., 2]`: where that is, for a picture of the ways taken"""
     goal: Callable[[Task], jax.Array] | None = None
     """`goal(task) -> [2]`: where a task's goal is in that picture"""
-    read_task: Callable[[str], Task] = literal
+    read_task: Callable[[str], Task] = parse_task
     """a task from words, as a person gives it; raises `InputError` for what is none"""
 
     @property
@@ -79,7 +79,7 @@ class PolicyProblem(Trainable):
         return trajectories * self.environment.horizon
 
 
-def meta_step_of(
+def compiled_meta_step(
     problem: PolicyProblem, mesh: Mesh | None = None
 ) -> Callable[[MetaState, Key], tuple[MetaState, MetaStepInfo]]:
     """`(state of the outer step, key of the run) -> (state, what happened)`, compiled; tasks are split over a `mesh`."""
@@ -89,7 +89,7 @@ def meta_step_of(
     return partial(_meta_step, search, environment, policy, **{} if mesh is None else {"mesh": mesh})
 
 
-def returns_of(
+def returns_program(
     problem: PolicyProblem,
     tasks: int,
     updates: int,
@@ -97,17 +97,17 @@ def returns_of(
     rollouts: int | None = None,
     unseen: bool = False,
     place: Callable[[Any], Any] = lambda by_task: by_task,
-) -> Callable[[MetaParams], tuple[Judged, Any]]:
-    """A program `params -> (Judged [tasks, updates + 1], the tasks)`, on fresh trajectories for every update and at last.
+) -> Callable[[MetaParams], tuple[PolicyReturns, Any]]:
+    """A program `params -> (PolicyReturns [tasks, updates + 1], tasks)`; fresh trajectories are collected for every update.
 
-    `unseen` takes tasks that are held out from training, where the environment has such; else all are drawn alike. `place`
-    puts arrays that lead with [tasks] where the program is to run, of an environment made of pure functions.
+    `unseen` samples tasks that are held out from training, if the environment has any. `place` puts arrays with a leading axis
+    [tasks] on the devices on which the program runs, if the environment is made of pure functions.
     """
     search, environment, policy = problem.search, problem.environment, problem.policy
-    settings = {"steps": updates, "rollouts": rollouts or problem.judged_rollouts, "later_rate": problem.later_rate}
-    drawn, roll_key = drawn_tasks(problem, tasks, key, unseen), jax.random.split(key)[1]
+    settings = {"steps": updates, "rollouts": rollouts or problem.evaluation_rollouts, "later_rate": problem.later_rate}
+    drawn, roll_key = sample_tasks_of(problem, tasks, key, unseen), jax.random.split(key)[1]
     if isinstance(environment, Simulation):
-        return lambda params: (evaluate_outside(search, environment, policy, params, drawn, roll_key, **settings), drawn)
+        return lambda params: (evaluate_simulated(search, environment, policy, params, drawn, roll_key, **settings), drawn)
     drawn, roll_keys = place((drawn, jax.random.split(roll_key, tasks)))
     about = tuple(settings.items())
     return lambda params: (_judged(search, environment, policy, about, params, drawn, roll_keys), drawn)
@@ -126,33 +126,33 @@ def _judged(
     params: MetaParams,
     drawn: Task,
     keys: Key,
-) -> Judged:
+) -> PolicyReturns:
     """`evaluate_policy` with these `settings` in each of the tasks."""
     evaluate = partial(evaluate_policy, search, environment, policy, **dict(settings))
     return jax.vmap(evaluate, (None, 0, 0))(params, drawn, keys)
 
 
-def drawn_tasks(problem: PolicyProblem, count: int, key: Key, unseen: bool = False) -> Any:
-    """The tasks that `returns_of` judges by the same key: of a simulator as it draws them, else leaves lead with [count]."""
+def sample_tasks_of(problem: PolicyProblem, count: int, key: Key, unseen: bool = False) -> Any:
+    """The tasks that `returns_program` evaluates with the same key: a simulator's own, or leaves [count, ...]."""
     environment, task_key = problem.environment, jax.random.split(key)[0]
     if isinstance(environment, Simulation):
-        return environment.drawn(generator_of(task_key), count, unseen)
+        return environment.sample(generator_of(task_key), count, unseen)
     return jax.jit(jax.vmap(environment.sample_task))(jax.random.split(task_key, count))
 
 
-class AdaptedTo(NamedTuple):
+class AdaptationResult(NamedTuple):
     """Policies adapted to one task, step by step."""
 
     task: Task
     path: list[Params]
     """[θ, θ′, …]: before, and after each update"""
-    judged: Judged
+    judged: PolicyReturns
     """numpy, leaves [updates + 1]"""
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     """of a simulator: which trajectories broke, where and why"""
 
 
-def adapted_to(
+def adapt_to_task(
     problem: PolicyProblem,
     params: MetaParams,
     task: Task,
@@ -160,42 +160,42 @@ def adapted_to(
     rollouts: int,
     key: Key,
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
-) -> AdaptedTo:
+) -> AdaptationResult:
     """Acts in one task and adapts by turns: `rollouts` fresh trajectories for each update, and as many with what came of it.
 
-    `watch` is told of a simulator's collections: it passes on their numbers, one by one. Raises `TrainingError` where all
+    `watch` is told of a simulator's collections: it passes on their numbers, one by one. Raises `TrainingError` if all
     trajectories break.
     """
     search, environment, policy = problem.search, problem.environment, problem.policy
     path_key, last_key = jax.random.split(key)
     if isinstance(environment, Simulation):
         keys, settings = (path_key, last_key), (updates, rollouts, problem.later_rate)
-        found, path = path_outside(search, environment, policy, params, [task], keys, *settings, watch)
-        judged = jax.tree.map(lambda leaf: leaf[0], judged_outside(found))
-        said = tuple(line for each in found for line in each.said)
-        return AdaptedTo(task, [jax.tree.map(lambda leaf: leaf[0], theta) for theta in path], judged, said)
+        found, path = simulated_path(search, environment, policy, params, [task], keys, *settings, watch)
+        judged = jax.tree.map(lambda leaf: leaf[0], returns_by_update(found))
+        messages = tuple(line for each in found for line in each.messages)
+        return AdaptationResult(task, [jax.tree.map(lambda leaf: leaf[0], theta) for theta in path], judged, messages)
     learner = search.learner(policy, problem.later_rate)
 
     @jax.jit
-    def program(params: MetaParams, task: Task) -> tuple[list[Params], Judged]:
-        def gather(theta: Params, key: Key) -> Any:
-            return gathered(search, environment, policy, theta, task, key, rollouts)
+    def program(params: MetaParams, task: Task) -> tuple[list[Params], PolicyReturns]:
+        def collect_with(theta: Params, key: Key) -> Any:
+            return collect_scored(search, environment, policy, theta, task, key, rollouts)
 
-        supports = collected_path(learner, params, gather, path_key, updates).supports
+        supports = collected_path(learner, params, collect_with, path_key, updates).supports
         path = path_on(learner, params, supports)
-        last = gather(path[-1], last_key).trajectories
+        last = collect_with(path[-1], last_key).trajectories
         seen = [jax.tree.map(lambda leaf, number=number: leaf[number], supports.trajectories) for number in range(updates)]
-        return path, Judged(*(jnp.stack([of(each) for each in (*seen, last)]) for of in (_mean_return, steps_taken)))
+        return path, PolicyReturns(*(jnp.stack([of(each) for each in (*seen, last)]) for of in (_mean_return, steps_taken)))
 
     path, judged = jax.device_get(program(params, task))
-    return AdaptedTo(task, path, judged, ())
+    return AdaptationResult(task, path, judged, ())
 
 
 def unseen_task(problem: PolicyProblem, key: Key) -> Task:
     """A task that is held out from training, where the family has such; else one more that is drawn."""
     environment = problem.environment
     if isinstance(environment, Simulation):
-        return environment.drawn(generator_of(key), 1, unseen=True)[0]
+        return environment.sample(generator_of(key), 1, unseen=True)[0]
     return environment.sample_task(key)
 
 

@@ -26,8 +26,8 @@ NEAR = 0.01
 HORIZON = 100
 
 
-def navigation(squared: bool = False, told: bool = False, horizon: int = HORIZON) -> Environment:
-    """The environment: state, action and task are [2], the observation is the state; with `told`, [4], state and goal."""
+def navigation(squared: bool = False, oracle: bool = False, horizon: int = HORIZON) -> Environment:
+    """The environment: state, action and task are [2], the observation is the state; with `oracle`, [4], state and goal."""
 
     def sample_task(key: Key) -> jax.Array:
         return jax.random.uniform(key, (2,), minval=-REACH, maxval=REACH)
@@ -37,7 +37,7 @@ def navigation(squared: bool = False, told: bool = False, horizon: int = HORIZON
         return jnp.zeros_like(task)
 
     def observe(state: jax.Array, task: jax.Array) -> jax.Array:
-        return jnp.concatenate([state, task]) if told else state
+        return jnp.concatenate([state, task]) if oracle else state
 
     def step(state: jax.Array, action: jax.Array, task: jax.Array, key: Key) -> Transition:
         del key
@@ -46,7 +46,7 @@ def navigation(squared: bool = False, told: bool = False, horizon: int = HORIZON
         distance = jnp.sum(error**2)
         return Transition(state, -distance if squared else -jnp.sqrt(distance), jnp.all(jnp.abs(error) < NEAR))
 
-    return Environment(sample_task, reset, observe, step, observed=4 if told else 2, actions=2, horizon=horizon)
+    return Environment(sample_task, reset, observe, step, observation_size=4 if oracle else 2, action_size=2, horizon=horizon)
 
 
 def read_goal(text: str) -> jax.Array:

@@ -1,12 +1,10 @@
-"""Policies: what to do is drawn from a distribution that a network makes of the observation. Used by fewstep/rl.
+"""Policies: distributions over actions, given observations by a network.
 
-A `Policy` is a value of pure functions over a *distribution*, a NamedTuple of its parameters; all of them take leading axes.
-Which one fits is said by the action space: `policy_for`.
+A `Policy` is a value of pure functions over a *distribution*, a NamedTuple of its parameters; all functions take leading axes.
+`policy_for` chooses the one that fits an action space.
 
-A policy that sees observations by their own mean and deviation, which it has counted. Used by fewstep/rl.
-
-What was counted is in θ, under `SEEN`, so that it is saved and adapted parameters carry it along; but it is data: no
-gradient reaches it, and nothing but `having_seen`, between two meta-steps, changes it.
+`normalize_observations` standardizes observations by running statistics, which are stored in θ under `STATISTICS`: they are
+saved, and adapted parameters keep them. No gradient reaches them; only `update_statistics` changes them, between meta-steps.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Policy(NamedTuple):
     init: Callable[[Key], Params]
     """`init(key) -> params`"""
     distribution: Callable[[Params, jax.Array], Any]
-    """`distribution(params, observations [..., observed]) -> distribution`, whose leaves are [..., numbers]"""
+    """`distribution(params, observations [..., observation_size]) -> distribution`, whose leaves are [..., numbers]"""
     sample: Callable[[Any, Key], jax.Array]
     """`sample(distribution, key) -> actions`, [..., actions], or integers [...] from a `categorical` one"""
     mode: Callable[[Any], jax.Array]
@@ -63,14 +61,16 @@ class Categorical(NamedTuple):
     """[..., actions], not normalized"""
 
 
-def policy_for(observed: int, actions: int, discrete: bool = False, hidden: Sequence[int] = HIDDEN, **settings: Any) -> Policy:
+def policy_for(
+    observation_size: int, action_size: int, discrete: bool = False, hidden: Sequence[int] = HIDDEN, **settings: Any
+) -> Policy:
     """The policy that fits an action space: `categorical` where it is discrete, else `gaussian`."""
-    return (categorical if discrete else gaussian)(observed, actions, hidden, **settings)
+    return (categorical if discrete else gaussian)(observation_size, action_size, hidden, **settings)
 
 
 def gaussian(
-    observed: int,
-    actions: int,
+    observation_size: int,
+    action_size: int,
     hidden: Sequence[int] = HIDDEN,
     activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
     deviation: float = 1.0,
@@ -80,10 +80,10 @@ def gaussian(
 
     `params` are {"mean": of the network, "log_deviation": [actions]}.
     """
-    network = _network(observed, actions, hidden, activation)
+    network = _network(observation_size, action_size, hidden, activation)
 
     def init(key: Key) -> Params:
-        return {"mean": network.init(key), "log_deviation": jnp.full(actions, math.log(deviation), float)}
+        return {"mean": network.init(key), "log_deviation": jnp.full(action_size, math.log(deviation), float)}
 
     def distribution(params: Params, observations: jax.Array) -> Gaussian:
         mean = network.apply(params["mean"], observations)
@@ -109,10 +109,13 @@ def gaussian(
 
 
 def categorical(
-    observed: int, actions: int, hidden: Sequence[int] = HIDDEN, activation: Callable[[jax.Array], jax.Array] = jnp.tanh
+    observation_size: int,
+    action_size: int,
+    hidden: Sequence[int] = HIDDEN,
+    activation: Callable[[jax.Array], jax.Array] = jnp.tanh,
 ) -> Policy:
     """The network makes one logit for each action; `params` are those of the network."""
-    network = _network(observed, actions, hidden, activation)
+    network = _network(observation_size, action_size, hidden, activation)
 
     def distribution(params: Params, observations: jax.Array) -> Categorical:
         return Categorical(network.apply(params, observations))
@@ -145,8 +148,10 @@ def categorical_of(init: Callable[[Key], Params], distribution: Callable[[Params
     )
 
 
-def _network(observed: int, outputs: int, hidden: Sequence[int], activation: Callable[[jax.Array], jax.Array]) -> Network:
-    network = mlp((observed, *hidden, outputs), activation)
+def _network(
+    observation_size: int, outputs: int, hidden: Sequence[int], activation: Callable[[jax.Array], jax.Array]
+) -> Network:
+    network = mlp((observation_size, *hidden, outputs), activation)
 
     def init(key: Key) -> Params:
         params = network.init(key)
@@ -157,65 +162,65 @@ def _network(observed: int, outputs: int, hidden: Sequence[int], activation: Cal
     def apply(params: Params, observations: jax.Array) -> jax.Array:
         # One axis of examples, for whatever axes there are: with two, XLA transposes every layer's activations on the way back,
         # and the gradient takes three times as long.
-        rows = network.apply(params, observations.reshape(-1, observed))
+        rows = network.apply(params, observations.reshape(-1, observation_size))
         return rows.reshape(*observations.shape[:-1], outputs)
 
     return Network(init, apply)
 
 
-SEEN = "seen"
+STATISTICS = "seen"
 FAR = 10.0
 """normalized observations are cut at so many deviations"""
-REMEMBERED = 1e6
+MAX_COUNT = 1e6
 """observations: of more, the oldest are forgotten by and by"""
 LEAST_DEVIATION = 1e-3
 
 
-class Seen(NamedTuple):
+class ObservationStatistics(NamedTuple):
     """What observations were like."""
 
     count: jax.Array
-    """float32 scalar, at most `REMEMBERED`"""
+    """float32 scalar, at most `MAX_COUNT`"""
     mean: jax.Array
     """[observed]"""
     variance: jax.Array
     """[observed]"""
 
 
-def normalizing(policy: Policy, observed: int) -> Policy:
+def normalize_observations(policy: Policy, observation_size: int) -> Policy:
     """`policy`, whose parameters are a dict, on normalized observations. Before anything was seen it takes them as they are."""
 
     def init(key: Key) -> Params:
-        seen = Seen(jnp.zeros(()), jnp.zeros(observed), jnp.ones(observed))
-        return {**policy.init(key), SEEN: seen._asdict()}
+        seen = ObservationStatistics(jnp.zeros(()), jnp.zeros(observation_size), jnp.ones(observation_size))
+        return {**policy.init(key), STATISTICS: seen._asdict()}
 
     def distribution(params: Params, observations: jax.Array) -> Any:
-        seen = Seen(**jax.lax.stop_gradient(params[SEEN]))
+        seen = ObservationStatistics(**jax.lax.stop_gradient(params[STATISTICS]))
         scale = jnp.maximum(jnp.sqrt(seen.variance), LEAST_DEVIATION)
-        wide = (1,) * (observations.ndim - 1) + (observed,)
+        wide = (1,) * (observations.ndim - 1) + (observation_size,)
         near = (observations - seen.mean.reshape(wide)) / scale.reshape(wide)
-        return policy.distribution({name: params[name] for name in params if name != SEEN}, jnp.clip(near, -FAR, FAR))
+        return policy.distribution({name: params[name] for name in params if name != STATISTICS}, jnp.clip(near, -FAR, FAR))
 
     return policy._replace(init=init, distribution=distribution)
 
 
-def having_seen(theta: Params, observations: jax.Array, weight: jax.Array) -> Params:
-    """θ that has counted `observations` [..., observed] too, those of `weight` [...] 1; without `SEEN`, as it was.
+def update_statistics(theta: Params, observations: jax.Array, weight: jax.Array) -> Params:
+    """θ that has counted `observations` [..., observed] too, those of `weight` [...] 1; without `STATISTICS`, as it was.
 
     Means and variances are merged as in Chan, Golub & LeVeque 1983 (The American Statistician 37(3)).
     """
-    if not (isinstance(theta, dict) and SEEN in theta):
+    if not (isinstance(theta, dict) and STATISTICS in theta):
         return theta
-    seen = Seen(**theta[SEEN])
+    seen = ObservationStatistics(**theta[STATISTICS])
     rows, weight = observations.reshape(-1, observations.shape[-1]), weight.reshape(-1)
     count = jnp.maximum(jnp.sum(weight), 1e-8)
     mean = weight @ rows / count
     variance = weight @ (rows - mean[None]) ** 2 / count
     total = seen.count + count
     apart = mean - seen.mean
-    merged = Seen(
-        jnp.minimum(total, REMEMBERED),
+    merged = ObservationStatistics(
+        jnp.minimum(total, MAX_COUNT),
         seen.mean + apart * count / total,
         (seen.variance * seen.count + variance * count + apart**2 * seen.count * count / total) / total,
     )
-    return {**theta, SEEN: merged._asdict()}
+    return {**theta, STATISTICS: merged._asdict()}

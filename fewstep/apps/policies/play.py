@@ -1,4 +1,4 @@
-"""A policy that acts in one task, before adaptation and after each update. Used by `fewstep play`."""
+"""fewstep play RUN --out FILE: a policy acts in one task, before adaptation and after each update."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 
 from fewstep.application import ADAPTED, Saved
 from fewstep.apps.policies.adapted import AdaptedPolicy, open_policy
-from fewstep.apps.policies.cli import broken, watched_updates
+from fewstep.apps.policies.cli import broken_notes, watched_updates
 from fewstep.apps.policies.environment import Environment, Simulation
-from fewstep.apps.policies.gymnasium import drawing, factory_of, gym_tasks
+from fewstep.apps.policies.gymnasium import factory_of, gym_tasks, with_rendering
 from fewstep.apps.policies.locomotion import FAMILIES
 from fewstep.apps.policies.model import PolicyProblem
 from fewstep.apps.policies.networks import Policy
 from fewstep.apps.policies.plots import Panel, points, policy_film, robots
-from fewstep.apps.policies.run import adapt_policy, as_json, in_environment, not_trusted, task_in_words
+from fewstep.apps.policies.run import adapt_policy, build_problem, not_trusted, task_in_words, task_to_json
 from fewstep.apps.policies.trajectories import collect
 from fewstep.cli.adapted import say_going_on
 from fewstep.cli.arguments import prepare_jax, say
@@ -64,7 +64,7 @@ class Play:
         out = moving_picture(self.out, self.seed)
         prepare_jax()
         if (Path(self.run) / ADAPTED).is_file():
-            shown = played_adapted(open_policy(self.run), Path(self.run), self.task, self.env, self.seed)
+            shown = play_adapted(open_policy(self.run), Path(self.run), self.task, self.env, self.seed)
         else:
             run = open_run(self.run, self.env)
             say_going_on(run)
@@ -79,7 +79,11 @@ class Play:
                 None,
                 f"no picture: nothing can draw it here ({error}). Of MuJoCo's robots try MUJOCO_GL=egl or osmesa.",
             )
-        figures, notes, task = played_figures(shown), [*broken(shown.said), *[why] * bool(why)], as_json(shown.task)
+        figures, notes, task = (
+            played_results(shown),
+            [*broken_notes(shown.messages), *[why] * bool(why)],
+            task_to_json(shown.task),
+        )
         taken = shown.about["environment_steps"] if shown.about else []
         if self.json:
             told = {"picture": drawn, "task": task, "played": figures, "environment_steps": taken, "notes": notes}
@@ -115,7 +119,7 @@ class About(TypedDict):
     task: Any
 
 
-class Acted(NamedTuple):
+class ShownTrajectory(NamedTuple):
     """One trajectory."""
 
     observations: np.ndarray
@@ -134,10 +138,10 @@ class Played(NamedTuple):
     problem: PolicyProblem
     task: Any
     titles: list[str]
-    acted: list[Acted]
+    acted: list[ShownTrajectory]
     about: dict[str, Any] | None
     """where it was adapted for this: mean returns by update, over all trajectories that were collected, and their steps"""
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     """which trajectories broke"""
 
 
@@ -148,10 +152,10 @@ def played(run: Run, words: str, updates: int, seed: int) -> Played:
     policy, found = adapt_policy(run, task, updates, None, seed, watched_updates, problem)
     titles = ["before", *(f"after {number} update{'s' * (number > 1)}" for number in range(1, updates + 1))]
     acted = [act(problem, theta, found.task, seed) for theta in found.path]
-    return Played(problem, found.task, titles, acted, policy.about, found.said)
+    return Played(problem, found.task, titles, acted, policy.about, found.messages)
 
 
-def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, seed: int) -> Played:
+def play_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, seed: int) -> Played:
     """Lets an adapted policy act once, in the task that it was adapted to or in another."""
     try:
         validate(policy.about, About, "the content")
@@ -159,12 +163,12 @@ def played_adapted(policy: AdaptedPolicy, source: Path, words: str, env: str, se
         raise InputError(
             f"{source / ADAPTED}: expected where the policy comes from, but it is damaged. Adapt again."
         ) from error
-    sizes = {name: getattr(policy.shape, name) for name in ("observed", "actions", "discrete")}
+    sizes = policy.shape.sizes
     saved = {**policy.about["run"], "sizes": sizes}
     if policy.about["env"] and not env:
         raise not_trusted(source, policy.about["env"])
     settings = settings_of(saved, source / ADAPTED)
-    problem = with_pictures(in_environment(settings, saved["seed"], Saved(source, saved), env))
+    problem = with_pictures(build_problem(settings, saved["seed"], Saved(source, saved), env))
     if not words and policy.about["task"] is None:
         raise InputError(f"{source}: the task that it was adapted to could not be saved. Say which one by --task.")
     task = problem.read_task(words or json.dumps(policy.about["task"]))
@@ -177,12 +181,12 @@ def with_pictures(problem: PolicyProblem) -> PolicyProblem:
     if "env" not in problem.protocol:
         return problem
     scale = getattr(problem.settings, "action_scale", 1.0)
-    drawn = gym_tasks(drawing(factory_of(problem.protocol["env"])), problem.environment.horizon, scale)
+    drawn = gym_tasks(with_rendering(factory_of(problem.protocol["env"])), problem.environment.horizon, scale)
     return replace(problem, environment=drawn)
 
 
 def panels(shown: Played) -> list[Panel]:
-    """The trajectories with their pictures. Raises `NoRenderer` where there are none."""
+    """The trajectories with their pictures. Raises `NoRenderer` if there are none."""
     problem, found = shown.problem, []
     for number, (title, acted) in enumerate(zip(shown.titles, shown.acted, strict=True)):
         told = ""
@@ -194,7 +198,9 @@ def panels(shown: Played) -> list[Panel]:
     return found
 
 
-def pictures(problem: PolicyProblem, task: Any, acted: Acted) -> tuple[Callable[[int], Image.Image], Callable[[int], str]]:
+def pictures(
+    problem: PolicyProblem, task: Any, acted: ShownTrajectory
+) -> tuple[Callable[[int], Image.Image], Callable[[int], str]]:
     """(step -> picture, step -> what else is said of it). Raises `NoRenderer`."""
     if problem.places is not None and problem.goal is not None:
         places = np.asarray(problem.places(jnp.asarray(acted.observations)))
@@ -219,22 +225,22 @@ def ending(problem: PolicyProblem) -> str:
     return "ended" if "env" in problem.protocol else known.get(problem.name, "ended")
 
 
-def act(problem: PolicyProblem, theta: Params, task: Any, seed: int) -> Acted:
+def act(problem: PolicyProblem, theta: Params, task: Any, seed: int) -> ShownTrajectory:
     """One trajectory of sampled actions. What is random in it is the same for every θ."""
     key = jax.random.key(seed)
     if isinstance(problem.environment, Simulation):
-        return simulated(problem.environment, problem.policy, theta, task, key)
-    return computed(problem.environment, problem.policy, theta, task, key)
+        return act_in_simulation(problem.environment, problem.policy, theta, task, key)
+    return act_in_environment(problem.environment, problem.policy, theta, task, key)
 
 
-def computed(environment: Environment, policy: Policy, theta: Params, task: Any, key: Key) -> Acted:
+def act_in_environment(environment: Environment, policy: Policy, theta: Params, task: Any, key: Key) -> ShownTrajectory:
     found = jax.tree.map(np.asarray, jax.jit(lambda: collect(environment, policy, theta, task, key, 1))())
     lived = int(found.weight[0].sum())
     observations = np.concatenate([found.observations[0, :lived], found.last_observation])
-    return Acted(observations, found.rewards[0, :lived], [], bool(found.terminated[0].any()))
+    return ShownTrajectory(observations, found.rewards[0, :lived], [], bool(found.terminated[0].any()))
 
 
-def simulated(simulation: Simulation, policy: Policy, theta: Params, task: Any, key: Key) -> Acted:
+def act_in_simulation(simulation: Simulation, policy: Policy, theta: Params, task: Any, key: Key) -> ShownTrajectory:
     draw = jax.jit(lambda seen, key: policy.sample(policy.distribution(theta, seen), key))
     look: Callable[[], Any] = simulation.snapshot or (lambda: None)
     seed = int(jax.random.bits(key))
@@ -251,10 +257,10 @@ def simulated(simulation: Simulation, policy: Policy, theta: Params, task: Any, 
         ended = bool(found.terminated[0])
         if ended or found.truncated[0]:
             break
-    return Acted(np.array(observations), np.array(rewards), snapshots if simulation.snapshot else [], ended)
+    return ShownTrajectory(np.array(observations), np.array(rewards), snapshots if simulation.snapshot else [], ended)
 
 
-def played_figures(shown: Played) -> dict[str, Any]:
+def played_results(shown: Played) -> dict[str, Any]:
     """By title: the return of the trajectory that is shown, its steps, and the mean return where there is one."""
     about = shown.about or {}
     means = about.get("returns", [None] * len(shown.acted))

@@ -1,8 +1,7 @@
-"""Policies in pictures: returns over the training, returns after each update, and the ways that were taken.
+"""Figures and animations of policies: returns over training, returns after each update, paths.
 
-Policies side by side, as a moving picture: what each does in one task, and what it brings. Used by `fewstep play`.
-
-A panel brings its own pictures: `points` draws 2D navigation, `robots` what MuJoCo shows; an environment may render its own.
+In an animation, each panel brings its own frames: `points` draws 2D navigation, `robots` renders MuJoCo; an environment may
+render itself.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def updates_in_words(update: int) -> str:
     return f"{update} update{'s' * (update != 1)}"
 
 
-PICTURES = {"returns": returns, "updates": after_updates, "ways": ways}
+FIGURES = {"returns": returns, "updates": after_updates, "ways": ways}
 """those of a policy's run, in place of the others"""
 
 

@@ -1,8 +1,9 @@
 """The outer step of ProMP (Rothfuss et al. 2019, arXiv 1810.06784): PPO's clipped loss *through* adaptation.
 
-A few steps of an ordinary optimizer on one batch of trajectories, each after adapting anew. The clipped loss keeps the
-adapted policies near those that drew the queries; a penalty keeps the policies *before* each adaptation step near those
-that drew the supports. Cheaper a step than a trust region, without its promise."""
+It takes a few steps of an ordinary optimizer on one batch of trajectories and adapts again for each. The clipped loss keeps the
+adapted policies near those that collected the queries; a penalty keeps the policies *before* each adaptation step near those
+that collected the supports. A step is cheaper than one of a trust region, without its guarantee.
+"""
 
 from __future__ import annotations
 

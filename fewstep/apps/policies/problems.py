@@ -1,9 +1,4 @@
-"""Half-cheetah and ant that are to run at a velocity or in a direction, as problems for policies.
-
-2D navigation as a problem for policies: see apps/policies/nav2d.py.
-
-A user's own Gymnasium environment as a problem for policies: see apps/policies/gymnasium.py for what it has to bring.
-"""
+"""Settings of the problems for policies: locomotion in MuJoCo, 2D navigation, and a user's own Gymnasium environment."""
 
 from __future__ import annotations
 
@@ -25,7 +20,7 @@ class Locomotion(SimulatedSettings):
     family: ClassVar[str] = ""
 
     def build(self, seed: int = 0, format: Any = None) -> PolicyProblem:
-        """The PolicyProblem; nothing is simulated. Raises `InputError` where MuJoCo is not installed."""
+        """The PolicyProblem; nothing is simulated. Raises `InputError` if MuJoCo is not installed."""
         self.check(seed)
         family = FAMILIES[self.family]
         protocol: dict[str, Any] = {"robot": family.robot}
@@ -130,7 +125,7 @@ class OwnEnvironment(SimulatedSettings):
     """an action of 1 is so much of the way from the middle of the actions' range to its ends"""
 
     def build(self, seed: int = 0, format: Any = None) -> PolicyProblem:
-        """The PolicyProblem; one environment is made. Raises `InputError` where it does not meet the protocol."""
+        """The PolicyProblem; one environment is made. Raises `InputError` if it does not meet the protocol."""
         self.check(seed)
         simulation = gym_tasks(factory_of(self.env), self.horizon, self.action_scale)
         problem = self.in_simulator("rl", simulation, {"env": self.env})

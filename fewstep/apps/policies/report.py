@@ -1,4 +1,4 @@
-"""A trained policy on tasks it has not seen: returns after 0, 1, 2, 3 updates, and the ways it takes."""
+"""Evaluation of a trained policy on unseen tasks: returns after 0, 1, 2, … updates, and the paths that it takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from fewstep.apps.policies.adaptation import collected_path
 from fewstep.apps.policies.environment import Simulation
-from fewstep.apps.policies.meta_step import gathered
-from fewstep.apps.policies.model import PolicyProblem, returns_of
+from fewstep.apps.policies.meta_step import collect_scored
+from fewstep.apps.policies.model import PolicyProblem, returns_program
 from fewstep.apps.policies.trajectories import Scored, returns
 from fewstep.core.types import Key, MetaParams, Params
 from fewstep.supervised.evaluate import summarize
@@ -29,8 +29,8 @@ def evaluate_policies(
 ) -> dict[str, Any]:
     """What `evaluation.json` holds: mean returns of sampled actions over test tasks, the same for every run."""
     started = time.monotonic()
-    rollouts = rollouts or problem.judged_rollouts
-    found, drawn = returns_of(problem, tasks, updates, jax.random.key(TEST), rollouts, unseen=True)(params)
+    rollouts = rollouts or problem.evaluation_rollouts
+    found, drawn = returns_program(problem, tasks, updates, jax.random.key(TEST), rollouts, unseen=True)(params)
     by_name = {"return": np.asarray(found.returns, np.float64)}
     if problem.normalized is not None:
         by_name["normalized_return"] = np.asarray(jax.vmap(problem.normalized)(jnp.asarray(found.returns), drawn), np.float64)
@@ -62,11 +62,13 @@ def ways_shown(problem: PolicyProblem, params: MetaParams, updates: int) -> dict
         task_key, path_key, last_key = jax.random.split(key, 3)
         task = environment.sample_task(task_key)
 
-        def gather(theta: Params, key: Key) -> Scored:
-            return gathered(problem.search, environment, problem.policy, theta, task, key, 40)
+        def collect_with(theta: Params, key: Key) -> Scored:
+            return collect_scored(problem.search, environment, problem.policy, theta, task, key, 40)
 
-        path = collected_path(problem.search.learner(problem.policy, problem.later_rate), params, gather, path_key, updates)
-        last = gather(path.adapted, last_key)
+        path = collected_path(
+            problem.search.learner(problem.policy, problem.later_rate), params, collect_with, path_key, updates
+        )
+        last = collect_with(path.adapted, last_key)
         seen = jax.tree.map(
             lambda before, after: jnp.concatenate([before, after[None]]), path.supports.trajectories, last.trajectories
         )

@@ -1,4 +1,4 @@
-"""What is done with the run of a policy: its environment is found, and it adapts to a task by acting in it."""
+"""Opens the environment of a policy's run, and adapts the policy to a task by acting in it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fewstep.application import Saved
 from fewstep.apps.policies.adapted import AdaptedPolicy, Shape
 from fewstep.apps.policies.environment import Simulation
 from fewstep.apps.policies.gymnasium import factory_of, gym_tasks, read_own_task
-from fewstep.apps.policies.model import AdaptedTo, PolicyProblem, adapted_to, unseen_task
+from fewstep.apps.policies.model import AdaptationResult, PolicyProblem, adapt_to_task, unseen_task
 from fewstep.apps.policies.problems import OwnEnvironment
 from fewstep.apps.policies.settings import PolicySettings
 from fewstep.errors import InputError, NotTrusted
 from fewstep.runs import Run
 
 
-def in_environment(settings: PolicySettings, seed: int, saved: Saved | None = None, env: str = "") -> PolicyProblem:
+def build_problem(settings: PolicySettings, seed: int, saved: Saved | None = None, env: str = "") -> PolicyProblem:
     """The problem in its own environment or in that of `env`, module:factory. Code that is not fewstep's is run if it is named
     here, and not otherwise.
 
@@ -36,7 +36,7 @@ def in_environment(settings: PolicySettings, seed: int, saved: Saved | None = No
         built = replace(settings, env=env).build(seed)
     else:
         built = settings.build(seed)
-        built = moved(built, env) if env else built
+        built = in_user_environment(built, env) if env else built
     if saved is not None:
         require_sizes(saved, built)
     return built
@@ -51,7 +51,7 @@ def not_trusted(directory: Path, env: str) -> NotTrusted:
     )
 
 
-def moved(problem: PolicyProblem, env: str) -> PolicyProblem:
+def in_user_environment(problem: PolicyProblem, env: str) -> PolicyProblem:
     """The same policy in a user's environment: a robot of its own, say."""
     scale = getattr(problem.settings, "action_scale", 1.0)
     simulation = gym_tasks(factory_of(env), problem.environment.horizon, scale)
@@ -85,7 +85,7 @@ def require_sizes(saved: Saved, problem: PolicyProblem) -> None:
 def sizes_of(problem: PolicyProblem) -> dict[str, Any]:
     """What `config.json` records of the environment."""
     environment = problem.environment
-    return {"observed": environment.observed, "actions": environment.actions, "discrete": environment.discrete}
+    return {"observed": environment.observation_size, "actions": environment.action_size, "discrete": environment.discrete}
 
 
 def adapt_policy(
@@ -96,7 +96,7 @@ def adapt_policy(
     seed: int = 0,
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
     problem: PolicyProblem | None = None,
-) -> tuple[AdaptedPolicy, AdaptedTo]:
+) -> tuple[AdaptedPolicy, AdaptationResult]:
     """Acts in one `task` (an unseen one is sampled if there is none) and adapts by turns: (the best policy on its own, how it
     went).
 
@@ -112,14 +112,14 @@ def adapt_policy(
             raise InputError(f"--{name} should be at least {least}, got {value}.")
     task_key, key = jax.random.split(jax.random.key(seed))
     task = unseen_task(problem, task_key) if task is None else task
-    found = adapted_to(problem, run.params(), task, updates, rollouts, key, watch)
+    found = adapt_to_task(problem, run.params(), task, updates, rollouts, key, watch)
     kept = best_update(np.asarray(found.judged.returns, float))
     about = {
-        "run": as_json(
+        "run": task_to_json(
             {name: run.config[name] for name in ("application", "package", "problem", "preset", "settings", "seed")}
         ),
         "env": problem.protocol.get("env", ""),
-        "task": as_json(task),
+        "task": task_to_json(task),
         "updates": updates,
         "kept": kept,
         "returns": np.round(np.asarray(found.judged.returns, float), 4).tolist(),
@@ -136,7 +136,7 @@ def shape_of(problem: PolicyProblem) -> Shape:
     limit = environment.action_limit if isinstance(environment, Simulation) and ends is not None else None
     limit = limit if limit is not None and np.isfinite(limit) else None
     normalized = getattr(settings, "normalize", False)
-    sizes = environment.observed, environment.actions, environment.discrete
+    sizes = environment.observation_size, environment.action_size, environment.discrete
     return Shape(*sizes, tuple(settings.hidden), normalized, limit, least, most)
 
 
@@ -147,7 +147,7 @@ def best_update(returns: np.ndarray) -> int:
     return len(known) - 1 - int(np.argmax(known[::-1]))
 
 
-def as_json(task: Any) -> Any:
+def task_to_json(task: Any) -> Any:
     """A task as JSON has it, or None if it has none."""
     try:
         task = jax.tree.map(lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf, task)

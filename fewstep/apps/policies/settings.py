@@ -1,8 +1,7 @@
-"""Settings that all families of tasks for policies share. Used by problems/nav2d.py and
-simulated_settings.py.
+"""Settings that all problems for policies share, and those of policies in a simulator.
 
-Settings of policies whose environment is a simulator: those of all policies, with the defaults of ProMP's code for
-locomotion but twenty tasks a meta-step, not forty, and learned inner rates. Used by locomotion.py and own_environment.py.
+The defaults in a simulator are those of ProMP's code for locomotion, except for 20 tasks per meta-step instead of 40, and
+learned inner rates.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import optax
 from fewstep.apps.policies.environment import Environment, Simulation
 from fewstep.apps.policies.meta_step import PolicySearch
 from fewstep.apps.policies.model import PolicyProblem
-from fewstep.apps.policies.networks import Policy, normalizing, policy_for
+from fewstep.apps.policies.networks import Policy, normalize_observations, policy_for
 from fewstep.apps.policies.ppo import ProximalPolicy
 from fewstep.apps.policies.training import PolicyTrainer
 from fewstep.apps.policies.trpo import TrustRegion
@@ -132,7 +131,7 @@ class PolicySettings:
     def policy(self, environment: Environment | Simulation) -> Policy:
         """The policy that fits the environment's actions."""
         spread = {} if environment.discrete else {"deviation": self.deviation}
-        return policy_for(environment.observed, environment.actions, environment.discrete, self.hidden, **spread)
+        return policy_for(environment.observation_size, environment.action_size, environment.discrete, self.hidden, **spread)
 
     def search(self) -> PolicySearch:
         """How it is learned."""
@@ -220,11 +219,11 @@ class SimulatedSettings(PolicySettings):
             raise InputError(f"--horizon should be at least 1, got {self.horizon}.")
 
     def policy(self, environment: Environment | Simulation) -> Policy:
-        observed, actions = environment.observed, environment.actions
-        return simulated_policy(observed, actions, environment.discrete, self.hidden, self.deviation, self.normalize)
+        sizes = environment.observation_size, environment.action_size
+        return simulated_policy(*sizes, environment.discrete, self.hidden, self.deviation, self.normalize)
 
     @property
-    def judged_tasks(self) -> int:
+    def validation_tasks(self) -> int:
         """Validation tasks: 40, or as many as take no more than a fifth of all trajectories, but at least 10. Of each there are
         `rollouts` trajectories for each update and at last."""
         trained = self.log_every * self.meta_batch_size * (1 + self.adaptation_steps)
@@ -240,8 +239,8 @@ class SimulatedSettings(PolicySettings):
             simulation,
             protocol,
             notes=simulation.notes,
-            judged_tasks=self.judged_tasks,
-            judged_rollouts=self.rollouts,
+            validation_tasks=self.validation_tasks,
+            evaluation_rollouts=self.rollouts,
         )
 
 
@@ -252,8 +251,8 @@ def as_published(settings: Any) -> Any:
 
 @lru_cache(maxsize=16)  # programs are compiled for a policy: those of a training serve its evaluation too
 def simulated_policy(
-    observed: int, actions: int, discrete: bool, hidden: tuple[int, ...], deviation: float, normalize: bool
+    observation_size: int, action_size: int, discrete: bool, hidden: tuple[int, ...], deviation: float, normalize: bool
 ) -> Policy:
     """The policy that fits the actions; where it is to `normalize` observations, it counts what they are like."""
-    policy = policy_for(observed, actions, discrete, hidden, **({} if discrete else {"deviation": deviation}))
-    return normalizing(policy, observed) if normalize else policy
+    policy = policy_for(observation_size, action_size, discrete, hidden, **({} if discrete else {"deviation": deviation}))
+    return normalize_observations(policy, observation_size) if normalize else policy

@@ -1,10 +1,9 @@
 """Meta-steps whose trajectories come from a simulator outside JAX: `meta_step` for a `Simulation`.
 
-One compiled call of the policy and one of the simulator for each step of control, for all tasks and rollouts together;
-adaptation and the outer step are compiled as on the other path. What is drawn depends on (key, number of the meta-step,
-number of the task) alone, so the same keys give the same bits.
-
-A trajectory that breaks (its environment raises, or returns what is not a number) counts for nothing.
+Each control step is one compiled call of the policy and one call of the simulator, for all tasks and rollouts together;
+adaptation and the outer step are compiled. All randomness depends only on (key, number of the meta-step, number of the task),
+so the same keys give the same bits. A trajectory that breaks (its environment raises, or returns numbers that are not finite)
+is left out.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import numpy as np
 from fewstep.apps.policies.advantages import scored
 from fewstep.apps.policies.environment import Simulation, Tasks
 from fewstep.apps.policies.meta_step import MetaStepInfo, PolicySearch, outer_step
-from fewstep.apps.policies.networks import Policy, having_seen
-from fewstep.apps.policies.trajectories import Judged, Scored, Trajectories
+from fewstep.apps.policies.networks import Policy, update_statistics
+from fewstep.apps.policies.trajectories import PolicyReturns, Scored, Trajectories
 from fewstep.core.maml import MetaState
 from fewstep.core.types import Key, MetaParams, Params
 from fewstep.errors import TrainingError
@@ -34,14 +33,16 @@ class Collected(NamedTuple):
     """leaves [tasks, rollouts, ...]"""
     broken: np.ndarray
     """bool [tasks, rollouts]: whether a trajectory broke"""
-    said: tuple[str, ...]
+    messages: tuple[str, ...]
     """of each that did: its task, the step and why"""
 
 
-def collect_outside(simulation: Simulation, policy: Policy, thetas: Params, tasks: Tasks, rollouts: int, key: Key) -> Collected:
+def collect_simulated(
+    simulation: Simulation, policy: Policy, thetas: Params, tasks: Tasks, rollouts: int, key: Key
+) -> Collected:
     """`rollouts` trajectories of every task, each under its task's entry of `thetas` [tasks, ...], up to the horizon.
 
-    Raises `TrainingError` where all trajectories break.
+    Raises `TrainingError` if all trajectories break.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(tasks)))
     at_once = max(1, simulation.at_once // rollouts)
@@ -52,13 +53,13 @@ def collect_outside(simulation: Simulation, policy: Policy, thetas: Params, task
         for part in (slice(first, first + at_once) for first in range(0, len(tasks), at_once))
     ]
     broken = np.concatenate([each.broken for each in groups])
-    said = tuple(line for each in groups for line in each.said)
+    messages = tuple(line for each in groups for line in each.messages)
     if broken.all():
-        raise TrainingError(f"All {broken.size} trajectories broke, the first in {said[0]}. The last checkpoint is kept.")
+        raise TrainingError(f"All {broken.size} trajectories broke, the first in {messages[0]}. The last checkpoint is kept.")
     trajectories = groups[0].trajectories
     if len(groups) > 1:
         trajectories = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(each.trajectories for each in groups))
-    return Collected(trajectories, broken, said)
+    return Collected(trajectories, broken, messages)
 
 
 def simulated_meta_step(
@@ -66,17 +67,17 @@ def simulated_meta_step(
 ) -> tuple[MetaState, MetaStepInfo]:
     """One meta-step, as `policy_meta_step`; `key` is that of the whole run. Not for `jax.jit`: it is made of compiled parts."""
     task_key, *keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-    tasks = simulation.drawn(generator_of(task_key), search.tasks)
-    found, _ = path_outside(search, simulation, policy, state.params, tasks, keys, search.adaptation_steps, search.rollouts)
+    tasks = simulation.sample(generator_of(task_key), search.tasks)
+    found, _ = simulated_path(search, simulation, policy, state.params, tasks, keys, search.adaptation_steps, search.rollouts)
     *supports, query = (each.trajectories for each in found)
     state, taken = _outer(search, policy, state, supports, query)
     returned = jnp.asarray([np.mean(_whole_returns(each)[~each.broken]) for each in found], jnp.float32)
     steps = sum(int(np.sum(each.trajectories.weight)) for each in found)
-    said = tuple(line for each in found for line in each.said)
-    return state, MetaStepInfo(returned, jnp.asarray(steps, jnp.int32), taken, said)
+    messages = tuple(line for each in found for line in each.messages)
+    return state, MetaStepInfo(returned, jnp.asarray(steps, jnp.int32), taken, messages)
 
 
-def evaluate_outside(
+def evaluate_simulated(
     search: PolicySearch,
     simulation: Simulation,
     policy: Policy,
@@ -86,24 +87,24 @@ def evaluate_outside(
     steps: int = 3,
     rollouts: int = 40,
     later_rate: float = 0.5,
-) -> Judged:
+) -> PolicyReturns:
     """What policies bring in tasks after 0, 1, … adaptation steps, each of them on fresh trajectories: [tasks, steps + 1].
 
     Trajectories that broke are left out; where all of a task's did, its return is NaN.
     """
     keys = jax.random.split(key)
-    return judged_outside(path_outside(search, simulation, policy, params, tasks, keys, steps, rollouts, later_rate)[0])
+    return returns_by_update(simulated_path(search, simulation, policy, params, tasks, keys, steps, rollouts, later_rate)[0])
 
 
-def judged_outside(found: Sequence[Collected]) -> Judged:
+def returns_by_update(found: Sequence[Collected]) -> PolicyReturns:
     """What was collected by update, as returns and counts of steps: float64 and int64 [tasks, updates + 1]."""
     sums = np.stack([np.sum(np.where(each.broken, 0, _whole_returns(each)), 1) for each in found], 1)
     counts = np.stack([np.sum(~each.broken, 1) for each in found], 1)
     steps = np.stack([np.sum(np.asarray(each.trajectories.weight), (1, 2)).astype(int) for each in found], 1)
-    return Judged(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), steps)
+    return PolicyReturns(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), steps)
 
 
-def path_outside(
+def simulated_path(
     search: PolicySearch,
     simulation: Simulation,
     policy: Policy,
@@ -124,7 +125,7 @@ def path_outside(
     path_key, last_key = keys
     step_keys = [*jax.random.split(path_key, steps), last_key]
     for number in watch(range(steps + 1)):
-        found.append(collect_outside(simulation, policy, state[0], tasks, rollouts, step_keys[number]))
+        found.append(collect_simulated(simulation, policy, state[0], tasks, rollouts, step_keys[number]))
         if number < steps:
             state = _adapt(search, policy, later_rate, params, state, found[-1].trajectories)
             path.append(state[0])
@@ -138,39 +139,44 @@ def _rolled_out(simulation: Simulation, policy: Policy, thetas: Params, tasks: T
     begin_keys, act_keys = _split(keys)
     begun = simulation.begin([task for task in tasks for _ in range(rollouts)], _seeds(begin_keys, rollouts).ravel().tolist())
     observation = np.asarray(begun.observations, np.float32)
-    alive = np.all(np.isfinite(observation), axis=-1)
-    broken, said = ~alive, [_told(tasks, row // rollouts, 0, begun.said.get(row)) for row in np.flatnonzero(~alive).tolist()]
-    seen = np.zeros((rows, steps, simulation.observed), np.float32)
+    active = np.all(np.isfinite(observation), axis=-1)
+    broken, messages = (
+        ~active,
+        [_broken_message(tasks, row // rollouts, 0, begun.messages.get(row)) for row in np.flatnonzero(~active).tolist()],
+    )
+    seen = np.zeros((rows, steps, simulation.observation_size), np.float32)
     acted = (
-        np.zeros((rows, steps), np.int32) if simulation.discrete else np.zeros((rows, steps, simulation.actions), np.float32)
+        np.zeros((rows, steps), np.int32)
+        if simulation.discrete
+        else np.zeros((rows, steps, simulation.action_size), np.float32)
     )
     rewards, weight, terminated = (np.zeros((rows, steps), np.float32) for _ in range(3))
-    last = np.where(alive[:, None], observation, 0)
+    last = np.where(active[:, None], observation, 0)
     for step in range(steps):
-        if not alive.any():
+        if not active.any():
             break
         seen[:, step] = last
         actions = np.asarray(_act(policy, thetas, last.reshape(*shape, -1), act_keys, step))
         acted[:, step] = actions.reshape(acted[:, step].shape)
-        outcome = simulation.step(acted[:, step], alive)
+        outcome = simulation.step(acted[:, step], active)
         fine = np.all(np.isfinite(outcome.observations), axis=-1) & np.isfinite(outcome.rewards)
-        for row in np.flatnonzero(alive & ~fine).tolist():
-            said.append(_told(tasks, row // rollouts, step + 1, outcome.said.get(row)))
-        broken |= alive & ~fine
-        alive = alive & fine
-        weight[alive, step] = 1
-        rewards[alive, step] = outcome.rewards[alive]
-        terminated[alive, step] = outcome.terminated[alive]
-        last = np.where(alive[:, None], outcome.observations, last)  # one that has ended stands still
-        alive = alive & ~outcome.terminated & ~outcome.truncated
+        for row in np.flatnonzero(active & ~fine).tolist():
+            messages.append(_broken_message(tasks, row // rollouts, step + 1, outcome.messages.get(row)))
+        broken |= active & ~fine
+        active = active & fine
+        weight[active, step] = 1
+        rewards[active, step] = outcome.rewards[active]
+        terminated[active, step] = outcome.terminated[active]
+        last = np.where(active[:, None], outcome.observations, last)  # one that has ended stands still
+        active = active & ~outcome.terminated & ~outcome.truncated
     # Dropped as a whole: were it cut where it broke, breaking would pay wherever rewards are negative.
     rewards[broken], weight[broken], terminated[broken] = 0, 0, 0
     parts = seen, acted, rewards, weight, terminated, last
     by_task = (jnp.asarray(part.reshape(*shape, *part.shape[1:])) for part in parts)
-    return Collected(_completed(policy, thetas, *by_task), broken.reshape(shape), tuple(said))
+    return Collected(_completed(policy, thetas, *by_task), broken.reshape(shape), tuple(messages))
 
 
-def _told(tasks: Tasks, number: int, step: int, why: str | None) -> str:
+def _broken_message(tasks: Tasks, number: int, step: int, why: str | None) -> str:
     where = f"at step {step}" if step else "at its reset"
     return f"task {number + 1} ({tasks[number]!r}) {where}: {why or 'what came back is not a number'}"
 
@@ -251,7 +257,7 @@ def _outer(search: PolicySearch, policy: Policy, state: MetaState, supports: Seq
     state, taken = outer_step(search, policy, state, stacked, score(query))
     theta = state.params.theta
     for each in (*supports, query):
-        theta = having_seen(theta, each.observations, each.weight)
+        theta = update_statistics(theta, each.observations, each.weight)
     return MetaState(state.params._replace(theta=theta), state.opt_state, state.step), taken
 
 

@@ -1,9 +1,10 @@
-"""How policies are trained: meta-steps that collect their own trajectories, watched on validation tasks.
+"""Training of policies: meta-steps that collect their own trajectories, with validation tasks.
 
-What a meta-step draws depends on (seed, its number, the number of the task) alone, so a resumed run goes on bit for bit.
-The checkpoint is kept whose policy brings most on validation tasks after 1 to `updates` adaptation steps: one that is
-trained for longer may adapt better in one step and fall apart in three. The best of many figures is too good to be true,
-so the kept policy is measured once more on tasks that chose nothing (`chosen_returns` in the last record of the log)."""
+All randomness depends only on (seed, meta-step, task number), so a resumed run continues bit for bit. The best checkpoint has
+the highest mean return on validation tasks after 1 to `updates` adaptation steps: a policy that is trained for longer may adapt
+better in one step and degrade in three. The maximum of many estimates is biased, so the chosen policy is measured again on
+other tasks (`chosen_returns` in the last record of the log).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fewstep.apps.policies.environment import Simulation
-from fewstep.apps.policies.meta_step import shortened
-from fewstep.apps.policies.model import PolicyProblem, meta_step_of, returns_of
+from fewstep.apps.policies.meta_step import scale_step
+from fewstep.apps.policies.model import PolicyProblem, compiled_meta_step, returns_program
 from fewstep.core.maml import MetaState
 from fewstep.core.problem import StepStats, Validation
 from fewstep.core.types import Key, MetaParams
@@ -36,7 +37,7 @@ class PolicyTrainer:
 
     def __init__(self, problem: PolicyProblem, mesh: Mesh | None, seed: int, quiet: bool) -> None:
         self.problem, self.mesh = problem, mesh or self.mesh_of(problem, None)
-        self._meta_step = meta_step_of(problem, self.mesh if self.mesh.size > 1 else None)
+        self._meta_step = compiled_meta_step(problem, self.mesh if self.mesh.size > 1 else None)
         self._returns: Any = None
         self._broken = False
 
@@ -69,14 +70,16 @@ class PolicyTrainer:
         if not info.outer.finite:
             return state, StepStats(0, False, totals=totals, messages=messages)
         if slowed.factor < 1:
-            after = shortened(state, after, slowed.factor)
+            after = scale_step(state, after, slowed.factor)
         latest = {"returns": rounded(info.returns), "kl": float(info.outer.kl), "accepted": bool(info.outer.accepted)}
         stats = StepStats(1, True, totals=totals, latest=latest, messages=messages)
         return after._replace(opt_state=Slowed(after.opt_state, slowed.factor)), stats
 
     def validate(self, state: MetaState, key: Key) -> Validation:
         if self._returns is None:
-            self._returns = returns_of(self.problem, self.problem.judged_tasks, self.problem.updates, key, place=self._split)
+            self._returns = returns_program(
+                self.problem, self.problem.validation_tasks, self.problem.updates, key, place=self._split
+            )
         found = self._mean(self._returns, state.params)
         return Validation(state, -float(np.mean(found[1:])), {"validation_returns": rounded(found)})
 
@@ -85,7 +88,9 @@ class PolicyTrainer:
         problem = self.problem
         if not problem.remeasured_tasks:
             return {}, ""
-        again = returns_of(problem, problem.remeasured_tasks, problem.updates, jax.random.fold_in(key, 1), place=self._split)
+        again = returns_program(
+            problem, problem.remeasured_tasks, problem.updates, jax.random.fold_in(key, 1), place=self._split
+        )
         found = rounded(self._mean(again, self.place(best).params))
         told = f"on {problem.remeasured_tasks} tasks that did not choose it, the policy of meta-step {int(best.step)} returns "
         told += f"{', '.join(f'{value:.3g}' for value in found)} after 0, 1, … updates"

@@ -1,7 +1,4 @@
-"""Rolling a policy out in an environment made of pure functions, inside the compiled program.
-
-Trajectories of one task, and what they brought: the support and query sets of reinforcement learning.
-"""
+"""Trajectories of one task, their returns, and rollouts in an environment of pure functions inside the compiled program."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class Scored(NamedTuple):
     """[rollouts, steps]"""
 
 
-class Judged(NamedTuple):
+class PolicyReturns(NamedTuple):
     """What policies brought in tasks, by updates: after 0, 1, …, each on fresh trajectories."""
 
     returns: Any
@@ -72,20 +69,20 @@ def collect(environment: Environment, policy: Policy, params: Params, task: Task
     """`rollouts` trajectories of one task, side by side, each up to the horizon. Pure; map it over tasks with `vmap`."""
 
     def one_step(carry: tuple[Any, jax.Array], key: Key):
-        state, alive = carry
+        state, active = carry
         act_key, step_key = jax.random.split(key)
         observation = jax.vmap(environment.observe, (0, None))(state, task)
         distribution = policy.distribution(params, observation)
         action = policy.sample(distribution, act_key)
         after = jax.vmap(environment.step, (0, 0, None, 0))(state, action, task, jax.random.split(step_key, rollouts))
-        weight = alive.astype(after.reward.dtype)
+        weight = active.astype(after.reward.dtype)
         log_probability = policy.log_probability(distribution, action)
-        ended = after.terminated & alive
-        reward = jnp.where(alive, after.reward, 0)
+        ended = after.terminated & active
+        reward = jnp.where(active, after.reward, 0)
         seen = observation, action, reward, log_probability, distribution, weight, ended.astype(weight.dtype)
         # A trajectory that has ended stands still: what happens beyond must not become NaN.
-        state = jax.tree.map(lambda new, old: jnp.where(_like(alive, new), new, old), after.state, state)
-        return (state, alive & ~after.terminated), seen
+        state = jax.tree.map(lambda new, old: jnp.where(_expand_to(active, new), new, old), after.state, state)
+        return (state, active & ~after.terminated), seen
 
     start_key, steps_key = jax.random.split(key)
     state = jax.vmap(environment.reset, (None, 0))(task, jax.random.split(start_key, rollouts))
@@ -95,6 +92,6 @@ def collect(environment: Environment, policy: Policy, params: Params, task: Task
     return Trajectories(*by_rollout, last_observation=jax.vmap(environment.observe, (0, None))(state, task))
 
 
-def _like(alive: jax.Array, leaf: jax.Array) -> jax.Array:
-    """`alive` [rollouts] with the axes of `leaf` [rollouts, ...]."""
-    return alive.reshape(alive.shape + (1,) * (leaf.ndim - 1))
+def _expand_to(active: jax.Array, leaf: jax.Array) -> jax.Array:
+    """`active` [rollouts] with the axes of `leaf` [rollouts, ...]."""
+    return active.reshape(active.shape + (1,) * (leaf.ndim - 1))

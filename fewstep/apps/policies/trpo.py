@@ -60,7 +60,7 @@ class StepTaken(NamedTuple):
     tries: jax.Array
     """step lengths that were tried; the outer epochs, where the step is not a line search"""
     accepted: jax.Array
-    """bool: False where no length would do, and θ stayed where it was"""
+    """bool: False if no length would do, and θ stayed where it was"""
     finite: jax.Array
     """bool: whether the gradient and the direction were numbers"""
 

@@ -1,4 +1,4 @@
-"""Dynamics of robots in MuJoCo that faults strike, and control by looking ahead."""
+"""Dynamics of MuJoCo robots with faults, and model-predictive control."""
 
 
 def __getattr__(name: str):

@@ -1,7 +1,7 @@
-"""A dynamics model that follows one machine: it remembers the last transitions, adapts to them, says what comes next.
+"""A dynamics model that adapts online to one machine: it stores the last transitions, adapts to them and predicts.
 
-All shapes are fixed and every program is compiled by `warm_up`, so that no step of a control loop waits for one. It needs a
-run's configuration and its parameters, and nothing that trains.
+All shapes are fixed and `warm_up` compiles every program, so that no step of a control loop waits for compilation. The module
+needs a run's configuration and parameters, and nothing that trains.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fewstep.storage.json import read_json, validate
 FILE, PARAMETERS = "follower.json", "parameters.npz"
 MOST_STEPS = 10_000
 """of adaptation in a control loop: a file that asks for more is damaged"""
-SURPRISING, SURPRISES = 0.3, 3
+SURPRISE_LIMIT, SURPRISES = 0.3, 3
 """So many transitions in a row that the model mistakes by more than this (mean square, in deviations of the changes) say that
 the machine is another one now: a single one may be a bump."""
 
 
-class Standards(NamedTuple):
+class Standardization(NamedTuple):
     """Means and deviations, by which numbers are standardized; float32."""
 
     input_center: np.ndarray
@@ -77,17 +77,17 @@ class Follower:
         format = problem.format
         self.problem, self.meta_params, self.config = problem, params, config
         self.steps = problem.learner.adaptation_steps if steps is None else steps
-        self.observed, self.actions = len(format.targets), len(format.inputs) - len(format.targets)
-        self.standards = Standards(
+        self.observation_size, self.action_size = len(format.targets), len(format.inputs) - len(format.targets)
+        self.standardization = Standardization(
             *(np.array([getattr(column, name) for column in columns], np.float32)
               for columns in (format.inputs, format.targets) for name in ("center", "scale"))
         )  # fmt: skip
         self.memory = Memory.empty(problem.settings.shot_range.most, len(format.inputs), len(format.targets))
-        self.passed_over = 0
+        self.skipped = 0
         """transitions that held numbers that are not finite, and adaptations that ended in such"""
-        self.surprising = SURPRISING
+        self.surprise_limit = SURPRISE_LIMIT
         """see there; `math.inf` for a memory that never forgets"""
-        self.surprised = 0
+        self.resets = 0
         """so often the machine became another one, and what was before was forgotten"""
         self._surprises = 0
         self._adapt, self._mistaken, self._next = jax.jit(self.adapted), jax.jit(self._error), jax.jit(self.after)
@@ -108,7 +108,7 @@ class Follower:
 
     def after(self, params: Params, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """[..., observed]: the next observations, by the model θ′. Pure: for planners."""
-        center, scale, change_center, change_scale = map(jnp.asarray, self.standards)
+        center, scale, change_center, change_scale = map(jnp.asarray, self.standardization)
         inputs = jnp.concatenate([observations, actions], -1)
         flat = inputs.reshape(-1, inputs.shape[-1])
         outputs = self.problem.predict(params, (flat - center[None]) / scale[None])
@@ -117,17 +117,17 @@ class Follower:
     @property
     def change_scale(self) -> np.ndarray:
         """[observed]: the deviations of changes among meta-train robots."""
-        return self.standards.change_scale
+        return self.standardization.change_scale
 
     def warm_up(self) -> Follower:
         """Compiles what a control loop calls."""
-        nothing = np.zeros(self.observed, np.float32), np.zeros(self.actions, np.float32)
+        nothing = np.zeros(self.observation_size, np.float32), np.zeros(self.action_size, np.float32)
         self.predict(*nothing)
         self._mistaken(self.params, *self.standardized(*nothing, nothing[0]))
         return self
 
     def observe(self, observation: Any, action: Any, after: Any) -> bool:
-        """Remembers a transition. False where it holds numbers that are not finite: then it is passed over and counted.
+        """Remembers a transition. False if it holds numbers that are not finite: then it is passed over and counted.
 
         Where the model mistakes one after the other (`SURPRISES`), the machine has changed: what was before them is forgotten.
         Raises `InputError` for other sizes than the machine's.
@@ -135,39 +135,39 @@ class Follower:
         observation, action = numbers_of("observation", observation), numbers_of("action", action)
         after = numbers_of("next observation", after)
         for name, found, size in (
-            ("observation", observation, self.observed),
-            ("action", action, self.actions),
-            ("next observation", after, self.observed),
+            ("observation", observation, self.observation_size),
+            ("action", action, self.action_size),
+            ("next observation", after, self.observation_size),
         ):
             if found.shape != (size,):
                 raise InputError(
                     f"{name}: expected {size} numbers, as the model was trained with, got the shape {found.shape}."
                 )
         if not all(np.isfinite(each).all() for each in (observation, action, after)):
-            self.passed_over += 1
+            self.skipped += 1
             return False
         inputs, changes = self.standardized(observation, action, after)
         self.memory.add(inputs, changes)
-        self._surprises = self._surprises + 1 if self._mistaken(self.params, inputs, changes) > self.surprising else 0
+        self._surprises = self._surprises + 1 if self._mistaken(self.params, inputs, changes) > self.surprise_limit else 0
         if self._surprises == SURPRISES:
-            self._surprises, self.surprised = 0, self.surprised + 1
+            self._surprises, self.resets = 0, self.resets + 1
             self.memory.keep(SURPRISES)
         return True
 
     def standardized(self, observations: np.ndarray, actions: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Transitions [..., numbers] as (inputs, changes) that the model is fitted to."""
-        known = self.standards
+        known = self.standardization
         inputs = (np.concatenate([observations, actions], -1) - known.input_center) / known.input_scale
         return inputs, (after - observations - known.change_center) / known.change_scale
 
     def adapt(self) -> bool:
-        """Adapts to the transitions that are remembered, from θ on. False where no number of it is finite: the last good θ′ is
+        """Adapts to the transitions that are remembered, from θ on. False if no number of it is finite: the last good θ′ is
         kept."""
         found, sound = self._adapt(self.meta_params, self.memory.examples())
         if sound:
             self.params = found
         else:
-            self.passed_over += 1
+            self.skipped += 1
         return bool(sound)
 
     def forget(self) -> None:
@@ -180,10 +180,10 @@ class Follower:
         """[..., observed]: the next observations (not their changes), of observations [..., observed] and as many actions, one
         or many side by side. What is not a number stays none. Raises `InputError` for other sizes."""
         observation, action = numbers_of("observation", observation), numbers_of("action", action)
-        if observation.shape[-1:] != (self.observed,) or action.shape != (*observation.shape[:-1], self.actions):
+        if observation.shape[-1:] != (self.observation_size,) or action.shape != (*observation.shape[:-1], self.action_size):
             raise InputError(
-                f"predict: expected observations [..., {self.observed}] and as many actions [..., {self.actions}], got "
-                f"{list(observation.shape)} and {list(action.shape)}."
+                f"predict: expected observations [..., {self.observation_size}] and as many actions [..., {self.action_size}], "
+                f"got {list(observation.shape)} and {list(action.shape)}."
             )
         return np.asarray(self._next(self.params, observation, action))
 
@@ -208,7 +208,7 @@ def numbers_of(name: str, values: Any) -> np.ndarray:
 
 
 def open_follower(directory: str | Path) -> Follower:
-    """Opens a folder written by `Follower.save`, without anything that trains. Raises `InputError` where it is damaged."""
+    """Opens a folder written by `Follower.save`, without anything that trains. Raises `InputError` if it is damaged."""
     directory = Path(directory)
     try:
         saved = read_json(directory / FILE)

@@ -1,6 +1,6 @@
-"""fewstep gather RUN --out FILE: what a run's robots live through while its model drives them, to be trained on.
+"""fewstep gather RUN --out FILE: drives a run's robots by its model and saves their experience for the next training.
 
-A robot driven by a run: healthy, and struck by a fault with and without adaptation. Used by `fewstep play`.
+fewstep play RUN --out FILE: drives a robot that is healthy, and one with a fault, with and without adaptation.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import tyro
 from fewstep.apps.robots.adapted import Follower
 from fewstep.apps.robots.fault_effects import require_effects
 from fewstep.apps.robots.faults import Faults, read_family
-from fewstep.apps.robots.mpc import Driver, adapting
-from fewstep.apps.robots.settings import RobotFaults, unmet
+from fewstep.apps.robots.mpc import Driver, adapt_every
+from fewstep.apps.robots.settings import RobotFaults, held_out_conditions
 from fewstep.cli.adapted import say_going_on
 from fewstep.cli.arguments import prepare_jax, say
 from fewstep.errors import InputError
 from fewstep.runs import Run, open_run
 from fewstep.runs.config import require_same_sources
-from fewstep.simulators.film import NoRenderer, Scene, film
+from fewstep.simulators.film import NoRenderer, Scene, write_film
 from fewstep.simulators.mujoco import Robot
 from fewstep.storage.tables import moving_picture, new_file
 from fewstep.supervised.trained import Trained
@@ -58,7 +58,7 @@ class Play:
         shown = played(open_run(self.run), self.fault, self.seconds, self.adapt_every, self.seed, tell)
         try:
             say("drawing ...", json=True)
-            film(shown.scenes, shown.step_seconds, out)
+            write_film(shown.scenes, shown.step_seconds, out)
             drawn, why = str(out), ""
         except NoRenderer as error:
             drawn, why = (
@@ -98,29 +98,29 @@ class Shown(NamedTuple):
 def played(run: Run, family: str, seconds: float, every: int, seed: int, tell: Callable[[str], None]) -> Shown:
     """Drives the run's robot three times for so many `seconds`, from the same beginning. Raises `InputError` for another
     run."""
-    follower, settings = follower_of(run)
+    follower, settings = follower_of_run(run)
     robot = Robot(settings.robot)
     faults = Faults(robot, read_family(family or settings.family))
     require_effects(faults)
-    condition = unmet(faults, seed, 1)[0]
+    condition = held_out_conditions(faults, seed, 1)[0]
     healthy, faulty = faults.model(faults.healthy()), faults.model(condition)
     driver, steps = Driver(follower, robot), round(seconds / robot.seconds)
     strikes = steps // 2
     struck = lambda step: healthy if step < strikes else faulty  # noqa: E731
-    told: dict[str, tuple[Callable[[int], Any], int | None, int | None]] = {
+    scenarios: dict[str, tuple[Callable[[int], Any], int | None, int | None]] = {
         "healthy": (lambda step: healthy, None, None),
         "fault, no adaptation from there on": (struck, strikes, strikes),
         "fault, adapting": (struck, None, strikes),
     }
     scenes = []
-    for title, (models, until, line) in told.items():
+    for title, (models, until, line) in scenarios.items():
         tell(f"driving: {title} ...")
-        found = driver.drive(models, steps, adapting(follower, every, until), seed)
+        found = driver.drive(models, steps, adapt_every(follower, every, until), seed)
         scenes.append(Scene(title, models, found.states, np.cumsum(found.rewards), found.errors, line))
-    return Shown(faults.told(condition), strikes, robot.seconds, scenes)
+    return Shown(faults.describe(condition), strikes, robot.seconds, scenes)
 
 
-def follower_of(run: Run) -> tuple[Follower, RobotFaults]:
+def follower_of_run(run: Run) -> tuple[Follower, RobotFaults]:
     """The model of a run of robot-faults, which follows a robot, and its settings. Raises `InputError` for another run."""
     say_going_on(run)
     trained = Trained.of(run)
@@ -144,7 +144,7 @@ def figures(scene: Scene, strikes: int, step_seconds: float) -> dict[str, float 
 
 
 @dataclass(frozen=True)
-class Gather:
+class Collect:
     """Drive all robots of a run of robot-faults by its model, each struck by its fault, and write what they lived through, with
     what the run was trained on, as data of the next run: fewstep train robot-faults --data FILE."""
 
@@ -165,13 +165,13 @@ class Gather:
             raise InputError(f"--seed should be at least 0, got {self.seed}.")
         prepare_jax()
         from fewstep.apps.robots.data import write_experience
-        from fewstep.apps.robots.rollouts import with_more
+        from fewstep.apps.robots.rollouts import collect_more
 
         run = open_run(self.run)
-        follower, settings = follower_of(run)
-        found = with_more(follower, settings, run.config["seed"], self.seed)
+        follower, settings = follower_of_run(run)
+        found = collect_more(follower, settings, run.config["seed"], self.seed)
         write_experience(out, found.parts)
-        told = {
+        summary = {
             "file": str(out),
             "robots": {part: len(experience.actions) for part, experience in found.parts.items()},
             "runs_of_each": found.parts["train"].actions.shape[1],
@@ -179,11 +179,11 @@ class Gather:
             "model_error": found.error,
         }
         if self.json:
-            print(to_json.dumps(told))
+            print(to_json.dumps(summary))
             return 0
         say(f"model error while driving: {found.error:.3f}; it was asked about states that it had not met")
         if found.left_out:
             say(f"{found.left_out} robots are left out, since their simulation runs away")
-        say(f"written: {out}, {told['runs_of_each']} runs of each of {sum(told['robots'].values())} robots")
+        say(f"written: {out}, {summary['runs_of_each']} runs of each of {sum(summary['robots'].values())} robots")
         say(f"next: fewstep train robot-faults --data {out} --robot {settings.robot} --family {settings.family}")
         return 0

@@ -1,12 +1,9 @@
-"""What robots did: many robots of a family of faults, each moving at random, simulated in one batched call of MuJoCo.
+"""Experience of robots: simulated in one batched call of MuJoCo under random commands, or read from a file.
 
-The transitions of one robot are one task: its last second is the support set, what follows it the query set.
-
-What robots lived through, as a file: arrays of NumPy, no pickle. Used by apps/robots/settings.py, apps/robots/cli.py.
-
-For each of train, validation and test: `observations` [robots, runs, steps + 1, observed] and `actions` [robots, runs,
-steps, actions], named `train_observations` and so on. A log of real robots has these alone; simulated ones add
-`conditions` [robots, factors], what is hidden from the model.
+The transitions of one robot are one task. A file holds NumPy arrays without pickles. For each of train, validation and test:
+`observations` [robots, runs, steps + 1, observation_size] and `actions` [robots, runs, steps, action_size], named
+`train_observations` and so on. A log of real robots holds only these; simulated ones add `conditions` [robots, factors], which
+are hidden from the model.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fewstep.apps.robots.faults import FARTHEST, Faults
+from fewstep.apps.robots.faults import LARGEST_FACTOR, Faults
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import AWAY, Robot, beginnings, imported_mujoco, warnings_of
+from fewstep.simulators.mujoco import DIVERGENCE_LIMIT, Robot, capture_warnings, import_mujoco, initial_states
 from fewstep.storage.arrays import arrays_in, atomic_write
 from fewstep.storage.tables import most_unpacked
 from fewstep.training.devices import cpu_cores
@@ -54,29 +51,29 @@ class Simulator:
         [runs, steps, actions]."""
         from mujoco.rollout import Rollout
 
-        mujoco, substeps = imported_mujoco(), self.robot.substeps
+        mujoco, substeps = import_mujoco(), self.robot.substeps
         threads = self.threads or cpu_cores()
         # Of a simulation that runs away MuJoCo would warn; it is seen in the states.
-        with warnings_of(mujoco), Rollout(nthread=threads if threads > 1 else 0) as rollout:
+        with capture_warnings(mujoco), Rollout(nthread=threads if threads > 1 else 0) as rollout:
             data = [mujoco.MjData(self.robot.model) for _ in range(threads)]
-            commands = np.repeat(actions.astype(np.float64), substeps, axis=1)
-            found = np.asarray(rollout.rollout(models, data, np.ascontiguousarray(states, np.float64), commands)[0])
+            random_commands = np.repeat(actions.astype(np.float64), substeps, axis=1)
+            found = np.asarray(rollout.rollout(models, data, np.ascontiguousarray(states, np.float64), random_commands)[0])
         return np.concatenate([states[:, None], found[:, substeps - 1 :: substeps]], 1)
 
 
-def commands(robot: Robot, random: np.random.Generator, runs: int, steps: int) -> np.ndarray:
+def random_commands(robot: Robot, random: np.random.Generator, runs: int, steps: int) -> np.ndarray:
     """float32 [runs, steps, actions]: an Ornstein–Uhlenbeck walk in the range of each actuator, cut at its ends."""
     least, most = robot.limits
-    walk = np.empty((steps, runs, robot.actions))
-    walk[0] = random.standard_normal((runs, robot.actions))
+    walk = np.empty((steps, runs, robot.action_size))
+    walk[0] = random.standard_normal((runs, robot.action_size))
     for step in range(1, steps):
-        fresh = random.standard_normal((runs, robot.actions))
+        fresh = random.standard_normal((runs, robot.action_size))
         walk[step] = PERSISTENCE * walk[step - 1] + (1 - PERSISTENCE**2) ** 0.5 * fresh
     middle, reach = (most + least) / 2, (most - least) / 2
     return np.clip(middle + reach * walk.swapaxes(0, 1), least, most).astype(np.float32)
 
 
-def joined(first: Experience, more: Experience) -> Experience:
+def merge_runs(first: Experience, more: Experience) -> Experience:
     """Further runs of the same robots, of as many steps; those that `more` has left out are left out."""
     kept = np.setdiff1d(np.arange(len(first.conditions)), [number for number, _ in more.dropped])
     observations = np.concatenate([first.observations[kept], more.observations], 1)
@@ -84,17 +81,19 @@ def joined(first: Experience, more: Experience) -> Experience:
     return Experience(observations, actions, first.conditions[kept], (*first.dropped, *more.dropped))
 
 
-def gathered(faults: Faults, seed: int | tuple[int, ...], robots: int, runs: int, steps: int, threads: int = 0) -> Experience:
+def collect_experience(
+    faults: Faults, seed: int | tuple[int, ...], robots: int, runs: int, steps: int, threads: int = 0
+) -> Experience:
     """So many robots of a family, `runs` runs of `steps` steps of control each. The same for the same seed.
 
-    Robots whose simulation runs away are left out and named. Raises `InputError` where none stays.
+    Robots whose simulation runs away are left out and named. Raises `InputError` if none stays.
     """
     random = np.random.default_rng(seed)
-    robot, conditions = faults.robot, faults.draw(random, robots)
-    states, actions = beginnings(robot, random, robots * runs), commands(robot, random, robots * runs, steps)
+    robot, conditions = faults.robot, faults.sample(random, robots)
+    states, actions = initial_states(robot, random, robots * runs), random_commands(robot, random, robots * runs, steps)
     models = [model for condition in conditions for model in [faults.model(condition)] * runs]
     found = robot.observation(Simulator(robot, threads).run(models, states, actions))
-    fine = np.all(np.isfinite(found) & (np.abs(found) < AWAY), axis=-1).reshape(robots, runs, -1)
+    fine = np.all(np.isfinite(found) & (np.abs(found) < DIVERGENCE_LIMIT), axis=-1).reshape(robots, runs, -1)
     fine = np.all(fine, axis=1)  # [robots, steps + 1]
     kept = np.all(fine, axis=-1)
     if not kept.any():
@@ -111,7 +110,7 @@ PARTS = ("train", "validation", "test")
 
 
 def write_experience(path: Path, parts: dict[str, Experience]) -> None:
-    """Writes it whole or not at all. Raises `InputError` where it cannot be written there."""
+    """Writes it whole or not at all. Raises `InputError` if it cannot be written there."""
     names = "observations", "actions", "conditions"
     arrays = {f"{part}_{name}": getattr(parts[part], name) for part in PARTS for name in names}
     try:
@@ -124,7 +123,7 @@ def write_experience(path: Path, parts: dict[str, Experience]) -> None:
 
 
 def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
-    """By part. Raises `InputError` where the file is missing, damaged, of another robot, or holds numbers that are not
+    """By part. Raises `InputError` if the file is missing, damaged, of another robot, or holds numbers that are not
     finite."""
     if not Path(path).is_file():
         raise InputError(
@@ -152,7 +151,7 @@ def read_experience(path: str, robot: Robot) -> dict[str, Experience]:
 
 
 def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> Experience:
-    for name, size in (("observations", robot.observed), ("actions", robot.actions)):
+    for name, size in (("observations", robot.observation_size), ("actions", robot.action_size)):
         values = found.get(f"{part}_{name}")
         if values is None:
             expected = ", ".join(f"{each}_{name}" for each in PARTS)
@@ -162,7 +161,7 @@ def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> E
                 f"--data {path}: {part}_{name}: expected numbers [robots, runs, steps, {size}] for {robot.name}, got "
                 f"{values.dtype} {list(values.shape)}."
             )
-        near = np.abs(values) < AWAY
+        near = np.abs(values) < DIVERGENCE_LIMIT
         if not near.all():
             where = np.unravel_index(np.argmin(near), near.shape)
             raise InputError(
@@ -180,6 +179,8 @@ def _part(path: str, robot: Robot, part: str, found: dict[str, np.ndarray]) -> E
     if conditions.ndim != 2 or len(conditions) != robots or conditions.dtype.kind not in "fiu":
         got = f"{conditions.dtype} {list(conditions.shape)}"
         raise InputError(f"--data {path}: {part}_conditions: expected numbers [{robots}, factors], got {got}.")
-    if not (np.abs(conditions.astype(np.float64)) <= FARTHEST).all():  # 16 bits have no such number
-        raise InputError(f"--data {path}: {part}_conditions: expected finite factors of at most {FARTHEST:,.0f}, got others.")
+    if not (np.abs(conditions.astype(np.float64)) <= LARGEST_FACTOR).all():  # 16 bits have no such number
+        raise InputError(
+            f"--data {path}: {part}_conditions: expected finite factors of at most {LARGEST_FACTOR:,.0f}, got others."
+        )
     return Experience(observations, actions, conditions.astype(np.float32), ())

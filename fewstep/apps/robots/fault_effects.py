@@ -1,5 +1,4 @@
-"""Whether faults change how a robot moves: a change that does not is no fault, and is refused by name. Used by
-apps/robots/settings.py and `fewstep play`."""
+"""Checks that faults change how a robot moves; a change without effect is refused by name."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fewstep.apps.robots.data import Simulator, commands
+from fewstep.apps.robots.data import Simulator, random_commands
 from fewstep.apps.robots.faults import Change, Faults
 from fewstep.apps.robots.model_fields import ELEMENTS
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import beginnings
+from fewstep.simulators.mujoco import initial_states
 
 PROBES = ((4, 10), (16, 100))
 """(runs, steps of control): the robot is driven at random as where experience is gathered, briefly and then for longer"""
@@ -23,9 +22,9 @@ def require_effects(faults: Faults) -> None:
     start = 0
     for change in faults.changes:
         size = faults.width(change)
-        for name, columns in parts(faults, change, size):
-            conditions = [conditioned(faults, start + columns, factor) for factor in farthest(change)]
-            if not any(moves_otherwise(faults, conditions, *probe) for probe in PROBES if conditions):
+        for name, columns in elements_of(faults, change, size):
+            conditions = [condition_with(faults, start + columns, factor) for factor in extreme_factors(change)]
+            if not any(changes_motion(faults, conditions, *probe) for probe in PROBES if conditions):
                 runs, steps = PROBES[-1]
                 seconds = runs * steps * faults.robot.seconds
                 raise InputError(
@@ -35,7 +34,7 @@ def require_effects(faults: Faults) -> None:
         start += size
 
 
-def parts(faults: Faults, change: Change, size: int) -> Iterator[tuple[str, np.ndarray]]:
+def elements_of(faults: Faults, change: Change, size: int) -> Iterator[tuple[str, np.ndarray]]:
     """(how messages name it, its numbers among those of the change): every element that is named, or all together."""
     if change.alike or not change.of or change.field.startswith("dof"):
         yield "", np.arange(size)
@@ -44,22 +43,22 @@ def parts(faults: Faults, change: Change, size: int) -> Iterator[tuple[str, np.n
         yield f" of {ELEMENTS[change.field.split('_')[0]]} {name}", np.array([number])
 
 
-def farthest(change: Change) -> list[float]:
+def extreme_factors(change: Change) -> list[float]:
     """The factors that are farthest from 1, one on either side."""
     factors = change.among or change.between or ()
     return sorted({min(factors), max(factors)} - {1.0}, key=lambda factor: -abs(factor - 1.0))
 
 
-def conditioned(faults: Faults, columns: np.ndarray, factor: float) -> np.ndarray:
+def condition_with(faults: Faults, columns: np.ndarray, factor: float) -> np.ndarray:
     condition = faults.healthy()
     condition[columns] = factor
     return condition
 
 
-def moves_otherwise(faults: Faults, conditions: list[np.ndarray], runs: int, steps: int) -> bool:
+def changes_motion(faults: Faults, conditions: list[np.ndarray], runs: int, steps: int) -> bool:
     """Whether a robot in any of the conditions comes to other states than the healthy one, by the same commands."""
     robot, random = faults.robot, np.random.default_rng(0)
-    states, actions = beginnings(robot, random, runs), commands(robot, random, runs, steps)
+    states, actions = initial_states(robot, random, runs), random_commands(robot, random, runs, steps)
     simulator = Simulator(robot, 1)
     healthy = simulator.run([robot.model] * runs, states, actions)
     for condition in conditions:

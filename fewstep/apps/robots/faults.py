@@ -1,7 +1,7 @@
-"""Faults of robots: which numbers of a model differ from robot to robot, and how far. Used by experience.py.
+"""Faults of robots: the numbers of a MuJoCo model that differ from robot to robot, and their ranges.
 
-A family of faults is a list of changes. Each multiplies numbers of MuJoCo's model (gains of actuators, masses, frictions) by
-factors drawn for each robot; all factors of a robot together are its hidden condition. At factors of 1 it is healthy.
+A family of faults is a list of changes. Each multiplies numbers of the model (gains of actuators, masses, frictions) by factors
+that are sampled for each robot; all factors of a robot are its hidden condition. With factors of 1 it is healthy.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.apps.robots.model_fields import DIRECTIONS, ELEMENTS, causes, computed_again, is_derived, is_numbers
+from fewstep.apps.robots.model_fields import DIRECTIONS, ELEMENTS, is_derived, is_numeric, recompute_constants, source_fields
 from fewstep.errors import InputError
 from fewstep.simulators.mujoco import Robot
 from fewstep.storage.json import is_valid
 
-MOST_BYTES, FARTHEST = 100_000, 1e6
+MOST_BYTES, LARGEST_FACTOR = 100_000, 1e6
 """No family is a larger file, whose YAML would take long to read, and no fault multiplies by more."""
 MOST_CAUSES = 3
 MOST_SHOWN = 200
 """letters of what a file says, in a message"""
-PARTS: dict[str, tuple[Any, str]] = {
+CHANGE_FIELDS: dict[str, tuple[Any, str]] = {
     "field": (str, "a word"),
     "between": (tuple[float, float], "finite numbers [least, most]"),
     "among": (tuple[float, ...], "finite numbers"),
@@ -91,34 +91,34 @@ def read_family(name: str) -> tuple[Change, ...]:
 
 
 def change_of(entry: dict[Any, Any], path: Path) -> Change:
-    if unknown := [name for name in entry if name not in PARTS]:
-        raise InputError(f"{path}: expected of a change {', '.join(PARTS)}, got {', '.join(map(str, unknown))}.")
+    if unknown := [name for name in entry if name not in CHANGE_FIELDS]:
+        raise InputError(f"{path}: expected of a change {', '.join(CHANGE_FIELDS)}, got {', '.join(map(str, unknown))}.")
     if "field" not in entry:
         raise InputError(f"{path}: a change without a field. Expected one of the model's, such as body_mass.")
     for name, value in entry.items():
-        kind, words = PARTS[name]
+        kind, words = CHANGE_FIELDS[name]
         if not is_valid(value, kind):
-            raise InputError(f"{path}: {shown(entry['field'])}: expected {name}: {words}, got {shown(value)}.")
+            raise InputError(f"{path}: {quoted(entry['field'])}: expected {name}: {words}, got {quoted(value)}.")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     of = (entry["of"],) if isinstance(entry.get("of"), str) else given.get("of", ())
     change = Change(**{**given, "of": of})
     if (change.between is None) == (not change.among) or (change.between and change.between[0] > change.between[1]):
         expected = "either between: [least, most] or among: [numbers]"
-        raise InputError(f"{path}: {shown(change.field)}: expected {expected}, got {shown(entry)}.")
-    if (largest := max(map(abs, change.among or change.between or ()))) > FARTHEST:
-        raise InputError(f"{path}: {shown(change.field)}: expected factors of at most {FARTHEST:,.0f}, got {largest:g}.")
+        raise InputError(f"{path}: {quoted(change.field)}: expected {expected}, got {quoted(entry)}.")
+    if (largest := max(map(abs, change.among or change.between or ()))) > LARGEST_FACTOR:
+        raise InputError(f"{path}: {quoted(change.field)}: expected factors of at most {LARGEST_FACTOR:,.0f}, got {largest:g}.")
     if change.any < 0:
-        raise InputError(f"{path}: {shown(change.field)}: expected any: of at least 0, got {change.any}.")
+        raise InputError(f"{path}: {quoted(change.field)}: expected any: of at least 0, got {change.any}.")
     return change
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A part of a file as messages quote it."""
     try:
-        told = str(value)
+        text = str(value)
     except ValueError:  # a number of more digits than Python writes out
-        told = "a number without end"
-    return told if len(told) <= MOST_SHOWN else f"{told[:MOST_SHOWN]}..."
+        text = "a number without end"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Faults:
             if not len(rows):
                 raise InputError(f"{change.field}: the robot has none, so nothing would change. Leave this change out.")
             if is_derived(self.robot.model, change.field):
-                instead = ", ".join(causes(self.robot.model, change.field)[:MOST_CAUSES]) or "what it is computed from"
+                instead = ", ".join(source_fields(self.robot.model, change.field)[:MOST_CAUSES]) or "what it is computed from"
                 raise InputError(
                     f"{change.field}: MuJoCo computes it from other fields, so setting it would change nothing, or make the "
                     f"model contradict itself. Change instead: {instead}."
@@ -161,13 +161,13 @@ class Faults:
         model = self.robot.model
         values = getattr(model, change.field, None)
         kind = ELEMENTS.get(change.field.split("_")[0])
-        if not is_numbers(values) or kind is None or change.field.endswith(DIRECTIONS):
+        if not is_numeric(values) or kind is None or change.field.endswith(DIRECTIONS):
             fields = [name for name in dir(model) if name.split("_")[0] in ELEMENTS and not name.endswith(DIRECTIONS)]
-            offered = [name for name in fields if is_numbers(getattr(model, name))]
+            offered = [name for name in fields if is_numeric(getattr(model, name))]
             near = difflib.get_close_matches(change.field, offered, n=9, cutoff=0.5)
             near = [name for name in near if not is_derived(model, name)][:3]
             listed = ", ".join(dict.fromkeys((*near, "body_mass", "actuator_gear")))
-            raise InputError(f"{shown(change.field)}: expected a field of numbers of MuJoCo's model, such as {listed}.")
+            raise InputError(f"{quoted(change.field)}: expected a field of numbers of MuJoCo's model, such as {listed}.")
         if not change.of:
             return np.arange(int(kind == "body"), len(values))  # body 0 is the world
         names = {getattr(model, kind)(number).name: number for number in range(getattr(model, COUNTS[kind]))}
@@ -196,19 +196,19 @@ class Faults:
         """[size]: the condition of the robot as its file has it."""
         return np.ones(self.size)
 
-    def told(self, condition: np.ndarray) -> list[str]:
+    def describe(self, condition: np.ndarray) -> list[str]:
         """A condition in words, 'gain of bthigh x -0.42'; factors of 1 are left out."""
         names: list[str] = []
         for change in self.changes:
             rows, kind = self._rows(change), ELEMENTS[change.field.split("_")[0]]
             of = "all" if change.alike else ""
-            label = SPOKEN.get(change.field, change.field)
+            label = LABELS.get(change.field, change.field)
             for row in rows[: 1 if change.alike else None]:
                 number = int(self.robot.model.dof_jntid[row]) if change.field.startswith("dof") else int(row)
                 names.append(f"{label} of {of or getattr(self.robot.model, kind)(number).name or f'{kind} {number + 1}'}")
         return [f"{name} x {factor:.2f}" for name, factor in zip(names, condition, strict=True) if factor != 1.0]
 
-    def draw(self, random: np.random.Generator, count: int) -> np.ndarray:
+    def sample(self, random: np.random.Generator, count: int) -> np.ndarray:
         """[count, size] conditions."""
         drawn = []
         for change in self.changes:
@@ -231,13 +231,13 @@ class Faults:
             for field in (change.field, "body_inertia") if change.field == "body_mass" else (change.field,):
                 values = getattr(model, field)
                 values[rows] = values[rows] * factors.reshape(-1, *(1,) * (values.ndim - 1))
-        computed_again(model)
+        recompute_constants(model)
         inertia = float(np.mean(self.robot.model.dof_M0))
         if inertia > 0:  # by which the solver decides when it is done; MuJoCo computes it only when it reads a file
             model.stat.meaninertia = self.robot.model.stat.meaninertia * (float(np.mean(model.dof_M0)) / inertia)
         return model
 
 
-SPOKEN = {"actuator_gear": "gain", "body_mass": "mass", "geom_friction": "friction", "dof_damping": "damping"}
+LABELS = {"actuator_gear": "gain", "body_mass": "mass", "geom_friction": "friction", "dof_damping": "damping"}
 """what people call a field of the model"""
 COUNTS = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "actuator": "nu", "tendon": "ntendon"}

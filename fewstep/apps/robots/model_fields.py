@@ -1,5 +1,4 @@
-"""The fields of MuJoCo's model that are numbers of its elements, and those among them that it computes of others.
-Used by faults.py."""
+"""The numeric fields of MuJoCo's model, and which of them MuJoCo derives from others."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import imported_mujoco, warnings_of
+from fewstep.simulators.mujoco import capture_warnings, import_mujoco
 
 ELEMENTS = {"body": "body", "jnt": "joint", "dof": "joint", "geom": "geom", "actuator": "actuator", "tendon": "tendon"}
 """by the first word of a field of the model: what its rows belong to"""
@@ -22,12 +21,12 @@ USUAL = ("body_mass", "dof_armature", "actuator_gear", "geom_size")
 """what to change first, of fields that another one is computed from"""
 
 
-def computed_again(model: Any) -> None:
+def recompute_constants(model: Any) -> None:
     """Has MuJoCo compute what follows of the fields that were set. Raises `InputError` if it refuses them; whether the robot
     can be simulated is seen when it is."""
-    mujoco = imported_mujoco()
+    mujoco = import_mujoco()
     try:
-        with warnings_of(mujoco):
+        with capture_warnings(mujoco):
             mujoco.mj_setConst(model, mujoco.MjData(model))
     except mujoco.FatalError as error:
         problem = " ".join(str(error).split())
@@ -40,36 +39,36 @@ def is_derived(model: Any, field: str) -> bool:
     values = getattr(changed, field)
     if not values.size:
         return False
-    values[:] = shifted(values)
+    values[:] = perturbed(values)
     before = values.copy()
     try:
-        computed_again(changed)
+        recompute_constants(changed)
     except InputError:  # of so large a change; nothing is known
         return field in DERIVED
     return field in DERIVED or not np.array_equal(getattr(changed, field), before, equal_nan=True)
 
 
-def causes(model: Any, field: str) -> list[str]:
+def source_fields(model: Any, field: str) -> list[str]:
     """The fields from which MuJoCo computes this one, those first that people change."""
     found = []
     for name in dir(model):
-        if name.split("_")[0] not in ELEMENTS or name.endswith(DIRECTIONS) or not is_numbers(getattr(model, name)):
+        if name.split("_")[0] not in ELEMENTS or name.endswith(DIRECTIONS) or not is_numeric(getattr(model, name)):
             continue
         changed = copy.copy(model)
         values = getattr(changed, name)
-        values[:] = shifted(values)
+        values[:] = perturbed(values)
         with contextlib.suppress(InputError):
-            computed_again(changed)
+            recompute_constants(changed)
         if name != field and not np.array_equal(getattr(changed, field), getattr(model, field)) and not is_derived(model, name):
             found.append(name)
     return sorted(found, key=lambda name: USUAL.index(name) if name in USUAL else len(USUAL))
 
 
-def shifted(values: np.ndarray) -> np.ndarray:
+def perturbed(values: np.ndarray) -> np.ndarray:
     """Other numbers, also for 0."""
     return 1.25 * values + 0.125
 
 
-def is_numbers(values: Any) -> TypeGuard[np.ndarray]:
+def is_numeric(values: Any) -> TypeGuard[np.ndarray]:
     """Whether a field of the model holds what can be multiplied."""
     return isinstance(values, np.ndarray) and values.dtype == np.float64

@@ -1,13 +1,10 @@
-"""Acting by looking ahead: model-predictive control by sampling, for any model that says what comes next.
+"""Model-predictive control by sampling, for any dynamics model, and a robot in MuJoCo that is driven by it.
 
-Candidate plans are drawn around the one of the step before, moved on by one; the model imagines each; what they were
-worth says where the next ones are drawn. How it says so is a value: `best` (random shooting, as in Nagabandi et al. 2019,
-arXiv 1803.11347), `elites` (the cross-entropy method, Rubinstein 1999) or `weighted` (MPPI, Williams et al. 2017, arXiv
-1707.02342).
+Candidate plans are sampled around the plan of the previous step, shifted by one; the model rolls out each; their returns decide
+where the next candidates are sampled. The update is a value: `random_shooting` (as in Nagabandi et al. 2019, arXiv 1803.11347),
+`cem` (the cross-entropy method, Rubinstein 1999) or `mppi` (Williams et al. 2017, arXiv 1707.02342).
 
-A robot in MuJoCo that is driven by looking ahead with a model that follows it. Used by `fewstep play`.
-
-A fault may strike in the middle of a run: the robot is then another one, and nobody tells the model.
+A fault may strike in the middle of a run; the model is not informed of it.
 """
 
 from __future__ import annotations
@@ -21,9 +18,9 @@ import numpy as np
 
 from fewstep.apps.robots.data import Simulator
 from fewstep.core.types import Key, Params
-from fewstep.simulators.mujoco import AWAY, Robot, beginnings, imported_mujoco
+from fewstep.simulators.mujoco import DIVERGENCE_LIMIT, Robot, import_mujoco, initial_states
 
-Imagine = Callable[[jax.Array, jax.Array], jax.Array]
+Dynamics = Callable[[jax.Array, jax.Array], jax.Array]
 """`(observation, action) -> the next observation`"""
 Reward = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """`(observation, action, the next observation) -> scalar`, of one step"""
@@ -39,7 +36,7 @@ class Plan(NamedTuple):
 
 
 Improve = Callable[[jax.Array, jax.Array, Plan], Plan]
-"""`(candidates [candidates, horizon, actions], returns [candidates], where they were drawn) -> where the next ones are`"""
+"""`(candidates [candidates, horizon, actions], returns [candidates], the plan they were sampled around) -> the next plan`"""
 
 
 def random_shooting(candidates: jax.Array, returns: jax.Array, drawn: Plan) -> Plan:
@@ -84,14 +81,16 @@ class Planner(NamedTuple):
     (Pinneri et al. 2020, arXiv 2008.06389)"""
 
 
-def first_plan(planner: Planner, actions: int) -> Plan:
+def initial_plan(planner: Planner, actions: int) -> Plan:
     """Before anything is known: around the middle of all ranges."""
     shape = planner.horizon, actions
     return Plan(jnp.zeros(shape), jnp.full(shape, planner.deviation))
 
 
-def planned(planner: Planner, imagine: Imagine, reward: Reward, observation: jax.Array, plan: Plan, limits, key: Key) -> Plan:
-    """The plan from this `observation` on, drawn around `plan`; its first action is the one to take (`action_of`). Pure.
+def improve_plan(
+    planner: Planner, dynamics: Dynamics, reward: Reward, observation: jax.Array, plan: Plan, limits, key: Key
+) -> Plan:
+    """The plan from this `observation` on, drawn around `plan`; its first action is the one to take (`first_action`). Pure.
 
     `limits` are (least, most) of the actions, both [actions]. A candidate that the model leads to numbers that are not finite
     is worth nothing.
@@ -99,10 +98,10 @@ def planned(planner: Planner, imagine: Imagine, reward: Reward, observation: jax
 
     def worth(candidate: jax.Array) -> jax.Array:
         def step(state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
-            after = imagine(state, action)
+            after = dynamics(state, action)
             return after, reward(state, action, after)
 
-        return jnp.sum(jax.lax.scan(step, observation, in_range(candidate, limits))[1])
+        return jnp.sum(jax.lax.scan(step, observation, scale_to_limits(candidate, limits))[1])
 
     def round_of(plan: Plan, key: Key) -> tuple[Plan, None]:
         noise = colored_noise(jax.random.normal(key, (planner.candidates - 1, *plan.mean.shape)), planner.persistence)
@@ -127,18 +126,18 @@ def colored_noise(noise: jax.Array, persistence: float) -> jax.Array:
     return jnp.concatenate([first[None], jax.lax.scan(step, first, rest)[1]]).swapaxes(0, 1)
 
 
-def action_of(plan: Plan, limits) -> jax.Array:
+def first_action(plan: Plan, limits) -> jax.Array:
     """[actions]: what to do now."""
-    return in_range(plan.mean[0], limits)
+    return scale_to_limits(plan.mean[0], limits)
 
 
-def moved_on(planner: Planner, plan: Plan) -> Plan:
+def shift_plan(planner: Planner, plan: Plan) -> Plan:
     """The plan of the next step: without the action that was taken, its last one repeated, drawn as far around as at first."""
     mean = jnp.concatenate([plan.mean[1:], plan.mean[-1:]])
     return Plan(mean, jnp.full_like(mean, planner.deviation))
 
 
-def in_range(parts: jax.Array, limits) -> jax.Array:
+def scale_to_limits(parts: jax.Array, limits) -> jax.Array:
     """Actions from parts between −1 and 1 of their range [..., actions]."""
     least, most = (jnp.broadcast_to(jnp.asarray(limit), parts.shape) for limit in limits)
     return (most + least) / 2 + parts * (most - least) / 2
@@ -183,9 +182,9 @@ class Run(NamedTuple):
     """of what the model expected of each step: mean square, in deviations of the changes of meta-train robots"""
 
 
-def forward(robot: Robot) -> Reward:
+def running_reward(robot: Robot) -> Reward:
     """The reward of running: the velocity along x in meters a second, less for tilting over and a little for effort."""
-    place = robot.model.nq - robot.where  # the first velocity is the root's along x
+    place = robot.model.nq - robot.world_coordinates  # the first velocity is the root's along x
 
     def reward(observation: jax.Array, action: jax.Array, after: jax.Array) -> jax.Array:
         return after[place] - TILTED * (1 - upright(robot, after)) - EFFORT * jnp.sum(jnp.square(action))
@@ -195,14 +194,14 @@ def forward(robot: Robot) -> Reward:
 
 def upright(robot: Robot, observation: jax.Array) -> jax.Array:
     """1 where the root stands as in its file, 0 where it lies on the side, −1 on the back; 1 for a root that cannot tilt."""
-    mujoco, model = imported_mujoco(), robot.model
+    mujoco, model = import_mujoco(), robot.model
     if model.jnt_type[0] == mujoco.mjtJoint.mjJNT_FREE:
-        x, y = observation[4 - robot.where], observation[5 - robot.where]  # after x, y, z and the quaternion's w
+        x, y = (observation[number - robot.world_coordinates] for number in (4, 5))  # after x, y, z and the quaternion's w
         return 1 - 2 * (x * x + y * y)
     up = jnp.ones(())
     for joint in np.flatnonzero(model.jnt_bodyid == model.jnt_bodyid[0]):
         if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE and abs(model.jnt_axis[joint][2]) < 0.5:
-            up = up * jnp.cos(observation[int(model.jnt_qposadr[joint]) - robot.where])
+            up = up * jnp.cos(observation[int(model.jnt_qposadr[joint]) - robot.world_coordinates])
     return up
 
 
@@ -211,31 +210,31 @@ class Driver:
 
     def __init__(self, follower: Model, robot: Robot, planner: Planner = PLANNER, reward: Reward | None = None):
         self.follower, self.robot, self.planner = follower, robot, planner
-        self.reward = reward or forward(robot)
+        self.reward = reward or running_reward(robot)
         self._look_ahead, self._rewards = jax.jit(self._planned), jax.jit(jax.vmap(self.reward))
 
     def _planned(self, params: Params, observation: jax.Array, plan: Plan, key: jax.Array) -> tuple[jax.Array, jax.Array, Plan]:
         """(what to do now, what the model expects of it, the plan for the next step)."""
         limits = tuple(map(jnp.asarray, self.robot.limits))
-        imagine = lambda state, action: self.follower.after(params, state, action)  # noqa: E731
-        found = planned(self.planner, imagine, self.reward, observation, plan, limits, key)
-        action = action_of(found, limits)
-        return action, imagine(observation, action), moved_on(self.planner, found)
+        dynamics = lambda state, action: self.follower.after(params, state, action)  # noqa: E731
+        found = improve_plan(self.planner, dynamics, self.reward, observation, plan, limits, key)
+        action = first_action(found, limits)
+        return action, dynamics(observation, action), shift_plan(self.planner, found)
 
     def drive(self, model_at: Callable[[int], Any], steps: int, afterwards: Afterwards, seed: int = 0) -> Run:
         """So many steps of control. `model_at(step)` is the `mujoco.MjModel` that the robot is at that step, and `afterwards`
         what is done once the follower has seen the step. Without memory of earlier runs; the same for the same seed."""
         follower, robot, simulator = self.follower, self.robot, Simulator(self.robot, threads=1)
         follower.forget()
-        plan, keys = first_plan(self.planner, robot.actions), jax.random.split(jax.random.key(seed), steps)
-        states, actions = [beginnings(robot, np.random.default_rng(seed), 1)[0]], []
+        plan, keys = initial_plan(self.planner, robot.action_size), jax.random.split(jax.random.key(seed), steps)
+        states, actions = [initial_states(robot, np.random.default_rng(seed), 1)[0]], []
         rewards, errors = np.zeros(steps), np.full(steps, np.nan)
         for step in range(steps):
             before = robot.observation(states[-1])
             action, expected, plan = jax.device_get(self._look_ahead(follower.params, before, plan, keys[step]))
             state = simulator.run([model_at(step)], states[-1][None], action[None, None])[0, -1]
             after = robot.observation(state)
-            if not (np.isfinite(after) & (np.abs(after) < AWAY)).all():
+            if not (np.isfinite(after) & (np.abs(after) < DIVERGENCE_LIMIT)).all():
                 break
             states.append(state)
             actions.append(action)
@@ -248,7 +247,7 @@ class Driver:
         return Run(np.array(states), np.array(actions), rewards, errors)
 
 
-def adapting(follower: Model, every: int = 1, until: int | None = None) -> Afterwards:
+def adapt_every(follower: Model, every: int = 1, until: int | None = None) -> Afterwards:
     """Adapts after every so many steps, `until` that step (to the end where it is None)."""
 
     def afterwards(step: int) -> None:

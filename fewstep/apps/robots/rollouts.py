@@ -1,10 +1,9 @@
-"""Many robots driven at once, each followed by its own adapted copy of a model: where experience comes from that is
-like what the model is for. Used by `fewstep gather`.
+"""Drives many robots at once, each with its own adapted copy of a model, to collect on-policy experience.
 
-A model that has seen robots move at random errs where a planner takes them: it is asked about states it has never met,
-and the planner looks for the errors that promise most. So meta-train robots are driven by it, what they lived through is
-added to what it is trained on, and so on (data aggregation, Ross, Gordon & Bagnell 2011, arXiv 1011.0686; for models
-Nagabandi et al. 2018, arXiv 1708.02596)."""
+A model trained on random motion errs where a planner takes it: it is queried at states that it has never seen, and the planner
+exploits its errors. So meta-train robots are driven by the model, their experience is added to its training data, and so on
+(data aggregation, Ross, Gordon & Bagnell 2011, arXiv 1011.0686; for models Nagabandi et al. 2018, arXiv 1708.02596).
+"""
 
 from __future__ import annotations
 
@@ -15,25 +14,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from fewstep.apps.robots.adapted import Follower
-from fewstep.apps.robots.data import Experience, Simulator, joined
+from fewstep.apps.robots.data import Experience, Simulator, merge_runs
 from fewstep.apps.robots.faults import Faults, read_family
-from fewstep.apps.robots.mpc import Plan, Planner, Reward, action_of, first_plan, forward, moved_on, mppi, planned
+from fewstep.apps.robots.mpc import (
+    Plan,
+    Planner,
+    Reward,
+    first_action,
+    improve_plan,
+    initial_plan,
+    mppi,
+    running_reward,
+    shift_plan,
+)
 from fewstep.apps.robots.settings import RobotFaults
 from fewstep.core.types import Examples, MetaParams
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import AWAY, Robot, beginnings
+from fewstep.simulators.mujoco import DIVERGENCE_LIMIT, Robot, initial_states
 from fewstep.training.progress import watched
 
-SEARCHER = Planner(horizon=10, candidates=100, rounds=1, deviation=0.8, improve=mppi(0.3))
+COLLECTION_PLANNER = Planner(horizon=10, candidates=100, rounds=1, deviation=0.8, improve=mppi(0.3))
 """how far it looks ahead while experience is gathered: less than when it counts, for there are hundreds of robots"""
-HEALTHY = 30
+HEALTHY_STEPS = 30
 """steps of control before the fault strikes, which are not kept: what follows begins amid a run"""
-CURIOSITY = 0.2
+EXPLORATION_NOISE = 0.2
 """deviation of what is added to each command, in parts of half its range: an even gait says little of each motor"""
 
 
-class More(NamedTuple):
-    """What `with_more` found."""
+class CollectedMore(NamedTuple):
+    """What `collect_more` found."""
 
     parts: dict[str, Experience]
     left_out: int
@@ -42,13 +51,13 @@ class More(NamedTuple):
     """of the model while it drove"""
 
 
-def with_more(follower: Follower, settings: RobotFaults, run_seed: int, seed: int) -> More:
+def collect_more(follower: Follower, settings: RobotFaults, run_seed: int, seed: int) -> CollectedMore:
     """What a run of these settings was trained on, and one more run of each of its robots, driven by its model.
 
-    Raises `InputError` where the conditions of its robots are not known.
+    Raises `InputError` if the conditions of its robots are not known.
     """
     faults = Faults(Robot(settings.robot), read_family(settings.family))
-    parts = settings.lived(run_seed)
+    parts = settings.collected(run_seed)
     if any(part.conditions.shape[1] != faults.size for part in parts.values()):
         raise InputError(
             f"{settings.data}: the conditions of its robots are not those of --family {settings.family}: it is a log?"
@@ -59,22 +68,22 @@ def with_more(follower: Follower, settings: RobotFaults, run_seed: int, seed: in
     found, first, taken = {}, 0, 0
     for name, part in parts.items():
         numbers = range(first, first + len(part.conditions))
-        lived = [number for number in numbers if number not in gone]
-        rows = slice(taken, taken + len(lived))
+        survivors = [number for number in numbers if number not in gone]
+        rows = slice(taken, taken + len(survivors))
         dropped = tuple((number - first, step) for number, step in driven.dropped if number in numbers)
-        found[name] = joined(
+        found[name] = merge_runs(
             part, Experience(driven.observations[rows], driven.actions[rows], driven.conditions[rows], dropped)
         )
         first, taken = numbers.stop, rows.stop
-    return More(found, len(gone), error)
+    return CollectedMore(found, len(gone), error)
 
 
 class Fleet:
     """Drives many robots of one family. Compiled once for each number of robots."""
 
-    def __init__(self, follower: Follower, faults: Faults, planner: Planner = SEARCHER, reward: Reward | None = None):
+    def __init__(self, follower: Follower, faults: Faults, planner: Planner = COLLECTION_PLANNER, reward: Reward | None = None):
         self.follower, self.faults, self.planner = follower, faults, planner
-        self.reward = reward or forward(faults.robot)
+        self.reward = reward or running_reward(faults.robot)
         self._step = jax.jit(jax.vmap(self._one, in_axes=(None, 0, 0, 0, 0)))
 
     def _one(self, params: MetaParams, memory: Examples, observation: jax.Array, plan: Plan, key: jax.Array):
@@ -83,11 +92,11 @@ class Fleet:
         least, most = limits = tuple(map(jnp.asarray, self.faults.robot.limits))
         plan_key, curious_key = jax.random.split(key)
         adapted, _ = self.follower.adapted(params, memory)
-        imagine = lambda state, action: self.follower.after(adapted, state, action)  # noqa: E731
-        found = planned(self.planner, imagine, self.reward, observation, plan, limits, plan_key)
-        curious = CURIOSITY * (most - least) / 2 * jax.random.normal(curious_key, least.shape)
-        action = jnp.clip(action_of(found, limits) + curious, least, most)
-        return action, imagine(observation, action), moved_on(self.planner, found)
+        dynamics = lambda state, action: self.follower.after(adapted, state, action)  # noqa: E731
+        found = improve_plan(self.planner, dynamics, self.reward, observation, plan, limits, plan_key)
+        curious = EXPLORATION_NOISE * (most - least) / 2 * jax.random.normal(curious_key, least.shape)
+        action = jnp.clip(first_action(found, limits) + curious, least, most)
+        return action, dynamics(observation, action), shift_plan(self.planner, found)
 
     def drive(self, conditions: np.ndarray, steps: int, seed: int) -> tuple[Experience, float]:
         """One run of `steps` steps of a robot of each condition [robots, factors], from where the fault struck it on, and the
@@ -96,30 +105,30 @@ class Fleet:
         faults, robot, count = self.faults, self.faults.robot, len(conditions)
         simulator, scale = Simulator(robot), self.follower.change_scale
         healthy, faulty = [faults.model(faults.healthy())] * count, [faults.model(condition) for condition in conditions]
-        states = beginnings(robot, np.random.default_rng(seed), count)
+        states = initial_states(robot, np.random.default_rng(seed), count)
         seen, done = [robot.observation(states)], []
-        plan = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, 0), first_plan(self.planner, robot.actions))
+        plan = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, 0), initial_plan(self.planner, robot.action_size))
         memory = self._forgotten(count)
-        key, ends, errors = jax.random.key(seed), np.full(count, HEALTHY + steps), []
-        for step in watched(range(HEALTHY + steps), "steps of driving", 1):
-            if step == HEALTHY:
+        key, ends, errors = jax.random.key(seed), np.full(count, HEALTHY_STEPS + steps), []
+        for step in watched(range(HEALTHY_STEPS + steps), "steps of driving", 1):
+            if step == HEALTHY_STEPS:
                 memory = self._forgotten(count)
             keys = jax.random.split(jax.random.fold_in(key, step), count)
             action, expected, plan = self._step(self.follower.meta_params, memory, seen[-1], plan, keys)
             done.append(np.asarray(action))
-            after = simulator.run(healthy if step < HEALTHY else faulty, states, done[-1][:, None])[:, -1]
+            after = simulator.run(healthy if step < HEALTHY_STEPS else faulty, states, done[-1][:, None])[:, -1]
             found = robot.observation(after)
-            away = ~np.all(np.isfinite(found) & (np.abs(found) < AWAY), axis=1)
+            away = ~np.all(np.isfinite(found) & (np.abs(found) < DIVERGENCE_LIMIT), axis=1)
             ends[away] = np.minimum(ends[away], step)
             states = np.where(away[:, None], states, after)  # so that the others can go on
             seen.append(robot.observation(states))
             memory = self._remembered(memory, seen[-2], done[-1], seen[-1])
             errors.append(np.mean(np.square((seen[-1] - np.asarray(expected)) / scale), 1))
-        lived = ends == HEALTHY + steps
-        dropped = tuple((int(number), int(ends[number])) for number in np.flatnonzero(~lived))
-        observations, actions = (np.stack(kept[HEALTHY:], 1)[lived, None] for kept in (seen, done))
-        error = float(np.mean(np.stack(errors[HEALTHY:], 1)[lived]))
-        return Experience(observations, actions, np.asarray(conditions[lived], np.float32), dropped), error
+        survivors = ends == HEALTHY_STEPS + steps
+        dropped = tuple((int(number), int(ends[number])) for number in np.flatnonzero(~survivors))
+        observations, actions = (np.stack(kept[HEALTHY_STEPS:], 1)[survivors, None] for kept in (seen, done))
+        error = float(np.mean(np.stack(errors[HEALTHY_STEPS:], 1)[survivors]))
+        return Experience(observations, actions, np.asarray(conditions[survivors], np.float32), dropped), error
 
     def _forgotten(self, count: int) -> Examples:
         """Memories of nothing."""

@@ -1,4 +1,4 @@
-"""Robots with faults, in MuJoCo, as a Problem: a model of how this very robot moves, from its last second or two."""
+"""Settings of robots with faults in MuJoCo, and the Problem built from them: one dynamics model, adapted to each robot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.apps.robots.data import PARTS, Experience, gathered, read_experience
+from fewstep.apps.robots.data import PARTS, Experience, collect_experience, read_experience
 from fewstep.apps.robots.fault_effects import require_effects
 from fewstep.apps.robots.faults import Change, Faults, read_family
 from fewstep.apps.robots.tasks import format_of, windows
@@ -78,7 +78,7 @@ class RobotFaults(LearningSettings):
             )
         if not self.data:
             self.check_steps(self.run_steps)
-        robot, parts = Robot(self.robot), self.lived(seed)
+        robot, parts = Robot(self.robot), self.collected(seed)
         self.check_steps(parts["train"].actions.shape[2])
         format = format_of(robot, parts["train"])
         families = {part: windows(found, format, self.shot_range, self.queries) for part, found in parts.items()}
@@ -93,7 +93,7 @@ class RobotFaults(LearningSettings):
         )
 
     def check_steps(self, steps: int) -> None:
-        """Raises `InputError` where a task has no room in runs of so many steps, or where they would never end."""
+        """Raises `InputError` if a task has no room in runs of so many steps, or where they would never end."""
         least = self.shot_range.most + self.queries
         if steps < least:
             raise InputError(
@@ -103,13 +103,13 @@ class RobotFaults(LearningSettings):
         if steps > MOST:
             raise InputError(f"--run-steps should be at most {MOST:,}, got {steps}.")
 
-    def lived(self, seed: int) -> dict[str, Experience]:
+    def collected(self, seed: int) -> dict[str, Experience]:
         """What robots lived through, by part: read from the file, or simulated."""
         robot, family = Robot(self.robot), read_family(self.family)
         if self.data:
             require_effects(Faults(robot, family))  # says now whether fewstep gather and play can draw faults from it
             return read_experience(self.data, robot)
-        return experience_of(robot, robot.path.read_bytes(), family, self.robots, self.runs, self.run_steps, seed)
+        return simulated_experience(robot, robot.path.read_bytes(), family, self.robots, self.runs, self.run_steps, seed)
 
 
 def illustration(family: TaskFamily, format: TableFormat, number: int, shots: int, seconds: float) -> Illustration:
@@ -128,7 +128,7 @@ def illustration(family: TaskFamily, format: TableFormat, number: int, shots: in
 
 
 @lru_cache(maxsize=2)
-def experience_of(
+def simulated_experience(
     robot: Robot,
     content: bytes,
     family: tuple[Change, ...],
@@ -143,14 +143,14 @@ def experience_of(
     faults = Faults(robot, family)
     require_effects(faults)
     return {
-        part: gathered(faults, (seed, number), count, runs, steps)
+        part: collect_experience(faults, (seed, number), count, runs, steps)
         for number, (part, count) in enumerate(zip(PARTS, robots, strict=True))
     }
 
 
-def unmet(faults: Faults, seed: int, count: int) -> np.ndarray:
-    """[count, size]: conditions of robots that are in no part of the experience by this `seed` (see `experience_of`)."""
-    return faults.draw(np.random.default_rng((seed, len(PARTS))), count)
+def held_out_conditions(faults: Faults, seed: int, count: int) -> np.ndarray:
+    """[count, size]: conditions of robots that are in no part of the experience by this `seed` (see `simulated_experience`)."""
+    return faults.sample(np.random.default_rng((seed, len(PARTS))), count)
 
 
 def said(robot: Robot, parts: dict[str, Experience]) -> list[str]:

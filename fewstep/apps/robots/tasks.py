@@ -1,8 +1,8 @@
-"""Episodes of robots: one robot a task, cut from what it did. Used by apps/robots/settings.py.
+"""Episodes of robots: one robot is one task.
 
-A window is a stretch of one run. Its first transitions are the support set, what the robot has just lived through; those
-that follow are the query set. Inputs are observation and command, targets the change of the observation, all standardized
-by the meta-train robots."""
+An episode is a window of one run. Its first transitions are the support set, the transitions that follow are the query set.
+Inputs are observation and command, targets the change of the observation, all standardized by the meta-train robots.
+"""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ def format_of(robot: Robot, experience: Experience) -> TableFormat:
     spans = zip(values.min(0).tolist(), values.max(0).tolist(), strict=True)
     inputs = tuple(
         InputColumn(name, "number", center, scale, span=span)
-        for name, center, scale, span in zip(observed + commands, *standards(values), spans, strict=True)
+        for name, center, scale, span in zip(observed + commands, *standardization(values), spans, strict=True)
     )
     named = (f"change of {name}" for name in observed)
-    return TableFormat(inputs, tuple(TargetColumn(*each) for each in zip(named, *standards(changes), strict=True)), "robot")
+    return TableFormat(
+        inputs, tuple(TargetColumn(*each) for each in zip(named, *standardization(changes), strict=True)), "robot"
+    )
 
 
-def standards(values: np.ndarray) -> tuple[list[float], list[float]]:
+def standardization(values: np.ndarray) -> tuple[list[float], list[float]]:
     """(means, deviations) of the columns of [rows, columns]."""
     exact = values.astype(np.float64)
     return exact.mean(0).tolist(), np.maximum(exact.std(0), LEAST_DEVIATION).tolist()
 
 
-def windows(experience: Experience, format: TableFormat, shots: Shots, queries: int, told: bool = False) -> TaskFamily:
+def windows(experience: Experience, format: TableFormat, shots: Shots, queries: int, oracle: bool = False) -> TaskFamily:
     """The family of these robots. Where there are fewer shots than the most, they are the last before the queries.
 
-    With `told`, inputs end with the robot's hidden condition: what an oracle sees that need not adapt.
+    With `oracle`, inputs end with the robot's hidden condition: what an oracle sees that need not adapt.
     """
     values = np.concatenate([experience.observations[:, :, :-1], experience.actions], -1)
     center, scale = (np.array([getattr(column, name) for column in format.inputs]) for name in ("center", "scale"))
     inputs = (values - center) / scale
-    if told:
+    if oracle:
         condition = experience.conditions[:, None, None, :]
         inputs = np.concatenate([inputs, np.broadcast_to(condition, (*inputs.shape[:-1], condition.shape[-1]))], -1)
     changes = np.diff(experience.observations, axis=2)

@@ -1,1 +1,1 @@
-"""What applications on rows of numbers share: the application, and its commands."""
+"""What applications on rows of numbers share: the application class, its commands and its figures."""

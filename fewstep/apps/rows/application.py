@@ -1,6 +1,6 @@
-"""The part of an application that all share whose models predict from rows of numbers or of images.
+"""Base class of applications whose models predict, from rows of numbers or from images.
 
-A subclass says which problems it has; what it does not say is as it is for rows of numbers.
+A subclass defines its problems; the defaults are those of rows of numbers.
 """
 
 from __future__ import annotations

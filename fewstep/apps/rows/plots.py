@@ -1,4 +1,4 @@
-"""Pages of unseen tasks: rows given, truth, predictions before and after adaptation, intervals; the worst by name."""
+"""Pages of unseen tasks: support rows, truth, predictions before and after adaptation, intervals."""
 
 from __future__ import annotations
 

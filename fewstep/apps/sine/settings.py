@@ -1,4 +1,4 @@
-"""Sine waves, the demonstration of the MAML paper (section 5.1), as a Problem."""
+"""Settings of sine waves, the demonstration of the MAML paper (section 5.1), and the Problem built from them."""
 
 from __future__ import annotations
 

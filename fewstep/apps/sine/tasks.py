@@ -1,4 +1,4 @@
-"""Sine waves (Finn et al. 2017, section 5.1): y = A sin(ωx + φ), one wave a task. Used by apps/sine/settings.py."""
+"""Tasks of sine waves (Finn et al. 2017, section 5.1): y = A sin(ωx + φ), one wave per task."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def sine_wave(key: Key, ranges: Ranges = PUBLISHED) -> SineWave:
 
 
 def sine_waves(
-    key: Key, shots: int | Shots, queries: int, told: bool = False, ranges: Ranges = PUBLISHED, room: int = 0
+    key: Key, shots: int | Shots, queries: int, oracle: bool = False, ranges: Ranges = PUBLISHED, room: int = 0
 ) -> TaskFamily:
     """The family of all sine waves, numbered by `key`: families of different keys share no task.
 
     Inputs [points, 1] are x ~ U(−5, 5), targets [points, 1]. Where there are fewer shots than the most, the rest has weight 0.
-    With `told`, the inputs are (x, A, φ), [points, 3]: what an oracle sees that need not adapt. Other `ranges`
+    With `oracle`, the inputs are (x, A, φ), [points, 3]: what an oracle sees that need not adapt. Other `ranges`
     than the paper's make tasks unlike those of training.
     """
     count = shots if isinstance(shots, Shots) else Shots(shots, shots)
@@ -66,7 +66,7 @@ def sine_waves(
             episode_key, count_key = jax.random.split(episode_key)
             shots = count.draw(count_key)
         x = jax.random.uniform(episode_key, (most + queries, 1), minval=INPUTS[0], maxval=INPUTS[1])
-        examples = sine_examples(wave, x, told)
+        examples = sine_examples(wave, x, oracle)
         support, query = (
             jax.tree.map(lambda leaf, part=part: leaf[part], examples) for part in (slice(most), slice(most, None))
         )
@@ -75,10 +75,10 @@ def sine_waves(
             support = support._replace(weight=(jnp.arange(most) < known).astype(x.dtype))
         return Episode(support, query)
 
-    return TaskFamily(episode, resized=lambda room: sine_waves(key, count, queries, told, ranges, room))
+    return TaskFamily(episode, resized=lambda room: sine_waves(key, count, queries, oracle, ranges, room))
 
 
-def sine_examples(wave: SineWave, x: jax.Array, told: bool = False) -> Examples:
+def sine_examples(wave: SineWave, x: jax.Array, oracle: bool = False) -> Examples:
     """Points of one wave at x [points, 1]."""
-    inputs = jnp.concatenate([x, jnp.full_like(x, wave.amplitude), jnp.full_like(x, wave.phase)], 1) if told else x
+    inputs = jnp.concatenate([x, jnp.full_like(x, wave.amplitude), jnp.full_like(x, wave.phase)], 1) if oracle else x
     return Examples(inputs, wave(x), jnp.ones(x.shape[0], x.dtype))

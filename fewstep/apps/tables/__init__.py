@@ -1,4 +1,4 @@
-"""Tables of any kind: one task for each value of a column, numbers or classes to predict."""
+"""Tables: one task for each value of a column; the targets are numbers or classes."""
 
 
 def __getattr__(name: str):

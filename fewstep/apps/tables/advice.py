@@ -1,6 +1,6 @@
-"""What a person should know of columns before training: likely mistakes in a table, a line each.
+"""Warns of likely mistakes in a table before training, one line each.
 
-Nothing here changes how a column is read. Each rule is stated with its threshold in docs/tables.md.
+Nothing here changes how a column is read. docs/tables.md states each rule with its threshold.
 """
 
 from __future__ import annotations

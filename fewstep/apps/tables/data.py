@@ -1,8 +1,7 @@
-"""What is learned of columns before training: kinds, means, scales, categories, periods. Makes a `TableFormat`.
+"""From tables to a `TableFormat`: kinds, means, scales, categories and periods of columns.
 
-Arrays and frames in memory as columns: NumPy, pandas and polars. Used by fewstep.apps.tables.estimators.
-
-Needs neither pandas nor pyarrow: a pandas column is told by its methods, and goes over kind by kind.
+It also turns arrays and frames in memory (NumPy, pandas, polars) into columns. Neither pandas nor pyarrow is imported: a pandas
+column is recognized by its methods and converted kind by kind.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def _fit_input(fitting: Fitting, name: str, notes: list[str]) -> InputColumn:
 
 
 def _require_words(values: pl.Series, name: str, source: str) -> None:
-    """Raises `InputError` where most of many categories look like numbers or dates that could not be read."""
+    """Raises `InputError` if most of many categories look like numbers or dates that could not be read."""
     looks = looks_numeric(values) | values.str.contains(LIKELY_DATE)
     if 2 * looks.sum() >= values.len():
         shown = ", ".join(map(repr, values.filter(looks).head(3)))
@@ -233,7 +232,7 @@ def is_frame(values: Any) -> bool:
 
 
 def names_of(frame: Any) -> tuple[str, ...]:
-    """Names of a frame's columns, as text. Raises `InputError` where two are the same."""
+    """Names of a frame's columns, as text. Raises `InputError` if two are the same."""
     names = tuple(map(str, frame.columns))
     if doubled := [name for name in names if names.count(name) > 1]:
         raise InputError(f"X: expected columns of different names, found {doubled[0]!r} twice. Rename one of them.")

@@ -1,5 +1,7 @@
-"""A user's table as a Problem: one task per value of a column; numbers, dates, yes or no and categories as inputs;
-one or several numbers, or a class, as target."""
+"""Settings of a user's table, and the Problem built from them: one task per value of a column.
+
+Inputs are numbers, dates, booleans and categories; the target is one or several numbers, or a class.
+"""
 
 from __future__ import annotations
 
@@ -205,7 +207,7 @@ class Table(LearningSettings):
                 raise InputError(f"--{name} names a column twice: {' '.join(getattr(self, name))}.")
 
     def _long_enough(self, parts: dict[str, np.ndarray], length: np.ndarray, source: str) -> dict[str, np.ndarray]:
-        """Of each part, the tasks with more rows than the least number of shots. Raises `InputError` where none is left."""
+        """Of each part, the tasks with more rows than the least number of shots. Raises `InputError` if none is left."""
         least = max(self.shot_range.least, 1)
         enough = {name: part[length[part] > least] for name, part in parts.items()}
         if short := [name for name in ("train", "validation", "test") if enough[name].size == 0]:

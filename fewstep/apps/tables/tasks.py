@@ -1,7 +1,4 @@
-"""Tasks from the rows of a table: one task per value of a column. Used by apps/tables/settings.py.
-
-From rows to tasks and from tasks to splits: which rows are of which task, which tasks train or test.
-"""
+"""Tasks from the rows of a table, one per value of a column, and their splits."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ class Rows:
     names: tuple[str, ...]
     """[tasks]"""
     known: np.ndarray | jax.Array | None = None
-    """[rows, outputs] float32: 1 where a target is known, else 0 (and so is the target); None where all of them are"""
+    """[rows, outputs] float32: 1 where a target is known, else 0 (and so is the target); None if all of them are"""
 
     def of(self, task: int) -> slice:
         return slice(int(self.start[task]), int(self.start[task] + self.length[task]))

@@ -90,9 +90,9 @@ def test_a_kept_model_adapts_to_an_odd_number_of_photos_as_by_one_device_and_tra
     assert jax.device_count() > 1 and len(first.support.weight) % jax.device_count() == 0
     for one, other in zip(jax.tree.leaves(first.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    first.answers(first.images)
+    first.predict_known(first.images)
     monkeypatch.setattr("fewstep.training.jit._trace", None)  # to trace again would fail
-    assert second.answers(second.images)[0].argmax(1).tolist() == second.labels.tolist()
+    assert second.predict_known(second.images)[0].argmax(1).tolist() == second.labels.tolist()
 
 
 @pytest.mark.parametrize("times", [7, 50])
@@ -102,7 +102,7 @@ def test_more_of_the_same_photos_of_one_class_change_no_answer(folders, times):
     unbalanced = replace(model, images=model.images[again], labels=model.labels[again])
     assert unbalanced.shots.tolist() == [2 * times, 2, 2, 2]
     asked = np.random.default_rng(0).integers(0, 256, (20, *model.images.shape[1:])).astype(np.uint8)
-    for one, other in zip(unbalanced.answers(asked), model.answers(asked), strict=True):
+    for one, other in zip(unbalanced.predict_known(asked), model.predict_known(asked), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
@@ -263,7 +263,7 @@ def test_prediction_sets_are_calibrated_at_any_number_of_classes_and_photos(fold
     model = replace(model, calibrating=kept)
     model = replace(model, images=model.images[1:], labels=model.labels[1:])  # 1, 2, 2 and 2 photos
     images, files, _ = model.read(write_photos(tmp_path / "inputs", range(50, 54), seed=3, photos=5))
-    chance, _ = model.answers(images)
+    chance, _ = model.predict_known(images)
     wide, narrow = model.sets(chance, 0.9), model.sets(chance, 0.5)
     truth = model.truth(files)
     assert np.mean([name in each for name, each in zip(truth, wide, strict=True)]) >= 0.8
@@ -321,7 +321,7 @@ def test_from_1_to_100_photos_of_either_class_are_no_worse_than_one_of_each(groc
             asked = np.concatenate([each[-15:] for each in drawn])
             files, steps = tuple(map(str, given)), trained.calibration["chosen_steps"]
             model = AdaptedPhotos(trained, ("a", "b"), photos.images[given], np.repeat([0, 1], counts), files, steps)
-            right.append(model.answers(photos.images[asked])[0].argmax(1) == np.repeat([0, 1], 15))
+            right.append(model.predict_known(photos.images[asked])[0].argmax(1) == np.repeat([0, 1], 15))
         return np.mean(right)
 
     least = accuracy(1, 1)

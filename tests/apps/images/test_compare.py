@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from fewstep.apps.images.compare import PROBE, embeddings_of, image_ground
+from fewstep.apps.images.compare import PROBE, embeddings_of, image_benchmark
 from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
 from fewstep.compare.methods import LEARNED
@@ -48,7 +48,7 @@ def written(found, path):
 
 
 def work_on(settings, path, ridge=1.0):
-    on = image_ground(settings, 0, path)
+    on = image_benchmark(settings, 0, path)
     return on, Work(on, {"ridge": ridge}, 0, None)
 
 
@@ -79,7 +79,7 @@ def test_the_probe_is_ridge_regression_on_centered_embeddings_of_length_one(sett
 
 
 def test_without_embeddings_the_probe_is_left_out_and_says_how_to_bring_some(settings):
-    assert "--embeddings" in PROBE.absent(image_ground(settings, 0))
+    assert "--embeddings" in PROBE.absent(image_benchmark(settings, 0))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_without_embeddings_the_probe_is_left_out_and_says_how_to_bring_some(set
 def test_embeddings_that_do_not_fit_are_refused(change, told, settings, tmp_path):
     path = written(change(table(settings)), tmp_path / "e.csv")
     with pytest.raises(InputError, match=told):
-        embeddings_of(path, image_ground(settings, 0).settings, 0)
+        embeddings_of(path, image_benchmark(settings, 0).settings, 0)
 
 
 def test_embeddings_are_of_photos_and_part_of_what_a_comparison_is(settings, tmp_path):

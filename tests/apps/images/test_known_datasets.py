@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from fewstep import InputError
-from fewstep.apps.images import known_layouts
+from fewstep.apps.images import dataset_layouts
 from fewstep.apps.images.data import ImageSet
-from fewstep.apps.images.known_datasets import KNOWN, SPLITS, _differences, read_known_images
-from fewstep.apps.images.pickles import unpickled
+from fewstep.apps.images.known_datasets import DATASETS, SPLITS, _differences, read_known_images
+from fewstep.apps.images.pickles import load_pickle
 
 SHORT = {"train": "train", "validation": "val", "test": "test"}
-SIZE = {name: known.size for name, known in KNOWN.items()}
+SIZE = {name: known.size for name, known in DATASETS.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def roster(name):
     """Two or three classes of each split, not in the order of their names."""
-    official = KNOWN[name].official()
+    official = DATASETS[name].official()
     of = {split: sorted(one for one in official if official[one] == split) for split in SPLITS}
     if not official:
         of = {"train": ["tench", "crane", "abacus"], "validation": ["zebra", "otter"], "test": ["yurt", "crib"]}
@@ -147,7 +147,7 @@ def category_split(folder, name, python):
 
 
 def cifar_numbers(folder, name, python):
-    numbers = sorted(KNOWN[name].official())
+    numbers = sorted(DATASETS[name].official())
     pattern = "CIFAR_FS_{}.pickle" if name == "cifar-fs" else "FC100_{}.pickle"
     labelled(folder, name, python, pattern, lambda _, each: numbers.index(each[0]))
 
@@ -305,7 +305,7 @@ def test_the_first_layout_that_is_whole_is_taken(folder):
 def test_images_of_a_table_are_decoded_once(folder, monkeypatch):
     tables(folder, "mini-imagenet", 3)
     first = read_known_images("mini-imagenet", folder)
-    monkeypatch.setattr(known_layouts, "decode", None)
+    monkeypatch.setattr(dataset_layouts, "decode", None)
     again = read_known_images("mini-imagenet", folder)
     assert np.array_equal(first.images, again.images)
     assert first.files == again.files
@@ -314,7 +314,7 @@ def test_images_of_a_table_are_decoded_once(folder, monkeypatch):
 
 def test_the_shipped_splits_are_the_official_ones(real_data):
     source = real_data / "splits"
-    shipped = {name: KNOWN[name].official() for name in ("mini-imagenet", "cifar-fs", "fc100")}
+    shipped = {name: DATASETS[name].official() for name in ("mini-imagenet", "cifar-fs", "fc100")}
     for split, short in SHORT.items():
         of = {name: {one for one in each if each[one] == split} for name, each in shipped.items()}
         with (source / "miniimagenet_ravi" / f"{short}.csv").open() as file:
@@ -332,7 +332,7 @@ def test_the_shipped_splits_are_the_official_ones(real_data):
 
 @pytest.mark.parametrize("name", ["mini-imagenet", "cifar-fs", "fc100"])
 def test_what_is_as_published_needs_no_words_and_what_is_not_is_said(name):
-    known, official = KNOWN[name], KNOWN[name].official()
+    known, official = DATASETS[name], DATASETS[name].official()
     names = [one for split in SPLITS for one in sorted(official) if official[one] == split]
     whole = ImageSet(np.zeros((0, 1, 1, 3), np.uint8), np.full(100, 600), tuple(names), (), tuple(map(official.get, names)))
     assert tuple(map(whole.split.count, SPLITS)) == known.classes
@@ -434,7 +434,7 @@ def test_another_codec_than_latin_1_is_refused(folder):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_data_is_unpickled_as_python_does(tmp_path, data, protocol):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(data, protocol))
-    found, expected = unpickled(tmp_path / "x.pkl"), pickle.loads((tmp_path / "x.pkl").read_bytes())
+    found, expected = load_pickle(tmp_path / "x.pkl"), pickle.loads((tmp_path / "x.pkl").read_bytes())
     assert found.keys() == data.keys()
     for key, value in expected.items():
         assert np.array_equal(found[key], value) if isinstance(value, np.ndarray) else found[key] == value
@@ -451,13 +451,13 @@ def refused(name, folder, *words):
 
 
 def test_a_folder_that_holds_no_layout_is_refused_with_those_it_could_hold_and_what_is_there(folder):
-    for name, known in KNOWN.items():
+    for name, known in DATASETS.items():
         refused(name, folder, folder, known.title, "an empty folder", *(layout.title for layout in known.layouts))
     (folder / "photos").mkdir()
     (folder / "readme.txt").write_text("")
     refused("mini-imagenet", folder, "train.csv", "mini-imagenet-cache-train.pkl", "photos/, readme.txt")
     refused("fc100", folder / "none", "nothing of that name")
-    refused("cifar", folder, "'cifar'", *KNOWN)
+    refused("cifar", folder, "'cifar'", *DATASETS)
     refused("fc100", folder / "readme.txt", "a file", "unpack")
 
 

@@ -12,20 +12,20 @@ from fewstep.apps.images import report
 from fewstep.apps.images.data import ImageSet
 from fewstep.apps.images.format import ImageFormat
 from fewstep.apps.images.prediction_sets import class_scores, limits, scoring
-from fewstep.apps.images.predictions import Answers, accuracy_of, area, reliability, similarity, threshold
+from fewstep.apps.images.predictions import TaskPredictions, auroc, is_correct, reliability, similarity, unknown_threshold
 from fewstep.apps.images.problem import ImageLearning, Images
-from fewstep.apps.images.splits import calibration_photos, sets_in_words, split_groups, usable
+from fewstep.apps.images.splits import calibration_photos, describe_prediction_sets, split_groups, split_usable_classes
 from fewstep.apps.images.tasks import (
     EpisodeSpec,
     ImageStore,
     Normalization,
-    all_classes,
+    augment,
     class_weights,
     distinct,
     image_tasks,
-    placed,
-    read_at,
-    varied,
+    interpolate,
+    joint_batches,
+    view_coordinates,
 )
 from fewstep.core.maml import adapt, started
 from fewstep.core.problem import needed_to_calibrate
@@ -58,7 +58,7 @@ def cut_tasks(*arguments):
 
 @pytest.fixture
 def family():
-    cut = EpisodeSpec(ways=3, shots=Shots(2, 2), queries=3, strangers=2)
+    cut = EpisodeSpec(ways=3, shots=Shots(2, 2), queries=3, unknown_classes=2)
     return cut_tasks(numbered([5, 9, 7, 6, 8, 30]), np.array([0, 1, 2, 4, 5]), cut, PLAIN, KEY)
 
 
@@ -208,26 +208,26 @@ def test_other_shots_never_move_a_class_to_another_part(shots):
     length = np.random.default_rng(0).integers(6, 30, 60)
     found = ImageSet(np.zeros((int(length.sum()), 1, 1, 1), np.uint8), length, tuple(map(str, range(60))), ())
     halves = lambda found: dict(zip(("train", "validation", "test"), np.split(np.arange(60), [20, 50]), strict=True))  # noqa: E731
-    parts, notes = usable(found, halves, 2, shots, 5, "data", seed=1)
+    parts, notes = split_usable_classes(found, halves, 2, shots, 5, "data", seed=1)
     allowed = {"train": range(20), "validation": range(20, 50), "calibration": range(20, 50), "test": range(50, 60)}
     for part, classes in parts.items():
         assert set(classes) <= set(allowed[part]) and (length[classes] >= shots + 5).all()
     assert sum(classes.size for classes in parts.values()) == (length >= shots + 5).sum()
     assert bool(notes) == bool((length < shots + 5).any())
-    wider, _ = usable(found, halves, 2, 1, 5, "data", seed=1)
+    wider, _ = split_usable_classes(found, halves, 2, 1, 5, "data", seed=1)
     assert not parts["calibration"].size or not set(wider["calibration"]) & set(parts["validation"])
 
 
-def answers_of(log_probabilities, similarity, targets) -> Answers:
+def answers_of(log_probabilities, similarity, targets) -> TaskPredictions:
     """Of one number of steps."""
-    return Answers(log_probabilities[:, None], similarity[:, None], targets, np.zeros((len(targets), 2), int))
+    return TaskPredictions(log_probabilities[:, None], similarity[:, None], targets, np.zeros((len(targets), 2), int))
 
 
 def test_the_area_under_the_curve_is_the_share_of_pairs_in_order():
     random = np.random.default_rng(0)
     known, strange = random.integers(0, 6, 40).astype(float), random.integers(0, 5, 30).astype(float)
     pairs = [(one > other) + 0.5 * (one == other) for one in known for other in strange]
-    assert area(known, strange) == pytest.approx(np.mean(pairs))
+    assert auroc(known, strange) == pytest.approx(np.mean(pairs))
 
 
 def test_the_limit_of_none_of_these_accepts_what_it_says_and_takes_the_better_score():
@@ -236,7 +236,7 @@ def test_the_limit_of_none_of_these_accepts_what_it_says_and_takes_the_better_sc
     targets[:, [0, 1], [0, 1]] = 1  # two known queries, two strangers
     guesses = np.log(random.dirichlet([1, 1], (200, 4)))
     alike = random.normal(np.array([2.0, 2.0, 0.0, 0.0]), 1.0, (200, 4))
-    found = threshold(answers_of(guesses, alike, targets), 0, 1.0)
+    found = unknown_threshold(answers_of(guesses, alike, targets), 0, 1.0)
     assert found["score"] == "similarity" and found["area"]["similarity"] == pytest.approx(0.92, abs=0.03)  # Φ(2 / √2)
     assert (alike[:, :2] >= found["limit"]).mean() == pytest.approx(0.95, abs=0.01)
 
@@ -304,10 +304,10 @@ def test_prediction_sets_get_classes_that_meta_validation_can_spare_and_it_is_sa
         np.zeros((10 * (classes + 40), 8, 8, 1), np.uint8), np.full(classes + 40, 10), tuple(range(classes + 40)), ()
     )
     split = lambda found: {"train": np.arange(20), "validation": np.arange(40, 40 + classes), "test": np.arange(20, 40)}  # noqa: E731
-    parts, _ = usable(found, split, 5, 1, 5, "data", 0)
+    parts, _ = split_usable_classes(found, split, 5, 1, 5, "data", 0)
     assert parts["calibration"].size == calibrating and parts["validation"].size == classes - calibrating
-    assert not usable(found, split, 5, 1, 5, "data", 0, sets=False)[0]["calibration"].size
-    said = sets_in_words(calibrating, classes + 40)
+    assert not split_usable_classes(found, split, 5, 1, 5, "data", 0, sets=False)[0]["calibration"].size
+    said = describe_prediction_sets(calibrating, classes + 40)
     best = {0: "none", 4: "up to 80 %", 8: "up to 80 %", 9: "up to 90 %", 20: "up to 95 %"}[calibrating]
     assert best in said and f"by {calibrating} of {classes + 40} classes; it takes 4 for 80 %, 9 for 90 %, 19 for 95 %" in said
     assert calibration_photos(found, parts["calibration"], 1, 0).shape[:2] == (calibrating, 10 if calibrating else 0)
@@ -321,7 +321,7 @@ def test_none_of_these_is_left_out_where_strangers_are_hardly_told(shift, tells)
     alike = random.normal(np.array([shift, shift, 0.0, 0.0]), 1.0, (200, 4))
     answers = answers_of(np.full((200, 4, 2), np.log(0.5)), alike, targets)
     answers = answers._replace(classes=random.integers(0, 8, (200, 4)))
-    found = threshold(answers, 0, 1.0)
+    found = unknown_threshold(answers, 0, 1.0)
     told = ndtr(found["limit"]) if shift else 0.05  # strangers are normal, with mean 0 and deviation 1
     assert found["told"] == pytest.approx(told, abs=0.08) and found["told_at_least"] < found["told"]
     assert found["tells"] is tells and found["score"] == ("similarity" if shift else found["score"])
@@ -353,7 +353,7 @@ def test_what_is_measured_is_by_task_number_and_complete():
 def test_accuracy_is_the_share_of_right_answers_over_all_tasks():
     random = np.random.default_rng(0)
     targets = np.tile(np.eye(3)[None], (50, 1, 1))
-    found = accuracy_of(answers_of(random.normal(size=(50, 3, 3)), np.zeros((50, 3)), targets))
+    found = is_correct(answers_of(random.normal(size=(50, 3, 3)), np.zeros((50, 3)), targets))
     assert found.shape == (50, 1, 3) and 0.2 < found.mean() < 0.47
 
 
@@ -388,7 +388,9 @@ def test_batch_statistics_meet_no_strangers():
 
 
 def seen(image, zoom, place, slant=(0.0, 0.0)):
-    return read_at(image, *placed(jnp.asarray(zoom), jnp.asarray(place), jnp.asarray(slant), *image.shape[:2]))[..., 0]
+    return interpolate(image, *view_coordinates(jnp.asarray(zoom), jnp.asarray(place), jnp.asarray(slant), *image.shape[:2]))[
+        ..., 0
+    ]
 
 
 def test_varied_images_keep_what_they_show_and_a_full_view_is_the_image_itself():
@@ -396,7 +398,7 @@ def test_varied_images_keep_what_they_show_and_a_full_view_is_the_image_itself()
     np.testing.assert_allclose(seen(image, (1.0, 1.0), (0.0, 0.0)), image[..., 0], atol=1e-6)
     np.testing.assert_allclose(seen(image, (1.0, -1.0), (0.0, 0.0)), image[:, ::-1, 0], atol=1e-6)
     flat = jnp.full((40, 8, 8, 1), 3.0)
-    np.testing.assert_allclose(jax.jit(lambda key: varied(flat, "characters", key))(KEY), flat, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda key: augment(flat, "characters", key))(KEY), flat, rtol=1e-5)
 
 
 @pytest.mark.parametrize("place", [-0.4, 0.4])
@@ -431,7 +433,7 @@ def test_opposite_slants_are_nearly_a_turn():
 
 def test_photos_are_mirrored_half_of_the_time_and_each_differs():
     ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (200, 8, 8, 1))
-    found = np.asarray(jax.jit(lambda key: varied(ramp, "photos", key))(KEY))
+    found = np.asarray(jax.jit(lambda key: augment(ramp, "photos", key))(KEY))
     rising = (found[:, 0, -1, 0] > found[:, 0, 0, 0]).mean()
     assert 0.35 < rising < 0.65 and np.unique(found[:, 0, 0, 0]).size > 150
 
@@ -439,7 +441,7 @@ def test_photos_are_mirrored_half_of_the_time_and_each_differs():
 @pytest.mark.parametrize("rotate", [False, True])
 def test_batches_of_all_classes_have_the_right_labels_and_turned_classes_are_others(rotate):
     photos = numbered([3, 5, 4, 6])
-    family = all_classes(photos, np.array([1, 3]), 64, PLAIN, rotate)
+    family = joint_batches(photos, np.array([1, 3]), 64, PLAIN, rotate)
     batch = jax.jit(family.episode)(jnp.asarray(0), KEY).query
     pixels, labels = np.round(np.asarray(batch.inputs)[..., 0]).astype(int), np.asarray(batch.targets).argmax(-1)
     assert batch.targets.shape == (64, 8 if rotate else 2) and np.unique(labels).size == batch.targets.shape[1]

@@ -1,4 +1,4 @@
-"""A policy adapted to one task: saved, opened, acting, played. Place: fewstep/apps/policies/adapted.py, `adapted_to` in
+"""A policy adapted to one task: saved, opened, acting, played. Place: fewstep/apps/policies/adapted.py, `adapt_to_task` in
 apps/policies/model.py, fewstep/apps/policies, fewstep/apps/policies/cli.py and policy_play.py,
 fewstep/apps/policies/plots.py.
 
@@ -18,14 +18,14 @@ from PIL import Image, ImageSequence
 
 from fewstep import cli, runs
 from fewstep.apps.policies.adapted import AdaptedPolicy, Shape, open_policy
-from fewstep.apps.policies.gymnasium import drawing, factory_of, gym_tasks
+from fewstep.apps.policies.gymnasium import factory_of, gym_tasks, with_rendering
 from fewstep.apps.policies.locomotion import locomotion
 from fewstep.apps.policies.meta_step import evaluate_policy
-from fewstep.apps.policies.model import adapted_to
+from fewstep.apps.policies.model import adapt_to_task
 from fewstep.apps.policies.plots import REACH, SIDE, points
 from fewstep.apps.policies.problems import LOCOMOTION, Nav2d, OwnEnvironment
 from fewstep.apps.policies.run import adapt_policy
-from fewstep.apps.policies.simulated import evaluate_outside
+from fewstep.apps.policies.simulated import evaluate_simulated
 from fewstep.errors import InputError
 from fewstep.simulators import film
 
@@ -57,16 +57,16 @@ def same_bits(one, other):
 def test_what_a_policy_brings_while_it_adapts_is_what_evaluation_finds(which, request):
     run = request.getfixturevalue(which)
     problem, params, task = run.problem(), run.params(), np.array([0.2, -0.3], np.float32)
-    found = adapted_to(problem, params, task, 2, 5, KEY)
+    found = adapt_to_task(problem, params, task, 2, 5, KEY)
     settings = {"steps": 2, "rollouts": 5, "later_rate": problem.later_rate}
     parts = problem.search, problem.environment, problem.policy
     if which == "nav":
         expected = evaluate_policy(*parts, params, jnp.asarray(task), KEY, **settings)
     else:
-        expected = jax.tree.map(lambda leaf: leaf[0], evaluate_outside(*parts, params, [task], KEY, **settings))
+        expected = jax.tree.map(lambda leaf: leaf[0], evaluate_simulated(*parts, params, [task], KEY, **settings))
     np.testing.assert_allclose(found.judged.returns, expected.returns, rtol=1e-4)
     np.testing.assert_array_equal(found.judged.steps, expected.steps)
-    assert len(found.path) == 3 and not found.said
+    assert len(found.path) == 3 and not found.messages
     same_bits(found.path[0], params.theta)
     moved = [float(np.abs(np.asarray(b["mean"]["layers"][0]["kernel"]) - a["mean"]["layers"][0]["kernel"]).max())
              for a, b in zip(found.path, found.path[1:], strict=False)]  # fmt: skip
@@ -108,7 +108,7 @@ def test_commands_are_those_that_the_environment_is_given():
         simulation.step(actions, np.ones(4, bool))
         assert simulation.action_range is not None
         least, most = (tuple(np.asarray(end).tolist()) for end in simulation.action_range)
-        known = Shape(2, simulation.actions, simulation.discrete, (8,), False, simulation.action_limit, least, most)
+        known = Shape(2, simulation.action_size, simulation.discrete, (8,), False, simulation.action_limit, least, most)
         np.testing.assert_allclose([known.command(action) for action in actions], np.reshape(told, shape), atol=1e-6)
     cheetah = locomotion("cheetah-dir")
     assert cheetah.action_range is not None
@@ -247,8 +247,8 @@ def test_an_own_environment_draws_itself_where_it_can(own, tmp_path, capsys):
 
 
 def test_a_factory_is_told_to_draw_where_it_takes_that():
-    assert drawing(factory_of("gym_family:drawn"))().render_mode == "rgb_array"
-    assert gym_tasks(drawing(gym_family.Point)).snapshot is None
+    assert with_rendering(factory_of("gym_family:drawn"))().render_mode == "rgb_array"
+    assert gym_tasks(with_rendering(gym_family.Point)).snapshot is None
 
 
 def test_a_point_and_its_goal_are_drawn_where_they_are():

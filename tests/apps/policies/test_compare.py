@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fewstep import cli, runs
-from fewstep.apps.policies.compare import RATES, policy_ground
-from fewstep.apps.policies.model import returns_of
+from fewstep.apps.policies.compare import RATES, policy_benchmark
+from fewstep.apps.policies.model import returns_program
 from fewstep.apps.policies.problems import Nav2d, OwnEnvironment
 from fewstep.compare import compare, resume
 from fewstep.compare.request import ASKED, as_asked
@@ -29,9 +29,9 @@ def compared(tmp_path_factory):
 
 def returns_in(run, problem=None):
     """[tasks, updates + 1] of the test tasks of the comparison, by the program that judges any policy."""
-    held = policy_ground(SMALL, 0).test
+    held = policy_benchmark(SMALL, 0).test
     key, problem = jax.random.key(held.key), problem or run.problem()
-    return np.asarray(returns_of(problem, held.count, 3, key, held.draws, held.unseen)(run.params())[0].returns)
+    return np.asarray(returns_program(problem, held.count, 3, key, held.draws, held.unseen)(run.params())[0].returns)
 
 
 def test_every_arm_is_told_of_by_its_costs_on_the_same_tasks(compared):
@@ -60,8 +60,8 @@ def test_the_run_of_an_arm_brings_what_the_arm_did(arm, updates, compared):
 def test_no_learning_is_the_untrained_policy_and_one_policy_for_all_is_judged_without_updates(compared):
     found = compared[1]
     problem = SMALL.build(0)
-    held = policy_ground(SMALL, 0).test
-    program = returns_of(problem, held.count, 3, jax.random.key(held.key), held.draws, held.unseen)
+    held = policy_benchmark(SMALL, 0).test
+    program = returns_program(problem, held.count, 3, jax.random.key(held.key), held.draws, held.unseen)
     untrained = np.asarray(program(problem.init(jax.random.key(0)))[0].returns)
     # The learned rates update it after the first collection, which is not judged here: only what θ itself brings there.
     assert found["by_task"]["prior"] != found["by_task"]["joint"]

@@ -23,7 +23,7 @@ from fewstep.apps.policies.gymnasium import factory_of, gym_tasks
 from fewstep.apps.policies.meta_step import PolicySearch
 from fewstep.apps.policies.nav2d import navigation
 from fewstep.apps.policies.problems import OwnEnvironment
-from fewstep.apps.policies.simulated import evaluate_outside, simulated_meta_step
+from fewstep.apps.policies.simulated import evaluate_simulated, simulated_meta_step
 from fewstep.apps.policies.trpo import TrustRegion
 from fewstep.errors import InputError, NotTrusted, TrainingError
 from fewstep.training.loop import Interrupted
@@ -59,14 +59,14 @@ def test_gymnasium_finds_nothing_wrong_with_the_environments_of_these_tests(make
 
 def test_discrete_actions_get_a_categorical_policy_and_a_horizon_of_one_is_learned_in():
     simulation = gym_tasks(gym_family.Buttons, horizon=1)
-    assert simulation.discrete and simulation.actions == 3 and simulation.observed == 2
+    assert simulation.discrete and simulation.action_size == 3 and simulation.observation_size == 2
     policy = policy_of(simulation)
     search = PolicySearch(tasks=12, rollouts=30, inner_rate=2.0, outer=TrustRegion(kl_limit=0.1))
     state = search.outer.init(params_of(policy))
     state, info = simulated_meta_step(search, simulation, policy, state, KEY)
     assert int(info.environment_steps) == 12 * 30 * 2 and bool(info.outer.finite) and not info.dropped
     tasks = simulation.sample_tasks(np.random.default_rng(0), 20)
-    returns = evaluate_outside(
+    returns = evaluate_simulated(
         search, simulation, policy, state.params, tasks, KEY, steps=2, rollouts=40, later_rate=1.0
     ).returns
     assert returns.shape == (20, 3)
@@ -81,8 +81,8 @@ def test_a_trajectory_that_breaks_counts_for_nothing_and_is_told_of():
     np.testing.assert_array_equal(found.broken, [[True] * 2, [True] * 2, [False] * 2])
     weight = np.asarray(found.trajectories.weight)
     np.testing.assert_array_equal(weight.sum(-1), [[0, 0], [0, 0], [6, 6]])  # the whole of it is left out
-    assert len(found.said) == 4
-    raised, unnumbered = found.said[0], found.said[2]
+    assert len(found.messages) == 4
+    raised, unnumbered = found.messages[0], found.messages[2]
     assert raised.startswith("task 1 (") and "at step 3: ValueError: the motor is gone" in raised
     assert unnumbered.startswith("task 2 (") and "at step 3: what came back is not a number" in unnumbered
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.trajectories))
@@ -91,7 +91,7 @@ def test_a_trajectory_that_breaks_counts_for_nothing_and_is_told_of():
     state, info = simulated_meta_step(search, simulation, policy, search.outer.init(params_of(policy)), KEY)
     assert bool(info.outer.finite) and info.dropped
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    returns = evaluate_outside(search, simulation, policy, state.params, tasks, KEY, steps=1, rollouts=2).returns
+    returns = evaluate_simulated(search, simulation, policy, state.params, tasks, KEY, steps=1, rollouts=2).returns
     assert np.isnan(returns[:2]).all() and np.isfinite(returns[2]).all()
 
 
@@ -180,10 +180,10 @@ def test_a_signal_is_answered_between_two_steps_of_an_environment_and_the_run_go
 def test_validation_takes_at_most_a_fifth_of_all_trajectories_and_as_many_tasks_as_that_allows():
     for settings in (OwnEnvironment(), OwnEnvironment(meta_batch_size=40), OwnEnvironment(log_every=12, adaptation_steps=2)):
         trained = settings.log_every * settings.meta_batch_size * (1 + settings.adaptation_steps) * settings.rollouts
-        judged = settings.judged_tasks * (1 + 3) * settings.rollouts
-        assert settings.judged_tasks == 40 or 0.18 < judged / (judged + trained) <= 0.2
-    assert OwnEnvironment().judged_tasks == 25
-    assert OwnEnvironment(meta_batch_size=2).judged_tasks == 10
+        judged = settings.validation_tasks * (1 + 3) * settings.rollouts
+        assert settings.validation_tasks == 40 or 0.18 < judged / (judged + trained) <= 0.2
+    assert OwnEnvironment().validation_tasks == 25
+    assert OwnEnvironment(meta_batch_size=2).validation_tasks == 10
 
 
 WITNESS = """

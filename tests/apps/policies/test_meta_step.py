@@ -21,7 +21,7 @@ from fewstep.apps.policies.advantages import (
     solve_positive,
 )
 from fewstep.apps.policies.environment import Environment, Transition
-from fewstep.apps.policies.meta_step import PolicySearch, evaluate_policy, gathered, policy_meta_step, support_and_query
+from fewstep.apps.policies.meta_step import PolicySearch, collect_scored, evaluate_policy, policy_meta_step, support_and_query
 from fewstep.apps.policies.nav2d import navigation, standing_still, straight_there
 from fewstep.apps.policies.nav2d import normalized as normalized_return
 from fewstep.apps.policies.networks import Categorical, Gaussian, policy_for
@@ -205,7 +205,7 @@ def test_adapting_on_what_was_collected_is_the_path_that_was_collected():
     search = replace(SMALL, adaptation_steps=2)
     params, goal, learner = params_of(), jnp.array([0.3, 0.2]), search.learner(POLICY)
     path = collected_path(
-        learner, params, lambda theta, key: gathered(search, NAV, POLICY, theta, goal, key, 4), jax.random.key(0)
+        learner, params, lambda theta, key: collect_scored(search, NAV, POLICY, theta, goal, key, 4), jax.random.key(0)
     )
     again = adapted_on(learner, params, path.supports)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, path.adapted)
@@ -319,7 +319,7 @@ def test_a_policy_over_choices_is_trained_by_the_same_program():
 
     bandit = Environment(
         lambda key: jax.random.randint(key, (), 0, 3), lambda task, key: jnp.ones(1), lambda state, task: state, step,
-        observed=1, actions=3, horizon=4, discrete=True,
+        observation_size=1, action_size=3, horizon=4, discrete=True,
     )  # fmt: skip
     policy = policy_for(1, 3, discrete=True, hidden=(8,))
     search = PolicySearch(tasks=6, rollouts=20, inner_optimizer=optax.sgd(2.0), outer=ProximalPolicy(rate=0.02))

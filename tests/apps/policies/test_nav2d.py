@@ -11,7 +11,7 @@ import pytest
 
 from fewstep import cli, runs
 from fewstep.application import presets
-from fewstep.apps.policies.model import returns_of
+from fewstep.apps.policies.model import returns_program
 from fewstep.apps.policies.problems import AntDir, CheetahVel, Nav2d, OwnEnvironment
 from fewstep.apps.policies.run import adapt_policy, best_update
 from fewstep.apps.policies.settings import FASTER, learned_rates
@@ -96,7 +96,7 @@ def test_the_kept_policy_is_measured_once_more_on_tasks_that_did_not_choose_it(r
     kept = min(read_metrics(run.directory / "metrics.jsonl"), key=lambda each: each["validation"])
     assert last["chosen_meta_step"] == kept["meta_step"] and record["validation"] == pytest.approx(kept["validation"], rel=1e-5)
     key = jax.random.split(jax.random.key(0), 3)[2]
-    anew = returns_of(problem, 40, 3, jax.random.fold_in(key, 1))(params)[0].returns
+    anew = returns_program(problem, 40, 3, jax.random.fold_in(key, 1))(params)[0].returns
     np.testing.assert_allclose(last["chosen_returns"], np.mean(anew, 0), rtol=1e-4, atol=1e-3)
     assert last["chosen_returns"] != kept["validation_returns"]
 
@@ -106,7 +106,7 @@ def test_the_best_of_the_policies_on_the_way_is_kept_by_its_own_trajectories(run
     best = int(np.argmax(found.judged.returns))
     for kept, returns in ((best, found.judged.returns), (1, np.array([1.0, 5.0, 3.0, 2.0])), (0, np.array([5.0, 1, 3, 2]))):
         known = found._replace(judged=found.judged._replace(returns=returns))
-        monkeypatch.setattr("fewstep.apps.policies.run.adapted_to", lambda *given, known=known: known)
+        monkeypatch.setattr("fewstep.apps.policies.run.adapt_to_task", lambda *given, known=known: known)
         policy = run.adapt(np.array([0.3, 0.2], np.float32), updates=3)
         assert policy.about["kept"] == kept and policy.about["updates"] == 3
         for left, right in zip(jax.tree.leaves(policy.theta), jax.tree.leaves(found.path[kept]), strict=True):

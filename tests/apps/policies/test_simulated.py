@@ -23,10 +23,10 @@ from fewstep import cli, runs
 from fewstep.application import presets
 from fewstep.apps.policies.gymnasium import as_gymnasium, gym_tasks
 from fewstep.apps.policies.locomotion import FAMILIES, directions, locomotion, velocities_of
-from fewstep.apps.policies.networks import SEEN, having_seen, normalizing, policy_for
+from fewstep.apps.policies.networks import STATISTICS, normalize_observations, policy_for, update_statistics
 from fewstep.apps.policies.problems import CheetahDir
-from fewstep.apps.policies.simulated import collect_outside
-from fewstep.simulators.mujoco import imported_mujoco, warnings_of
+from fewstep.apps.policies.simulated import collect_simulated
+from fewstep.simulators.mujoco import capture_warnings, import_mujoco
 from fewstep.training import loop
 from fewstep.training.loop import Interrupted
 from fewstep.training.progress import read_metrics
@@ -43,7 +43,7 @@ def same_bits(one, other):
 def test_observations_and_rewards_are_those_of_gymnasiums_half_cheetah(name, reward):
     simulation = locomotion(name)
     seen = simulation.begin([1.2], [7]).observations
-    with warnings_of(imported_mujoco()):  # gymnasium's file is written in an older way, which would be logged
+    with capture_warnings(import_mujoco()):  # gymnasium's file is written in an older way, which would be logged
         theirs: Any = gymnasium.make("HalfCheetah-v5", ctrl_cost_weight=0.05).unwrapped
     theirs.reset(seed=0)
     theirs.set_state(np.concatenate([[0.0], seen[0, :8]]), seen[0, 8:].astype(float))
@@ -66,9 +66,9 @@ def test_many_step_as_one_does_alone_whatever_stands_still_beside_it(name):
     same_bits(first[0], together[2])
     same_bits(together[1], together[3])  # the same seed
     for number in range(4):
-        actions = random.normal(size=(5, simulation.actions))
-        alive = np.array([True, number < 2, True, True, number < 1])
-        many, one = simulation.step(actions, alive), alone.step(actions[2:3], ALL(1, bool))
+        actions = random.normal(size=(5, simulation.action_size))
+        active = np.array([True, number < 2, True, True, number < 1])
+        many, one = simulation.step(actions, active), alone.step(actions[2:3], ALL(1, bool))
         same_bits(
             (one.observations[0], one.rewards[0], one.terminated[0]),
             (many.observations[2], many.rewards[2], many.terminated[2]),
@@ -77,8 +77,8 @@ def test_many_step_as_one_does_alone_whatever_stands_still_beside_it(name):
 
 def test_an_ant_that_has_fallen_ends_and_is_paid_for_as_long_as_it_stood():
     simulation = locomotion("ant-dir", horizon=80, action_scale=1.0)
-    policy = policy_for(simulation.observed, simulation.actions, hidden=(8,), deviation=3.0)
-    found = collect_outside(simulation, policy, thetas_of(policy, 2), [1.0, -1.0], 6, KEY).trajectories
+    policy = policy_for(simulation.observation_size, simulation.action_size, hidden=(8,), deviation=3.0)
+    found = collect_simulated(simulation, policy, thetas_of(policy, 2), [1.0, -1.0], 6, KEY).trajectories
     ended = np.asarray(found.terminated)
     assert np.all(ended.sum(-1) <= 1)
     np.testing.assert_array_equal(np.asarray(found.weight)[ended > 0], 1)
@@ -114,7 +114,11 @@ def test_what_is_offered_to_gymnasium_comes_back_as_the_same_simulation():
     tasks = [1.0, -1.0]
     direct = locomotion("cheetah-dir", horizon=4)
     around = gym_tasks(lambda: as_gymnasium(locomotion("cheetah-dir")), horizon=4, action_scale=direct.action_limit**-1)
-    assert (around.observed, around.actions, around.action_limit) == (direct.observed, direct.actions, direct.action_limit)
+    assert (around.observation_size, around.action_size, around.action_limit) == (
+        direct.observation_size,
+        direct.action_size,
+        direct.action_limit,
+    )
     assert around.begin(tasks, [0, 0]).observations.shape == direct.begin(tasks, [0, 0]).observations.shape
 
 
@@ -134,7 +138,7 @@ def test_log_probabilities_are_those_of_the_actions_under_each_tasks_own_paramet
     simulation = gym_tasks(gym_family.Point, horizon=4)
     policy = policy_of(simulation)
     thetas = jax.vmap(policy.init)(jax.random.split(KEY, 2))
-    found = collect_outside(simulation, policy, thetas, [np.ones(2), -np.ones(2)], 3, KEY).trajectories
+    found = collect_simulated(simulation, policy, thetas, [np.ones(2), -np.ones(2)], 3, KEY).trajectories
     for number in range(2):
         theta = jax.tree.map(lambda leaf, number=number: leaf[number], thetas)
         expected = policy.log_probability(policy.distribution(theta, found.observations[number]), found.actions[number])
@@ -143,28 +147,28 @@ def test_log_probabilities_are_those_of_the_actions_under_each_tasks_own_paramet
 
 def test_a_simulation_that_runs_away_breaks_its_own_trajectory_alone(monkeypatch):
     simulation = locomotion("cheetah-vel", horizon=3)
-    monkeypatch.setattr("fewstep.apps.policies.locomotion.AWAY", 2.0)  # some joint is faster before long
+    monkeypatch.setattr("fewstep.apps.policies.locomotion.DIVERGENCE_LIMIT", 2.0)  # some joint is faster before long
     found = collected(simulation, [0.0, 1.0], rollouts=8)
-    assert found.broken.any() and "the simulation ran away" in found.said[0]
+    assert found.broken.any() and "the simulation ran away" in found.messages[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.trajectories))
 
 
 def test_normalized_observations_are_counted_over_the_steps_that_were_taken_and_no_gradient_reaches_them():
-    policy = normalizing(policy_for(3, 2, hidden=(4,)), 3)
+    policy = normalize_observations(policy_for(3, 2, hidden=(4,)), 3)
     theta = policy.init(KEY)
     random = np.random.default_rng(0)
     batches = [5 * random.normal(size=(4, 6, 3)) + 2 for _ in range(2)]
     weights = [(random.random((4, 6)) < 0.7).astype(float) for _ in range(2)]
     for rows, weight in zip(batches, weights, strict=True):
-        theta = having_seen(theta, jnp.asarray(rows, jnp.float32), jnp.asarray(weight, jnp.float32))
+        theta = update_statistics(theta, jnp.asarray(rows, jnp.float32), jnp.asarray(weight, jnp.float32))
     seen = np.concatenate([rows[weight > 0] for rows, weight in zip(batches, weights, strict=True)])
-    np.testing.assert_allclose(theta[SEEN]["mean"], seen.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(theta[SEEN]["variance"], seen.var(0), rtol=1e-4)
+    np.testing.assert_allclose(theta[STATISTICS]["mean"], seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(theta[STATISTICS]["variance"], seen.var(0), rtol=1e-4)
     gradient = jax.grad(lambda theta: jnp.sum(policy.distribution(theta, jnp.ones((5, 3))).mean))(theta)
-    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient[SEEN]))
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient[STATISTICS]))
     plain = policy_for(3, 2, hidden=(4,))
     near = jnp.asarray((seen - seen.mean(0)) / seen.std(0), jnp.float32)
-    rest = {name: leaf for name, leaf in theta.items() if name != SEEN}
+    rest = {name: leaf for name, leaf in theta.items() if name != STATISTICS}
     np.testing.assert_allclose(
         policy.distribution(theta, jnp.asarray(seen, jnp.float32)).mean, plain.distribution(rest, near).mean, atol=1e-5
     )
@@ -178,7 +182,9 @@ def test_the_command_trains_a_cheetah_and_the_same_seed_gives_the_same_run(tmp_p
     one = runs.open_run(tmp_path / "one")
     other = runs.train(one.settings, tmp_path / "other", quiet=True)
     same_bits(one.params("last"), other.params("last"))
-    assert float(one.params("last").theta[SEEN]["count"]) == 2 * 2 * 2 * 2 * 5  # steps, tasks, rollouts, support and query
+    assert (
+        float(one.params("last").theta[STATISTICS]["count"]) == 2 * 2 * 2 * 2 * 5
+    )  # steps, tasks, rollouts, support and query
     assert told["mean"] == other.evaluate()["mean"]
 
 

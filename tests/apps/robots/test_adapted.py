@@ -101,11 +101,11 @@ def test_a_sensor_that_says_nonsense_is_passed_over_and_control_goes_on(follower
     lived_through(follower, 4)
     follower.adapt()
     before = jax.tree.leaves(follower.params)
-    assert not follower.observe([np.nan, 0.0], [0.0], [0.0, 0.0]) and follower.passed_over == 1
+    assert not follower.observe([np.nan, 0.0], [0.0], [0.0, 0.0]) and follower.skipped == 1
     assert follower.adapt()
     assert all(np.array_equal(*pair) for pair in zip(before, jax.tree.leaves(follower.params), strict=True))
     follower.memory.targets[:] = 1e30  # finite, but the adapted parameters are not
-    assert not follower.adapt() and follower.passed_over == 2
+    assert not follower.adapt() and follower.skipped == 2
     assert all(np.array_equal(*pair) for pair in zip(before, jax.tree.leaves(follower.params), strict=True))
 
 
@@ -114,15 +114,15 @@ def test_where_the_model_errs_again_and_again_all_that_was_before_is_forgotten(f
     still = [0.1, 0.0], [0.0]
     for number in range(8):
         follower.observe(*still, follower.predict(*still) + (1e3 if number == 3 else 0.0))
-    assert follower.surprised == 0 and follower.memory.weight.sum() == 4
+    assert follower.resets == 0 and follower.memory.weight.sum() == 4
     for _ in range(SURPRISES):
         follower.observe(*still, [1e3, -1e3])
-    assert follower.surprised == 1 and follower.memory.weight.sum() == SURPRISES
+    assert follower.resets == 1 and follower.memory.weight.sum() == SURPRISES
     np.testing.assert_array_equal(follower.memory.weight[-SURPRISES:], 1)
-    follower.surprising = np.inf
+    follower.surprise_limit = np.inf
     for _ in range(SURPRISES):
         follower.observe(*still, [-1e3, 1e3])
-    assert follower.surprised == 1 and follower.memory.weight.sum() == 4
+    assert follower.resets == 1 and follower.memory.weight.sum() == 4
 
 
 def test_of_the_points_that_adaptation_passes_the_one_that_fits_best_is_taken(follower):

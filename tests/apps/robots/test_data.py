@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from fewstep import cli
-from fewstep.apps.robots.cli import Gather
-from fewstep.apps.robots.data import PARTS, Experience, Simulator, gathered, joined, read_experience, write_experience
+from fewstep.apps.robots.cli import Collect
+from fewstep.apps.robots.data import (
+    PARTS,
+    Experience,
+    Simulator,
+    collect_experience,
+    merge_runs,
+    read_experience,
+    write_experience,
+)
 from fewstep.apps.robots.faults import FAMILIES, Faults
 from fewstep.apps.sine.settings import Sine
 from fewstep.errors import InputError
@@ -25,7 +33,7 @@ SHORT = ["--meta-steps", "20", "--log-every", "10", "--meta-batch-size", "4"]
 @pytest.fixture(scope="module")
 def parts():
     faults = Faults(Robot("half-cheetah"), FAMILIES["severe"])
-    return {part: gathered(faults, number, robots=3, runs=2, steps=12) for number, part in enumerate(PARTS)}
+    return {part: collect_experience(faults, number, robots=3, runs=2, steps=12) for number, part in enumerate(PARTS)}
 
 
 def test_what_is_written_is_read_again_bit_for_bit(parts, tmp_path):
@@ -80,7 +88,7 @@ def test_a_file_that_is_missing_or_damaged_or_cannot_be_written_is_said(parts, t
 def test_further_runs_join_those_of_the_same_robots_and_who_is_left_out_of_them_is_left_out(parts):
     first = parts["train"]
     more = Experience(first.observations[[0, 2], :1], first.actions[[0, 2], :1], first.conditions[[0, 2]], ((1, 5),))
-    found = joined(first, more)
+    found = merge_runs(first, more)
     assert found.observations.shape[:2] == (2, 3) and found.dropped == ((1, 5),)
     np.testing.assert_array_equal(found.observations[1, :2], first.observations[2])
     np.testing.assert_array_equal(found.observations[1, 2], first.observations[2, 0])
@@ -100,7 +108,7 @@ def test_robots_are_driven_by_a_run_and_what_they_lived_through_is_trained_on(tm
     driven = found["test"]
     assert np.isfinite(told["model_error"]) and driven.actions.shape == (3, 3, 20, 6)
     states = np.zeros((3 * 20, 1 + robot.model.nq + robot.model.nv))
-    states[:, 1 + robot.where :] = driven.observations[:, 2, :-1].reshape(60, -1)
+    states[:, 1 + robot.world_coordinates :] = driven.observations[:, 2, :-1].reshape(60, -1)
     models = [faults.model(condition) for condition in driven.conditions for _ in range(20)]
     after = robot.observation(Simulator(robot).run(models, states, driven.actions[:, 2].reshape(60, 1, 6))[:, -1])
     np.testing.assert_allclose(after, driven.observations[:, 2, 1:].reshape(60, -1), atol=0.05, rtol=0.02)
@@ -126,4 +134,4 @@ def test_what_cannot_be_gathered_is_said(tmp_path, capsys):
         ("more.npz", -1, "at least 0"),
     ]:
         with pytest.raises(InputError, match=complaint):
-            Gather(str(run), str(tmp_path / out), seed)()
+            Collect(str(run), str(tmp_path / out), seed)()

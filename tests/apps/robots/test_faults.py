@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fewstep.apps.robots.data import Simulator, commands, gathered
+from fewstep.apps.robots.data import Simulator, collect_experience, random_commands
 from fewstep.apps.robots.fault_effects import require_effects
 from fewstep.apps.robots.faults import FAMILIES, Change, Faults, read_family
-from fewstep.apps.robots.model_fields import computed_again, is_derived
+from fewstep.apps.robots.model_fields import is_derived, recompute_constants
 from fewstep.errors import InputError
-from fewstep.simulators.mujoco import Robot, beginnings
+from fewstep.simulators.mujoco import Robot, initial_states
 
 mujoco = pytest.importorskip("mujoco", reason="robots need the extra [rl]")
 CART = """<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody><body name="cart">
@@ -48,8 +48,8 @@ def by_hand(model, state, actions, substeps):
 def test_many_robots_at_once_move_as_one_by_one_bit_for_bit_with_any_number_of_threads(name):
     robot, random = Robot(name), np.random.default_rng(0)
     faults = Faults(robot, FAMILIES["severe"])
-    models = [faults.model(condition) for condition in faults.draw(random, 3)]
-    states, actions = beginnings(robot, random, 3), commands(robot, random, 3, 6)
+    models = [faults.model(condition) for condition in faults.sample(random, 3)]
+    states, actions = initial_states(robot, random, 3), random_commands(robot, random, 3, 6)
     one, two = (Simulator(robot, threads).run(models, states, actions) for threads in (1, 2))
     assert np.array_equal(one, two)
     for model, state, action, found in zip(models, states, actions, one, strict=True):
@@ -61,7 +61,7 @@ def test_many_robots_at_once_move_as_one_by_one_bit_for_bit_with_any_number_of_t
 def test_at_factors_of_1_a_robot_is_healthy_bit_for_bit(name, family):
     robot, random = Robot(name), np.random.default_rng(1)
     faults = Faults(robot, FAMILIES[family])
-    states, actions = beginnings(robot, random, 1), commands(robot, random, 1, 5)
+    states, actions = initial_states(robot, random, 1), random_commands(robot, random, 1, 5)
     found = (Simulator(robot, 1).run([model], states, actions) for model in (robot.model, faults.model(faults.healthy())))
     assert np.array_equal(*found)
 
@@ -70,7 +70,7 @@ def test_the_families_change_what_they_say_and_nothing_else():
     robot = Robot("half-cheetah")
     faults, healthy = Faults(robot, FAMILIES["severe"]), robot.model
     condition = np.array([0.0, -1.0, 0.5, 1.0, 1.0, 1.2, 1.5])
-    assert faults.size == 7 and faults.draw(np.random.default_rng(0), 50).shape == (50, 7)
+    assert faults.size == 7 and faults.sample(np.random.default_rng(0), 50).shape == (50, 7)
     model, torso = faults.model(condition), 1
     np.testing.assert_allclose(model.actuator_gear[:, 0], healthy.actuator_gear[:, 0] * condition[:6])
     assert model.body_mass[torso] == 1.5 * healthy.body_mass[torso]
@@ -82,7 +82,7 @@ def test_the_families_change_what_they_say_and_nothing_else():
 
 def test_a_mild_fault_is_of_one_motor_and_the_ground_is_the_same_for_all_feet():
     robot = Robot("half-cheetah")
-    drawn = Faults(robot, FAMILIES["mild"]).draw(np.random.default_rng(0), 400)
+    drawn = Faults(robot, FAMILIES["mild"]).sample(np.random.default_rng(0), 400)
     others, faulty = drawn[:, :6], drawn[:, 6:]
     assert others.min() >= 0.7 and others.max() <= 1.3
     assert ((faulty != 1).sum(1) == 1).all() and set(np.unique(faulty)) == {-1.0, 0.0, 0.3, 1.0}
@@ -96,7 +96,7 @@ def test_a_cart_of_another_mass_and_gain_moves_as_newton_says(cart):
     faults = Faults(cart, (Change("actuator_gear", (0.5, 2.0)), Change("body_mass", (0.5, 2.0), of=("cart",))))
     model = faults.model(np.array([2.0, 0.5]))
     states = Simulator(cart, 1).run(
-        [model], beginnings(cart, np.random.default_rng(0), 1), np.full((1, 10, 1), 0.4, np.float32)
+        [model], initial_states(cart, np.random.default_rng(0), 1), np.full((1, 10, 1), 0.4, np.float32)
     )
     velocity = states[0, :, 3]  # time, x, z, vx, vz
     np.testing.assert_allclose(np.diff(velocity), 0.4 * (3 * 2.0) / (2 * 0.5) * cart.seconds, rtol=1e-6)
@@ -135,7 +135,7 @@ def test_a_robot_with_faults_is_the_robot_that_mujoco_reads_from_a_file_with_the
     assert found.stat.meaninertia == pytest.approx(expected.model.stat.meaninertia, rel=1e-9)
     assert found.stat.meaninertia > 1.2 * healthy.model.stat.meaninertia
     random = np.random.default_rng(0)
-    states, actions = beginnings(expected, random, 1), commands(expected, random, 1, 20)
+    states, actions = initial_states(expected, random, 1), random_commands(expected, random, 1, 20)
     moved = [Simulator(expected, 1).run([model], states, actions) for model in (found, expected.model)]
     np.testing.assert_allclose(*moved, rtol=1e-6, atol=1e-8)
 
@@ -166,7 +166,7 @@ def test_what_mujoco_cannot_change_once_a_model_is_read_is_refused_in_its_words(
     changed = copy.copy(model)
     changed.body_ipos[1] = 0.3
     with pytest.raises(InputError, match=r"MuJoCo .* refuses: .*simple"):
-        computed_again(changed)
+        recompute_constants(changed)
 
 
 @pytest.mark.parametrize("field", ["jnt_stiffness", "body_gravcomp", "tendon_damping"])
@@ -200,21 +200,30 @@ def test_every_family_moves_every_robot_that_it_is_for(name):
 
 def test_observations_leave_out_where_a_robot_is():
     cheetah, ant = map(Robot, ROBOTS)
-    assert (cheetah.where, cheetah.observed, cheetah.actions) == (1, 17, 6)  # as in Gymnasium's HalfCheetah-v5
-    assert (ant.where, ant.observed, ant.actions) == (2, 27, 8)  # as in its Ant-v5, without contact forces
+    assert (cheetah.world_coordinates, cheetah.observation_size, cheetah.action_size) == (
+        1,
+        17,
+        6,
+    )  # as in Gymnasium's HalfCheetah-v5
+    assert (ant.world_coordinates, ant.observation_size, ant.action_size) == (
+        2,
+        27,
+        8,
+    )  # as in its Ant-v5, without contact forces
     assert cheetah.seconds == ant.seconds == 0.05
     assert Robot("half-cheetah").limits[0].tolist() == [-1.0] * 6
 
 
 def test_a_cart_is_observed_without_its_place_on_the_rail_but_with_its_height(cart):
-    assert cart.where == 1 and cart.observed == 3
+    assert cart.world_coordinates == 1 and cart.observation_size == 3
     assert cart.observation(np.array([9.0, 1.0, 2.0, 3.0, 4.0])).tolist() == [2.0, 3.0, 4.0]
 
 
 def test_experience_is_the_same_for_the_same_seed_alone():
     faults = Faults(Robot("half-cheetah"), FAMILIES["severe"])
     one, again, other = (
-        gathered(faults, seed, robots=3, runs=2, steps=4, threads=threads) for seed, threads in ((0, 1), (0, 2), (1, 1))
+        collect_experience(faults, seed, robots=3, runs=2, steps=4, threads=threads)
+        for seed, threads in ((0, 1), (0, 2), (1, 1))
     )
     assert one.observations.shape == (3, 2, 5, 17) and one.actions.shape == (3, 2, 4, 6) and one.conditions.shape == (3, 7)
     assert all(np.array_equal(*pair) for pair in zip(one, again, strict=True))
@@ -223,11 +232,11 @@ def test_experience_is_the_same_for_the_same_seed_alone():
 
 def test_robots_whose_simulation_runs_away_are_dropped_and_named(cart):
     faults = Faults(cart, (Change("actuator_gear", among=(1.0, 1e7)),))
-    found = gathered(faults, 0, robots=12, runs=1, steps=5)
+    found = collect_experience(faults, 0, robots=12, runs=1, steps=5)
     assert 0 < len(found.dropped) < 12 and len(found.observations) == 12 - len(found.dropped)
     assert all(step >= 1 for _, step in found.dropped) and (found.conditions == 1).all()
     with pytest.raises(InputError, match="of all 2 robots runs away"):
-        gathered(Faults(cart, (Change("actuator_gear", among=(1e7,)),)), 0, robots=2, runs=1, steps=5)
+        collect_experience(Faults(cart, (Change("actuator_gear", among=(1e7,)),)), 0, robots=2, runs=1, steps=5)
 
 
 def test_a_family_of_ones_own_is_a_few_lines_of_yaml(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 
 from fewstep.apps.robots.cli import played
 from fewstep.apps.robots.faults import Change, Faults
-from fewstep.apps.robots.mpc import TILTED, Driver, Planner, adapting, cem, colored_noise, forward, upright
+from fewstep.apps.robots.mpc import TILTED, Driver, Planner, adapt_every, cem, colored_noise, running_reward, upright
 from fewstep.errors import InputError
 from fewstep.simulators import film
 from fewstep.simulators.mujoco import Robot
@@ -83,7 +83,7 @@ def test_a_cart_of_known_law_is_pushed_forward_as_hard_as_it_goes(driver, cart):
 def test_where_the_motor_is_reversed_a_model_that_adapts_goes_on_and_one_that_does_not_turns_back(driver, cart):
     models = reversed_at(cart, STEPS // 2)
     kept, followed = (
-        driver.drive(models, STEPS, adapting(driver.follower, until=until), seed=3) for until in (STEPS // 2, None)
+        driver.drive(models, STEPS, adapt_every(driver.follower, until=until), seed=3) for until in (STEPS // 2, None)
     )
     assert np.array_equal(kept.states[: STEPS // 2], followed.states[: STEPS // 2])
     speeds = [cart.observation(run.states)[:, 1] for run in (kept, followed)]
@@ -92,7 +92,7 @@ def test_where_the_motor_is_reversed_a_model_that_adapts_goes_on_and_one_that_do
 
 
 def test_a_run_is_the_same_for_the_same_seed_and_another_for_another(driver, cart):
-    one, again, other = (driver.drive(reversed_at(cart, 5), 10, adapting(driver.follower), seed) for seed in (1, 1, 2))
+    one, again, other = (driver.drive(reversed_at(cart, 5), 10, adapt_every(driver.follower), seed) for seed in (1, 1, 2))
     assert np.array_equal(one.states, again.states) and not np.array_equal(one.states, other.states)
 
 
@@ -107,7 +107,7 @@ def test_a_robot_that_runs_away_ends_its_run_and_earns_nothing_more(driver, cart
 @pytest.mark.parametrize("every", [1, 3])
 def test_adaptation_comes_after_every_so_many_steps_until_it_is_to_end(every):
     done = []
-    afterwards = adapting(SimpleNamespace(adapt=lambda: done.append(step)), every, until=7)  # type: ignore[arg-type]
+    afterwards = adapt_every(SimpleNamespace(adapt=lambda: done.append(step)), every, until=7)  # type: ignore[arg-type]
     for step in range(12):
         afterwards(step)
     assert done == [step for step in range(7) if (step + 1) % every == 0]
@@ -116,21 +116,21 @@ def test_adaptation_comes_after_every_so_many_steps_until_it_is_to_end(every):
 def test_a_robot_that_tilts_is_less_upright_by_the_cosine_of_its_angle():
     cheetah, ant = Robot("half-cheetah"), Robot("ant")
     for angle in (0.0, 0.5, math.pi / 2, math.pi):
-        leaning = np.zeros(cheetah.observed, np.float32)
+        leaning = np.zeros(cheetah.observation_size, np.float32)
         leaning[cheetah.names[0].index("rooty")] = angle
         assert float(upright(cheetah, jnp.asarray(leaning))) == pytest.approx(math.cos(angle), abs=1e-6)
-        turned = np.zeros(ant.observed, np.float32)
+        turned = np.zeros(ant.observation_size, np.float32)
         turned[1:5] = math.cos(angle / 2), 0.6 * math.sin(angle / 2), 0.8 * math.sin(angle / 2), 0.0
         assert float(upright(ant, jnp.asarray(turned))) == pytest.approx(math.cos(angle), abs=1e-6)
 
 
 def test_running_is_worth_its_velocity_less_tilt_and_effort():
     robot = Robot("half-cheetah")
-    after = jnp.zeros(robot.observed).at[robot.names[0].index("rootx velocity")].set(3.0)
+    after = jnp.zeros(robot.observation_size).at[robot.names[0].index("rootx velocity")].set(3.0)
     action = jnp.full(6, 0.5)
-    assert float(forward(robot)(after, action, after)) == pytest.approx(3.0 - 0.01 * 6 * 0.25)
+    assert float(running_reward(robot)(after, action, after)) == pytest.approx(3.0 - 0.01 * 6 * 0.25)
     after = after.at[robot.names[0].index("rooty")].set(math.pi)
-    assert float(forward(robot)(after, action, after)) == pytest.approx(3.0 - 2 * TILTED - 0.015)
+    assert float(running_reward(robot)(after, action, after)) == pytest.approx(3.0 - 2 * TILTED - 0.015)
 
 
 def test_deviations_of_a_plan_last_as_long_as_they_are_to(float64):
@@ -157,7 +157,7 @@ def test_a_film_has_a_picture_of_every_robot_and_marks_where_the_fault_strikes(t
 
     monkeypatch.setattr(film, "Painter", Gray)
     out = tmp_path / "film.gif"
-    film.film([scene("healthy", 40, None), scene("struck", 40, 20, away=30)], 0.05, out)
+    film.write_film([scene("healthy", 40, None), scene("struck", 40, 20, away=30)], 0.05, out)
     assert [path.name for path in tmp_path.iterdir()] == ["film.gif"]
     with Image.open(out) as moving:
         assert len(list(ImageSequence.Iterator(moving))) == 20 and moving.size == (

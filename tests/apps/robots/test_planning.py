@@ -9,14 +9,14 @@ from scipy.linalg import solve_discrete_are
 from fewstep.apps.robots.mpc import (
     Plan,
     Planner,
-    action_of,
     cem,
-    first_plan,
-    in_range,
-    moved_on,
+    first_action,
+    improve_plan,
+    initial_plan,
     mppi,
-    planned,
     random_shooting,
+    scale_to_limits,
+    shift_plan,
 )
 
 STEP = 0.1
@@ -25,7 +25,7 @@ Q, R = np.diag([1.0, 0.1]), np.array([[0.05]])
 LIMITS = (jnp.full(1, -3.0), jnp.full(1, 3.0))
 
 
-def imagine(state, action):
+def dynamics(state, action):
     return jnp.asarray(A, state.dtype) @ state + jnp.asarray(B, state.dtype) @ action
 
 
@@ -55,15 +55,15 @@ def test_a_double_integrator_is_steered_nearly_as_well_as_by_the_optimal_regulat
     start = np.array([1.0, 0.0])
     optimal = cost_of(lambda state: -gain @ state, start)
     assert optimal == pytest.approx(float(start @ riccati @ start), rel=1e-2)
-    step = jax.jit(lambda state, plan, key: planned(planner, imagine, reward, state, plan, LIMITS, key))
-    plan, key = first_plan(planner, 1), jax.random.key(0)
+    step = jax.jit(lambda state, plan, key: improve_plan(planner, dynamics, reward, state, plan, LIMITS, key))
+    plan, key = initial_plan(planner, 1), jax.random.key(0)
 
     def policy(state):
         nonlocal plan, key
         key, use = jax.random.split(key)
         found = step(jnp.asarray(state, jnp.float32), plan, use)
-        plan = moved_on(planner, found)
-        return action_of(found, LIMITS)
+        plan = shift_plan(planner, found)
+        return first_action(found, LIMITS)
 
     assert cost_of(policy, start) < 1.05 * optimal
 
@@ -74,19 +74,19 @@ def test_the_best_candidate_is_never_worse_than_the_plan_itself():
 
     def worth(plan):
         state, total = jnp.array([1.0, 0.0]), 0.0
-        for action in in_range(plan.mean, LIMITS):
-            total, state = total + reward(state, action, None), imagine(state, action)
+        for action in scale_to_limits(plan.mean, LIMITS):
+            total, state = total + reward(state, action, None), dynamics(state, action)
         return total
 
-    found = planned(planner, imagine, reward, jnp.array([1.0, 0.0]), plan, LIMITS, jax.random.key(2))
+    found = improve_plan(planner, dynamics, reward, jnp.array([1.0, 0.0]), plan, LIMITS, jax.random.key(2))
     assert worth(found) >= worth(plan)
 
 
 def test_candidates_that_the_model_leads_to_nonsense_are_worth_nothing():
     candidates = Planner(horizon=2, candidates=50)
     broken = lambda state, action: jnp.where(action > 0, jnp.nan, state + action)  # noqa: E731
-    plan = first_plan(candidates, 1)
-    found = planned(candidates, broken, lambda s, a, after: after[0], jnp.zeros(1), plan, LIMITS, jax.random.key(0))
+    plan = initial_plan(candidates, 1)
+    found = improve_plan(candidates, broken, lambda s, a, after: after[0], jnp.zeros(1), plan, LIMITS, jax.random.key(0))
     assert jnp.isfinite(found.mean).all() and (found.mean <= 0).all()
 
 
@@ -103,5 +103,5 @@ def test_what_improves_a_plan_does_as_its_formula_says():
 
 def test_a_plan_moves_on_with_time():
     planner = Planner(horizon=3, deviation=0.4)
-    moved = moved_on(planner, Plan(jnp.array([[1.0], [2.0], [3.0]]), jnp.zeros((3, 1))))
+    moved = shift_plan(planner, Plan(jnp.array([[1.0], [2.0], [3.0]]), jnp.zeros((3, 1))))
     assert moved.mean[:, 0].tolist() == [2.0, 3.0, 3.0] and moved.deviation[:, 0].tolist() == [jnp.float32(0.4)] * 3

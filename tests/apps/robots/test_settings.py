@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from fewstep import cli
-from fewstep.apps.robots.data import gathered
+from fewstep.apps.robots.data import collect_experience
 from fewstep.apps.robots.faults import FAMILIES, Faults
 from fewstep.apps.robots.settings import RobotFaults
 from fewstep.apps.robots.tasks import format_of, windows
@@ -30,7 +30,7 @@ SMALL = RobotFaults(
 @pytest.fixture(scope="module")
 def experience():
     robot = Robot("half-cheetah")
-    return robot, gathered(Faults(robot, FAMILIES["severe"]), 0, robots=4, runs=2, steps=20)
+    return robot, collect_experience(Faults(robot, FAMILIES["severe"]), 0, robots=4, runs=2, steps=20)
 
 
 def test_a_window_is_a_stretch_of_one_run_whose_targets_lead_to_the_next_observation(experience):
@@ -39,7 +39,7 @@ def test_a_window_is_a_stretch_of_one_run_whose_targets_lead_to_the_next_observa
     episode = windows(found, format, Shots(5, 5), queries=4).episode(jnp.asarray(2), jax.random.key(3))
     inputs, targets = (np.concatenate([getattr(part, name) for part in episode]) for name in ("inputs", "targets"))
     center, scale = (np.array([getattr(column, name) for column in format.inputs]) for name in ("center", "scale"))
-    observation = (inputs * scale + center)[:, : robot.observed]
+    observation = (inputs * scale + center)[:, : robot.observation_size]
     np.testing.assert_allclose((observation + format.restore(targets))[:-1], observation[1:], atol=2e-3)
     starts = found.observations[2, :, :, 0]  # of robot 2 alone
     assert np.isclose(starts, observation[0, 0], atol=1e-4).any()
@@ -66,7 +66,7 @@ def test_fewer_support_transitions_are_the_last_before_the_queries(experience):
 
 def test_what_an_oracle_is_told_is_the_condition_of_the_robot(experience):
     robot, found = experience
-    episode = windows(found, format_of(robot, found), Shots(2, 2), 2, told=True).episode(jnp.asarray(3), jax.random.key(0))
+    episode = windows(found, format_of(robot, found), Shots(2, 2), 2, oracle=True).episode(jnp.asarray(3), jax.random.key(0))
     np.testing.assert_allclose(episode.query.inputs[:, -7:], np.tile(found.conditions[3], (2, 1)), rtol=1e-6)
 
 
@@ -88,10 +88,10 @@ def test_robots_are_trained_drawn_and_adapted_from_a_log(command, tmp_path):
     assert result["tasks"] == 3 and result["metric"] == "standardized_mse" and result["protocol"]["robot"] == "half-cheetah"
     assert {path.stem for path in (tmp_path / "run" / "plots").iterdir()} >= {"training", "adaptation", "unseen_tasks"}
     robot = Robot("half-cheetah")
-    found = gathered(Faults(robot, FAMILIES["severe"]), 7, robots=1, runs=1, steps=12)
-    observed, commands = robot.names
+    found = collect_experience(Faults(robot, FAMILIES["severe"]), 7, robots=1, runs=1, steps=12)
+    observed, random_commands = robot.names
     rows = np.concatenate([found.observations[0, 0, :-1], found.actions[0, 0], np.diff(found.observations[0, 0], axis=0)], 1)
-    names = [*observed, *commands, *(f"change of {name}" for name in observed)]
+    names = [*observed, *random_commands, *(f"change of {name}" for name in observed)]
     pl.DataFrame(rows.astype(float), schema=names).write_csv(tmp_path / "log.csv")
     code, _, err = command("adapt", "run", "--support", "log.csv", "--out", "adapted")
     assert code == 0, err

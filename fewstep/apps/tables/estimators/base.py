@@ -1,4 +1,4 @@
-"""What MetaRegressor and MetaClassifier share: settings, fit, adapt, and how X, y and groups are read."""
+"""Base class of MetaRegressor and MetaClassifier: settings, fit, adapt, and the conversion of X, y and groups."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class MetaEstimator(BaseEstimator):
 
     @property
     def unlike_(self) -> str | None:
-        """Why the adapted unit is unlike those of training, in words; None where it is not, or where nothing can be said."""
+        """Why the adapted unit is unlike those of training, in words; None if it is not, or where nothing can be said."""
         check_is_fitted(self, "model_")
         return next(iter(self.unit_.adapted.ood_reasons.values()), None)
 

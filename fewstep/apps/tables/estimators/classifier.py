@@ -1,4 +1,4 @@
-"""Classification in scikit-learn's conventions: classes of any type. See base.py."""
+"""`MetaClassifier`: classification with the conventions of scikit-learn; classes of any type."""
 
 from __future__ import annotations
 

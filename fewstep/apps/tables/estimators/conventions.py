@@ -1,4 +1,4 @@
-"""scikit-learn's base classes and checks, where it is installed; else classes that can be looked at, not made."""
+"""scikit-learn's base classes and checks; placeholders if it is not installed, so that this package can be imported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What fitted estimators keep: plain data, from which models and adapted units are made when they are asked.
+"""The state of fitted estimators as plain data; models and adapted units are built from it on demand.
 
-Groups of rows as scikit-learn names them, and which of them train, validate and calibrate.
+It also names groups of rows and splits them into train, validation and calibration groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Regression in scikit-learn's conventions: one or several numbers as targets. See base.py."""
+"""`MetaRegressor`: regression with the conventions of scikit-learn; one or several targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layouts in which known image sets lie on disk, each with its reader. Used by known_images.py."""
+"""Readers for the layouts in which known datasets are distributed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from fewstep.apps.images.data import ImageSet, read_image_folder, read_prepared, write_prepared
 from fewstep.apps.images.photos import Photo, decode, digest_of
-from fewstep.apps.images.pickles import unpickled, whole_or_refused, word, words
+from fewstep.apps.images.pickles import load_pickle, require_undamaged, word, words
 from fewstep.errors import InputError
 from fewstep.storage.cache import cache_directory
 
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Known(NamedTuple):
+class DatasetInfo(NamedTuple):
     """What is published of a data set."""
 
     title: str
@@ -45,9 +45,9 @@ class Known(NamedTuple):
     classes: tuple[int, int, int]
     """of the three splits"""
     each: int | None
-    """images of a class; None where that varies"""
+    """images of a class; None if that varies"""
     split: str | None
-    """the file in splits/ with the names of the classes; None where the files themselves are the only names"""
+    """the file in splits/ with the names of the classes; None if the files themselves are the only names"""
     layouts: tuple[Layout, ...]
 
     def official(self) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
     title: str
     needs: tuple[str, ...]
     """files and folders/ that make it up; | stands between other spellings of one"""
-    read: Callable[[list[Path], Known], list[Part]]
+    read: Callable[[list[Path], DatasetInfo], list[Part]]
     """(where the `needs` were found, what is published) -> the parts of the three splits"""
 
 
@@ -75,12 +75,12 @@ def some(names: list[str], most: int = 4) -> str:
 # Layouts of files and folders
 
 
-def from_folders(paths: list[Path], known: Known) -> list[Part]:
+def from_folders(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """train/n01532829/*.jpg, and so on."""
     return [_part(read_image_folder(path, known.size, 3), path.name) for path in paths]
 
 
-def from_lists(paths: list[Path], known: Known) -> list[Part]:
+def from_lists(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """One folder of all classes, and a text file for each split with the names of its classes (Bertinetto et al. 2019)."""
     whole, parts = read_image_folder(paths[0], known.size, 3), []
     for path in paths[1:]:
@@ -98,7 +98,7 @@ def _part(found: ImageSet, folder: str) -> Part:
     return Part(list(found.names), label, [found.images], files, found.groups, notes)
 
 
-def from_tables(paths: list[Path], known: Known) -> list[Part]:
+def from_tables(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """One folder of all images, and a table of file names and classes for each split (Ravi and Larochelle 2017)."""
     *tables, folder = paths
     there = {path.name: path for path in folder.iterdir()}
@@ -120,7 +120,7 @@ def from_tables(paths: list[Path], known: Known) -> list[Part]:
     return parts
 
 
-def _prepared(photos: list[Photo], labels: list[str], known: Known) -> ImageSet:
+def _prepared(photos: list[Photo], labels: list[str], known: DatasetInfo) -> ImageSet:
     """The images of these files, class by class; from the user's cache where they were read before."""
     digest = digest_of(photos, "table", known.size, *labels)
     path = cache_directory("images") / f"{digest}.npz"
@@ -144,11 +144,11 @@ def _prepared(photos: list[Photo], labels: list[str], known: Known) -> ImageSet:
 # Layouts of arrays
 
 
-def from_caches(paths: list[Path], known: Known) -> list[Part]:
+def from_caches(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """Pickles of all images of a split, and the numbers of those of each class (Ren et al. 2018)."""
     parts = []
     for path in paths:
-        data = unpickled(path)
+        data = load_pickle(path)
         images, places = _images(_field(data, path, "image_data"), path, known), dict(_field(data, path, "class_dict"))
         numbers = [np.asarray(each, np.int64) for each in places.values()]
         listed = np.concatenate([np.arange(0), *numbers])
@@ -159,11 +159,11 @@ def from_caches(paths: list[Path], known: Known) -> list[Part]:
     return parts
 
 
-def from_labels(paths: list[Path], known: Known) -> list[Part]:
+def from_labels(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """Pickles of the images of a split and the numbers of their classes (Gidaris and Komodakis 2018, Lee et al. 2019)."""
     official, parts, numbers = known.official(), [], []
     for path in paths:
-        data = unpickled(path)
+        data = load_pickle(path)
         images, label = _images(_field(data, path, "data"), path, known), np.asarray(_field(data, path, "labels"))
         _same_number(len(images), label.size, path)
         number, label = np.unique(label, return_inverse=True)
@@ -178,7 +178,7 @@ def from_labels(paths: list[Path], known: Known) -> list[Part]:
     return parts
 
 
-def from_tiered_arrays(paths: list[Path], known: Known) -> list[Part]:
+def from_tiered_arrays(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """Uncompressed images of tieredImageNet, with labels."""
     parts = []
     for images, labels in zip(paths[:3], paths[3:], strict=True):
@@ -188,11 +188,11 @@ def from_tiered_arrays(paths: list[Path], known: Known) -> list[Part]:
     return [parts[0]._replace(notes=(note,)), *parts[1:]]
 
 
-def from_tiered_files(paths: list[Path], known: Known) -> list[Part]:
+def from_tiered_files(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """Pickled lists of PNG files, with labels (Ren et al. 2018)."""
 
     def blocks(path: Path, expected: int) -> Iterator[np.ndarray]:
-        files = unpickled(path)
+        files = load_pickle(path)
         _same_number(len(files), expected, path)
 
         def read(photo: Photo) -> bytes:
@@ -213,7 +213,7 @@ def from_tiered_files(paths: list[Path], known: Known) -> list[Part]:
 
 
 def _tiered_labels(path: Path) -> Part:
-    data = unpickled(path)
+    data = load_pickle(path)
     label, names = np.asarray(_field(data, path, "label_specific")), words(_field(data, path, "label_specific_str"))
     broad, titles = np.asarray(data.get("label_general", ())), words(data.get("label_general_str", ()))
     number, first = np.unique(label, return_index=True)
@@ -227,9 +227,9 @@ def _tiered_labels(path: Path) -> Part:
     return Part(names, label, (), groups=tuple(groups))
 
 
-def _rows(path: Path, expected: int, known: Known) -> Iterator[np.ndarray]:
+def _rows(path: Path, expected: int, known: DatasetInfo) -> Iterator[np.ndarray]:
     """The array "images" of an .npz file, portion by portion, its colors turned from BGR to RGB."""
-    with whole_or_refused("an array named images", path), zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
+    with require_undamaged("an array named images", path), zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
         header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, kind = header[np.lib.format.read_magic(file)](file)
         if kind != np.uint8 or fortran or shape[1:] != (known.size, known.size, 3):
@@ -240,11 +240,11 @@ def _rows(path: Path, expected: int, known: Known) -> Iterator[np.ndarray]:
             yield np.frombuffer(file.read(rows * known.size**2 * 3), np.uint8).reshape(rows, *shape[1:])[..., ::-1]
 
 
-def from_cifar(paths: list[Path], known: Known) -> list[Part]:
+def from_cifar(paths: list[Path], known: DatasetInfo) -> list[Part]:
     """CIFAR-100 as its authors give it out, whose training and test images are put together and split anew by class."""
-    meta, official = unpickled(paths[2]), known.official()
+    meta, official = load_pickle(paths[2]), known.official()
     names, groups = (words(_field(meta, paths[2], f"{kind}_label_names")) for kind in ("fine", "coarse"))
-    data = [(unpickled(path), path) for path in paths[:2]]
+    data = [(load_pickle(path), path) for path in paths[:2]]
     images = np.concatenate([np.asarray(_field(each, path, "data")) for each, path in data])
     fine, coarse = (
         np.concatenate([np.asarray(_field(each, path, f"{kind}_labels"), np.int64) for each, path in data])
@@ -262,7 +262,7 @@ def from_cifar(paths: list[Path], known: Known) -> list[Part]:
     return parts
 
 
-def _images(found: Any, path: Path, known: Known) -> np.ndarray:
+def _images(found: Any, path: Path, known: DatasetInfo) -> np.ndarray:
     """Bytes [images, size, size, 3]; also of images whose channels stand first."""
     images = np.asarray(found)
     if images.shape[1:] == (3, known.size, known.size):
