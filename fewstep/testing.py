@@ -175,13 +175,13 @@ def check_adaptation(app: Application, example: Example, run: runs.Run, folder: 
 def check_benchmark(app: Application, example: Example) -> None:
     """There is something to compare on, and the first method, which learns nothing, has an error for each task."""
     with step("benchmark"):
-        grounds = app.benchmark(example.settings, 0, lambda text: None, budget=600.0)
-        require("benchmark", len(grounds) > 0, "at least one split")
+        benchmarks = app.benchmark(example.settings, 0, lambda text: None, budget=600.0)
+        require("benchmark", len(benchmarks) > 0, "at least one split")
     with step("methods"):
         methods = list(app.methods)
         names = [method.name for method in methods]
         require("methods", len(set(names)) == len(names) and "maml" in names, "different names, maml among them")
-        late = [method.name for place, method in enumerate(methods) if method.follows in names[place + 1 :]]
+        late = [method.name for place, method in enumerate(methods) if method.depends_on in names[place + 1 :]]
         require("methods", not late, "methods that start from another one behind it")
 
 

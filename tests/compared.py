@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-ARMS = (
+METHODS = (
     # name, title, family, error, meta-steps, seconds to train, operations, milliseconds to adapt, parameters
     ("prior", "No learning", "none", 0.98, None, 0.0, 0.0, 0.0, 1),
     ("scratch", "From scratch", "none", 0.83, None, 0.0, 0.0, 210.0, 1761),
@@ -21,21 +21,21 @@ ARMS = (
     ("anil", "ANIL", "meta", 0.33, 3000, 12.0, 5.5e10, 0.4, 1761),
     ("maml", "MAML, exact", "meta", 0.31, 3000, 20.1, 1.3e11, 0.4, 1761),
 )
-OUTCOMES = {"anil": "equivalent", "joint-ridge": "cannot tell"}
+OUTCOMES = {"anil": "equivalent", "joint-ridge": "inconclusive"}
 
 
 def comparison(tasks: int = 45) -> dict:
     """All fields, of so many held-out tasks."""
     draw = np.random.default_rng(0)
     hard = draw.lognormal(-0.1, 0.4, tasks)
-    arms = []
+    methods = []
     by_task = {}
-    for name, title, family, error, steps, seconds, operations, milliseconds, parameters in ARMS:
+    for name, title, family, error, steps, seconds, operations, milliseconds, parameters in METHODS:
         half, gap = 0.06 * error + 0.01, error - 0.31
         errors = error * hard * draw.lognormal(0, 0.15, tasks)
         by_task[name] = errors.tolist()
         learned = family in ("joint", "meta", "in-context")
-        arm = {
+        method = {
             "name": name,
             "title": title,
             "family": family,
@@ -56,9 +56,9 @@ def comparison(tasks: int = 45) -> dict:
         }
         if name != "maml":
             found = {"mean": gap, "low": gap - 0.022, "high": gap + 0.025, "outcome": OUTCOMES.get(name, "worse")}
-            arm["difference"] = found
-        arms.append(arm)
-    arms.append(
+            method["difference"] = found
+        methods.append(method)
+    methods.append(
         {
             "name": "maml-from-joint",
             "title": "MAML, from the joint solution",
@@ -69,7 +69,7 @@ def comparison(tasks: int = 45) -> dict:
             "error": None,
         }
     )
-    arms.append(
+    methods.append(
         {
             "name": "tabpfn",
             "title": "TabPFN",
@@ -99,8 +99,8 @@ def comparison(tasks: int = 45) -> dict:
             "cross_fitted": False,
         },
         "verdict": {
-            "outcome": "arm",
-            "arm": "maml",
+            "outcome": "method",
+            "method": "maml",
             "runner_up": "joint-ridge",
             "more_tasks": None,
             "sentences": [
@@ -109,20 +109,20 @@ def comparison(tasks: int = 45) -> dict:
                 "Fifty more tasks, or rows of more than 20 examples a task, might change this.",
             ],
         },
-        "arms": arms,
+        "methods": methods,
         "tasks": [f"station {number}" for number in range(tasks)],
         "by_task": by_task,
         "by_shots": {
             "shots": [1, 2, 5, 10, 20],
-            "arms": {"maml": curve(0.8, 0.26, 5), "joint-ridge": curve(0.95, 0.24, 5), "anil": curve(0.84, 0.27, 5)},
+            "methods": {"maml": curve(0.8, 0.26, 5), "joint-ridge": curve(0.95, 0.24, 5), "anil": curve(0.84, 0.27, 5)},
         },
         "by_steps": {
             "steps": [0, 1, 3, 5, 10],
-            "arms": {"maml": [0.97, 0.5, 0.35, 0.31, 0.3], "anil": [0.97, 0.6, 0.4, 0.33, 0.33]},
+            "methods": {"maml": [0.97, 0.5, 0.35, 0.31, 0.3], "anil": [0.97, 0.6, 0.4, 0.33, 0.33]},
         },
         "by_tasks": {
             "tasks": [50, 100, 210],
-            "arms": {"maml": [0.52, 0.38, 0.31], "joint-ridge": [0.45, 0.37, 0.335]},
+            "methods": {"maml": [0.52, 0.38, 0.31], "joint-ridge": [0.45, 0.37, 0.335]},
         },
         "probes": {
             "diversity": {

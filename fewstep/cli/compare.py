@@ -1,6 +1,6 @@
 """fewstep compare PROBLEM: is meta-learning worth it on these tasks?
 
-A comparison for people at a terminal: the verdict in sentences, then a table of all arms.
+A comparison for people at a terminal: the verdict in sentences, then a table of all methods.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fewstep.errors import InputError, TrainingError
 
 
 def print_first(rows: list[dict[str, Any]]) -> None:
-    """What the quick arms do on validation tasks, while the others are still trained. On stderr."""
+    """What the quick methods do on validation tasks, while the others are still trained. On stderr."""
     from rich.console import Console
 
     metric = rows[0]["metric"]
     table = titled(f"first, without training: {metric} on validation tasks")
-    for name in ("arm", metric):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    for name in ("method", metric):
+        table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:
         table.add_row(row["title"], three_digits(row["validation"]))
     Console(file=sys.stderr, highlight=False, markup=False, emoji=False, width=WIDTH).print(table)
@@ -41,10 +41,10 @@ def print_comparison(found: dict[str, Any]) -> None:
 
     console = Console(highlight=False, markup=False, emoji=False, width=WIDTH)
     print("\n".join(textwrap.wrap(" ".join(found["verdict"]["sentences"]), WIDTH)) + "\n")
-    console.print(arms_table(found))
-    for arm in found["arms"]:
-        if arm["note"]:
-            print("\n".join(textwrap.wrap(f"{arm['title']}: {arm['note']}", WIDTH, subsequent_indent="  ")))
+    console.print(methods_table(found))
+    for method in found["methods"]:
+        if method["note"]:
+            print("\n".join(textwrap.wrap(f"{method['title']}: {method['note']}", WIDTH, subsequent_indent="  ")))
     protocol = found["protocol"]
     print(
         "\n".join(
@@ -59,16 +59,16 @@ def print_comparison(found: dict[str, Any]) -> None:
 
 
 def judged(protocol: dict[str, Any]) -> str:
-    """On what arms were judged, of each test task."""
+    """On what methods were judged, of each test task."""
     if "updates" in protocol:
         return f"{protocol['updates']} updates in each, {protocol['trajectories_per_update']} trajectories for every update"
     return f"{protocol['episodes_per_task']} episodes of each with {protocol['shots']} support examples"
 
 
-def arms_table(found: dict[str, Any]) -> Any:
-    """A row for each arm that took part, the recommended one first."""
+def methods_table(found: dict[str, Any]) -> Any:
+    """A row for each method that took part, the recommended one first."""
     table = titled(f"{found['problem']}: {found['metric']['name']} on unseen tasks")
-    table.add_column("arm")
+    table.add_column("method")
     for name in (
         f"{found['metric']['name']}\n(95 % interval)",
         "beside the chosen\n(95 % interval)",
@@ -78,18 +78,18 @@ def arms_table(found: dict[str, Any]) -> Any:
         "adapting",
     ):
         table.add_column(name, justify="left" if not name else "right")
-    for arm in found["arms"]:
-        if arm.get("left_out"):
+    for method in found["methods"]:
+        if method.get("left_out"):
             continue
-        difference = arm["difference"]
+        difference = method["difference"]
         table.add_row(
-            arm["title"],
-            with_bounds(arm["error"]),
+            method["title"],
+            with_bounds(method["error"]),
             "" if difference is None else with_bounds(difference, signed=True),
             "chosen" if difference is None else difference["outcome"],
-            three_digits(arm["equal_compute"]["mean"]) if arm["equal_compute"] else "",
-            f"{arm['train_seconds']:.1f} s",
-            f"{arm['adapt_milliseconds']:.2g} ms",
+            three_digits(method["equal_compute"]["mean"]) if method["equal_compute"] else "",
+            f"{method['train_seconds']:.1f} s",
+            f"{method['adapt_milliseconds']:.2g} ms",
         )
     return table
 
@@ -114,7 +114,7 @@ USAGE = """usage: fewstep compare PROBLEM [--preset NAME] [--budget 10m] [--seed
 
 Is meta-learning worth it on these tasks? Trains and judges many ways to learn them on the same tasks and the same network:
 no learning, classical models, joint training with and without fine-tuning, and the MAML family. Says which one to take, how
-sure that is, and what would change it. The arm is chosen on validation tasks; test tasks only report it.
+sure that is, and what would change it. The method is chosen on validation tasks; test tasks only report it.
 """
 
 
@@ -201,7 +201,7 @@ def _arguments(name: str, settings: Any) -> type:
 
     own = [
         ("budget", option(str, "time for all of it, such as 90s, 10m or 2h; kept within a tenth"), "10m"),
-        ("seeds", option(int, "how often every arm is trained"), 3),
+        ("seeds", option(int, "how often every method is trained"), 3),
         (
             "margin",
             option(float | None, "a difference in error that does not matter; by default 5 %% of the error without learning"),
@@ -225,9 +225,7 @@ def _arguments(name: str, settings: Any) -> type:
         ("json", option(bool, "print one JSON object on stdout"), False),
         ("settings", Annotated[type(settings), tyro.conf.arg(name="")], settings),
     ]
-    about = (
-        "Is meta-learning worth it here? Compare arms, say which to take. Settings of the problem are those of fewstep train."
-    )
+    about = "Is meta-learning worth it here? Compare methods, say which to take. Its settings are those of fewstep train."
     return dataclasses.make_dataclass(f"Compare{name.title()}", own, namespace={"__doc__": about})
 
 

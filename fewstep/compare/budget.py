@@ -1,7 +1,7 @@
-"""How a budget of seconds is spent: a meta-step of each arm is timed, then all arms get as many as there is time for.
+"""How a budget of seconds is spent: a meta-step of each method is timed, then all methods get as many as there is time for.
 
-What does not fit is given up in one order: training to equal compute, the search of settings, seeds, then arms, the least
-asked for first, MAML and joint training last. What was given up is said. Arms that need no training are not planned: they
+What does not fit is given up in one order: training to equal compute, the search of settings, seeds, then methods, the least
+asked for first, MAML and joint training last. What was given up is said. Methods that need no training are not planned: they
 are quick."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from fewstep.compare.methods import AnyGround, Arm
+from fewstep.compare.methods import AnyBenchmark, Method
 from fewstep.compare.runner import SEARCH_PART, Lengths
 
 NEEDED = ("joint", "joint-ridge", "maml")
@@ -31,7 +31,7 @@ TIMED_SECONDS = 0.6
 
 
 class Pace(NamedTuple):
-    """What one arm's training takes."""
+    """What one method's training takes."""
 
     compiling: float
     """seconds, once, as if nothing had been found in the cache of compiled programs"""
@@ -46,14 +46,14 @@ class Plan:
     """What is trained, and for how long."""
 
     meta_steps: int
-    """of every arm"""
+    """of every method"""
     seeds: int
     search: bool
     equal_compute: dict[str, int]
-    """arm -> meta-steps to the operations that exact MAML takes; of arms that take less"""
+    """method -> meta-steps to the operations that exact MAML takes; of methods that take less"""
     paces: dict[str, Pace]
     left_out: dict[str, str] = field(default_factory=dict)
-    """arm -> why"""
+    """method -> why"""
     notes: tuple[str, ...] = ()
     budget: float = 0.0
     """seconds, for which it was made"""
@@ -63,11 +63,11 @@ class Plan:
         return Lengths(steps, self.search, equal_compute)
 
 
-def pace_of(arm: Arm, ground: AnyGround) -> Pace:
-    """Times a meta-step, after its program is compiled; the same program trains the arm."""
-    assert arm.problem is not None
-    problem = arm.problem(ground, arm.grid(ground)[0], 100)[1]
-    count, run, state = ground.training(problem)
+def pace_of(method: Method, benchmark: AnyBenchmark) -> Pace:
+    """Times a meta-step, after its program is compiled; the same program trains the method."""
+    assert method.problem is not None
+    problem = method.problem(benchmark, method.grid(benchmark)[0], 100)[1]
+    count, run, state = benchmark.training(problem)
     started = time.monotonic()
     with seconds_saved() as saved:
         state = jax.block_until_ready(run(state, 1))
@@ -81,7 +81,7 @@ def pace_of(arm: Arm, ground: AnyGround) -> Pace:
 
 @contextmanager
 def seconds_saved() -> Iterator[list[float]]:
-    """What compiling would have taken longer meanwhile, had its programs not been in the cache: an arm's other programs may
+    """What compiling would have taken longer meanwhile, had its programs not been in the cache: a method's other programs may
     not be there."""
     saved: list[float] = []
 
@@ -101,16 +101,16 @@ class Costs(NamedTuple):
 
     paces: dict[str, Pace]
     choices: dict[str, int]
-    """trained arm -> how many of its settings are tried"""
+    """trained method -> how many of its settings are tried"""
     followers: tuple[str, ...]
-    """arms that need no training beside that of another, whose programs they share"""
+    """methods that need no training beside that of another, whose programs they share"""
     folds: int
     extra: float
     """seconds that a training takes beside its meta-steps: validation, checkpoints, scores"""
     compiling: float
-    """seconds that an arm's programs for validating and scoring take, once"""
+    """seconds that a method's programs for validating and scoring take, once"""
     quick: float = 0.0
-    """seconds that another seed of all arms takes that need no training"""
+    """seconds that another seed of all methods takes that need no training"""
 
     def seconds(self, plan: Plan) -> float:
         total = (plan.seeds - 1) * self.quick
@@ -129,7 +129,7 @@ class Costs(NamedTuple):
 
 
 def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[str, str]) -> dict[str, int]:
-    """Meta-steps of the cheaper arms to the operations that so many of exact MAML take."""
+    """Meta-steps of the cheaper methods to the operations that so many of exact MAML take."""
     if "maml" not in paces:
         return {}
     target = paces["maml"].operations * meta_steps
@@ -138,7 +138,8 @@ def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[st
 
 
 def planned(costs: Costs, left: float, recipe: int, seeds: int) -> Plan:
-    """The plan that makes the most of the seconds `left`. If no training fits, it has 0 meta-steps and leaves all arms out."""
+    """The plan that makes the most of the seconds `left`. If no training fits, it has 0 meta-steps and leaves all methods
+    out."""
     fair, least = max(1, math.ceil(FAIR_PART * recipe)), max(1, math.ceil(LEAST_PART * recipe))
     plans = reductions(Plan(recipe, seeds, True, {}, costs.paces), costs)
     for reduced in plans:
@@ -162,7 +163,7 @@ def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
     plan = replace(plan, notes=("equal compute",))
     plans.append(plan)
     if any(count > 1 for count in costs.choices.values()):
-        plan = replace(plan, search=False, notes=(*plan.notes, "the search of settings of arms that are trained"))
+        plan = replace(plan, search=False, notes=(*plan.notes, "the search of settings of methods that are trained"))
         plans.append(plan)
     for fewer in range(plan.seeds - 1, 0, -1):
         reduced = replace(plan, seeds=fewer, notes=(*plan.notes, f"{plan.seeds - fewer} of {plan.seeds} seeds"))

@@ -1,6 +1,6 @@
 """`compare.json`: what a comparison found, for people, pages and programs.
 
-The recommended arm as an ordinary run: `OUT/run`, for `fewstep adapt` and `fewstep predict`.
+The recommended method as an ordinary run: `OUT/run`, for `fewstep adapt` and `fewstep predict`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.budget import Plan
-from fewstep.compare.methods import Arm
+from fewstep.compare.methods import Method
 from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
-from fewstep.compare.runner import Bench, Lengths, Scored, read_kept, read_scored
+from fewstep.compare.runner import Lengths, Runner, Scored, read_kept, read_scored
 from fewstep.runs import open_run, write_json
 from fewstep.version import __version__
 
 ADAPTATIONS = 1_000
-"""so many adaptations are counted beside the training where arms are compared by cost"""
+"""so many adaptations are counted beside the training where methods are compared by cost"""
 MARGIN_PART = 0.05
 """of the error without learning"""
 
 
 class Known:
-    """All that was scored of one comparison: arm -> by seed, over all folds."""
+    """All that was scored of one comparison: method -> by seed, over all folds."""
 
-    def __init__(self, bench: Bench, seeds: dict[str, int], lengths: Any):
-        self.bench = bench
+    def __init__(self, runner: Runner, seeds: dict[str, int], lengths: Any):
+        self.runner = runner
         self.scored: dict[str, list[list[Scored]]] = {}
         for name, count in seeds.items():
-            arm, folds = bench.arm(name), range(len(bench.grounds))
-            self.scored[name] = [[bench.scored(arm, seed, fold, lengths) for fold in folds] for seed in range(count)]
+            method, folds = runner.method(name), range(len(runner.benchmarks))
+            self.scored[name] = [[runner.scored(method, seed, fold, lengths) for fold in folds] for seed in range(count)]
 
     def errors(self, name: str, split: str) -> np.ndarray:
         """[seeds, tasks], tasks of all folds."""
@@ -54,7 +54,7 @@ class Known:
 
     def about(self) -> dict[str, About]:
         return {
-            name: About(self.bench.arm(name).title, self.mean(name, "train_seconds"), self.mean(name, "adapt_milliseconds"))
+            name: About(self.runner.method(name).title, self.mean(name, "train_seconds"), self.mean(name, "adapt_milliseconds"))
             for name in self.scored
         }
 
@@ -67,14 +67,15 @@ class Known:
         )
 
     def tasks(self) -> list[str]:
-        return [name for ground in self.bench.grounds for name in ground.test.names]
+        return [name for benchmark in self.runner.benchmarks for name in benchmark.test.names]
 
 
 def margin_of(known: Known, asked: float | None) -> float:
-    """Errors that differ by less are as good as equal. By default a part of what the best arm could take from no learning."""
+    """Errors that differ by less are as good as equal. By default a part of what the best method could take from no
+    learning."""
     if asked is not None:
         return asked
-    metric = known.bench.grounds[0].metric
+    metric = known.runner.benchmarks[0].metric
     errors = {name: float(known.errors(name, "validation").mean()) for name in known.scored}
     best = 0.0 if metric.from_zero else min((error for error in errors.values() if math.isfinite(error)), default=0.0)
     found = MARGIN_PART * (errors["prior"] - best)
@@ -93,9 +94,11 @@ def number(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def protocol_of(bench: Bench, plan: Plan, budget: float, spent: float) -> dict[str, Any]:
-    first = bench.grounds[0]
-    held = {split: sum(len(getattr(ground, split).names) for ground in bench.grounds) for split in ("validation", "test")}
+def protocol_of(runner: Runner, plan: Plan, budget: float, spent: float) -> dict[str, Any]:
+    first = runner.benchmarks[0]
+    held = {
+        split: sum(len(getattr(benchmark, split).names) for benchmark in runner.benchmarks) for split in ("validation", "test")
+    }
     return {
         **first.protocol,
         "validation_tasks": held["validation"],
@@ -105,22 +108,22 @@ def protocol_of(bench: Bench, plan: Plan, budget: float, spent: float) -> dict[s
         "split_seed": first.seed,
         "budget_s": round(budget, 1),
         "spent_s": round(spent, 1),
-        "cross_fitted": len(bench.grounds) > 1,
-        "folds": len(bench.grounds),
+        "cross_fitted": len(runner.benchmarks) > 1,
+        "folds": len(runner.benchmarks),
         "given_up": list(plan.notes),
         "interval": "95 %, over seeds and tasks",
     }
 
 
-def arm_entry(arm: Arm, known: Known, comparison: Comparison, equal: dict[str, Any]) -> dict[str, Any]:
-    """One arm of `compare.json`."""
-    name, record = arm.name, known.first(arm.name)
+def method_entry(method: Method, known: Known, comparison: Comparison, equal: dict[str, Any]) -> dict[str, Any]:
+    """One method of `compare.json`."""
+    name, record = method.name, known.first(method.name)
     difference = comparison.differences.get(name)
     validation = number(known.errors(name, "validation").mean())
     return {
-        **described(arm),
+        **described(method),
         "settings": record["choice"],
-        "searched": known.bench.searched(arm),
+        "searched": known.runner.searched(method),
         "diverged": comparison.diverged.get(name, 0) > 0,
         "note": known.notes(name),
         "error": interval(comparison.errors[name]),
@@ -138,19 +141,19 @@ def arm_entry(arm: Arm, known: Known, comparison: Comparison, equal: dict[str, A
     }
 
 
-def described(arm: Arm) -> dict[str, Any]:
-    return {"name": arm.name, "title": arm.title, "family": arm.family, "what": arm.what}
+def described(method: Method) -> dict[str, Any]:
+    return {"name": method.name, "title": method.title, "family": method.family, "what": method.what}
 
 
-def left_out_entry(arm: Arm, why: str) -> dict[str, Any]:
-    """An arm that took no part, and why."""
+def left_out_entry(method: Method, why: str) -> dict[str, Any]:
+    """A method that took no part, and why."""
     nothing = ("error", "validation", "difference", "equal_compute", "train_seconds", "train_operations", "adapt_milliseconds")
     rest = {"settings": {}, "searched": [], "diverged": False, "note": why, "meta_steps": 0, "parameters": 0}
-    return {**described(arm), **rest, **dict.fromkeys(nothing), "left_out": True}
+    return {**described(method), **rest, **dict.fromkeys(nothing), "left_out": True}
 
 
 def content_of(
-    bench: Bench,
+    runner: Runner,
     known: Known,
     verdict: Verdict,
     *,
@@ -166,8 +169,8 @@ def content_of(
     more_sentences: tuple[str, ...],
 ) -> dict[str, Any]:
     """The content of `compare.json`, but for its curves and probes."""
-    comparison, first = verdict.comparison, bench.grounds[0]
-    order = [verdict.arm, *sorted(set(known.scored) - {verdict.arm}, key=lambda name: rank(comparison, name))]
+    comparison, first = verdict.comparison, runner.benchmarks[0]
+    order = [verdict.method, *sorted(set(known.scored) - {verdict.method}, key=lambda name: rank(comparison, name))]
     return {
         "fewstep": __version__,
         "problem": first.problem.name,
@@ -176,16 +179,16 @@ def content_of(
         "metric": {"name": first.metric.name, "title": first.metric.title, "lower_is_better": True},
         "unit_of_work": first.metric.work,
         "margin": margin,
-        "protocol": protocol_of(bench, plan, budget, spent),
+        "protocol": protocol_of(runner, plan, budget, spent),
         "verdict": {
             "outcome": verdict.outcome,
-            "arm": verdict.arm,
+            "method": verdict.method,
             "runner_up": verdict.runner_up,
             "more_tasks": verdict.more_tasks,
             "sentences": [verdict.sentences[0], *how_short, *verdict.sentences[1:], *more_sentences],
         },
-        "arms": [arm_entry(bench.arm(name), known, comparison, equal) for name in order]
-        + [left_out_entry(bench.arm(name), why) for name, why in left_out.items()],
+        "methods": [method_entry(runner.method(name), known, comparison, equal) for name in order]
+        + [left_out_entry(runner.method(name), why) for name, why in left_out.items()],
         "tasks": known.tasks(),
         "by_task": {name: [number(value) for value in known.errors(name, "test").mean(0)] for name in order},
     }
@@ -200,20 +203,20 @@ RUN = "run"
 KEPT = ("parameters.npz", "metrics.jsonl", "checkpoints", "config.json")
 """what is copied of a run; with the last of it, it is one"""
 SOURCE = "copied_from.json"
-"""the arm and the seed that were copied, written last"""
+"""the method and the seed that were copied, written last"""
 
 
-def save_recommended(bench: Bench, ranked: Sequence[str], lengths: Lengths, seeds: int) -> tuple[str, int] | None:
-    """Writes `OUT/run`: the first of the `ranked` arms that can be an ordinary run, by the seed that is best on meta-validation
-    tasks of the first fold. Returns (arm, seed); None if none can be one."""
+def save_recommended(runner: Runner, ranked: Sequence[str], lengths: Lengths, seeds: int) -> tuple[str, int] | None:
+    """Writes `OUT/run`: the first of the `ranked` methods that can be an ordinary run, by the seed that is best on
+    meta-validation tasks of the first fold. Returns (method, seed); None if none can be one."""
     for name in ranked:
-        arm = bench.arm(name)
-        found = {seed: bench.folder(arm, seed, 0, lengths) for seed in range(seeds if arm.seeded else 1)}
+        method = runner.method(name)
+        found = {seed: runner.folder(method, seed, 0, lengths) for seed in range(seeds if method.seeded else 1)}
         scored = {seed: read_scored(folder) for seed, folder in found.items()}
         known = {seed: one.validation.mean() for seed, one in scored.items() if one.record["run"] and not one.diverged}
         if known:
             best = min(known, key=known.__getitem__)
-            copy_run(found[best], bench.directory / RUN, {"arm": name, "seed": best})
+            copy_run(found[best], runner.directory / RUN, {"method": name, "seed": best})
             return name, best
     return None
 

@@ -1,4 +1,4 @@
-"""Learning curves of a few arms: by support examples, by adaptation steps and by meta-train tasks."""
+"""Learning curves of a few methods: by support examples, by adaptation steps and by meta-train tasks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fewstep.compare.episodes import Ground
+from fewstep.compare.episodes import Benchmark
 from fewstep.compare.methods import Fitted
-from fewstep.compare.runner import Bench, Lengths
+from fewstep.compare.runner import Lengths, Runner
 from fewstep.core.tasks import TaskFamily
 from fewstep.core.types import Episode
 from fewstep.errors import TrainingError
@@ -23,55 +23,55 @@ PARTS = (0.25, 0.5)
 LEAST_TASKS = 4
 
 
-def by_shots(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
+def by_shots(runner: Runner, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
     """Mean errors on meta-test tasks by the number of support examples; None where episodes have no room for others."""
-    ground = bench.grounds[0]
-    counts = ground.shot_counts
+    benchmark = runner.benchmarks[0]
+    counts = benchmark.shot_counts
     if len(counts) < 2 or not in_time():
         return None
     found: dict[str, list[float | None]] = {name: [] for name in fitted}
     for shots in counts:
         if not in_time():
             return None
-        bench.say(f"{shots} support examples")
-        held = ground.at_shots(shots)
+        runner.say(f"{shots} support examples")
+        held = benchmark.at_shots(shots)
         for name, one in fitted.items():
-            found[name].append(finite(held.errors(one.predict, ground.unit, ground.classes)))
-    return {"shots": list(counts), "arms": found}
+            found[name].append(finite(held.errors(one.predict, benchmark.unit, benchmark.classes)))
+    return {"shots": list(counts), "methods": found}
 
 
-def by_steps(bench: Bench, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
-    """Mean errors on meta-test tasks by the number of adaptation steps, of arms that make some."""
-    ground = bench.grounds[0]
+def by_steps(runner: Runner, fitted: dict[str, Fitted], in_time: Callable[[], bool]) -> dict[str, Any] | None:
+    """Mean errors on meta-test tasks by the number of adaptation steps, of methods that make some."""
+    benchmark = runner.benchmarks[0]
     moving = {name: one for name, one in fitted.items() if one.steps and one.after}
     if not moving or not in_time():
         return None
     most = max(one.steps or 0 for one in moving.values())
-    beyond = ground.most_steps(most)
+    beyond = benchmark.most_steps(most)
     steps = [count for count in STEPS if count <= beyond] if most > 1 else [0, 1]
     found: dict[str, list[float | None]] = {name: [] for name in moving}
     for count in steps:
         if not in_time():
             return None
-        bench.say(f"{count} adaptation steps")
+        runner.say(f"{count} adaptation steps")
         for name, one in moving.items():
-            found[name].append(finite(ground.errors(after(one, count), "test")))
-    return {"steps": steps, "arms": found}
+            found[name].append(finite(benchmark.errors(after(one, count), "test")))
+    return {"steps": steps, "methods": found}
 
 
 def after(one: Fitted, steps: int) -> Callable[[Episode], Any]:
-    """How an arm predicts after so many adaptation steps."""
+    """How a method predicts after so many adaptation steps."""
     ask = one.after
     assert ask is not None
     return lambda episodes: ask(episodes, steps)
 
 
 def by_tasks(
-    bench: Bench, names: Sequence[str], lengths: Lengths, known: dict[str, float | None], in_time: Callable[[str], bool]
+    runner: Runner, names: Sequence[str], lengths: Lengths, known: dict[str, float | None], in_time: Callable[[str], bool]
 ) -> dict[str, Any] | None:
-    """Mean errors on meta-test tasks by the number of meta-train tasks: each arm is trained again on parts of them, by the
-    first seed; `known` are its errors after all of them. Arms for which there is no time are left out."""
-    whole = bench.grounds[0]
+    """Mean errors on meta-test tasks by the number of meta-train tasks: each method is trained again on parts of them, by the
+    first seed; `known` are its errors after all of them. Methods for which there is no time are left out."""
+    whole = runner.benchmarks[0]
     size = whole.train_tasks
     if size is None:
         return None
@@ -83,31 +83,31 @@ def by_tasks(
         errors = []
         try:
             for count in counts:
-                bench.say(f"{bench.arm(name).title}, {count} meta-train tasks")
-                errors.append(on_part(bench, name, lengths, part_of(whole, count), count))
+                runner.say(f"{runner.method(name).title}, {count} meta-train tasks")
+                errors.append(on_part(runner, name, lengths, part_of(whole, count), count))
         except OutOfTime:
             break
         found[name] = [*errors, known[name]]
-    return {"tasks": [*counts, size], "arms": found} if found else None
+    return {"tasks": [*counts, size], "methods": found} if found else None
 
 
-def on_part(bench: Bench, name: str, lengths: Lengths, ground: Ground, count: int) -> float | None:
-    """The error of an arm that saw so many meta-train tasks; kept in a folder of its own, beside the others."""
-    directory = bench.directory / "arms" / "by-tasks" / str(count)
-    part = Bench(directory, (ground,), bench.say, bench.late)
+def on_part(runner: Runner, name: str, lengths: Lengths, benchmark: Benchmark, count: int) -> float | None:
+    """The error of a method that saw so many meta-train tasks; kept in a folder of its own, beside the others."""
+    directory = runner.directory / "methods" / "by-tasks" / str(count)
+    part = Runner(directory, (benchmark,), runner.say, runner.late)
     try:
-        return finite(part.scored(part.arm(name), 0, 0, lengths._replace(search=False)).test)
+        return finite(part.scored(part.method(name), 0, 0, lengths._replace(search=False)).test)
     except TrainingError:
         return None
 
 
-def part_of(ground: Ground, count: int) -> Ground:
-    """The same ground with so many of its meta-train tasks, drawn at random."""
-    splits = ground.problem.splits
+def part_of(benchmark: Benchmark, count: int) -> Benchmark:
+    """The same benchmark with so many of its meta-train tasks, drawn at random."""
+    splits = benchmark.problem.splits
     assert splits is not None and splits.train.size is not None
-    numbers = np.sort(np.random.default_rng(ground.seed).permutation(splits.train.size)[:count])
-    problem = replace(ground.problem, splits=replace(splits, train=subset(splits.train, numbers)))
-    return Ground(ground.settings, problem, ground.seed, ground.validation, ground.test, ground.images)
+    numbers = np.sort(np.random.default_rng(benchmark.seed).permutation(splits.train.size)[:count])
+    problem = replace(benchmark.problem, splits=replace(splits, train=subset(splits.train, numbers)))
+    return Benchmark(benchmark.settings, problem, benchmark.seed, benchmark.validation, benchmark.test, benchmark.images)
 
 
 def subset(family: TaskFamily, numbers: np.ndarray) -> TaskFamily:

@@ -1,4 +1,4 @@
-"""What all arms stand on: one split of the tasks, one network, and the same held-out episodes for each of them.
+"""What all methods stand on: one split of the tasks, one network, and the same held-out episodes for each of them.
 
 Episodes of held-out tasks, the same ones for whoever asks, and what a model misses in them.
 """
@@ -34,11 +34,12 @@ from fewstep.training.jit import cached, jit_hoisted
 from fewstep.training.tuning import prepare
 
 AT_ONCE_BYTES, KEPT_BYTES = 2**26, 2**28
-"""Held-out episodes are drawn in parts of so many bytes, and kept for the next arm where all of them are no more than this."""
+"""Held-out episodes are drawn in parts of so many bytes, and kept for the next method where all of them are no more than
+this."""
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """Episodes of held-out tasks. Whoever asks gets the same ones."""
 
     family: TaskFamily
@@ -132,7 +133,7 @@ NamesOf = Callable[[Problem, TaskFamily, int], tuple[str, ...]]
 LEAST_MARGIN = 0.01
 """of the part of examples that is not told right"""
 SHOTS = (1, 2, 5, 10, 20, 50)
-"""numbers of support examples by which arms are shown, up to twice the trained number"""
+"""numbers of support examples by which methods are shown, up to twice the trained number"""
 
 
 Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
@@ -140,22 +141,22 @@ Training = tuple[float, Callable[[MetaState, int], MetaState], MetaState]
 
 
 @dataclass(frozen=True)
-class Ground:
+class Benchmark:
     """One split of a problem's tasks."""
 
     settings: LearningSettings
-    """the recipe of gradient steps: what arms change fields of"""
+    """the recipe of gradient steps: what methods change fields of"""
     problem: Problem
     seed: int
     """of the split; the seeds of trainings are others"""
-    validation: Held
-    test: Held
+    validation: HeldOut
+    test: HeldOut
     images: bool = False
     """whether examples are images, of which each adaptation step takes long"""
     embeddings: str = ""
     """of photos, by a network trained elsewhere: the table that the user brings"""
     models: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
-    """by settings: what arms have made of the problem"""
+    """by settings: what methods have made of the problem"""
     free: dict[LearningSettings, Problem] = field(default_factory=dict, compare=False)
     """the same, with rates as arguments of their programs"""
 
@@ -174,7 +175,7 @@ class Ground:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How arms were judged, for people."""
+        """How methods were judged, for people."""
         assert self.problem.splits is not None
         shots = self.settings.shot_range.shown
         return {"train_tasks": self.problem.splits.train.size, "episodes_per_task": self.test.draws, "shots": shots}
@@ -190,7 +191,7 @@ class Ground:
 
     @staticmethod
     def most_steps(trained: int) -> int:
-        """Up to how many adaptation steps arms are shown that are trained with so many."""
+        """Up to how many adaptation steps methods are shown that are trained with so many."""
         return max(2 * trained, 10)
 
     @property
@@ -250,10 +251,10 @@ class Ground:
 
     def errors(self, predict: Callable[[Episode], Any], split: str) -> np.ndarray:
         """[tasks] of the 'validation' or 'test' episodes."""
-        held: Held = getattr(self, split)
+        held: HeldOut = getattr(self, split)
         return held.errors(predict, self.unit, self.classes)
 
-    def at_shots(self, shots: int) -> Held:
+    def at_shots(self, shots: int) -> HeldOut:
         """The test episodes with so many support examples."""
         return replace(self.test, shots=shots, _kept=[])
 
@@ -265,7 +266,7 @@ class Ground:
         return tuple(shots for shots in SHOTS if shots <= room)
 
 
-def ground(
+def make_benchmark(
     settings: LearningSettings,
     seed: int,
     fold: int | None = None,
@@ -274,9 +275,9 @@ def ground(
     draws: int | None = None,
     names_of: NamesOf | None = None,
     **about: Any,
-) -> Ground:
-    """The ground of a comparison, with at most so many held-out `tasks` of each split and so many `draws` of each; `about` are
-    further fields of it. Raises `InputError` for what cannot be compared, or cannot be built."""
+) -> Benchmark:
+    """The benchmark of a comparison, with at most so many held-out `tasks` of each split and so many `draws` of each; `about`
+    are further fields of it. Raises `InputError` for what cannot be compared, or cannot be built."""
     base = recipe_of(settings)
     if fold is not None:
         base = replace(base, fold=fold)  # type: ignore[call-arg]
@@ -284,20 +285,20 @@ def ground(
     require_answers(problem)
     assert problem.splits is not None
 
-    def held(family: TaskFamily, number: int) -> Held:
+    def held(family: TaskFamily, number: int) -> HeldOut:
         if family.resized is not None:
             family = family.resized(2 * base.shot_range.most)  # room for more shots than are trained with
         count = int(family.tasks(tasks or TASKS).size)
         each = draws or min(EPISODES, max(1, MOST_EPISODES // count))
-        return Held(family, (names_of or numbered)(problem, family, count), each, 1000 * seed + number)
+        return HeldOut(family, (names_of or numbered)(problem, family, count), each, 1000 * seed + number)
 
-    return Ground(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), **about)
+    return Benchmark(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), **about)
 
 
 def recipe_of(settings: LearningSettings) -> LearningSettings:
     """The recipe of gradient steps that all networks of a comparison share."""
     if settings.for_gradients and not settings.for_gradients.startswith("--inner-clip"):
-        raise InputError(f"compare chooses itself how each arm adapts; leave {settings.for_gradients} out.")
+        raise InputError(f"compare chooses itself how each method adapts; leave {settings.for_gradients} out.")
     found = settings.candidates()
     return found["gradient"] if "gradient" in found else replace(settings, adapter="gradient", body_steps=0)
 

@@ -1,4 +1,4 @@
-"""Held-out tasks that training has seen under another name: every arm would look better than it is."""
+"""Held-out tasks that training has seen under another name: every method would look better than it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import polars as pl
 
-from fewstep.compare.episodes import Ground
+from fewstep.compare.episodes import Benchmark
 from fewstep.core.tasks import TaskFamily
 from fewstep.errors import InputError
 from fewstep.supervised.classical import with_gaps
@@ -18,9 +18,9 @@ LEAST_ROWS = 8
 SHOWN_PAIRS = 3
 
 
-def refuse_leaks(ground: Ground) -> None:
+def refuse_leaks(benchmark: Benchmark) -> None:
     """Raises `InputError`, naming tasks and rows, if all rows of a held-out task are those of a meta-train task."""
-    splits = ground.problem.splits
+    splits = benchmark.problem.splits
     assert splits is not None
     if splits.train.examples is None or splits.train.names is None:
         return
@@ -34,7 +34,7 @@ def refuse_leaks(ground: Ground) -> None:
         if found:
             raise InputError(
                 f"{len(found)} meta-{split} task{'s' * (len(found) > 1)} would be known from training: "
-                + "; ".join(told(ground.settings, *pair) for pair in found[:SHOWN_PAIRS])
+                + "; ".join(told(benchmark.settings, *pair) for pair in found[:SHOWN_PAIRS])
                 + "; ..." * (len(found) > SHOWN_PAIRS)
                 + ". Remove one of each pair, or give them one name in the column of --task."
             )

@@ -40,7 +40,7 @@ FREE = ("command", "budget_seconds")
 
 
 LEAST_BUDGET = 30.0
-"""seconds: with less there is no time to read the data, compile, fit two arms and write the page"""
+"""seconds: with less there is no time to read the data, compile, fit two methods and write the page"""
 
 
 def check(budget: float, seeds: int, margin: float | None) -> None:
@@ -58,7 +58,7 @@ def require_budget(budget: float, least: float) -> None:
     """Raises `InputError` for a budget of less than so many seconds."""
     if budget < least:
         raise InputError(
-            f"--budget should be at least {least:.0f}s here, got {budget:g}s: reading, compiling and fitting two arms takes "
+            f"--budget should be at least {least:.0f}s here, got {budget:g}s: reading, compiling and fitting two methods takes "
             "that long."
         )
 

@@ -8,8 +8,8 @@ import numpy as np
 
 Question = Literal["seeds", "models"]
 """what an interval is about: the method, trained again with other seeds, or these very models; on other tasks either way"""
-Outcome = Literal["better", "worse", "equivalent", "cannot tell", "diverged"]
-"""of an arm beside the chosen one; 'equivalent': they differ by less than the margin, for sure"""
+Outcome = Literal["better", "worse", "equivalent", "inconclusive", "diverged"]
+"""of a method beside the chosen one; 'equivalent': they differ by less than the margin, for sure"""
 
 
 class Metric(NamedTuple):
@@ -23,24 +23,24 @@ class Metric(NamedTuple):
     from_zero: bool = True
     """whether 0 is perfect, so that errors can be told as parts of one another"""
     support: str = "support rows"
-    """what arms adapt to a task by"""
+    """what methods adapt to a task by"""
     work: str = "operations"
     """by which 'the cheaper' is decided"""
 
 
 class Scores(NamedTuple):
-    """One arm's errors on held-out tasks; all arms' are of the same tasks, and of the same episodes of each."""
+    """One method's errors on held-out tasks; all methods' are of the same tasks, and of the same episodes of each."""
 
     name: str
     errors: np.ndarray
-    """[seeds, tasks] float64: the mean error of a task over its episodes' query rows; NaN where the arm diverged. What does
+    """[seeds, tasks] float64: the mean error of a task over its episodes' query rows; NaN where the method diverged. What does
     not depend on a seed has one row"""
     cost: float
     """by which 'take the cheaper' is decided: operations, or seconds, to train and to adapt a thousand times"""
 
 
 class About(NamedTuple):
-    """What a person should know of an arm beside its errors."""
+    """What a person should know of a method beside its errors."""
 
     title: str
     """in words, such as 'MAML, exact'"""
@@ -55,20 +55,20 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """An arm's error less the chosen arm's, on the same tasks: positive where the arm is worse."""
+    """A method's error less the chosen method's, on the same tasks: positive where the method is worse."""
 
     mean: float
     low: float
     high: float
     outcome: Outcome
     behind: float
-    """at most so much worse than this arm is the chosen one, at the stated confidence (one-sided)"""
+    """at most so much worse than this method is the chosen one, at the stated confidence (one-sided)"""
     more_tasks: int | None
     """about so many more held-out tasks would tell; 0 where it is told, None where more tasks alone would not"""
 
 
 class Comparison(NamedTuple):
-    """All arms beside the chosen one."""
+    """All methods beside the chosen one."""
 
     chosen: str
     margin: float
@@ -77,21 +77,21 @@ class Comparison(NamedTuple):
     seeds: int
     tasks: int
     errors: dict[str, Interval]
-    """of each arm; NaN where it diverged"""
+    """of each method; NaN where it diverged"""
     differences: dict[str, Difference]
-    """of each arm but the chosen one"""
+    """of each method but the chosen one"""
     regret: float
-    """at most so much is lost by the chosen arm beside the best of all, at the stated confidence"""
+    """at most so much is lost by the chosen method beside the best of all, at the stated confidence"""
     more_tasks: int | None
     """about so many more held-out tasks would tell whether that is more than the margin; 0 where it is told, None where seeds
     differ too much for any number of tasks"""
     diverged: dict[str, int]
-    """arm -> on how many of its seeds some task has no finite error; arms without are left out"""
+    """method -> on how many of its seeds some task has no finite error; methods without are left out"""
 
 
 class Verdict(NamedTuple):
-    outcome: Literal["arm", "equivalent", "cannot_tell"]
-    arm: str
+    outcome: Literal["method", "equivalent", "inconclusive"]
+    method: str
     """the recommended one, chosen on meta-validation tasks"""
     runner_up: str | None
     """the best of the others on the same meta-validation tasks"""

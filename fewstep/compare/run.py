@@ -1,8 +1,8 @@
 """A comparison from beginning to end: `compare(settings, directory)`, what `fewstep compare` calls.
 
-Quick arms come first, so that there is a table to look at. Then a meta-step of each trained arm is timed, the rest of the
-budget is planned, and all arms are trained seed by seed: whenever it stops, all arms have the same seeds. What is fitted is
-kept in the folder, and not fitted again when the comparison goes on.
+Quick methods come first, so that there is a table to look at. Then a meta-step of each trained method is timed, the rest of the
+budget is planned, and all methods are trained seed by seed: whenever it stops, all methods have the same seeds. What is fitted
+is kept in the folder, and not fitted again when the comparison goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from fewstep.application import problem_of
 from fewstep.compare.report import tell
 from fewstep.compare.request import ASKED, as_asked, check, goes_on, read_asked, spent_before
-from fewstep.compare.runner import RECORD, Bench
-from fewstep.compare.session import Comparing
+from fewstep.compare.runner import RECORD, Runner
+from fewstep.compare.session import Session
 from fewstep.errors import InputError
 from fewstep.runs import new_directory, run_lock, settings_of, write_json
 from fewstep.training.progress import Display
@@ -35,17 +35,17 @@ def compare(
     embeddings: str = "",
     partial: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> dict[str, Any]:
-    """Compares arms on the tasks of a Problem within a budget, writes `compare.json`, `compare.html` and the recommended run
+    """Compares methods on the tasks of a Problem within a budget, writes `compare.json`, `compare.html` and the recommended run
     into `directory`, and returns what `compare.json` holds. If the directory holds the same comparison, it goes on; a greater
-    budget tries the arms and seeds that were left out before, trained as long as the others.
+    budget tries the methods and seeds that were left out before, trained as long as the others.
 
     `margin` is a difference in error that does not matter (by default 5 % of the error without learning); `seed` decides the
     split and the held-out episodes, `seeds` is how often everything is trained. `embeddings` is a
-    table of embeddings of photos by a network trained elsewhere (arms/embeddings.py). `partial` is shown the first scores.
+    table of embeddings of photos by a network trained elsewhere (methods/embeddings.py). `partial` is shown the first scores.
 
-    Arms for which there is no time, and arms that raise, are left out and named. Raises `InputError` for what cannot be
-    compared, a leak between tasks, or if there was time for no two arms; `Interrupted` on SIGINT, SIGTERM or SIGHUP while an
-    arm is trained. What is fitted is kept whatever happens.
+    Methods for which there is no time, and methods that raise, are left out and named. Raises `InputError` for what cannot be
+    compared, a leak between tasks, or if there was time for no two methods; `Interrupted` on SIGINT, SIGTERM or SIGHUP while an
+    method is trained. What is fitted is kept whatever happens.
     """
     check(budget_seconds, seeds, margin)
     directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command, embeddings)
@@ -53,12 +53,12 @@ def compare(
     display = Display(budget_seconds, spent_before(directory) if begun else 0.0, quiet)
     try:
         owner = problem_of(settings)[0]
-        grounds = tuple(owner.benchmark(settings, seed, display.note, budget=budget_seconds, embeddings=embeddings))
+        benchmarks = tuple(owner.benchmark(settings, seed, display.note, budget=budget_seconds, embeddings=embeddings))
         if not begun:
             new_directory(directory)
         with run_lock(directory):
             write_json(directory / ASKED, asked)
-            made = Comparing(Bench(directory, grounds, display.say), display, budget_seconds, seeds)
+            made = Session(Runner(directory, benchmarks, display.say), display, budget_seconds, seeds)
             try:
                 made.score_quick(partial)
                 return tell(made, made.trained_plan(), margin, command)

@@ -1,4 +1,4 @@
-"""Where arms are tried: each is fitted and scored once, kept on disk, and found there when the comparison goes on.
+"""Where methods are tried: each is fitted and scored once, kept on disk, and found there when the comparison goes on.
 
 What a comparison keeps while it goes on: what each fitting scored, which settings won. Damage is told in words.
 """
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from fewstep.application import problem_of
-from fewstep.compare.methods import AnyGround, Arm, Choice, Fitted, Work
+from fewstep.compare.methods import AnyBenchmark, Choice, Fitted, Method, Work
 from fewstep.compare.methods.networks import save_run
 from fewstep.core.types import MetaParams
 from fewstep.errors import InputError, TrainingError
@@ -56,7 +56,7 @@ class Searched(TypedDict):
 
 
 class Scored(NamedTuple):
-    """One fitting of an arm."""
+    """One fitting of a method."""
 
     validation: np.ndarray
     """[tasks] errors, NaN where it diverged"""
@@ -79,7 +79,7 @@ def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is
 
 
 def write_scored(folder: Path, scored: Scored) -> None:
-    """The record is written last: with it, the arm is done."""
+    """The record is written last: with it, the method is done."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / SCORES, validation=scored.validation, test=scored.test)
     write_json(folder / RECORD, scored.record)
@@ -93,12 +93,12 @@ def read_scored(folder: Path) -> Scored:
             return Scored(arrays["validation"], arrays["test"], record)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DamagedRecord(
-            f"{folder / SCORES} is damaged ({error}). Remove {folder / RECORD}: the arm is then fitted and scored again."
+            f"{folder / SCORES} is damaged ({error}). Remove {folder / RECORD}: the method is then fitted and scored again."
         ) from error
 
 
 SEARCH_PART = 0.25
-"""of a training, after which the settings of an arm compete; the best goes on"""
+"""of a training, after which the settings of a method compete; the best goes on"""
 HARDLY_MORE = 1.02
 EQUAL_COMPUTE = "equal-compute"
 FREE = ("steps",)
@@ -106,50 +106,50 @@ FREE = ("steps",)
 
 
 class Lengths(NamedTuple):
-    """How long arms are trained."""
+    """How long methods are trained."""
 
     meta_steps: dict[str, int]
-    """by the arm that is trained"""
+    """by the method that is trained"""
     search: bool
     """whether settings compete first"""
     equal_compute: bool = False
 
 
 @dataclass
-class Bench:
-    """The folder of a comparison, and what arms stand on. One ground for each fold of a cross-fitting."""
+class Runner:
+    """The folder of a comparison, and what methods stand on. One benchmark for each fold of a cross-fitting."""
 
     directory: Path
-    grounds: tuple[AnyGround, ...]
+    benchmarks: tuple[AnyBenchmark, ...]
     say: Callable[[str], None]
     """tells people what is being done"""
     late: Callable[[], bool] = lambda: False
     """whether the time for fittings is used up"""
 
-    def arms(self) -> list[Arm]:
+    def methods(self) -> list[Method]:
         """Those that are tried on these problems."""
-        return list(methods_of(self.grounds[0]))
+        return list(methods_of(self.benchmarks[0]))
 
-    def arm(self, name: str) -> Arm:
-        return next(arm for arm in self.arms() if arm.name == name)
+    def method(self, name: str) -> Method:
+        return next(method for method in self.methods() if method.name == name)
 
-    def folder(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Path:
-        part = f"seed{seed}" + f"-fold{fold}" * (len(self.grounds) > 1)
+    def folder(self, method: Method, seed: int, fold: int, lengths: Lengths) -> Path:
+        part = f"seed{seed}" + f"-fold{fold}" * (len(self.benchmarks) > 1)
         equal = [EQUAL_COMPUTE] * lengths.equal_compute
-        return self.directory.joinpath("arms", arm.name, *equal, part)
+        return self.directory.joinpath("methods", method.name, *equal, part)
 
-    def scored(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> Scored:
-        """The arm by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first. Raises
+    def scored(self, method: Method, seed: int, fold: int, lengths: Lengths) -> Scored:
+        """The method by this seed on this fold: read from its folder, or fitted and scored, its settings chosen first. Raises
         `OutOfTime` if it is `late` before it is done; the part that is done is kept."""
-        seed = seed if arm.seeded else 0
-        folder = self.folder(arm, seed, fold, lengths)
+        seed = seed if method.seeded else 0
+        folder = self.folder(method, seed, fold, lengths)
         if (folder / RECORD).is_file():
             return read_scored(folder)
-        choice = self.choice(arm, fold, lengths)
-        self.say(f"{arm.title}, seed {seed + 1}" if arm.seeded else arm.title)
+        choice = self.choice(method, fold, lengths)
+        self.say(f"{method.title}, seed {seed + 1}" if method.seeded else method.title)
         self._require_time()
-        self._take_searched(arm, choice, seed, fold, folder)
-        scored = self._score(arm, self._work(arm, choice, seed, fold, lengths, folder))
+        self._take_searched(method, choice, seed, fold, folder)
+        scored = self._score(method, self._work(method, choice, seed, fold, lengths, folder))
         write_scored(folder, scored)
         return scored
 
@@ -157,23 +157,23 @@ class Bench:
         if self.late():
             raise OutOfTime
 
-    def choice(self, arm: Arm, fold: int, lengths: Lengths) -> Choice:
-        """The arm's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
-        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+    def choice(self, method: Method, fold: int, lengths: Lengths) -> Choice:
+        """The method's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
+        path = self.directory / "methods" / method.name / f"searched{fold}.json"
         if path.is_file():
             return read_kept(path, Searched)["chosen"]
-        grid = arm.grid(self.grounds[fold])
+        grid = method.grid(self.benchmarks[fold])
         if len(grid) == 1:
             return grid[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        if arm.problem is not None and not lengths.search:
+        if method.problem is not None and not lengths.search:
             write_json(path, {"chosen": grid[0], "searched": []})
             return grid[0]
         found = []
         for number, choice in enumerate(grid):
             self._require_time()
-            self.say(f"{arm.title}, settings {number + 1} of {len(grid)}")
-            found.append(self._tried(arm, choice, fold, lengths))
+            self.say(f"{method.title}, settings {number + 1} of {len(grid)}")
+            found.append(self._tried(method, choice, fold, lengths))
         best = first_of_the_best(found)
         searched = [
             {"settings": choice, "validation": error if math.isfinite(error) else None}
@@ -182,74 +182,75 @@ class Bench:
         write_json(path, {"chosen": grid[best], "searched": searched})
         return grid[best]
 
-    def searched(self, arm: Arm, fold: int = 0) -> list[dict[str, Any]]:
-        path = self.directory / "arms" / arm.name / f"searched{fold}.json"
+    def searched(self, method: Method, fold: int = 0) -> list[dict[str, Any]]:
+        path = self.directory / "methods" / method.name / f"searched{fold}.json"
         return read_kept(path, Searched)["searched"] if path.is_file() else []
 
-    def _tried(self, arm: Arm, choice: Choice, fold: int, lengths: Lengths) -> float:
+    def _tried(self, method: Method, choice: Choice, fold: int, lengths: Lengths) -> float:
         """The mean error on meta-validation tasks with these settings; what is trained stops after the first part of it."""
-        work = self._work(arm, choice, 0, fold, lengths, self._search_folder(arm, choice, fold))
-        if arm.problem is not None:
+        work = self._work(method, choice, 0, fold, lengths, self._search_folder(method, choice, fold))
+        if method.problem is not None:
             work = work._replace(meta_steps=searched_steps(work.planned))
         try:
-            return float(work.ground.errors(arm.fit(work).predict, "validation").mean())
+            return float(work.benchmark.errors(method.fit(work).predict, "validation").mean())
         except TrainingError:
             return math.inf
 
-    def _search_folder(self, arm: Arm, choice: Choice, fold: int) -> Path:
+    def _search_folder(self, method: Method, choice: Choice, fold: int) -> Path:
         trained = [f"{name}={value:g}" for name, value in choice.items() if name not in FREE and not isinstance(value, str)]
-        return self.directory / "arms" / arm.name / f"search{fold}" / "-".join(["with", *trained])
+        return self.directory / "methods" / method.name / f"search{fold}" / "-".join(["with", *trained])
 
-    def _take_searched(self, arm: Arm, choice: Choice, seed: int, fold: int, folder: Path) -> None:
+    def _take_searched(self, method: Method, choice: Choice, seed: int, fold: int, folder: Path) -> None:
         """What was begun with the settings that won goes on; the others make room."""
-        begun = self._search_folder(arm, choice, fold)
-        if arm.problem is None or seed or EQUAL_COMPUTE in folder.parts or not begun.is_dir():
+        begun = self._search_folder(method, choice, fold)
+        if method.problem is None or seed or EQUAL_COMPUTE in folder.parts or not begun.is_dir():
             return
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.exists():
             shutil.move(begun, folder)
         shutil.rmtree(begun.parent)
 
-    def _work(self, arm: Arm, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
-        steps = lengths.meta_steps.get(arm.name, 0)
-        beneath = self._beneath(arm, seed, fold, lengths)
-        return Work(self.grounds[fold], choice, seed, folder, steps, steps, *beneath, late=self.late)
+    def _work(self, method: Method, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
+        steps = lengths.meta_steps.get(method.name, 0)
+        beneath = self._beneath(method, seed, fold, lengths)
+        return Work(self.benchmarks[fold], choice, seed, folder, steps, steps, *beneath, late=self.late)
 
-    def _beneath(self, arm: Arm, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
-        """(the trained parameters of the arm that this one follows, the operations and the seconds that they took)."""
-        followed = self.followed(arm)
+    def _beneath(self, method: Method, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
+        """(the trained parameters of the method that this one depends_on, the operations and the seconds that they took)."""
+        followed = self.followed(method)
         if followed is None:
             return None, 0.0, 0.0
         known = self.scored(followed, seed, fold, lengths)
         if known.diverged:
             raise TrainingError(f"{followed.title}, which it starts from, diverged.")
-        params = self.grounds[fold].params(self.folder(followed, seed, fold, lengths))
+        params = self.benchmarks[fold].params(self.folder(followed, seed, fold, lengths))
         return params, known.record["operations"], known.record["train_seconds"]
 
-    def followed(self, arm: Arm) -> Arm | None:
-        """The arm whose parameters this one starts from: of images, where joint training predicts nothing, its prototypes."""
-        if not arm.follows:
+    def followed(self, method: Method) -> Method | None:
+        """The method whose parameters this one starts from: of images, where joint training predicts nothing, its
+        prototypes."""
+        if not method.depends_on:
             return None
-        names = {one.name for one in self.arms()}
-        return self.arm(arm.follows if arm.follows in names else "joint-ridge")
+        names = {one.name for one in self.methods()}
+        return self.method(method.depends_on if method.depends_on in names else "joint-ridge")
 
-    def _score(self, arm: Arm, work: Work) -> Scored:
-        """Fits and asks. An arm that diverges is scored as such."""
+    def _score(self, method: Method, work: Work) -> Scored:
+        """Fits and asks. A method that diverges is scored as such."""
         started = time.monotonic()
-        ground, note = work.ground, ""
+        benchmark, note = work.benchmark, ""
         try:
-            fitted = arm.fit(work)
+            fitted = method.fit(work)
             trained = time.monotonic()
-            validation = ground.errors(fitted.predict, "validation")
+            validation = benchmark.errors(fitted.predict, "validation")
             asked = time.monotonic()
-            test = ground.errors(fitted.predict, "test")
-            milliseconds = 1e3 * (time.monotonic() - asked) / ground.test.count
-            if fitted.saved is not None and arm.problem is None:
-                save = arm.save or save_run
-                save(fitted.saved, work.folder, ground.seed)
+            test = benchmark.errors(fitted.predict, "test")
+            milliseconds = 1e3 * (time.monotonic() - asked) / benchmark.test.count
+            if fitted.saved is not None and method.problem is None:
+                save = method.save or save_run
+                save(fitted.saved, work.folder, benchmark.seed)
         except TrainingError as error:
             fitted, trained, milliseconds, note = Fitted(lambda episodes: None), time.monotonic(), 0.0, str(error)
-            validation, test = (np.full(len(held.names), np.nan) for held in (ground.validation, ground.test))
+            validation, test = (np.full(len(held.names), np.nan) for held in (benchmark.validation, benchmark.test))
         record = {
             "choice": dict(work.choice),
             "train_seconds": trained - started + work.beneath_seconds,
@@ -264,16 +265,16 @@ class Bench:
         }
         return Scored(validation, test, record)
 
-    def fitted(self, arm: Arm, lengths: Lengths, fold: int = 0) -> Fitted:
-        """The arm by the first seed, to be asked more: what was trained is found where it is."""
-        folder = self.folder(arm, 0, fold, lengths)
+    def fitted(self, method: Method, lengths: Lengths, fold: int = 0) -> Fitted:
+        """The method by the first seed, to be asked more: what was trained is found where it is."""
+        folder = self.folder(method, 0, fold, lengths)
         choice = read_scored(folder).record["choice"]
-        return arm.fit(self._work(arm, choice, 0, fold, lengths, folder))
+        return method.fit(self._work(method, choice, 0, fold, lengths, folder))
 
 
-def methods_of(ground: AnyGround) -> Sequence[Arm]:
+def methods_of(benchmark: AnyBenchmark) -> Sequence[Method]:
     """The methods of the application whose problem this is."""
-    return problem_of(ground.settings)[0].methods
+    return problem_of(benchmark.settings)[0].methods
 
 
 def first_of_the_best(errors: Sequence[float]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fewstep.compare.episodes import TOO_FEW, Ground, ground
+from fewstep.compare.episodes import TOO_FEW, Benchmark, make_benchmark
 from fewstep.compare.leaks import refuse_leaks
 from fewstep.errors import InputError
 
@@ -17,7 +17,7 @@ SECONDS_A_FOLD = 60.0
 """of the budget for each split of a cross-fitting; with less there are fewer splits, but `TOO_FEW` tasks are tested"""
 
 
-def grounds(
+def make_benchmarks(
     settings: Any,
     seed: int,
     note: Callable[[str], None],
@@ -25,12 +25,12 @@ def grounds(
     budget: float,
     embeddings: str = "",
     cross_fitted: bool = False,
-) -> tuple[Ground, ...]:
+) -> tuple[Benchmark, ...]:
     """The split, or if tasks are few and may be `cross_fitted` all splits. `note` tells people what they should know. Raises
     `InputError` for a leak, and for too few tasks."""
     if embeddings:
         raise InputError("--embeddings are of photos: leave them out, or compare on images.")
-    first = ground(settings, seed)
+    first = make_benchmark(settings, seed)
     for line in first.problem.notes:
         note(f"note: {line}")
     refuse_leaks(first)
@@ -44,10 +44,10 @@ def grounds(
     folds = min(round(1 / first.settings.test_fraction), count)  # type: ignore[attr-defined]
     least = -(-TOO_FEW * folds // count)
     folds = min(folds, max(2, least, int(budget / SECONDS_A_FOLD)))
-    return tuple(ground(settings, seed, fold) for fold in range(folds))
+    return tuple(make_benchmark(settings, seed, fold) for fold in range(folds))
 
 
-def tasks_of(first: Ground) -> int:
+def tasks_of(first: Benchmark) -> int:
     """How many tasks there are in all splits, as far as they are counted."""
     splits = first.problem.splits
     assert splits is not None
@@ -59,6 +59,6 @@ def require_tasks(tested: int) -> None:
     """Raises `InputError` if there are too few test tasks."""
     if tested < LEAST_TASKS:
         raise InputError(
-            f"A comparison should have at least {LEAST_TASKS} tasks to judge arms on, got {tested}: so few cannot tell one arm "
-            "from another. Give more tasks, or hold out a larger part of them."
+            f"A comparison should have at least {LEAST_TASKS} tasks to judge methods on, got {tested}: so few cannot tell one "
+            "method from another. Give more tasks, or hold out a larger part of them."
         )

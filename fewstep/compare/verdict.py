@@ -1,6 +1,6 @@
-"""The verdict in plain sentences: an arm chosen on meta-validation tasks, what meta-test tasks say of it.
+"""The verdict in plain sentences: a method chosen on meta-validation tasks, what meta-test tasks say of it.
 
-The arm is the cheapest of those that are, for sure, not behind the best by more than the margin; where no cheaper one is
+The method is the cheapest of those that are, for sure, not behind the best by more than the margin; where no cheaper one is
 sure enough, it is the best. Meta-test tasks change nothing of that: they say how good it is, and how far one may rely on
 it."""
 
@@ -18,9 +18,9 @@ from fewstep.training.progress import duration
 
 ERROR = Metric("error", "error")
 NO_LEARNING = "prior"
-"""the arm that learns nothing from a task"""
+"""the method that learns nothing from a task"""
 POOLED = ("pooled", "joint")
-"""arms that learn of all tasks at once, and do not adapt to any"""
+"""methods that learn of all tasks at once, and do not adapt to any"""
 ADAPTING = (
     "joint-ridge",
     "joint-finetuned",
@@ -46,21 +46,22 @@ def verdict(
 ) -> Verdict:
     """Chooses on `validation`, reports on `test`. `about` has titles and costs for people; `metric` says what the errors are.
 
-    Raises `InputError` as `compared` does, and where the arms are not the same ones; `TrainingError` where all arms diverged.
+    Raises `InputError` as `compared` does, and where the methods are not the same ones; `TrainingError` where all methods
+    diverged.
     """
-    if {arm.name for arm in validation} != {arm.name for arm in test}:
-        raise InputError("The same arms should be measured on meta-validation and on meta-test tasks.")
-    finite = {arm.name for arm in test if np.isfinite(arm.errors).all()}
+    if {method.name for method in validation} != {method.name for method in test}:
+        raise InputError("The same methods should be measured on meta-validation and on meta-test tasks.")
+    finite = {method.name for method in test if np.isfinite(method.errors).all()}
     ranked = ranking(validation, margin, confidence)
     kept = [name for name in ranked if name in finite]
     if not kept:
-        raise TrainingError("Every arm diverged. Look at the data for extreme values, or lower the inner and outer rates.")
+        raise TrainingError("Every method diverged. Look at the data for extreme values, or lower the inner and outer rates.")
     comparison = compared(test, kept[0], margin, confidence, question)
     same = [name for name, found in comparison.differences.items() if found.outcome == "equivalent"]
     unlike = all(found.outcome in ("worse", "diverged") for found in comparison.differences.values())
     told = comparison.regret <= margin and (unlike or comparison.tasks >= FEW_TASKS)
-    outcome = ("equivalent" if same else "arm") if told else "cannot_tell"
-    words = _Words(comparison, {arm.name: arm.cost for arm in test}, about or {}, metric, ranked[0])
+    outcome = ("equivalent" if same else "method") if told else "inconclusive"
+    words = _Words(comparison, {method.name: method.cost for method in test}, about or {}, metric, ranked[0])
     return Verdict(
         outcome,
         comparison.chosen,
@@ -72,8 +73,8 @@ def verdict(
 
 
 def ranking(validation: Sequence[Scores], margin: float, confidence: float = 0.95) -> list[str]:
-    """The arms that did not diverge: the chosen one, then the others from the best on."""
-    known = {arm.name: arm for arm in validation if np.isfinite(arm.errors).all()}
+    """The methods that did not diverge: the chosen one, then the others from the best on."""
+    known = {method.name: method for method in validation if np.isfinite(method.errors).all()}
     order = sorted(known, key=lambda name: (known[name].errors.mean(), known[name].cost))
     if not order:
         return []
@@ -90,7 +91,7 @@ class _Words:
         self, comparison: Comparison, costs: dict[str, float], about: Mapping[str, About], metric: Metric, first: str
     ) -> None:
         self.comparison, self.costs, self.about, self.metric, self.first = comparison, costs, about, metric, first
-        self.arm = comparison.chosen
+        self.method = comparison.chosen
 
     def title(self, name: str) -> str:
         return self.about[name].title if name in self.about else name
@@ -105,19 +106,19 @@ class _Words:
 
     def sentences(self, told: bool, same: list[str]) -> Iterator[str]:
         found, level = self.comparison, f"{100 * self.comparison.confidence:g} %"
-        error = found.errors[self.arm]
+        error = found.errors[self.method]
         if told:
-            yield f"Take {self.title(self.arm)}."
+            yield f"Take {self.title(self.method)}."
         else:
-            yield f"These tasks cannot tell which arm is best; {self.title(self.arm)} is the choice so far."
+            yield f"These tasks cannot tell which method is best; {self.title(self.method)} is the choice so far."
         yield (
             f"On a new task its {self.metric.name} is about {self.number(error.mean)} "
             f"({level} interval {self.number(error.low)} to {self.number(error.high)})."
         )
         yield from self._without_learning(told)
-        if told and self.arm in POOLED and not found.errors.keys().isdisjoint(ADAPTING):
+        if told and self.method in POOLED and not found.errors.keys().isdisjoint(ADAPTING):
             yield (
-                "It does not adapt to a task, and no arm tried here that adapts is better by more than the margin of "
+                "It does not adapt to a task, and no method tried here that adapts is better by more than the margin of "
                 f"{self.number(self.comparison.margin)}: these tasks show no need of meta-learning."
             )
         if told:
@@ -129,10 +130,12 @@ class _Words:
         yield from self._few()
 
     def _without_learning(self, told: bool) -> Iterator[str]:
-        if self.arm == NO_LEARNING:
+        if self.method == NO_LEARNING:
             carries = f"what it takes from a task's {self.metric.support} does not carry over"
             yield (
-                f"No arm that learns is worth its cost here: {carries}." if told else "That learning helps at all is not shown."
+                f"No method that learns is worth its cost here: {carries}."
+                if told
+                else "That learning helps at all is not shown."
             )
         elif (found := self.comparison.differences.get(NO_LEARNING)) and found.outcome != "diverged":
             without = self.comparison.errors[NO_LEARNING].mean
@@ -145,15 +148,15 @@ class _Words:
 
     def _equivalent(self, same: list[str]) -> Iterator[str]:
         margin = self.number(self.comparison.margin)
-        dearer = [name for name in same if self.costs[name] >= self.costs[self.arm]]
+        dearer = [name for name in same if self.costs[name] >= self.costs[self.method]]
         cheaper = sorted(set(same) - set(dearer), key=self.costs.__getitem__)
         if dearer:
             verb = "does" if len(dearer) == 1 else "do"
-            more = "more" if all(self.costs[name] > self.costs[self.arm] for name in dearer) else "no fewer"
+            more = "more" if all(self.costs[name] > self.costs[self.method] for name in dearer) else "no fewer"
             take = f"take{'s' * (verb == 'does')} {more} {self.metric.work}"
             yield f"{self.listed(dearer)} {verb} as well, within the margin of {margin}, and {take}."
         if cheaper:
-            times = self.costs[self.arm] / max(self.costs[cheaper[0]], 1e-30)
+            times = self.costs[self.method] / max(self.costs[cheaper[0]], 1e-30)
             how_much = f"{times:.0f} times " * (1.5 < times < 1e6)
             yield (
                 f"{self.title(cheaper[0])} is as good within the margin of {margin} on the test tasks and {how_much}cheaper, "
@@ -168,14 +171,14 @@ class _Words:
         else:
             over += "; it speaks of these trained models, not of the method trained again"
         if len(found.errors) == 1:
-            return f"There is no other arm to compare it with, over {over}."
+            return f"There is no other method to compare it with, over {over}."
         if told:
-            return f"How sure: with {level} confidence no other arm is better{self._by(found.regret)}, over {over}."
+            return f"How sure: with {level} confidence no other method is better{self._by(found.regret)}, over {over}."
         rivals = self._rivals()
         if not rivals:
             return (
-                f"With {level} confidence no other arm is better{self._by(found.regret)} on tasks like these, over {over}; so "
-                "few do not show the kinds of task that are rare, on which arms may differ."
+                f"With {level} confidence no other method is better{self._by(found.regret)} on tasks like these, over {over}; "
+                "so few do not show the kinds of task that are rare, on which methods may differ."
             )
         return (
             f"{self.listed(rivals)} may be better by up to {self.number(found.regret)}, which is more than the margin of "
@@ -188,15 +191,15 @@ class _Words:
         return f" by more than {self.number(regret)} {margin}" if float(self.number(regret)) > 0 else f" {margin}"
 
     def _rivals(self) -> list[str]:
-        """Arms that may be better than the chosen one by more than the margin, the likeliest first."""
+        """Methods that may be better than the chosen one by more than the margin, the likeliest first."""
         found = self.comparison.differences
         return sorted(
             (name for name, one in found.items() if one.behind > self.comparison.margin), key=lambda name: -found[name].behind
         )
 
     def _cost(self) -> Iterator[str]:
-        if self.arm in self.about:
-            cost = self.about[self.arm]
+        if self.method in self.about:
+            cost = self.about[self.method]
             adapt = duration(cost.adapt_milliseconds / 1000)
             yield f"It costs {duration(cost.train_seconds)} to train and {adapt} to adapt to a task."
 
@@ -205,7 +208,7 @@ class _Words:
         better = [name for name, one in found.differences.items() if one.outcome == "better"]
         if better and not told:
             yield (
-                f"On the test tasks {self.listed(better)} did better than the arm that the validation tasks chose: "
+                f"On the test tasks {self.listed(better)} did better than the method that the validation tasks chose: "
                 "validation tasks are too few, or unlike the test tasks."
             )
         if not told:
@@ -214,7 +217,7 @@ class _Words:
                 if found.more_tasks
                 else "More tasks alone would not tell, since results differ too much from seed to seed: give more --seeds."
             )
-        elif nearest := [name for name, one in found.differences.items() if one.outcome in ("cannot tell", "better")]:
+        elif nearest := [name for name, one in found.differences.items() if one.outcome in ("inconclusive", "better")]:
             nearest.sort(key=lambda name: found.differences[name].mean)
             few, smaller = self.listed(nearest[:3]), ", so a smaller margin may prefer another" * bool(better)
             yield (
@@ -226,7 +229,7 @@ class _Words:
             yield f"What could change it: tasks unlike these, {more}, or a smaller margin."
 
     def _diverged(self) -> Iterator[str]:
-        if self.first != self.arm:
+        if self.first != self.method:
             yield f"{self.title(self.first)} was chosen on the validation tasks, but diverged on test tasks."
         for name, count in self.comparison.diverged.items():
             seeds = f"{count} of its seeds" if count > 1 else "a seed"
@@ -238,7 +241,7 @@ class _Words:
             yield (
                 f"Only {tasks} test tasks: this says little about tasks unlike them, and nothing about rare ones; "
                 "intervals rest on few tasks and may be too narrow where errors differ much between tasks. "
-                "What holds is the order of arms that differ by far."
+                "What holds is the order of methods that differ by far."
             )
 
 

@@ -1,6 +1,6 @@
 """A comparison from beginning to end: what it writes, that it repeats nothing, how it keeps its budget and what it refuses.
 
-Place: fewstep/compare/run.py, bench.py, kept.py, plan.py, leaks.py, recommended.py, cli/compare.py.
+Place: fewstep/compare/run.py, runner.py, kept.py, plan.py, leaks.py, recommended.py, cli/compare.py.
 """
 
 import json
@@ -22,14 +22,14 @@ from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
 from fewstep.apps.tables.settings import Table
 from fewstep.compare import budget as plan
-from fewstep.compare import runner as bench
+from fewstep.compare import runner as runner
 from fewstep.compare.budget import LEFT_OUT
 from fewstep.compare.content import copy_run
-from fewstep.compare.episodes import ground
+from fewstep.compare.episodes import make_benchmark
 from fewstep.compare.leaks import refuse_leaks
 from fewstep.compare.report import more_sentences
 from fewstep.compare.runner import DamagedRecord
-from fewstep.compare.session import QUICK, QUICK_PART, Comparing
+from fewstep.compare.session import QUICK, QUICK_PART, Session
 from fewstep.storage.json import validate
 from fewstep.supervised.adapted import adapt
 
@@ -40,15 +40,15 @@ TIMES = ("train_seconds", "adapt_milliseconds", "spent_s", "seconds")
 
 
 def only(wanted):
-    """The methods of the ground's application that are `wanted`."""
-    return lambda ground: [arm for arm in problem_of(ground.settings)[0].methods if wanted(arm)]
+    """The methods of the benchmark's application that are `wanted`."""
+    return lambda benchmark: [method for method in problem_of(benchmark.settings)[0].methods if wanted(method)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_arms():
+def few_methods():
     """Those that differ in how they are fitted: without training, trained, following another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "methods_of", only(lambda arm: arm.name in TRIED))
+        patch.setattr(runner, "methods_of", only(lambda method: method.name in TRIED))
         patch.setattr(plan, "TIMED_SECONDS", 0.01)
         patch.setattr("fewstep.compare.episodes.TASKS", 12)
         yield
@@ -75,36 +75,36 @@ def without_times(content):
     return content
 
 
-def test_a_comparison_says_what_was_found_of_every_arm(sine):
+def test_a_comparison_says_what_was_found_of_every_method(sine):
     found, folder = sine
     assert json.loads((folder / "compare.json").read_text()) == json.loads(json.dumps(found))
-    assert {arm["name"] for arm in found["arms"]} == set(TRIED)
-    by_name = {arm["name"]: arm for arm in found["arms"]}
-    for name, arm in by_name.items():
-        np.testing.assert_allclose(np.mean(found["by_task"][name]), arm["error"]["mean"])
-        assert arm["meta_steps"] == (8 if name in ("joint", "maml") else 0)
+    assert {method["name"] for method in found["methods"]} == set(TRIED)
+    by_name = {method["name"]: method for method in found["methods"]}
+    for name, method in by_name.items():
+        np.testing.assert_allclose(np.mean(found["by_task"][name]), method["error"]["mean"])
+        assert method["meta_steps"] == (8 if name in ("joint", "maml") else 0)
         assert len(found["by_task"][name]) == len(found["tasks"]) == found["protocol"]["test_tasks"]
     assert by_name["prior"]["seeds"] == 1 and by_name["maml"]["seeds"] == 2
-    assert found["arms"][0]["name"] == found["verdict"]["arm"]
+    assert found["methods"][0]["name"] == found["verdict"]["method"]
     assert by_name["maml"]["train_operations"] > by_name["joint"]["train_operations"] > by_name["prior"]["train_operations"]
     np.testing.assert_allclose(found["margin"], 0.05 * by_name["prior"]["validation"])
     assert found["probes"] and (folder / "compare.html").read_text().startswith("<!DOCTYPE html>")
-    assert found["by_steps"]["steps"][0] == 0 and set(found["by_steps"]["arms"]) <= set(TRIED)
+    assert found["by_steps"]["steps"][0] == 0 and set(found["by_steps"]["methods"]) <= set(TRIED)
 
 
 def test_the_chosen_settings_are_the_first_that_are_hardly_worse_than_the_best(sine):
-    for arm in sine[0]["arms"]:
-        if arm["searched"]:
-            errors = [one["validation"] for one in arm["searched"]]
+    for method in sine[0]["methods"]:
+        if method["searched"]:
+            errors = [one["validation"] for one in method["searched"]]
             least = min(error for error in errors if error is not None)
-            first = next(n for n, error in enumerate(errors) if error is not None and error <= bench.HARDLY_MORE * least)
-            assert arm["settings"] == arm["searched"][first]["settings"]
+            first = next(n for n, error in enumerate(errors) if error is not None and error <= runner.HARDLY_MORE * least)
+            assert method["settings"] == method["searched"][first]["settings"]
 
 
-def test_the_arm_is_chosen_on_validation_tasks(sine):
+def test_the_method_is_chosen_on_validation_tasks(sine):
     found = sine[0]
-    chosen = next(arm for arm in found["arms"] if arm["name"] == found["verdict"]["arm"])
-    assert chosen["validation"] <= min(arm["validation"] for arm in found["arms"]) + found["margin"]
+    chosen = next(method for method in found["methods"] if method["name"] == found["verdict"]["method"])
+    assert chosen["validation"] <= min(method["validation"] for method in found["methods"]) + found["margin"]
 
 
 def test_the_recommended_run_adapts_and_predicts(sine):
@@ -113,7 +113,7 @@ def test_the_recommended_run_adapts_and_predicts(sine):
     x = np.linspace(-4, 4, 6)
     adapted = adapt(run, pl.DataFrame({"x": x, "y": np.sin(x)}), "rows")
     assert np.all(np.isfinite(adapted.predict(pl.DataFrame({"x": x}), "rows")))
-    kept = folder / "arms" / found["run"]["arm"] / f"seed{found['run']['seed']}" / "parameters.npz"
+    kept = folder / "methods" / found["run"]["method"] / f"seed{found['run']['seed']}" / "parameters.npz"
     with np.load(kept) as left, np.load(folder / "run" / "parameters.npz") as right:
         assert all(np.array_equal(left[name], right[name]) for name in left.files)
 
@@ -122,41 +122,41 @@ def test_going_on_repeats_no_fitting(sine, monkeypatch):
     found, folder = sine
     fitted = []
 
-    def watched(arm):
+    def watched(method):
         def fit(work):
-            fitted.append((arm.name, work.folder))
-            return arm.fit(work)
+            fitted.append((method.name, work.folder))
+            return method.fit(work)
 
-        return replace(arm, fit=fit)
+        return replace(method, fit=fit)
 
-    known = bench.methods_of
-    monkeypatch.setattr(bench, "methods_of", lambda ground: [watched(arm) for arm in known(ground)])
+    known = runner.methods_of
+    monkeypatch.setattr(runner, "methods_of", lambda benchmark: [watched(method) for method in known(benchmark)])
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
     again = compare.resume(folder, quiet=True)
     assert without_times(again) == without_times(found)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")} == written
-    asked_more = set(found["by_steps"]["arms"]) | {found["verdict"]["arm"], found["verdict"]["runner_up"], "maml"}
+    asked_more = set(found["by_steps"]["methods"]) | {found["verdict"]["method"], found["verdict"]["runner_up"], "maml"}
     assert {name for name, _ in fitted} <= asked_more  # for curves, from parameters that are there
 
 
 @pytest.mark.slow
 def test_interrupted_and_resumed_it_finds_the_same(sine, tmp_path, monkeypatch, no_probes):
     found, _ = sine
-    arms = bench.methods_of
+    methods = runner.methods_of
 
-    def stopping(arm):
+    def stopping(method):
         def fit(work):
-            if arm.name == "maml" and work.seed == 1:
+            if method.name == "maml" and work.seed == 1:
                 raise KeyboardInterrupt
-            return arm.fit(work)
+            return method.fit(work)
 
-        return replace(arm, fit=fit)
+        return replace(method, fit=fit)
 
-    monkeypatch.setattr(bench, "methods_of", lambda ground: [stopping(arm) for arm in arms(ground)])
+    monkeypatch.setattr(runner, "methods_of", lambda benchmark: [stopping(method) for method in methods(benchmark)])
     with pytest.raises(KeyboardInterrupt):
         compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
     assert not (tmp_path / "out" / "compare.json").exists()
-    monkeypatch.setattr(bench, "methods_of", arms)
+    monkeypatch.setattr(runner, "methods_of", methods)
     again = compare.compare(Sine(**TINY), tmp_path / "out", budget_seconds=3600, seeds=2, quiet=True)
     assert without_times(again) == without_times(found) | {"probes": {}}
 
@@ -190,21 +190,21 @@ def test_what_a_budget_had_time_for_is_kept_and_a_greater_one_goes_on_from_there
     monkeypatch.setattr("fewstep.compare.report.curves", lambda *given: {})
     out = tmp_path / "out"
     with pytest.raises(
-        InputError, match=r"after \d[\w ]* there is no arm to compare with no learning.*--resume .*out --budget \d"
+        InputError, match=r"after \d[\w ]* there is no method to compare with no learning.*--resume .*out --budget \d"
     ):
         compare.compare(Sine(**TINY), out, budget_seconds=0.01, seeds=1, quiet=True)
-    kept = out / "arms" / "prior" / "seed0" / "scores.json"
+    kept = out / "methods" / "prior" / "seed0" / "scores.json"
     written = kept.stat().st_mtime_ns
     found = compare.resume(out, quiet=True, budget_seconds=3600)
     assert kept.stat().st_mtime_ns == written
-    assert {arm["name"] for arm in found["arms"] if not arm.get("left_out")} == set(TRIED)
+    assert {method["name"] for method in found["methods"] if not method.get("left_out")} == set(TRIED)
     assert found["protocol"]["budget_s"] == 3600 and json.loads((out / "comparison.json").read_text())["budget_seconds"] == 3600
 
 
 def test_fewer_tasks_than_an_interval_needs_are_refused_before_anything_is_fitted(tmp_path):
     unit_rows(units=3, rows=12).write_csv(tmp_path / "units.csv")
     settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
-    with pytest.raises(InputError, match=r"at least 7 tasks to judge arms on, got 3: .* Give more tasks"):
+    with pytest.raises(InputError, match=r"at least 7 tasks to judge methods on, got 3: .* Give more tasks"):
         compare.compare(settings, tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
 
@@ -217,7 +217,7 @@ def test_numbers_out_of_range_are_refused(wrong, tmp_path):
 
 @pytest.mark.slow
 def test_of_few_tasks_every_one_is_tested_once(tmp_path, monkeypatch, no_probes):
-    monkeypatch.setattr(bench, "methods_of", only(lambda arm: arm.name in ("prior", "ridge", "joint", "maml")))
+    monkeypatch.setattr(runner, "methods_of", only(lambda method: method.name in ("prior", "ridge", "joint", "maml")))
     monkeypatch.setattr("fewstep.compare.run.FEW_TASKS", 13)
     rows = unit_rows(units=12, rows=12)
     rows.write_csv(tmp_path / "units.csv")
@@ -238,7 +238,7 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     names = rows["unit"].unique().sort()
     settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
     rows.write_csv(settings.data)
-    first = ground(settings, 0)
+    first = make_benchmark(settings, 0)
     refuse_leaks(first)
     held, trained = first.test.names[0], first.family.names[0]
     twice = pl.concat(
@@ -246,7 +246,7 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     )
     twice.cast({"unit": rows["unit"].dtype}).write_csv(settings.data)
     with pytest.raises(InputError, match=f"all rows of '{held}' \\(rows 349 to 360\\) are those of '{trained}'"):
-        refuse_leaks(ground(settings, 0))
+        refuse_leaks(make_benchmark(settings, 0))
     assert len(names) == 30
 
 
@@ -280,13 +280,13 @@ def test_a_plan_takes_the_time_that_there_is_and_no_more():
         assert 0.97 * left <= found.seconds(made) <= left or made.meta_steps == 5_000
 
 
-def test_where_time_is_plenty_every_arm_has_its_whole_recipe():
+def test_where_time_is_plenty_every_method_has_its_whole_recipe():
     made = plan.planned(costs(maml=0.01, joint=0.002), 1e5, recipe=5_000, seeds=3)
     assert (made.meta_steps, made.seeds, made.search, made.left_out, made.notes) == (5_000, 3, True, {}, ())
     assert made.equal_compute == {"joint": 25_000}
 
 
-def test_where_time_lacks_extras_go_first_then_seeds_then_arms():
+def test_where_time_lacks_extras_go_first_then_seeds_then_methods():
     found, given_up = costs(maml=0.01, joint=0.002, reptile=0.008, anil=0.01), []
     for left in np.geomspace(400, 16, 12):
         made = plan.planned(found, float(left), recipe=5_000, seeds=3)
@@ -300,19 +300,19 @@ def test_where_time_lacks_extras_go_first_then_seeds_then_arms():
     assert not made.meta_steps
 
 
-def test_the_verdict_names_the_arms_that_the_budget_left_out():
-    bench = SimpleNamespace(arm=lambda name: SimpleNamespace(title=name.upper()))
+def test_the_verdict_names_the_methods_that_the_budget_left_out():
+    runner = SimpleNamespace(method=lambda name: SimpleNamespace(title=name.upper()))
     left_out = {"anil": LEFT_OUT, "reptile": LEFT_OUT, "tabpfn": "not installed"}
-    bench.directory = "out"
-    made = SimpleNamespace(bench=bench, folds=[0], left_out=left_out, budget=100.0)
+    runner.directory = "out"
+    made = SimpleNamespace(runner=runner, folds=[0], left_out=left_out, budget=100.0)
     known = SimpleNamespace(tasks=lambda: range(40))
     whole = plan.planned(costs(maml=0.01), 1e5, recipe=5_000, seeds=3)
-    (said,) = more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known)
+    (said,) = more_sentences(made, whole, SimpleNamespace(method="maml"), "maml", known)
     assert "left out: ANIL; REPTILE." in said and said.endswith("fewstep compare --resume out --budget 5m")
     made.left_out = {"tabpfn": "not installed", "anil": "failed: ValueError: odd"}
-    assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == ["ANIL failed: ValueError: odd."]
+    assert more_sentences(made, whole, SimpleNamespace(method="maml"), "maml", known) == ["ANIL failed: ValueError: odd."]
     made.left_out = {"tabpfn": "not installed"}
-    assert more_sentences(made, whole, SimpleNamespace(arm="maml"), "maml", known) == []
+    assert more_sentences(made, whole, SimpleNamespace(method="maml"), "maml", known) == []
 
 
 def test_a_plan_is_the_same_when_it_is_read_again():
@@ -362,30 +362,30 @@ class Clock:
         pass
 
 
-class Timed(bench.Bench):
-    """A bench on which every fitting takes known seconds, `slower` times what was planned, and leaves its record alone."""
+class Timed(runner.Runner):
+    """A runner on which every fitting takes known seconds, `slower` times what was planned, and leaves its record alone."""
 
-    def scored(self, arm, seed, fold, lengths):
-        folder = self.folder(arm, seed, fold, lengths)
-        if not (folder / bench.RECORD).is_file():
-            steps = lengths.meta_steps.get(arm.name, 0)
+    def scored(self, method, seed, fold, lengths):
+        folder = self.folder(method, seed, fold, lengths)
+        if not (folder / runner.RECORD).is_file():
+            steps = lengths.meta_steps.get(method.name, 0)
             each = steps * 0.01 + 1.0
-            searched = len(arm.grid(self.grounds[0])) - 1 if lengths.search and not seed and steps else 0
-            self.clock.spent += self.slower * (each + searched * (bench.SEARCH_PART * steps * 0.01 + 1.0))
+            searched = len(method.grid(self.benchmarks[0])) - 1 if lengths.search and not seed and steps else 0
+            self.clock.spent += self.slower * (each + searched * (runner.SEARCH_PART * steps * 0.01 + 1.0))
             folder.mkdir(parents=True)
-            (folder / bench.RECORD).write_text("{}")
+            (folder / runner.RECORD).write_text("{}")
 
 
 @pytest.mark.parametrize("slower", [0.7, 1.0, 2.0, 4.0])
 def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "methods_of", only(lambda arm: True))
-    timed, clock, budget = Timed(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
+    monkeypatch.setattr(runner, "methods_of", only(lambda method: True))
+    timed, clock, budget = Timed(tmp_path, (make_benchmark(Sine(**TINY), 0),), lambda text: None), Clock(), 300.0
     timed.clock, timed.slower = clock, slower
-    comparing = Comparing(timed, clock, budget, 3)
-    trained = {arm.name: 0.01 for arm in comparing.trained()}
+    comparing = Session(timed, clock, budget, 3)
+    trained = {method.name: 0.01 for method in comparing.trained()}
     found = plan.Costs(
         paces(**trained),
-        {arm.name: len(arm.grid(timed.grounds[0])) for arm in comparing.trained()},
+        {method.name: len(method.grid(timed.benchmarks[0])) for method in comparing.trained()},
         ("joint-ridge", "joint-finetuned"),
         1,
         1.0,
@@ -395,67 +395,67 @@ def test_trainings_keep_the_budget_where_they_take_longer_than_planned(slower, t
     done = comparing.train(made)
     assert 1 <= done <= 3 and clock.spent <= 1.1 * budget
     assert done == 3 and not comparing.left_out if slower <= 1 else done < 3 or comparing.left_out
-    taking_part = [arm for arm in comparing.taking_part() if arm.problem is not None]
-    assert {"maml", "joint"} <= {arm.name for arm in taking_part}
-    assert all(comparing.is_done([arm], seed, made.lengths()) for arm in taking_part for seed in range(done))
+    taking_part = [method for method in comparing.taking_part() if method.problem is not None]
+    assert {"maml", "joint"} <= {method.name for method in taking_part}
+    assert all(comparing.is_done([method], seed, made.lengths()) for method in taking_part for seed in range(done))
 
 
 def quick_ones(tmp_path, monkeypatch, budget=300.0, **fails):
-    """A comparison of quick arms, each of which takes a second; those of `fails` raise."""
+    """A comparison of quick methods, each of which takes a second; those of `fails` raise."""
 
     class Failing(Timed):
-        def scored(self, arm, seed, fold, lengths):
-            if arm.name in fails:
-                raise fails[arm.name]
-            super().scored(arm, seed, fold, lengths)
+        def scored(self, method, seed, fold, lengths):
+            if method.name in fails:
+                raise fails[method.name]
+            super().scored(method, seed, fold, lengths)
 
-    monkeypatch.setattr(bench, "methods_of", only(lambda arm: arm.problem is None))
-    timed, clock = Failing(tmp_path, (ground(Sine(**TINY), 0),), lambda text: None), Clock()
+    monkeypatch.setattr(runner, "methods_of", only(lambda method: method.problem is None))
+    timed, clock = Failing(tmp_path, (make_benchmark(Sine(**TINY), 0),), lambda text: None), Clock()
     timed.clock, timed.slower = clock, 1.0
-    comparing = Comparing(timed, clock, budget, 3)
+    comparing = Session(timed, clock, budget, 3)
     comparing.score_quick(None)
     return comparing
 
 
-def test_an_arm_that_raises_is_left_out_by_its_reason_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_method_that_raises_is_left_out_by_its_reason_and_the_others_go_on(tmp_path, monkeypatch):
     comparing = quick_ones(tmp_path, monkeypatch, gp=ValueError("odd"))
     assert comparing.left_out["gp"] == "failed: ValueError: odd"
-    others = [arm.name for arm in comparing.quick_arms()]
+    others = [method.name for method in comparing.quick_methods()]
     assert "gp" not in others and {"prior", "ridge", "pooled", "boosting"} <= set(others)
-    assert all(comparing.is_done([comparing.bench.arm(name)], 0, QUICK) for name in others)
+    assert all(comparing.is_done([comparing.runner.method(name)], 0, QUICK) for name in others)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DamagedRecord("scores.json is damaged")])
-def test_what_is_no_fault_of_an_arm_ends_the_comparison(tmp_path, monkeypatch, error):
+def test_what_is_no_fault_of_a_method_ends_the_comparison(tmp_path, monkeypatch, error):
     with pytest.raises(type(error)):
         quick_ones(tmp_path, monkeypatch, gp=error)
 
 
-def test_quick_arms_leave_time_for_the_others_and_the_first_takes_part_always(tmp_path, monkeypatch):
+def test_quick_methods_leave_time_for_the_others_and_the_first_takes_part_always(tmp_path, monkeypatch):
     comparing = quick_ones(tmp_path, monkeypatch, budget=5.0)
-    taken = comparing.quick_arms()
-    assert [arm.name for arm in taken] == ["prior", "ridge", "pooled"] and comparing.display.spent <= QUICK_PART * 5.0 + 1
+    taken = comparing.quick_methods()
+    assert [method.name for method in taken] == ["prior", "ridge", "pooled"] and comparing.display.spent <= QUICK_PART * 5.0 + 1
     assert {why for name, why in comparing.left_out.items() if name in ("gp", "mixed", "boosting", "scratch")} == {LEFT_OUT}
     assert json.loads((tmp_path / "state.json").read_text())["spent"] == comparing.display.spent
     comparing.until = 60.0
     comparing.retry_quick()
-    assert {"gp", "boosting", "scratch"} <= {arm.name for arm in comparing.taking_part()}
+    assert {"gp", "boosting", "scratch"} <= {method.name for method in comparing.taking_part()}
 
 
-def test_an_arm_that_starts_from_one_that_was_left_out_is_left_out(tmp_path, monkeypatch):
+def test_a_method_that_starts_from_one_that_was_left_out_is_left_out(tmp_path, monkeypatch):
     comparing = quick_ones(tmp_path, monkeypatch)
-    monkeypatch.setattr(bench, "methods_of", only(lambda arm: True))
+    monkeypatch.setattr(runner, "methods_of", only(lambda method: True))
     comparing.left_out["joint"] = LEFT_OUT
-    comparing.train_one(comparing.bench.arm("joint-finetuned"), 0, plan.Plan(8, 1, False, {}, {}))
+    comparing.train_one(comparing.runner.method("joint-finetuned"), 0, plan.Plan(8, 1, False, {}, {}))
     assert comparing.left_out["joint-finetuned"] == LEFT_OUT
 
 
-def test_a_recommended_run_of_another_arm_takes_the_place_of_the_one_before(tmp_path):
+def test_a_recommended_run_of_another_method_takes_the_place_of_the_one_before(tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(name)
     for name, seed in (("one", 0), ("one", 0), ("other", 0)):
-        copy_run(tmp_path / name, tmp_path / "run", {"arm": name, "seed": seed})
+        copy_run(tmp_path / name, tmp_path / "run", {"method": name, "seed": seed})
         assert (tmp_path / "run" / "config.json").read_text() == name
 
 

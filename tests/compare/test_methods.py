@@ -1,6 +1,6 @@
-"""Each arm of a comparison is what it says: against scikit-learn, loops, closed forms and finite differences.
+"""Each method of a comparison is what it says: against scikit-learn, loops, closed forms and finite differences.
 
-Place: fewstep/compare/arms, fewstep/compare/episodes.py.
+Place: fewstep/compare/methods, fewstep/compare/episodes.py.
 """
 
 from dataclasses import replace
@@ -16,10 +16,10 @@ from PIL import Image
 
 from fewstep import Episode, Examples, InputError, adapt
 from fewstep.application import applications
-from fewstep.apps.images.compare import image_benchmark
+from fewstep.apps.images.compare import make_image_benchmark
 from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
-from fewstep.compare.episodes import Ground, episode_errors, ground
+from fewstep.compare.episodes import Benchmark, episode_errors, make_benchmark
 from fewstep.compare.methods import Work, classical, gaussian_process, learned, mixed_effects, networks
 from fewstep.supervised.classical import described, with_gaps
 
@@ -27,14 +27,14 @@ TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptatio
 
 
 @pytest.fixture(scope="module")
-def sine() -> Ground:
-    found = ground(TINY, seed=3)
+def sine() -> Benchmark:
+    found = make_benchmark(TINY, seed=3)
     few = {split: replace(getattr(found, split), names=("a", "b", "c"), draws=2, _kept=[]) for split in ("validation", "test")}
     return replace(found, **few)
 
 
-def work(ground, **choice):
-    return Work(ground, choice, 0, Path("nowhere"))
+def work(benchmark, **choice):
+    return Work(benchmark, choice, 0, Path("nowhere"))
 
 
 def some_episodes(tasks=4, rows=7, padding=2, asked=5, features=2, outputs=1, seed=0):
@@ -57,7 +57,7 @@ def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tm
         (tmp_path / "data" / str(name)).mkdir(parents=True)
         for number in range(6):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / str(name) / f"{number}.png")
-    found = image_benchmark(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
+    found = make_image_benchmark(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
     assert found.shot_counts == (1, 2, 5)
     one_task = {"names": ("a",), "_kept": []}
     usual, two = (next(iter(replace(held, **one_task).parts())) for held in (found.test, found.at_shots(2)))
@@ -65,7 +65,7 @@ def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tm
     np.testing.assert_array_equal(two.query.inputs, usual.query.inputs)
 
 
-def test_the_ridge_arm_is_that_of_scikit_learn_around_the_mean_of_all_tasks(sine):
+def test_the_ridge_method_is_that_of_scikit_learn_around_the_mean_of_all_tasks(sine):
     linear_model = pytest.importorskip("sklearn.linear_model")
     episodes = next(iter(sine.test.parts()))
     outputs = networks.fit_ridge(work(sine, ridge=0.7)).predict(episodes)
@@ -79,7 +79,7 @@ def test_the_ridge_arm_is_that_of_scikit_learn_around_the_mean_of_all_tasks(sine
         np.testing.assert_allclose(outputs[number, :, 0], expected, atol=2e-4)
 
 
-def test_the_prior_arm_says_the_mean_of_all_tasks_and_errs_by_one_variance(sine):
+def test_the_prior_method_says_the_mean_of_all_tasks_and_errs_by_one_variance(sine):
     outputs = learned.PRIOR.fit(work(sine)).predict(next(iter(sine.test.parts())))
     rows = np.asarray(sine.rows.targets, np.float64)
     np.testing.assert_allclose(outputs, rows.mean(), rtol=1e-5)
@@ -175,22 +175,22 @@ def test_a_process_and_a_mixed_model_know_of_each_target_the_rows_that_have_it()
     ]
     np.testing.assert_allclose(value, sum(one for one, _ in each), rtol=1e-9)
     np.testing.assert_allclose(slope, np.sum([one for _, one in each], 0), rtol=1e-7)
-    ground = SimpleNamespace(
+    benchmark = SimpleNamespace(
         rows=Examples(support.inputs.reshape(-1, 2), None, None),
         targets=with_gaps(support.targets, support.weight).reshape(-1, 2),
         settings=Sine(),
         episodes=lambda count, draw: episodes,
     )
-    found = gaussian_process.linear_mean(ground, linear=True)  # type: ignore[arg-type]
+    found = gaussian_process.linear_mean(benchmark, linear=True)  # type: ignore[arg-type]
     for output in range(2):
-        known = ~np.isnan(ground.targets[:, output])
-        design = gaussian_process.with_one(ground.rows.inputs[known])
-        expected = np.linalg.lstsq(design, ground.targets[known, output], rcond=None)[0]
+        known = ~np.isnan(benchmark.targets[:, output])
+        design = gaussian_process.with_one(benchmark.rows.inputs[known])
+        expected = np.linalg.lstsq(design, benchmark.targets[known, output], rcond=None)[0]
         np.testing.assert_allclose(found[:, output], expected, rtol=1e-4)
-    arm = gaussian_process.fit_gaussian(work(ground, mean="constant"))  # type: ignore[arg-type]
+    method = gaussian_process.fit_gaussian(work(benchmark, mean="constant"))  # type: ignore[arg-type]
     other = np.where(support.weight > 0, support.targets, rng.normal(size=support.targets.shape))
     wild = Examples(support.inputs, other, support.weight)
-    np.testing.assert_allclose(arm.predict(Episode(wild, episodes.query)), arm.predict(episodes), rtol=1e-9)
+    np.testing.assert_allclose(method.predict(Episode(wild, episodes.query)), method.predict(episodes), rtol=1e-9)
 
 
 def test_per_task_estimators_are_fitted_to_the_rows_that_count():
@@ -221,7 +221,7 @@ def test_the_nearest_image_is_that_of_a_loop():
     targets = np.eye(3)[np.tile([0, 1, 2], (2, 2))]
     weight = np.array([[1, 1, 1, 0, 1, 1.0]] * 2)
     episodes = Episode(Examples(images, targets, weight), Examples(asked, np.zeros((2, 4, 3)), np.ones((2, 4))))
-    predict = classical.fit_nearest(work(ground(TINY, 0), none=0)).predict
+    predict = classical.fit_nearest(work(make_benchmark(TINY, 0), none=0)).predict
     answers = predict(episodes)
     for task in range(2):
         for question in range(4):
@@ -321,19 +321,19 @@ def test_joint_training_and_what_follows_it_share_one_network(sine):
     beneath = problem.init(KEY)
     episodes = next(iter(sine.test.parts()))
     joint = networks.predictor(problem)(beneath, episodes, 0)
-    for arm, choice in ((learned.JOINT_FINETUNED, {"rate": 0.01, "steps": 0}), (learned.JOINT_RIDGE, {"ridge": 1e9})):
-        follower = arm.fit(work(sine, **choice)._replace(beneath=beneath))
+    for method, choice in ((learned.JOINT_FINETUNED, {"rate": 0.01, "steps": 0}), (learned.JOINT_RIDGE, {"ridge": 1e9})):
+        follower = method.fit(work(sine, **choice)._replace(beneath=beneath))
         np.testing.assert_allclose(follower.predict(episodes), joint, atol=1e-4)
     begun = networks.begun_from(learned.MAML.problem(sine, {}, 6)[1], beneath).init(jax.random.key(1))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), begun.theta, beneath.theta))
 
 
-def test_names_of_arms_are_unique_among_those_of_one_kind():
+def test_names_of_methods_are_unique_among_those_of_one_kind():
     for found in applications():
-        names = [arm.name for arm in found.methods]
+        names = [method.name for method in found.methods]
         assert len(names) == len(set(names))
         assert "prior" in names and "maml" in names
-    assert all(arm.what.endswith(".") and len(arm.title) < 30 for found in applications() for arm in found.methods)
+    assert all(method.what.endswith(".") and len(method.title) < 30 for found in applications() for method in found.methods)
 
 
 def test_a_missing_library_is_said_with_how_to_install_it(sine):
@@ -344,7 +344,7 @@ def test_a_missing_library_is_said_with_how_to_install_it(sine):
 
 def test_settings_of_adaptation_are_refused():
     with pytest.raises(InputError, match="leave --adapt head out"):
-        ground(replace(TINY, adapt=("head",)), 0)
+        make_benchmark(replace(TINY, adapt=("head",)), 0)
 
 
 def test_pooled_trees_answer_by_the_question_alone_and_learn_what_all_tasks_share(sine):

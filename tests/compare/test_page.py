@@ -15,7 +15,7 @@ import pytest
 from compared import comparison, without
 
 from fewstep.compare.page import charts, page
-from fewstep.compare.page.components import Arms
+from fewstep.compare.page.components import Methods
 from fewstep.compare.page.html import element, interval, number, short
 from fewstep.training.progress import duration
 
@@ -51,8 +51,8 @@ class Reader(HTMLParser):
 
 
 def everywhere(value: Any, words: str) -> Any:
-    """A comparison, all of whose free text begins with `words`, names of arms and of probes included."""
-    fixed, named = {"family", "outcome"}, {"by_task", "arms", "probes", "settings"}
+    """A comparison, all of whose free text begins with `words`, names of methods and of probes included."""
+    fixed, named = {"family", "outcome"}, {"by_task", "methods", "probes", "settings"}
     if isinstance(value, dict):
         found = {key: each if key in fixed else everywhere(each, words) for key, each in value.items()}
         for key in named & set(found):
@@ -92,11 +92,11 @@ def test_all_words_of_users_are_text_whatever_they_are():
     assert read.all("code")[0]["text"] == HOSTILE + comparison()["command"]
 
 
-def test_each_arm_has_its_numbers_of_the_file_with_all_their_digits():
+def test_each_method_has_its_numbers_of_the_file_with_all_their_digits():
     compare = comparison()
     read = Reader(page(compare))
     rows = read.all("tr", role="row")[1:]
-    assert len(rows) == len(compare["arms"])
+    assert len(rows) == len(compare["methods"])
     data = {id(row): [] for row in rows}
     current = None
     for each in read.elements:
@@ -105,20 +105,20 @@ def test_each_arm_has_its_numbers_of_the_file_with_all_their_digits():
             current = None if each["attrs"].get("role") != "table" else current
         if each["tag"] == "data" and current is not None:
             data[id(current)].append(float(each["attrs"]["value"]))
-    by_title = {arm["title"]: arm for arm in compare["arms"]}
+    by_title = {method["title"]: method for method in compare["methods"]}
     for row in rows:
         text = row["text"].strip()
-        arm = next(by_title[title] for title in sorted(by_title, key=len, reverse=True) if text.startswith(title))
+        method = next(by_title[title] for title in sorted(by_title, key=len, reverse=True) if text.startswith(title))
         wanted = [
             given[end]
-            for given in (arm["error"], arm.get("difference"), arm.get("equal_compute"))
+            for given in (method["error"], method.get("difference"), method.get("equal_compute"))
             if given
             for end in ("mean", "low", "high")
         ]
         assert data[id(row)] == wanted
 
 
-def test_arms_stand_by_their_errors_and_what_has_none_stands_last():
+def test_methods_stand_by_their_errors_and_what_has_none_stands_last():
     read = Reader(page(comparison()))
     names = [row["text"] for row in read.all("th", role="rowheader")]
     assert names[0].startswith("MAML, exact") and "recommended" in names[0]
@@ -166,8 +166,8 @@ def test_a_comparison_that_has_only_begun_has_a_page():
     for begun in (
         {},
         {"problem": "sine"},
-        {"arms": [{"name": "prior"}]},
-        {"arms": [{"name": "prior", "error": {"mean": 0.5}}]},
+        {"methods": [{"name": "prior"}]},
+        {"methods": [{"name": "prior", "error": {"mean": 0.5}}]},
     ):
         read = Reader(page(begun))
         assert read.all("h1")[0]["text"] == "Still being compared."
@@ -189,10 +189,10 @@ def test_numbers_that_are_none_do_not_break_the_page():
 @pytest.mark.parametrize(
     ("verdict", "told"),
     [
-        ({"outcome": "arm", "arm": "anil"}, "Take ANIL."),
-        ({"outcome": "equivalent", "arm": "ridge"}, "Take Ridge, per task: others do as well."),
-        ({"outcome": "cannot_tell", "arm": "maml", "more_tasks": 40}, "Cannot tell yet: about 40 more tasks would."),
-        ({"outcome": "cannot_tell", "arm": "maml", "more_tasks": None}, "Cannot tell yet."),
+        ({"outcome": "method", "method": "anil"}, "Take ANIL."),
+        ({"outcome": "equivalent", "method": "ridge"}, "Take Ridge, per task: others do as well."),
+        ({"outcome": "inconclusive", "method": "maml", "more_tasks": 40}, "Cannot tell yet: about 40 more tasks would."),
+        ({"outcome": "inconclusive", "method": "maml", "more_tasks": None}, "Cannot tell yet."),
     ],
 )
 def test_the_title_says_what_to_do(verdict, told):
@@ -354,14 +354,14 @@ def test_the_page_prints_light_and_in_columns(browser, tmp_path):
         opened.emulate_media(media="print", color_scheme="dark")
         paper = opened.evaluate("getComputedStyle(document.body).backgroundColor")
         assert sum(map(int, re.findall(r"\d+", paper))) > 600
-        assert opened.evaluate("getComputedStyle(document.querySelector('#arms tbody tr')).display") == "table-row"
+        assert opened.evaluate("getComputedStyle(document.querySelector('#methods tbody tr')).display") == "table-row"
         assert opened.pdf(format="A4").startswith(b"%PDF")
         assert complaints == []
     finally:
         opened.close()
 
 
-def test_an_arm_that_diverges_at_one_shot_leaves_the_others_readable():
+def test_a_method_that_diverges_at_one_shot_leaves_the_others_readable():
     line = [(1, 0.4), (2, 0.3), (5, 0.2)]
     looks = {"a": "meta", "b": "joint"}
     drawn = charts.lines({"a": line, "b": [(1, 1e43), (2, 0.5), (5, 0.1)]}, looks, "shots", "error", "errors")
@@ -370,13 +370,13 @@ def test_an_arm_that_diverges_at_one_shot_leaves_the_others_readable():
     assert drawn.count("off the scale") == 1 and "b, 1: 1.0 × 10⁴³" in drawn
 
 
-def test_an_arm_that_broke_in_a_few_tasks_squeezes_no_picture_and_stretches_no_cell():
+def test_a_method_that_broke_in_a_few_tasks_squeezes_no_picture_and_stretches_no_cell():
     given = comparison()
-    broken = next(arm for arm in given["arms"] if arm["name"] == "anil")
-    whole = Arms(given).scale()
+    broken = next(method for method in given["methods"] if method["name"] == "anil")
+    whole = Methods(given).scale()
     broken["error"] = {"mean": 7.3e20, "low": 0.0, "high": 5.2e21}
     given["by_task"]["anil"][0] = 3e22
-    assert Arms(given).scale() == whole or Arms(given).scale().high <= whole.high
+    assert Methods(given).scale() == whole or Methods(given).scale().high <= whole.high
     shown = page(given)
     assert "7.3 × 10²⁰" in shown and "730,000,000" not in shown
 
@@ -385,12 +385,12 @@ def test_costs_of_policies_are_told_as_costs_and_may_lie_below_zero():
     given = comparison()
     given["metric"] = {"name": "cost", "title": "minus the return", "lower_is_better": True}
     given |= {"unit_of_work": "environment steps", "probes": {}}
-    there = [arm for arm in given["arms"] if arm["error"]]
-    for arm in there:
-        arm["error"] = {end: value - 100 for end, value in arm["error"].items()}
+    there = [method for method in given["methods"] if method["error"]]
+    for method in there:
+        method["error"] = {end: value - 100 for end, value in method["error"].items()}
     given["by_task"] = {name: [value - 100 for value in values] for name, values in given["by_task"].items()}
     shown = page(given)
     assert "Cost: minus the return" in shown and "environment steps" in shown and "smaller cost" in shown
     assert "Error over" not in shown and "operations" not in shown
-    scale = Arms(given).scale()
-    assert scale.low < min(arm["error"]["mean"] for arm in there) < scale.high < 0
+    scale = Methods(given).scale()
+    assert scale.low < min(method["error"]["mean"] for method in there) < scale.high < 0

@@ -1,4 +1,5 @@
-"""Planted families: Bayes errors by other formulas, what is said of arms on fresh tasks. Place: benchmarks.accuracy.compare."""
+"""Planted families: Bayes errors by other formulas, what is said of methods on fresh tasks. Place:
+benchmarks.accuracy.compare."""
 
 import sys
 from dataclasses import dataclass
@@ -100,18 +101,18 @@ def a_little_off(family, episodes):
 
 
 @pytest.mark.parametrize("family", slow_but(["mixture", "features"]))
-def test_fresh_tasks_say_what_a_recommended_arm_loses_beside_the_best(family):
+def test_fresh_tasks_say_what_a_recommended_method_loses_beside_the_best(family):
     settings = Planted(family=family)
     best, off = partial(best_of, family), partial(a_little_off, family)
-    arms = {"prior": [nothing], "best": [best], "off": [off, off]}
-    found = on_fresh_tasks(settings, arms, "off", 2000)
+    methods = {"prior": [nothing], "best": [best], "off": [off, off]}
+    found = on_fresh_tasks(settings, methods, "off", 2000)
     least, variance = bayes_error(settings)
     assert found.best == "best"
     # A constant error of 0.1 is its square, and what the posterior mean misses does not go with it.
     assert found.regret == pytest.approx(0.01 / variance, abs=4 * found.deviation)
     assert found.errors["best"] == pytest.approx((least - PLANTED[family].noise ** 2) / variance, rel=0.2)
     assert found.tasks["prior"] < found.tasks["best"] == found.tasks["off"] == 2000  # what is far behind is not asked for long
-    assert on_fresh_tasks(settings, arms, "best", 100).regret == 0.0
+    assert on_fresh_tasks(settings, methods, "best", 100).regret == 0.0
 
 
 class Fitted(NamedTuple):
@@ -125,37 +126,43 @@ class Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arm:
+class Method:
     name: str
     fit: Any
 
 
-def test_of_all_fittings_of_an_arm_the_reported_ones_are_asked():
+def test_of_all_fittings_of_a_method_the_reported_ones_are_asked():
     fitted = {"maml": {}}
-    (arm,) = watched([Arm("maml", lambda work: Fitted((work.seed, str(work.folder))))], fitted)
-    out = Path("out") / "arms" / "maml"
+    (method,) = watched([Method("maml", lambda work: Fitted((work.seed, str(work.folder))))], fitted)
+    out = Path("out") / "methods" / "maml"
     for folder in ("search0/with", "seed0", "equal-compute/seed0", "seed1", "seed0"):
-        arm.fit(Work({}, int(folder[-1]) if folder[-1].isdigit() else 0, out / folder))
-    found = {"arms": [{"name": "maml", "error": {"mean": 1.0}, "diverged": False, "seeds": 2}, {"name": "gp", "error": None}]}
+        method.fit(Work({}, int(folder[-1]) if folder[-1].isdigit() else 0, out / folder))
+    found = {
+        "methods": [{"name": "maml", "error": {"mean": 1.0}, "diverged": False, "seeds": 2}, {"name": "gp", "error": None}]
+    }
     assert reported(found, fitted) == {"maml": [(0, str(out / "seed0")), (1, str(out / "seed1"))]}
 
 
-def verdict_of(arm, outcome="arm", **said):
-    arms = [{"name": name, "difference": {"outcome": one}} for name, one in said.items()]
-    return {"margin": 0.05, "verdict": {"arm": arm, "outcome": outcome}, "arms": [{"name": arm, "difference": None}, *arms]}
+def verdict_of(method, outcome="method", **said):
+    methods = [{"name": name, "difference": {"outcome": one}} for name, one in said.items()]
+    return {
+        "margin": 0.05,
+        "verdict": {"method": method, "outcome": outcome},
+        "methods": [{"name": method, "difference": None}, *methods],
+    }
 
 
 @pytest.mark.slow
 def test_what_a_comparison_said_is_held_against_the_truth():
     settings = Planted(family="clustered")
-    arms = {"prior": [nothing], "best": [partial(best_of, "clustered")]}
-    good = judged(settings, verdict_of("best", prior="worse"), on_fresh_tasks(settings, arms, "best", 200))
-    bad = judged(settings, verdict_of("prior", best="equivalent"), on_fresh_tasks(settings, arms, "prior", 200))
+    methods = {"prior": [nothing], "best": [partial(best_of, "clustered")]}
+    good = judged(settings, verdict_of("best", prior="worse"), on_fresh_tasks(settings, methods, "best", 200))
+    bad = judged(settings, verdict_of("prior", best="equivalent"), on_fresh_tasks(settings, methods, "prior", 200))
     assert (good["right"], bad["right"]) == (True, False)
     assert (good["far"], good["far_called_equivalent"], bad["far_called_equivalent"]) == (1, 0, 1)
     few = Planted(family="few")
     fresh = on_fresh_tasks(few, {"prior": [nothing], "best": [partial(best_of, "few")]}, "prior", 200)
-    assert judged(few, verdict_of("prior", "cannot_tell", best="cannot tell"), fresh)["right"]
-    assert not judged(few, verdict_of("prior", "arm", best="worse"), fresh)["right"]
+    assert judged(few, verdict_of("prior", "inconclusive", best="inconclusive"), fresh)["right"]
+    assert not judged(few, verdict_of("prior", "method", best="worse"), fresh)["right"]
     told = summary([good, bad])
     assert (told["right"], told["far_called_equivalent"], told["cannot_tell_where_data_suffice"]) == (1, 0.5, 0.0)

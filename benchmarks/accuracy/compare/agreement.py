@@ -3,10 +3,10 @@
     python -m benchmarks.accuracy.compare.agreement
 
 The longer runs are by other benchmarks of this room: other splits, other episodes, whole recipes, rivals fitted in their
-own ways. Their errors are brought to the unit of a page by an arm that both have. A verdict agrees where the recommended
-arm is behind the best of the arms that both have by no more than the margin in the longer run, too; one that cannot tell
-agrees where that holds of the arm so far or of one that it leaves open. A recurrent network that reads the order of
-transitions, which does better than MAML on robots, is no arm of a comparison."""
+own ways. Their errors are brought to the unit of a page by a method that both have. A verdict agrees where the recommended
+method is behind the best of the methods that both have by no more than the margin in the longer run, too; one that cannot tell
+agrees where that holds of the method so far or of one that it leaves open. A recurrent network that reads the order of
+transitions, which does better than MAML on robots, is no method of a comparison."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class Longer(NamedTuple):
 
     record: str
     errors: Callable[[Any], dict[str, float]]
-    """arm -> its error there, in the unit of that record"""
+    """method -> its error there, in the unit of that record"""
     unit_by: str
-    """the arm whose errors bring both to one unit; "" where they have the same"""
+    """the method whose errors bring both to one unit; "" where they have the same"""
 
 
 def means(names: dict[str, str], part: str) -> Callable[[Any], dict[str, float]]:
-    return lambda record: {arm: record[part][name]["mean"] for arm, name in names.items() if name in record[part]}
+    return lambda record: {method: record[part][name]["mean"] for method, name in names.items() if name in record[part]}
 
 
 def missed(record: Any) -> dict[str, float]:
-    return {arm: 1 - record["arms"][name]["accuracy"] for arm, name in PHOTOS.items()}
+    return {method: 1 - record["arms"][name]["accuracy"] for method, name in PHOTOS.items()}
 
 
 def waves(record: Any) -> dict[str, float]:
@@ -89,31 +89,37 @@ def main() -> None:
         if path.exists():
             record = json.loads((arguments.docs / "records/accuracy" / f"{longer.record}.json").read_text())
             found[name] = agreement(json.loads(path.read_text()), longer.errors(record), longer.unit_by)
-            print(name, json.dumps({key: value for key, value in found[name].items() if key != "arms"}))
+            print(name, json.dumps({key: value for key, value in found[name].items() if key != "methods"}))
     write(arguments.out, found)
 
 
 def agreement(page: dict[str, Any], longer: dict[str, float], unit_by: str) -> dict[str, Any]:
-    """What a page says of the arms that a longer run has, too, and what that says."""
-    here = {arm["name"]: arm["error"]["mean"] for arm in page["arms"] if arm.get("error") and arm["error"]["mean"] is not None}
+    """What a page says of the methods that a longer run has, too, and what that says."""
+    here = {
+        method["name"]: method["error"]["mean"]
+        for method in page["methods"]
+        if method.get("error") and method["error"]["mean"] is not None
+    }
     both = [name for name in longer if name in here]
     unit = longer[unit_by] / here[unit_by] if unit_by else 1.0
     there = {name: longer[name] / unit for name in both}
     best = min(there, key=there.__getitem__)
-    arm = page["verdict"]["arm"]
-    still = {one["name"] for one in page["arms"] if (one.get("difference") or {}).get("outcome") in ("better", "cannot tell")}
-    undecided = page["verdict"]["outcome"] == "cannot_tell"
-    among = [name for name in both if name == arm or (undecided and name in still)]
+    method = page["verdict"]["method"]
+    still = {
+        one["name"] for one in page["methods"] if (one.get("difference") or {}).get("outcome") in ("better", "inconclusive")
+    }
+    undecided = page["verdict"]["outcome"] == "inconclusive"
+    among = [name for name in both if name == method or (undecided and name in still)]
     behind = min((there[name] - there[best] for name in among), default=None)
     return {
         "outcome": page["verdict"]["outcome"],
-        "arm": arm,
+        "method": method,
         "left_open": sorted(still) if undecided else [],
         "best_in_the_longer_run": best,
         "behind_there": None if behind is None else round(behind, 4),
         "margin": round(page["margin"], 4),
         "agrees": None if behind is None else behind <= page["margin"],
-        "arms": {name: {"page": round(here[name], 4), "longer": round(there[name], 4)} for name in both},
+        "methods": {name: {"page": round(here[name], 4), "longer": round(there[name], 4)} for name in both},
     }
 
 

@@ -2,13 +2,13 @@
 
     python -m benchmarks.accuracy.compare.coverage     # about two minutes
 
-An error is arm + seed + task + chance, in units of the spread from task to task. Tasks are skewed (exponential,
+An error is method + seed + task + chance, in units of the spread from task to task. Tasks are skewed (exponential,
 log-normal) and seeds differ by 0.3, unless said otherwise. Four questions:
 
 * *intervals*: how often the interval of a difference holds the true one; 95 % are promised.
-* *equivalence*: how often arms whose true difference is one or two margins are called equivalent; at most 5 % are promised.
-* *families*: of 15 arms at once, how often anything false is said of any: worse when it is not, equivalent when it is not.
-* *regret*: how often the chosen arm is behind the best one by more than is said; at most 5 % are promised.
+* *equivalence*: how often methods whose true difference is one or two margins are called equivalent; at most 5 % are promised.
+* *families*: of 15 methods at once, how often anything false is said of any: worse when it is not, equivalent when it is not.
+* *regret*: how often the chosen method is behind the best one by more than is said; at most 5 % are promised.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def intervals(comparisons: int) -> Iterator[dict[str, Any]]:
-    """Two arms, the true difference 0: how often the interval holds it, and how often it lies below and above."""
+    """Two methods, the true difference 0: how often the interval holds it, and how often it lies below and above."""
     settings = [
         Setting(shape, chance=chance) for shape in ("normal", "exponential", "log-normal") for chance in (0.1, 0.3, 1.0)
     ]
@@ -70,7 +70,7 @@ def intervals(comparisons: int) -> Iterator[dict[str, Any]]:
 
 
 def equivalence(comparisons: int) -> Iterator[dict[str, Any]]:
-    """Two arms, a true difference of one or two margins, of margins small and large beside what can be told."""
+    """Two methods, a true difference of one or two margins, of margins small and large beside what can be told."""
     for setting in (Setting(), Setting("log-normal"), Setting(seed_spread=0.0), Setting(tasks=12)):
         for margin in (0.1, 0.3, 0.6, 1.0, 1.5):
             for margins in (1, 2):
@@ -80,43 +80,43 @@ def equivalence(comparisons: int) -> Iterator[dict[str, Any]]:
 
 
 def families(comparisons: int) -> Iterator[dict[str, Any]]:
-    """16 arms: of some, a false statement is easy."""
-    for name, arms in {
+    """16 methods: of some, a false statement is easy."""
+    for name, methods in {
         "all alike": [0.0] * 16,
         "one margin": [0.0] + [0.5, -0.5] * 7 + [0.5],
         "some far": [0.0] + [5.0] * 8 + [0.0] * 4 + [0.5] * 3,
     }.items():
         for setting in (Setting(), Setting(seed_spread=0.0)):
-            false = sum(any_false(one, arms, 0.5) for one in simulated(setting, arms, 0.5, comparisons))
-            yield {"arms": name, **setting._asdict(), "margin": 0.5} | counted("anything_false", false, comparisons)
+            false = sum(any_false(one, methods, 0.5) for one in simulated(setting, methods, 0.5, comparisons))
+            yield {"methods": name, **setting._asdict(), "margin": 0.5} | counted("anything_false", false, comparisons)
 
 
-def any_false(found: Comparison, arms: list[float], margin: float) -> bool:
-    """Whether anything said of an arm beside the first is false, its true error being `arms` of it."""
-    truth = {str(number): arm - arms[0] for number, arm in enumerate(arms)}
+def any_false(found: Comparison, methods: list[float], margin: float) -> bool:
+    """Whether anything said of a method beside the first is false, its true error being `methods` of it."""
+    truth = {str(number): method - methods[0] for number, method in enumerate(methods)}
     true = {"worse": lambda d: d > 0, "better": lambda d: d < 0, "equivalent": lambda d: abs(d) < margin}
     return any(one.outcome in true and not true[one.outcome](truth[name]) for name, one in found.differences.items())
 
 
 def regret(comparisons: int) -> Iterator[dict[str, Any]]:
-    """Six arms, the first chosen though others are better."""
-    arms = [0.0, -0.3, -0.3, -0.2, 0.1, 0.5]
+    """Six methods, the first chosen though others are better."""
+    methods = [0.0, -0.3, -0.3, -0.2, 0.1, 0.5]
     for setting in (Setting(), Setting(seed_spread=0.0), Setting("log-normal"), Setting(tasks=12)):
-        more = sum(one.regret < 0.3 for one in simulated(setting, arms, 0.3, comparisons))
+        more = sum(one.regret < 0.3 for one in simulated(setting, methods, 0.3, comparisons))
         yield {**setting._asdict(), "true_regret": 0.3} | counted("more_than_said", more, comparisons)
 
 
-def simulated(setting: Setting, arms: list[float], margin: float, comparisons: int) -> Iterator[Comparison]:
-    """Comparisons with the first arm. Half of the spread from task to task is all arms' own, so that it cancels; the rest, and
-    the spread from seed to seed, are such that a *difference* has the spreads of `setting`."""
+def simulated(setting: Setting, methods: list[float], margin: float, comparisons: int) -> Iterator[Comparison]:
+    """Comparisons with the first method. Half of the spread from task to task is all methods' own, so that it cancels; the
+    rest, and the spread from seed to seed, are such that a *difference* has the spreads of `setting`."""
     random = np.random.default_rng(0)
     for _ in range(comparisons):
         shape = setting.seeds, setting.tasks
         alike = 3 * random.exponential(size=setting.tasks)
         errors = []
-        for number, arm in enumerate(arms):
-            own = alike + arm
-            if number:  # the first arm is the plain one: what a difference differs by is the other's
+        for number, method in enumerate(methods):
+            own = alike + method
+            if number:  # the first method is the plain one: what a difference differs by is the other's
                 own = own + task_effects(random, setting) + setting.seed_spread * random.normal(size=(setting.seeds, 1))
                 own = own + setting.chance * random.normal(size=shape)
             errors.append(np.broadcast_to(own, shape))

@@ -32,7 +32,7 @@ class Truth(NamedTuple):
 
     what: str
     right: tuple[str, ...]
-    """arms that can come near the Bayes error, the simplest first; none where nothing can be told"""
+    """methods that can come near the Bayes error, the simplest first; none where nothing can be told"""
     value: Value
     latents: np.ndarray | None
     """[tasks, latents]: what tasks there are, equally likely; None where z is standard normal and f is linear in it"""

@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.compare.planted     # about two hours of one core
 
-Every comparison sees some 400 tasks, as a user's would; then the arms it trained are asked about 100,000 fresh tasks.
-*Regret* is the error of the recommended arm less that of the best of them there, in units of the variance of the targets.
+Every comparison sees some 400 tasks, as a user's would; then the methods it trained are asked about 100,000 fresh tasks.
+*Regret* is the error of the recommended method less that of the best of them there, in units of the variance of the targets.
 A comparison is right where its regret is no more than its margin, and, of the family of few tasks, where it says that it
 cannot tell. Finished comparisons stand in the record and are not made again; two processes may share one, each with other
 `--families`."""
@@ -32,7 +32,8 @@ from fewstep.core.types import Episode
 
 FRESH = 100_000
 STAGES = 0.02, 0.2, 1.0
-"""After these parts of the fresh tasks, arms that are more than `APART` standard errors behind the best are asked no more."""
+"""After these parts of the fresh tasks, methods that are more than `APART` standard errors behind the best are asked no
+more."""
 APART = 5.0
 AT_ONCE = 1_000
 
@@ -41,7 +42,7 @@ Predict = Callable[[Episode], Any]
 
 
 class Fresh(NamedTuple):
-    """What arms err on fresh tasks beyond noise, in units of the variance of the targets."""
+    """What methods err on fresh tasks beyond noise, in units of the variance of the targets."""
 
     errors: dict[str, float]
     tasks: dict[str, int]
@@ -69,7 +70,9 @@ def main() -> None:
             continue
         settings = Planted(family=family, sample=sample, meta_steps=arguments.meta_steps)
         run = made(settings, arguments.budget, arguments.seeds, arguments.fresh)
-        print(f"{number + 1} of {len(wanted)}:", *(f"{key} {value}" for key, value in run.items() if key != "arms"), flush=True)
+        print(
+            f"{number + 1} of {len(wanted)}:", *(f"{key} {value}" for key, value in run.items() if key != "methods"), flush=True
+        )
         record = recorded(arguments.out)  # read again: another process may have recorded other families meanwhile
         record["runs"] = sorted([*record["runs"], run], key=lambda run: (list(PLANTED).index(run["family"]), run["sample"]))
         record["summary"] = summary(record["runs"])
@@ -83,14 +86,14 @@ def recorded(path: Path) -> dict[str, Any]:
 
 
 def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> dict[str, Any]:
-    """One comparison, without the curves and probes beside its verdict, and what its arms do on fresh tasks."""
-    from fewstep.compare import report, run, runner  # not needed to ask arms that are there
+    """One comparison, without the curves and probes beside its verdict, and what its methods do on fresh tasks."""
+    from fewstep.compare import report, run, runner  # not needed to ask methods that are there
 
     started = time.monotonic()
     fitted: dict[str, dict[int, Predict]] = defaultdict(dict)
     no_curves = dict.fromkeys(("by_shots", "by_steps", "by_tasks"))
     with (
-        mock.patch.object(runner, "methods_of", lambda ground, known=runner.methods_of: watched(known(ground), fitted)),
+        mock.patch.object(runner, "methods_of", lambda benchmark, known=runner.methods_of: watched(known(benchmark), fitted)),
         mock.patch.object(report, "curves", lambda *given: no_curves),
         mock.patch.object(report, "probes", lambda *given: {}),
         tempfile.TemporaryDirectory() as folder,
@@ -99,7 +102,7 @@ def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> di
             settings, Path(folder) / "out", budget_seconds=budget, seeds=seeds, seed=settings.sample, quiet=True
         )
         spent = time.monotonic() - started
-        fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["arm"], tasks)
+        fresh = on_fresh_tasks(settings, reported(found, fitted), found["verdict"]["method"], tasks)
     return judged(settings, found, fresh) | {
         "budget": budget,
         "seconds": round(spent),
@@ -107,37 +110,37 @@ def made(settings: Planted, budget: float, seeds: int, tasks: int = FRESH) -> di
     }
 
 
-def watched(arms: Sequence[Any], fitted: dict[str, dict[int, Predict]]) -> tuple[Any, ...]:
-    """The same arms, which leave in `fitted` how they predict: by name, then by seed. What is fitted elsewhere than in an arm's
-    own folder (other settings, longer trainings, fewer tasks) is not what is reported."""
+def watched(methods: Sequence[Any], fitted: dict[str, dict[int, Predict]]) -> tuple[Any, ...]:
+    """The same methods, which leave in `fitted` how they predict: by name, then by seed. What is fitted elsewhere than in a
+    method's own folder (other settings, longer trainings, fewer tasks) is not what is reported."""
 
-    def watching(arm: Any) -> Any:
+    def watching(method: Any) -> Any:
         def fit(work: Any) -> Any:
-            made = arm.fit(work)
-            if work.folder.parts[-2:] == (arm.name, f"seed{work.seed}"):
-                fitted[arm.name].setdefault(work.seed, made.predict)
+            made = method.fit(work)
+            if work.folder.parts[-2:] == (method.name, f"seed{work.seed}"):
+                fitted[method.name].setdefault(work.seed, made.predict)
             return made
 
-        return replace(arm, fit=fit)
+        return replace(method, fit=fit)
 
-    return tuple(watching(arm) for arm in arms)
+    return tuple(watching(method) for method in methods)
 
 
 def reported(found: dict[str, Any], fitted: dict[str, dict[int, Predict]]) -> dict[str, list[Predict]]:
-    """arm -> how it predicts, by seed; of the arms and seeds that a comparison reports, those that diverged left out."""
-    fine = {arm["name"]: arm["seeds"] for arm in found["arms"] if arm.get("error") and not arm["diverged"]}
+    """method -> how it predicts, by seed; of the methods and seeds that a comparison reports, those that diverged left out."""
+    fine = {method["name"]: method["seeds"] for method in found["methods"] if method.get("error") and not method["diverged"]}
     return {name: [fitted[name][seed] for seed in range(count)] for name, count in fine.items()}
 
 
-def on_fresh_tasks(settings: Planted, arms: Mapping[str, Sequence[Predict]], recommended: str, tasks: int = FRESH) -> Fresh:
-    """Means over seeds of what arms err on fresh tasks."""
+def on_fresh_tasks(settings: Planted, methods: Mapping[str, Sequence[Predict]], recommended: str, tasks: int = FRESH) -> Fresh:
+    """Means over seeds of what methods err on fresh tasks."""
     variance = bayes_error(settings)[1]
-    misses: dict[str, list[np.ndarray]] = {name: [] for name in arms}
-    asked, count, best = list(arms), 0, recommended
+    misses: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+    asked, count, best = list(methods), 0, recommended
     for stage in (max(round(part * tasks), 2) for part in STAGES):
         for episodes, meant in fresh_episodes(settings, range(count, stage)):
             for name in asked:
-                each = [np.asarray(predict(episodes), np.float64)[..., 0] - meant for predict in arms[name]]
+                each = [np.asarray(predict(episodes), np.float64)[..., 0] - meant for predict in methods[name]]
                 misses[name].append(np.mean([np.mean(np.square(miss), 1) for miss in each], 0) / variance)
         count = stage
         joined = {name: np.concatenate(misses[name]) for name in asked}
@@ -178,26 +181,28 @@ def judged(settings: Planted, found: dict[str, Any], fresh: Fresh) -> dict[str, 
     """What a comparison said, and whether that is so."""
     truth, said = PLANTED[settings.family], found["verdict"]
     margin = found["margin"]
-    true_differences = {name: error - fresh.errors[said["arm"]] for name, error in fresh.errors.items() if name != said["arm"]}
-    called = {arm["name"]: arm["difference"]["outcome"] for arm in found["arms"] if arm.get("difference")}
+    true_differences = {
+        name: error - fresh.errors[said["method"]] for name, error in fresh.errors.items() if name != said["method"]
+    }
+    called = {method["name"]: method["difference"]["outcome"] for method in found["methods"] if method.get("difference")}
     far = [name for name, difference in true_differences.items() if abs(difference) >= 2 * margin]
     least, variance = bayes_error(settings)
     return {
         "family": settings.family,
         "sample": settings.sample,
         "outcome": said["outcome"],
-        "arm": said["arm"],
+        "method": said["method"],
         "best": fresh.best,
         "margin": margin,
         "regret": round(fresh.regret, 5),
         "deviation": round(fresh.deviation, 6),
-        "right": fresh.regret <= margin or (not truth.right and said["outcome"] == "cannot_tell"),
+        "right": fresh.regret <= margin or (not truth.right and said["outcome"] == "inconclusive"),
         "bayes": round(least / variance, 4),
-        "error": round(fresh.errors[said["arm"]] + truth.noise**2 / variance, 4),
+        "error": round(fresh.errors[said["method"]] + truth.noise**2 / variance, 4),
         "expected": list(truth.right),
         "far": len(far),
         "far_called_equivalent": sum(called.get(name) == "equivalent" for name in far),
-        "arms": {
+        "methods": {
             name: {"error": round(error, 5), "tasks": fresh.tasks[name], "said": called.get(name, "")}
             for name, error in fresh.errors.items()
         },
@@ -205,7 +210,7 @@ def judged(settings: Planted, found: dict[str, Any], fresh: Fresh) -> dict[str, 
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What is promised: right in 38 of 40, far arms called equivalent in 5 %, cannot tell in 10 % where the data suffice."""
+    """What is promised: right in 38 of 40, far methods called equivalent in 5 %, cannot tell in 10 % where the data suffice."""
     enough = [run for run in runs if run["expected"]]
     far = sum(run["far"] for run in runs)
     return {
@@ -213,7 +218,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "right": sum(run["right"] for run in runs),
         "far_called_equivalent": sum(run["far_called_equivalent"] for run in runs) / max(far, 1),
         "far": far,
-        "cannot_tell_where_data_suffice": sum(run["outcome"] == "cannot_tell" for run in enough) / max(len(enough), 1),
+        "cannot_tell_where_data_suffice": sum(run["outcome"] == "inconclusive" for run in enough) / max(len(enough), 1),
     }
 
 

@@ -120,9 +120,9 @@ class ImagesApplication(SupervisedApplication):
 
     def benchmark(self, settings: Any, seed: int, say: Callable[[str], None], **options: Any) -> Sequence[Any]:
         """The same episodes of held-out classes for all methods."""
-        from fewstep.apps.images.compare import grounds
+        from fewstep.apps.images.compare import make_benchmarks
 
-        return grounds(settings, seed, say, **options)
+        return make_benchmarks(settings, seed, say, **options)
 
     def example(self, folder: Path) -> Example:
         import numpy as np

@@ -18,10 +18,10 @@ import polars as pl
 from fewstep.apps.images.data import ImageSet
 from fewstep.apps.images.problem import Images
 from fewstep.apps.images.splits import Parts
-from fewstep.compare.episodes import Ground, ground, recipe_of
+from fewstep.compare.episodes import Benchmark, make_benchmark, recipe_of
 from fewstep.compare.leaks import SHOWN_PAIRS
 from fewstep.compare.methods import LEARNED, classical
-from fewstep.compare.methods.method import Arm, Fitted, Work
+from fewstep.compare.methods.method import Fitted, Method, Work
 from fewstep.compare.request import require_budget
 from fewstep.compare.splits import require_tasks
 from fewstep.core.problem import Problem
@@ -83,9 +83,9 @@ def shown(names: list[str]) -> str:
 
 def fit_probe(work: Work) -> Fitted:
     """Ridge regression of the classes on the embeddings of a task's support photos."""
-    ground, ridge = work.ground, work.choice["ridge"]
-    known = embeddings_of(ground.embeddings, ground.settings, ground.seed)
-    pixels = ground.problem.images.pixels
+    benchmark, ridge = work.benchmark, work.choice["ridge"]
+    known = embeddings_of(benchmark.embeddings, benchmark.settings, benchmark.seed)
+    pixels = benchmark.problem.images.pixels
 
     def embedded(images: Any) -> np.ndarray:
         """[episodes, images, numbers] of encoded photos [episodes, images, height, width, channels]."""
@@ -102,25 +102,25 @@ def fit_probe(work: Work) -> Fitted:
         return asked @ (x.swapaxes(1, 2) @ np.linalg.solve(kernel, targets))
 
     def adapting() -> float:
-        rows = ground.settings.ways * ground.settings.shot_range.most
+        rows = benchmark.settings.ways * benchmark.settings.shot_range.most
         return rows**2 * known.values.shape[1] + rows**3 / 3
 
     return Fitted(predict, adapt_operations=adapting)
 
 
-def why_not(ground: Ground) -> str:
-    if not ground.embeddings:
+def why_not(benchmark: Benchmark) -> str:
+    if not benchmark.embeddings:
         return "no --embeddings of a network trained elsewhere are given"
     return ""
 
 
-PROBE = Arm(
+PROBE = Method(
     "probe",
     "Probe on your embeddings",
     "Ridge regression of the classes on the embeddings that you brought, from a network trained elsewhere.",
     "classical",
     fit_probe,
-    lambda ground: tuple({"ridge": ridge} for ridge in RIDGES),
+    lambda benchmark: tuple({"ridge": ridge} for ridge in RIDGES),
     rows=False,
     seeded=False,
     why_not=why_not,
@@ -133,12 +133,14 @@ LEAST_BUDGET = 120.0
 """seconds: reading and compiling take longer than with rows"""
 
 
-def grounds(settings: Any, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = "") -> tuple[Ground]:
+def make_benchmarks(
+    settings: Any, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = ""
+) -> tuple[Benchmark]:
     """One split. Raises `InputError` for embeddings that do not fit, and for photos that are in classes of two splits."""
     require_budget(budget, LEAST_BUDGET)
     if embeddings and not isinstance(settings, Images):
         raise InputError("--embeddings are of photos: leave them out, or compare on images.")
-    first = image_benchmark(settings, seed, embeddings)
+    first = make_image_benchmark(settings, seed, embeddings)
     if embeddings:
         embeddings_of(embeddings, first.settings, seed)  # type: ignore[arg-type]
     for line in first.problem.notes:
@@ -149,10 +151,10 @@ def grounds(settings: Any, seed: int, note: Callable[[str], None], *, budget: fl
     return (first,)
 
 
-def image_benchmark(settings: Any, seed: int, embeddings: str = "") -> Ground:
+def make_image_benchmark(settings: Any, seed: int, embeddings: str = "") -> Benchmark:
     """One episode of each of many held-out tasks; networks are trained from untrained parameters on."""
     base = replace(recipe_of(settings), joint_steps=0)
-    return ground(base, seed, tasks=TASKS, draws=1, names_of=names_of, images=True, embeddings=embeddings)
+    return make_benchmark(base, seed, tasks=TASKS, draws=1, names_of=names_of, images=True, embeddings=embeddings)
 
 
 def names_of(problem: Problem, family: TaskFamily, count: int) -> tuple[str, ...]:
@@ -184,7 +186,7 @@ def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
             )
 
 
-def methods() -> tuple[Arm, ...]:
-    """The methods that apply to images; a probe on given embeddings follows the nearest class mean."""
+def methods() -> tuple[Method, ...]:
+    """The methods that apply to images; a probe on given embeddings depends_on the nearest class mean."""
     place = LEARNED.index(classical.NEAREST) + 1
-    return tuple(arm for arm in (*LEARNED[:place], PROBE, *LEARNED[place:]) if arm.images)
+    return tuple(method for method in (*LEARNED[:place], PROBE, *LEARNED[place:]) if method.images)

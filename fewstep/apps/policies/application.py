@@ -127,7 +127,7 @@ class PoliciesApplication:
 
     def benchmark(self, settings: Settings, seed: int, say: Callable[[str], None], **options: Any) -> Sequence[Any]:
         """The same held-out tasks for all methods, and as many trajectories."""
-        return resolve("fewstep.apps.policies.compare:grounds")(settings, seed, say, **options)
+        return resolve("fewstep.apps.policies.compare:make_benchmarks")(settings, seed, say, **options)
 
     def example(self, folder: Path) -> Example:
         import numpy as np

@@ -1,8 +1,10 @@
-"""What `compare` evaluates policies on, and the methods that are policies.
+"""What methods that are policies stand on: the same held-out tasks, and as many trajectories of each, for every method.
 
-All methods meet the same held-out tasks, with the same number of trajectories and updates. The error of a task is its cost,
-minus the return, in the units of the rewards. Methods take a few policy-gradient steps from untrained parameters, from one
-policy trained on all tasks, or from meta-learned parameters.
+Stands where `Benchmark` does for models that predict. What a method misses in a task is its cost, minus its return: in the
+units of the rewards, and of either sign.
+
+Methods that are policies: a few policy-gradient steps from untrained parameters, from one policy for all tasks, or
+from where meta-learning leads. All are judged after as many updates, on as many trajectories.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fewstep.apps.policies.problems import OwnEnvironment
 from fewstep.apps.policies.run import task_in_words, task_to_json
 from fewstep.apps.policies.settings import PolicySettings
 from fewstep.compare.episodes import Training
-from fewstep.compare.methods.method import Arm, Choice, Fitted, Saved, Work
+from fewstep.compare.methods.method import Choice, Fitted, Method, Saved, Work
 from fewstep.compare.results import Metric
 from fewstep.core.maml import MetaState
 from fewstep.core.types import MetaParams
@@ -36,7 +38,7 @@ from fewstep.training.checkpoint import Checkpoints, has_checkpoint
 VALIDATION_TASKS, TEST_TASKS = 40, 40
 
 MeanReturns = Callable[["HeldOutTasks"], np.ndarray]
-"""mean returns [tasks] of an arm"""
+"""mean returns [tasks] of a method"""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,14 @@ class PolicyBenchmark:
     """One problem for policies."""
 
     settings: PolicySettings
-    """the recipe: what arms change fields of"""
+    """the recipe: what methods change fields of"""
     problem: PolicyProblem
     seed: int
     """of the held-out tasks; the seeds of trainings are others"""
     validation: HeldOutTasks
     test: HeldOutTasks
     problems: dict[PolicySettings, PolicyProblem] = field(default_factory=dict, compare=False)
-    """by settings: what arms have made of the problem"""
+    """by settings: what methods have made of the problem"""
 
     predicts = False
     """policies adapt by acting: nothing is calibrated"""
@@ -83,7 +85,7 @@ class PolicyBenchmark:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What is told of how arms were judged."""
+        """What is told of how methods were judged."""
         about = {"updates": self.problem.updates, "trajectories_per_update": self.test.draws}
         return {"train_tasks": None, "episodes_per_task": 1, "shots": None, **about}
 
@@ -100,7 +102,7 @@ class PolicyBenchmark:
 
     @staticmethod
     def most_steps(trained: int) -> int:
-        """Up to how many updates arms are shown: more would take more trajectories."""
+        """Up to how many updates methods are shown: more would take more trajectories."""
         return trained
 
     def returns(self, problem: PolicyProblem, params: MetaParams, held: HeldOutTasks) -> np.ndarray:
@@ -124,8 +126,8 @@ class PolicyBenchmark:
         return open_run(folder, env).params()
 
 
-def policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmark:
-    """The ground of a comparison of policies. Raises `InputError` if the problem cannot be built."""
+def make_policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmark:
+    """The benchmark of a comparison of policies. Raises `InputError` where the problem cannot be built."""
     problem = replace(settings.build(seed), evaluation_rollouts=settings.rollouts)
     simulated = isinstance(problem.environment, Simulation)
 
@@ -139,13 +141,13 @@ def policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmark:
     return PolicyBenchmark(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))
 
 
-def grounds(
+def make_benchmarks(
     settings: PolicySettings, seed: int, note: Callable[[str], None], *, budget: float, embeddings: str = ""
 ) -> tuple[PolicyBenchmark]:
-    """The one ground of a comparison of policies."""
+    """The one benchmark of a comparison of policies."""
     if embeddings:
         raise InputError("--embeddings are of photos: leave them out, or compare on images.")
-    return (policy_benchmark(settings, seed),)
+    return (make_policy_benchmark(settings, seed),)
 
 
 RATES = (0.1, 0.03, 0.3, 0.01, 1.0)
@@ -157,46 +159,51 @@ LOGGED = 5
 PLAIN: dict[str, Any] = {"inner_optimizer": "sgd", "inner_rate": NO_RATE}
 
 
-def adapts(ground: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def adapts(benchmark: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The recipe, over so many meta-steps."""
-    return built(ground, ground.settings, meta_steps)
+    return built(benchmark, benchmark.settings, meta_steps)
 
 
-def does_not_adapt(ground: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def does_not_adapt(benchmark: PolicyBenchmark, choice: Choice, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The same without adapting: one policy for all tasks."""
-    return built(ground, replace(ground.settings, **PLAIN), meta_steps)
+    return built(benchmark, replace(benchmark.settings, **PLAIN), meta_steps)
 
 
-def built(ground: PolicyBenchmark, settings: PolicySettings, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
+def built(benchmark: PolicyBenchmark, settings: PolicySettings, meta_steps: int) -> tuple[PolicySettings, PolicyProblem]:
     """The problem of these settings, over so many meta-steps: its programs are the same ones whatever their number."""
-    if settings not in ground.problems:
-        same = {name: getattr(ground.problem, name) for name in ("environment", "policy", "evaluation_rollouts")}
-        ground.problems[settings] = replace(settings.build(ground.seed), **same)
+    if settings not in benchmark.problems:
+        same = {name: getattr(benchmark.problem, name) for name in ("environment", "policy", "evaluation_rollouts")}
+        benchmark.problems[settings] = replace(settings.build(benchmark.seed), **same)
     length = {"meta_steps": meta_steps, "log_every": max(1, -(-meta_steps // LOGGED))}
-    settings, problem = replace(settings, **length), ground.problems[settings]
+    settings, problem = replace(settings, **length), benchmark.problems[settings]
     return settings, replace(problem, settings=settings, remeasured_tasks=0, **length)
 
 
 def train(work: Work, settings: PolicySettings, problem: PolicyProblem) -> MetaParams:
     """The best parameters of a training in the folder of `work`, or of what was trained there before."""
     work.folder.mkdir(parents=True, exist_ok=True)
-    write_config(settings, problem, work.folder, work.ground.seed, "compare")
+    write_config(settings, problem, work.folder, work.benchmark.seed, "compare")
     loop.train(problem, work.folder, seed=work.seed, resume=has_checkpoint(work.folder), quiet=True, late=work.late)
-    return work.ground.params(work.folder)
+    return work.benchmark.params(work.folder)
 
 
 def as_fitted(
-    ground: PolicyBenchmark, problem: PolicyProblem, params: MetaParams, updates: int, saved: Saved | None, trained: float = 0.0
+    benchmark: PolicyBenchmark,
+    problem: PolicyProblem,
+    params: MetaParams,
+    updates: int,
+    saved: Saved | None,
+    trained: float = 0.0,
 ) -> Fitted:
     """What can be asked of a policy that is judged after so many updates."""
 
     def ask(held: HeldOutTasks, updates: int) -> np.ndarray:
-        return ground.returns(problem, params, held)[:, updates]
+        return benchmark.returns(problem, params, held)[:, updates]
 
     return Fitted(
         predict=lambda held: ask(held, updates),
         operations=trained,
-        adapt_operations=lambda: float(updates * ground.test.draws * problem.environment.horizon),
+        adapt_operations=lambda: float(updates * benchmark.test.draws * problem.environment.horizon),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params.theta)),
         saved=saved,
         steps=updates,
@@ -206,18 +213,18 @@ def as_fitted(
 
 def steps_of(work: Work) -> float:
     """Environment steps of a training, where no trajectory ends early."""
-    return float(work.ground.problem.environment_steps * work.meta_steps)
+    return float(work.benchmark.problem.environment_steps * work.meta_steps)
 
 
 def fit_meta_learned(work: Work) -> Fitted:
-    settings, problem = adapts(work.ground, work.choice, work.planned)
-    params, updates = train(work, settings, problem), work.ground.problem.updates
-    found = as_fitted(work.ground, problem, params, updates, Saved(settings, problem, params), steps_of(work))
+    settings, problem = adapts(work.benchmark, work.choice, work.planned)
+    params, updates = train(work, settings, problem), work.benchmark.problem.updates
+    found = as_fitted(work.benchmark, problem, params, updates, Saved(settings, problem, params), steps_of(work))
     return found._replace(meta_steps=work.meta_steps)
 
 
 def fit_joint(work: Work) -> Fitted:
-    settings, problem = does_not_adapt(work.ground, work.choice, work.planned)
+    settings, problem = does_not_adapt(work.benchmark, work.choice, work.planned)
     theta = train(work, settings, problem).theta
     found = fit_descent(work._replace(beneath=MetaParams(theta), beneath_operations=steps_of(work)), moves=False)
     return found._replace(meta_steps=work.meta_steps, saved=Saved(settings, problem, MetaParams(theta)))
@@ -225,14 +232,14 @@ def fit_joint(work: Work) -> Fitted:
 
 def fit_descent(work: Work, moves: bool = True) -> Fitted:
     """Plain policy-gradient steps from the parameters beneath, or from untrained ones where there are none; or no steps."""
-    ground = work.ground
-    rate, updates = (work.choice["rate"], ground.problem.updates) if moves else (0.0, 0)
-    plain, problem = built(ground, replace(ground.settings, **PLAIN), 1)
+    benchmark = work.benchmark
+    rate, updates = (work.choice["rate"], benchmark.problem.updates) if moves else (0.0, 0)
+    plain, problem = built(benchmark, replace(benchmark.settings, **PLAIN), 1)
     theta = problem.init(jax.random.key(work.seed)).theta if work.beneath is None else work.beneath.theta
     asked = replace(problem, search=replace(problem.search, inner_optimizer=optax.sgd))  # one program for all rates
     settings = replace(plain, inner_rate=rate or NO_RATE)
     saved = Saved(settings, replace(problem, settings=settings), MetaParams(theta), int(work.beneath_operations))
-    return as_fitted(ground, asked, MetaParams(theta, jnp.asarray(rate)), updates, saved, work.beneath_operations)
+    return as_fitted(benchmark, asked, MetaParams(theta, jnp.asarray(rate)), updates, saved, work.beneath_operations)
 
 
 def save_policy(saved: Saved, folder: Path, seed: int) -> None:
@@ -244,11 +251,11 @@ def save_policy(saved: Saved, folder: Path, seed: int) -> None:
         checkpoints.save(state, {"validation": None, "seconds": 0.0, "log_position": 0, "totals": totals})
 
 
-def rates(ground: PolicyBenchmark) -> tuple[Choice, ...]:
+def rates(benchmark: PolicyBenchmark) -> tuple[Choice, ...]:
     return tuple({"rate": rate} for rate in RATES)
 
 
-UNTRAINED = Arm(
+UNTRAINED = Method(
     "prior",
     "No learning",
     "The untrained policy, in every task.",
@@ -256,7 +263,7 @@ UNTRAINED = Arm(
     lambda work: fit_descent(work, moves=False)._replace(saved=None),
     save=save_policy,
 )
-SCRATCH = Arm(
+SCRATCH = Method(
     "scratch",
     "Trained from scratch",
     "The untrained policy after a few policy-gradient steps in the task, of a chosen rate.",
@@ -265,7 +272,7 @@ SCRATCH = Arm(
     rates,
     save=save_policy,
 )
-JOINT = Arm(
+JOINT = Method(
     "joint",
     "One policy for all tasks",
     "The same policy trained on all tasks at once, on as many environment steps; it does not adapt.",
@@ -274,7 +281,7 @@ JOINT = Arm(
     save=save_policy,
     problem=does_not_adapt,
 )
-FINETUNED = Arm(
+FINETUNED = Method(
     "joint-finetuned",
     "One policy, fine-tuned",
     "The policy for all tasks after a few policy-gradient steps in the task, of a chosen rate.",
@@ -282,9 +289,9 @@ FINETUNED = Arm(
     fit_descent,
     rates,
     save=save_policy,
-    follows="joint",
+    depends_on="joint",
 )
-META_LEARNED = Arm(
+META_LEARNED = Method(
     "maml",
     "MAML",
     "A starting point from which a few policy-gradient steps lead to a good policy, by the recipe of the problem's settings.",

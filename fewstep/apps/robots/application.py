@@ -37,7 +37,7 @@ class RobotsApplication(SupervisedApplication):
     @property
     def methods(self) -> Sequence[Any]:
         """Those on rows, but for the one whose cost grows with the number of targets."""
-        return [arm for arm in super().methods if arm.name != "mixed"]
+        return [method for method in super().methods if method.name != "mixed"]
 
     def sources(self, settings: Any) -> Mapping[str, Source]:
         """The data, and the files that stand for a robot or a family of faults, if no known one is named."""

@@ -65,7 +65,7 @@ class SupervisedApplication:
     @property
     def methods(self) -> Sequence[Any]:
         """Those on rows, but for the one that is for tables alone."""
-        return [arm for arm in of_rows() if arm.name != "tabpfn"]
+        return [method for method in of_rows() if method.name != "tabpfn"]
 
     def build(self, settings: Settings, seed: int, saved: Saved | None = None, trusted: str = "") -> Any:
         """The Problem, as the settings build it."""
@@ -143,7 +143,7 @@ class SupervisedApplication:
 
     def benchmark(self, settings: Settings, seed: int, say: Callable[[str], None], **options: Any) -> Sequence[Any]:
         """The same held-out episodes for all methods."""
-        return resolve("fewstep.compare.splits:grounds")(settings, seed, say, **options)
+        return resolve("fewstep.compare.splits:make_benchmarks")(settings, seed, say, **options)
 
     def example(self, folder: Path) -> Example:
         raise NotImplementedError

@@ -1,6 +1,6 @@
 """One measurement of many tasks: by one compiled program, as arrays that lead with [tasks]. Used by all probes.
 
-Statistics of probes, and their intervals over tasks. Used by probes.py; what compares arms is statistics.py.
+Statistics of probes, and their intervals over tasks. Used by probes.py; what compares methods is statistics.py.
 """
 
 from __future__ import annotations

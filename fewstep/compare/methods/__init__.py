@@ -1,14 +1,14 @@
-"""The arms of models that predict, in the order in which they are told of. `Application.methods` is what is tried."""
+"""The methods of models that predict, in the order in which they are told of. `Application.methods` is what is tried."""
 
 from fewstep.compare.methods import classical, gaussian_process, learned, mixed_effects
-from fewstep.compare.methods.method import AnyGround as AnyGround
-from fewstep.compare.methods.method import Arm as Arm
+from fewstep.compare.methods.method import AnyBenchmark as AnyBenchmark
 from fewstep.compare.methods.method import Choice as Choice
 from fewstep.compare.methods.method import Fitted as Fitted
+from fewstep.compare.methods.method import Method as Method
 from fewstep.compare.methods.method import Saved as Saved
 from fewstep.compare.methods.method import Work as Work
 
-LEARNED: tuple[Arm, ...] = (
+LEARNED: tuple[Method, ...] = (
     learned.PRIOR,
     classical.CHANCE,
     learned.RIDGE,
@@ -31,5 +31,5 @@ LEARNED: tuple[Arm, ...] = (
     learned.MAML_FROM_JOINT,
     learned.IN_CONTEXT,
 )
-"""An arm that follows another stands behind it."""
-OF_ROWS = tuple(arm for arm in LEARNED if arm.rows)
+"""A method that depends_on another stands behind it."""
+OF_ROWS = tuple(method for method in LEARNED if method.rows)

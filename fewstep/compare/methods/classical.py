@@ -1,4 +1,4 @@
-"""Arms without a network of fewstep's own: what a statistician would try first, by numpy and scikit-learn.
+"""Methods without a network of fewstep's own: what a statistician would try first, by numpy and scikit-learn.
 
 They see the encoded arrays of the same episodes as all others. None of them can be an ordinary run.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fewstep.compare.episodes import Ground
-from fewstep.compare.methods.method import Arm, Fitted, Work
+from fewstep.compare.episodes import Benchmark
+from fewstep.compare.methods.method import Fitted, Method, Work
 from fewstep.core.types import Episode
 from fewstep.supervised.classical import as_arrays, described, grown, inputs_alone, with_gaps
 
@@ -41,8 +41,8 @@ def fit_nearest(work: Work) -> Fitted:
         away = np.where(np.asarray(support.weight)[:, None] > 0, away, np.inf)
         return np.take_along_axis(np.asarray(support.targets), away.argmin(-1)[..., None], 1)
 
-    pixels = int(np.prod(work.ground.test.family.episode(np.int32(0), key()).query.inputs.shape))  # type: ignore[arg-type]
-    return Fitted(predict, adapt_operations=lambda: 2.0 * pixels * work.ground.settings.shot_range.most)
+    pixels = int(np.prod(work.benchmark.test.family.episode(np.int32(0), key()).query.inputs.shape))  # type: ignore[arg-type]
+    return Fitted(predict, adapt_operations=lambda: 2.0 * pixels * work.benchmark.settings.shot_range.most)
 
 
 def key() -> Any:
@@ -90,26 +90,26 @@ def one_task(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, asked: np.nd
 def fit_tabpfn(work: Work) -> Fitted:
     import tabpfn  # type: ignore[import-not-found]
 
-    make = tabpfn.TabPFNClassifier if work.ground.classes else tabpfn.TabPFNRegressor
-    return per_task(make, work.ground.classes)
+    make = tabpfn.TabPFNClassifier if work.benchmark.classes else tabpfn.TabPFNRegressor
+    return per_task(make, work.benchmark.classes)
 
 
 def fit_boosting(work: Work, features: Callable[[Episode], np.ndarray] = described) -> Fitted:
     """Trees on questions with their support sets' statistics, or other `features`, grown on episodes of meta-train tasks."""
-    ground, leaves = work.ground, work.choice["leaves"]
-    episodes = ground.episodes(EPISODES, draw=1 + work.seed)
-    predict, (rows, columns) = grown(episodes, ground.classes, ROWS, leaves, work.seed, features)
-    operations = 100.0 * ground.outputs * rows * columns * np.log2(leaves)
+    benchmark, leaves = work.benchmark, work.choice["leaves"]
+    episodes = benchmark.episodes(EPISODES, draw=1 + work.seed)
+    predict, (rows, columns) = grown(episodes, benchmark.classes, ROWS, leaves, work.seed, features)
+    operations = 100.0 * benchmark.outputs * rows * columns * np.log2(leaves)
     return Fitted(predict, operations=operations, adapt_operations=lambda: 10.0 * columns)
 
 
-def few_outputs(ground: Ground) -> str:
-    if not ground.classes and ground.outputs > MOST_OUTPUTS:
-        return f"{ground.outputs} targets, for each of which it would be fitted anew: more than {MOST_OUTPUTS}"
+def few_outputs(benchmark: Benchmark) -> str:
+    if not benchmark.classes and benchmark.outputs > MOST_OUTPUTS:
+        return f"{benchmark.outputs} targets, for each of which it would be fitted anew: more than {MOST_OUTPUTS}"
     return ""
 
 
-CHANCE = Arm(
+CHANCE = Method(
     "prior",
     "No learning",
     "All classes are as likely, whatever the support set says.",
@@ -118,7 +118,7 @@ CHANCE = Arm(
     rows=False,
     seeded=False,
 )
-NEAREST = Arm(
+NEAREST = Method(
     "nearest",
     "Nearest image",
     "The class of the support image whose pixels are nearest.",
@@ -127,13 +127,13 @@ NEAREST = Arm(
     rows=False,
     seeded=False,
 )
-BOOSTING = Arm(
+BOOSTING = Method(
     "boosting",
     "Gradient boosting",
     "Trees that see each question with statistics of its support set (means, slopes, nearest rows), grown on meta-train tasks.",
     "classical",
     fit_boosting,
-    lambda ground: ({"leaves": 8}, {"leaves": 31}),
+    lambda benchmark: ({"leaves": 8}, {"leaves": 31}),
     images=False,
     needs=SKLEARN,
     why_not=few_outputs,
@@ -145,7 +145,7 @@ POOLED = replace(
     what="Trees grown on the rows of all meta-train tasks at once; they do not look at a task's support set.",
     fit=partial(fit_boosting, features=inputs_alone),
 )
-TABPFN = Arm(
+TABPFN = Method(
     "tabpfn",
     "TabPFN",
     "A network trained elsewhere on made-up tables, which reads each support set; nothing of these tasks is learned.",

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from fewstep.compare.episodes import Ground
-from fewstep.compare.methods.method import Arm, Fitted, Work
+from fewstep.compare.episodes import Benchmark
+from fewstep.compare.methods.method import Fitted, Method, Work
 from fewstep.core.types import Episode
 from fewstep.supervised.classical import as_arrays, one_output
 
@@ -86,9 +86,9 @@ def fit_kernel(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Kernel:
     return Kernel.of(found.x)
 
 
-def linear_mean(ground: Ground, linear: bool) -> np.ndarray:
+def linear_mean(benchmark: Benchmark, linear: bool) -> np.ndarray:
     """[features + 1, outputs]: what all tasks share, by least squares over all meta-train rows, or the constant alone."""
-    x, y = with_one(np.asarray(ground.rows.inputs, np.float64)), ground.targets
+    x, y = with_one(np.asarray(benchmark.rows.inputs, np.float64)), benchmark.targets
     if not linear:
         return np.concatenate([np.zeros((x.shape[1] - 1, y.shape[1])), np.nanmean(y, 0)[None]])
 
@@ -106,8 +106,8 @@ def with_one(x: np.ndarray) -> np.ndarray:
 
 
 def fit_gaussian(work: Work) -> Fitted:
-    mean = linear_mean(work.ground, work.choice["mean"] == "linear")
-    support, query = as_arrays(work.ground.episodes(TASKS, draw=2))
+    mean = linear_mean(work.benchmark, work.choice["mean"] == "linear")
+    support, query = as_arrays(work.benchmark.episodes(TASKS, draw=2))
     x, y, weight = (np.concatenate([a, b], 1)[:, :ROWS] for a, b in zip(support, query, strict=True))
     kernel = fit_kernel(x, y - with_one(x) @ mean, weight)
 
@@ -126,22 +126,22 @@ def fit_gaussian(work: Work) -> Fitted:
         solved = np.linalg.solve(covariance, (support.targets - with_one(x) @ mean) * counts[..., None])
         return with_one(asked) @ mean + np.where(counts[:, None], kernel(asked, x), 0.0) @ solved
 
-    rows, shots = x.shape[1], work.ground.settings.shot_range.most
+    rows, shots = x.shape[1], work.benchmark.settings.shot_range.most
     each = rows**3 + rows**2 * (4 + 3 * x.shape[-1])
     return Fitted(predict, operations=float(ITERATIONS * len(x) * each), adapt_operations=lambda: float(shots**3))
 
 
-def numbers_alone(ground: Ground) -> str:
-    return "it is for numbers, not for classes" if ground.classes else ""
+def numbers_alone(benchmark: Benchmark) -> str:
+    return "it is for numbers, not for classes" if benchmark.classes else ""
 
 
-GAUSSIAN = Arm(
+GAUSSIAN = Method(
     "gp",
     "Gaussian process",
     "A smooth random function whose kernel is fitted on the meta-train tasks, conditioned on each task's support set.",
     "classical",
     fit_gaussian,
-    lambda ground: ({"mean": "constant"}, {"mean": "linear"}),
+    lambda benchmark: ({"mean": "constant"}, {"mean": "linear"}),
     images=False,
     seeded=False,
     why_not=numbers_alone,

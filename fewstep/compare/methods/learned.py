@@ -1,4 +1,4 @@
-"""The arms that are networks, or can be adapted like one, as values. How they are fitted stands in networks.py."""
+"""The methods that are networks, or can be adapted like one, as values. How they are fitted stands in networks.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fewstep.compare.episodes import Ground
-from fewstep.compare.methods.method import Arm, Choice
+from fewstep.compare.episodes import Benchmark
+from fewstep.compare.methods.method import Choice, Method
 from fewstep.compare.methods.networks import (
     SGD,
     changed,
@@ -30,35 +30,35 @@ def each(name: str, values: tuple[Any, ...], **others: Any) -> tuple[Choice, ...
     return tuple({name: value, **others} for value in values)
 
 
-def inner_rates(ground: Ground) -> tuple[Choice, ...]:
+def inner_rates(benchmark: Benchmark) -> tuple[Choice, ...]:
     """The recipe's own rate first, then a third of it and three times it."""
-    usual = ground.settings.inner_rate
+    usual = benchmark.settings.inner_rate
     return each("inner_rate", (usual, usual / 3, 3 * usual))
 
 
-def outer_rates(ground: Ground) -> tuple[Choice, ...]:
-    usual, inner = ground.settings.outer_rate, ground.settings.inner_outer_rate
+def outer_rates(benchmark: Benchmark) -> tuple[Choice, ...]:
+    usual, inner = benchmark.settings.outer_rate, benchmark.settings.inner_outer_rate
     return tuple({"outer_rate": usual * times, "inner_outer_rate": inner * times} for times in (1.0, 1 / 3))
 
 
-def descents(counts: tuple[int, ...], at_most: int) -> Callable[[Ground], tuple[Choice, ...]]:
+def descents(counts: tuple[int, ...], at_most: int) -> Callable[[Benchmark], tuple[Choice, ...]]:
     """Rates times numbers of steps; of images fewer, since each takes long."""
 
-    def grid(ground: Ground) -> tuple[Choice, ...]:
-        steps = tuple(count for count in counts if not ground.images or count <= at_most)
-        rates = RATES[1:4] if ground.images else RATES
+    def grid(benchmark: Benchmark) -> tuple[Choice, ...]:
+        steps = tuple(count for count in counts if not benchmark.images or count <= at_most)
+        rates = RATES[1:4] if benchmark.images else RATES
         return tuple({"rate": rate, "steps": count} for count in steps for rate in rates)
 
     return grid
 
 
-def meta(name: str, title: str, what: str, **fields: Any) -> Arm:
-    """An arm that is meta-trained with these fields of the recipe."""
+def meta(name: str, title: str, what: str, **fields: Any) -> Method:
+    """A method that is meta-trained with these fields of the recipe."""
     made = changed(**fields)
-    return Arm(name, title, what, "meta", partial(fit_trained, made), inner_rates, problem=made)
+    return Method(name, title, what, "meta", partial(fit_trained, made), inner_rates, problem=made)
 
 
-SCRATCH = Arm(
+SCRATCH = Method(
     "scratch",
     "Trained from scratch",
     "The same network, untrained, fitted to the task's own support set alone by gradient descent.",
@@ -66,17 +66,17 @@ SCRATCH = Arm(
     partial(fit_descent, "zero"),
     descents((10, 100), at_most=10),
 )
-RIDGE = Arm(
+RIDGE = Method(
     "ridge",
     "Ridge regression",
     "Each task by itself: a linear model of the inputs, pulled to the mean of all tasks by a penalty.",
     "classical",
     fit_ridge,
-    lambda ground: each("ridge", RIDGES),
+    lambda benchmark: each("ridge", RIDGES),
     images=False,
     seeded=False,
 )
-PRIOR = Arm(
+PRIOR = Method(
     "prior",
     "No learning",
     "The mean of all meta-train rows, or their most frequent class, whatever the support set says.",
@@ -85,7 +85,7 @@ PRIOR = Arm(
     images=False,
     seeded=False,
 )
-JOINT = Arm(
+JOINT = Method(
     "joint",
     "Joint training",
     "The same network trained on the rows of all meta-train tasks at once; it predicts a new task without adapting to it.",
@@ -95,26 +95,26 @@ JOINT = Arm(
     images=False,
     problem=changed(**SGD, adaptation_steps=0),
 )
-JOINT_FINETUNED = Arm(
+JOINT_FINETUNED = Method(
     "joint-finetuned",
     "Joint training, fine-tuned",
     "The jointly trained network, fitted to the support set by gradient descent of a chosen rate and number of steps.",
     "joint",
     partial(fit_descent, "prototype"),
     descents((1, 5, 20), at_most=5),
-    follows="joint",
+    depends_on="joint",
 )
-JOINT_RIDGE = Arm(
+JOINT_RIDGE = Method(
     "joint-ridge",
     "Ridge on joint features",
     "The last layer of the jointly trained network is solved anew for each task by ridge regression, its features are kept.",
     "joint",
     fit_ridge,
-    lambda ground: each("ridge", RIDGES),
+    lambda benchmark: each("ridge", RIDGES),
     images=False,
-    follows="joint",
+    depends_on="joint",
 )
-JOINT_PROTOTYPES = Arm(
+JOINT_PROTOTYPES = Method(
     "joint-ridge",
     "Prototypes on joint features",
     "A classifier of all meta-train classes is trained; a new image gets the class whose mean features are nearest.",
@@ -123,14 +123,14 @@ JOINT_PROTOTYPES = Arm(
     rows=False,
     problem=joint_images,
 )
-REPTILE = Arm(
+REPTILE = Method(
     "reptile",
     "Reptile",
     "The starting point moves towards what adaptation to each meta-train task leads to; nothing is differentiated twice.",
     "meta",
     fit_reptile,
-    lambda ground: tuple(
-        {**rate, "steps": k * ground.settings.adaptation_steps} for rate in inner_rates(ground) for k in (1, 4)
+    lambda benchmark: tuple(
+        {**rate, "steps": k * benchmark.settings.adaptation_steps} for rate in inner_rates(benchmark) for k in (1, 4)
     ),
     problem=changed(**VARIANTS["reptile"].settings),
 )
@@ -149,7 +149,7 @@ MAML = meta(
 )
 MAML_FROM_JOINT = replace(
     meta("maml-from-joint", "MAML from joint training", "MAML whose meta-training begins from the jointly trained network."),
-    follows="joint",
+    depends_on="joint",
 )
 BAYES_HEAD = replace(
     meta(
@@ -162,7 +162,7 @@ BAYES_HEAD = replace(
     images=False,
     grid=outer_rates,
 )
-IN_CONTEXT = Arm(
+IN_CONTEXT = Method(
     "in-context",
     "In-context network",
     "One network reads the support set together with the question and answers at once, without a gradient step.",
@@ -171,5 +171,5 @@ IN_CONTEXT = Arm(
     outer_rates,
     images=False,
     problem=changed(**SGD, adapter="in-context"),
-    why_not=lambda ground: "rows lack some of the targets, and it reads whole rows" if ground.family.gaps else "",
+    why_not=lambda benchmark: "rows lack some of the targets, and it reads whole rows" if benchmark.family.gaps else "",
 )

@@ -1,4 +1,4 @@
-"""What an arm is: one way to predict a task from its support set, as a value. The arms stand beside this."""
+"""What a method is: one way to predict a task from its support set, as a value. The methods stand beside this."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fewstep.core.types import MetaParams
 
 Family = Literal["none", "classical", "joint", "meta", "in-context"]
 Choice = Mapping[str, Any]
-"""an arm's decisive settings, by name"""
-AnyGround = Any
-"""what `Application.benchmark` returns: its arms know what that is"""
+"""a method's decisive settings, by name"""
+AnyBenchmark = Any
+"""what `Application.benchmark` returns: its methods know what that is"""
 
 
 class Work(NamedTuple):
-    """One fitting of an arm."""
+    """One fitting of a method."""
 
-    ground: AnyGround
+    benchmark: AnyBenchmark
     choice: Choice
     seed: int
     """of everything random but the split"""
@@ -30,7 +30,7 @@ class Work(NamedTuple):
     planned: int = 0
     """so long its schedule is"""
     beneath: MetaParams | None = None
-    """the trained parameters that it starts from, of the arm that it follows"""
+    """the trained parameters that it starts from, of the method that it depends_on"""
     beneath_operations: float = 0.0
     beneath_seconds: float = 0.0
     """what these took"""
@@ -39,7 +39,7 @@ class Work(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What makes an arm an ordinary run."""
+    """What makes a method an ordinary run."""
 
     settings: Any
     problem: Any
@@ -50,7 +50,7 @@ class Saved(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """An arm that can be asked."""
+    """A method that can be asked."""
 
     predict: Callable[[Any], Any]
     """episodes that lead with [episodes] -> outputs [episodes, queries, outputs] from their support sets and query inputs; of
@@ -70,7 +70,7 @@ class Fitted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arm:
+class Method:
     """One way to predict."""
 
     name: str
@@ -79,29 +79,29 @@ class Arm:
     """one sentence for a reader who does not know it"""
     family: Family
     fit: Callable[[Work], Fitted]
-    grid: Callable[[AnyGround], tuple[Choice, ...]] = lambda ground: ({},)
+    grid: Callable[[AnyBenchmark], tuple[Choice, ...]] = lambda benchmark: ({},)
     """what is tried of its decisive settings; the first is usual"""
     rows: bool = True
     """whether it predicts from rows of numbers"""
     images: bool = True
     """whether it predicts from images"""
-    problem: Callable[[AnyGround, Choice, int], tuple[Any, Any]] | None = None
-    """`problem(ground, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
-    follows: str = ""
-    """the arm whose trained parameters it starts from"""
+    problem: Callable[[AnyBenchmark, Choice, int], tuple[Any, Any]] | None = None
+    """`problem(benchmark, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
+    depends_on: str = ""
+    """the method whose trained parameters it starts from"""
     needs: tuple[str, str] | None = None
     """(module, how to install it) beyond what fewstep itself needs"""
     seeded: bool = True
     """whether a seed has a say in it"""
     save: Callable[[Saved, Path, int], None] | None = None
     """writes an ordinary run of parameters that need no training; None to write that of a model that predicts"""
-    why_not: Callable[[AnyGround], str] = lambda ground: ""
+    why_not: Callable[[AnyBenchmark], str] = lambda benchmark: ""
     """why it cannot be used here, in words; "" where it can"""
 
-    def absent(self, ground: AnyGround) -> str:
+    def absent(self, benchmark: AnyBenchmark) -> str:
         """Why it is left out, in words; "" where it takes part."""
         from importlib.util import find_spec
 
         if self.needs is not None and find_spec(self.needs[0]) is None:
             return f"not installed: {self.needs[1]}"
-        return self.why_not(ground)
+        return self.why_not(benchmark)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fewstep.compare.episodes import Ground
+from fewstep.compare.episodes import Benchmark
 from fewstep.compare.methods.classical import few_outputs
 from fewstep.compare.methods.gaussian_process import numbers_alone, with_one
-from fewstep.compare.methods.method import Arm, Fitted, Work
+from fewstep.compare.methods.method import Fitted, Method, Work
 from fewstep.core.types import Episode
 from fewstep.errors import TrainingError
 from fewstep.supervised.classical import as_arrays
@@ -80,7 +80,7 @@ def most_varying(design: np.ndarray, residual: np.ndarray, task: np.ndarray, fea
 
 
 def fit_mixed(work: Work) -> Fitted:
-    support, query = as_arrays(work.ground.episodes(TASKS, draw=3))
+    support, query = as_arrays(work.benchmark.episodes(TASKS, draw=3))
     x, y, weight = (np.concatenate([a, b], 1) for a, b in zip(support, query, strict=True))
     task = np.broadcast_to(np.arange(len(x))[:, None], x.shape[:2])
     has = np.broadcast_to(weight if weight.ndim == 3 else weight[..., None], y.shape) > 0
@@ -99,7 +99,7 @@ def fit_mixed(work: Work) -> Fitted:
                 answers[number, :, output] = model.predict(rows[own], targets[own, output], np.asarray(query.inputs[number]))
         return answers
 
-    shots, effects = work.ground.settings.shot_range.most, work.choice["slopes"] + 1
+    shots, effects = work.benchmark.settings.shot_range.most, work.choice["slopes"] + 1
     return Fitted(
         predict,
         operations=100.0 * float(has.sum()) * (x.shape[-1] + effects**2),
@@ -107,17 +107,17 @@ def fit_mixed(work: Work) -> Fitted:
     )
 
 
-def linear_enough(ground: Ground) -> str:
-    return numbers_alone(ground) or few_outputs(ground)
+def linear_enough(benchmark: Benchmark) -> str:
+    return numbers_alone(benchmark) or few_outputs(benchmark)
 
 
-MIXED = Arm(
+MIXED = Method(
     "mixed",
     "Linear mixed effects",
     "A linear model that all tasks share, with a constant and a few slopes of each task's own, shrunk as tasks are alike.",
     "classical",
     fit_mixed,
-    lambda ground: tuple({"slopes": count} for count in (1, 4) if count <= ground.problem.format.features),
+    lambda benchmark: tuple({"slopes": count} for count in (1, 4) if count <= benchmark.problem.format.features),
     images=False,
     needs=("statsmodels", "pip install 'fewstep[compare]' (statsmodels)"),
     seeded=False,

@@ -1,4 +1,4 @@
-"""Arms that are networks: each is the settings of a Problem with other fields, trained by the training loop or taken
+"""Methods that are networks: each is the settings of a Problem with other fields, trained by the training loop or taken
 from one that was. Numbers that are tried (rates, steps, λ) are arguments of their programs, so that trying compiles nothing.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fewstep.compare.episodes import Ground
+from fewstep.compare.episodes import Benchmark
 from fewstep.compare.methods.method import Choice, Fitted, Saved, Work
 from fewstep.core.maml import adapt, started
 from fewstep.core.problem import Problem
@@ -37,7 +37,7 @@ TASKS_AT_ONCE = 128
 LOGGED = 5
 """A training is validated and saved so many times."""
 SHARED = ("splits", "images", "notes", "validation_tasks", "illustrate", "shot_counts")
-"""what the Problems of all arms have in common"""
+"""what the Problems of all methods have in common"""
 SGD: dict[str, Any] = {"inner_optimizer": "sgd", "multi_step": 0.0, "first_order_until": 0.0}
 
 
@@ -98,56 +98,56 @@ def with_length(settings: LearningSettings, meta_steps: int) -> LearningSettings
     return replace(settings, meta_steps=meta_steps, log_every=max(1, -(-meta_steps // LOGGED)))
 
 
-def changed(**fields: Any) -> Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]]:
-    """The Problem of the ground's recipe with other fields, and with the chosen ones."""
+def changed(**fields: Any) -> Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]]:
+    """The Problem of the benchmark's recipe with other fields, and with the chosen ones."""
 
-    def problem(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
-        names = {name: value for name, value in {**fields, **choice}.items() if hasattr(ground.settings, name)}
+    def problem(benchmark: Benchmark, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
+        names = {name: value for name, value in {**fields, **choice}.items() if hasattr(benchmark.settings, name)}
         if names.get("adapter", "gradient") != "gradient":
             names["inner_clip"] = 0.0  # for gradient steps alone
-        settings = with_length(replace(ground.settings, **names), meta_steps)
-        made = model_of(ground, settings)
+        settings = with_length(replace(benchmark.settings, **names), meta_steps)
+        made = model_of(benchmark, settings)
         if settings.adapter != "gradient" or settings.inner_optimizer != "sgd" or not settings.adaptation_steps:
             return settings, made
-        if settings not in ground.free:
+        if settings not in benchmark.free:
             rate = jnp.full(1, settings.inner_rate)  # an array is an argument of the compiled program, a number is not
             learner = replace(made.learner, inner_optimizer=lambda inner: optax.sgd(rate[0]))
-            ground.free[settings] = replace(made, learner=learner)
-        return settings, ground.free[settings]
+            benchmark.free[settings] = replace(made, learner=learner)
+        return settings, benchmark.free[settings]
 
     return problem
 
 
-def model_of(ground: Ground, settings: LearningSettings) -> Problem:
-    """The Problem of other `settings` on the tasks of this ground, whose data is not read again; made once."""
-    if settings not in ground.models:
+def model_of(benchmark: Benchmark, settings: LearningSettings) -> Problem:
+    """The Problem of other `settings` on the tasks of this benchmark, whose data is not read again; made once."""
+    if settings not in benchmark.models:
         if settings.adapter == "bayes-head":  # which makes its empirical prior of the tasks
-            ground.models[settings] = replace(settings.build(ground.seed), splits=ground.problem.splits)
+            benchmark.models[settings] = replace(settings.build(benchmark.seed), splits=benchmark.problem.splits)
         else:
-            known = {name: getattr(ground.problem, name) for name in SHARED}
-            ground.models[settings] = replace(settings.build(ground.seed, ground.problem.format), **known)
-    return ground.models[settings]
+            known = {name: getattr(benchmark.problem, name) for name in SHARED}
+            benchmark.models[settings] = replace(settings.build(benchmark.seed, benchmark.problem.format), **known)
+    return benchmark.models[settings]
 
 
-def joint_images(ground: Ground, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
+def joint_images(benchmark: Benchmark, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
     """A classifier of all meta-train classes at once; the settings are those of what is made of it, prototypes."""
-    settings = with_length(replace(ground.settings, **SGD, head="prototype", adaptation_steps=0, **choice), meta_steps)  # type: ignore[call-arg]
+    settings = with_length(replace(benchmark.settings, **SGD, head="prototype", adaptation_steps=0, **choice), meta_steps)  # type: ignore[call-arg]
     key = replace(settings, joint_steps=meta_steps)  # type: ignore[call-arg]
-    if key not in ground.models:
-        warm_start = key.build(ground.seed).warm_start
+    if key not in benchmark.models:
+        warm_start = key.build(benchmark.seed).warm_start
         assert warm_start is not None
-        ground.models[key] = replace(warm_start.problem, log_every=settings.log_every)
-    return settings, ground.models[key]
+        benchmark.models[key] = replace(warm_start.problem, log_every=settings.log_every)
+    return settings, benchmark.models[key]
 
 
-def train(work: Work, arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]]) -> tuple[Saved, float]:
-    """(the arm trained to `work.meta_steps` of a schedule of `work.planned`, or further from its checkpoint; the operations of
-    it). Raises `TrainingError` where it diverges."""
-    settings, problem = arm(work.ground, work.choice, work.planned)
+def train(work: Work, method: Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]]) -> tuple[Saved, float]:
+    """(the method trained to `work.meta_steps` of a schedule of `work.planned`, or further from its checkpoint; the operations
+    of it). Raises `TrainingError` where it diverges."""
+    settings, problem = method(work.benchmark, work.choice, work.planned)
     if work.beneath is not None:
         problem = begun_from(problem, work.beneath)
     work.folder.mkdir(parents=True, exist_ok=True)
-    write_config(settings, model_of(work.ground, settings), work.folder, work.ground.seed, "compare")
+    write_config(settings, model_of(work.benchmark, settings), work.folder, work.benchmark.seed, "compare")
     resume = has_checkpoint(work.folder)
     loop.train(problem, work.folder, seed=work.seed, meta_steps=work.meta_steps, resume=resume, quiet=True, late=work.late)
     params = best_of(problem, work)
@@ -184,8 +184,8 @@ def over(theta: Any, trained: Any) -> Any:
     return {**theta, "body": trained["body"]} if "body" in theta else trained
 
 
-def fit_trained(arm: Callable[[Ground, Choice, int], tuple[LearningSettings, Problem]], work: Work) -> Fitted:
-    saved, count = train(work, arm)
+def fit_trained(method: Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]], work: Work) -> Fitted:
+    saved, count = train(work, method)
     steps = saved.problem.learner.adaptation_steps
     count += work.beneath_operations
     return as_fitted(saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
@@ -207,42 +207,42 @@ def fit_joint_images(work: Work) -> Fitted:
 
 
 def prototypes(work: Work, trained: MetaParams, count: float) -> Fitted:
-    settings = with_length(replace(work.ground.settings, **SGD, head="prototype", adaptation_steps=0), work.meta_steps)  # type: ignore[call-arg]
-    problem = model_of(work.ground, settings)
+    settings = with_length(replace(work.benchmark.settings, **SGD, head="prototype", adaptation_steps=0), work.meta_steps)  # type: ignore[call-arg]
+    problem = model_of(work.benchmark, settings)
     params = begun_from(problem, trained).init(jax.random.key(work.seed))
-    save_run(Saved(settings, problem, params), work.folder, work.ground.seed)
+    save_run(Saved(settings, problem, params), work.folder, work.benchmark.seed)
     return as_fitted(problem, params, 0, settings, count, work.meta_steps)
 
 
 def fit_descent(head: str, work: Work) -> Fitted:
     """Plain gradient descent on the support set, from the parameters beneath, or from untrained ones where there are none."""
-    ground, steps, rate = work.ground, work.choice["steps"], work.choice["rate"]
-    names: dict[str, Any] = {**SGD, "meta_gradient": "first-order", **({"head": head} if ground.images else {})}
-    usual = replace(ground.settings, **names, adaptation_steps=1, inner_rate=1.0)
-    problem = model_of(ground, usual)
+    benchmark, steps, rate = work.benchmark, work.choice["steps"], work.choice["rate"]
+    names: dict[str, Any] = {**SGD, "meta_gradient": "first-order", **({"head": head} if benchmark.images else {})}
+    usual = replace(benchmark.settings, **names, adaptation_steps=1, inner_rate=1.0)
+    problem = model_of(benchmark, usual)
     params = (problem if work.beneath is None else begun_from(problem, work.beneath)).init(jax.random.key(work.seed))
-    if usual not in ground.free:  # one program for all rates and steps, which are arguments of it
-        ground.free[usual] = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))
+    if usual not in benchmark.free:  # one program for all rates and steps, which are arguments of it
+        benchmark.free[usual] = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))
     given = params._replace(inner=jnp.asarray(rate))
-    fitted = as_fitted(ground.free[usual], given, steps, usual, work.beneath_operations)
+    fitted = as_fitted(benchmark.free[usual], given, steps, usual, work.beneath_operations)
     settings = replace(usual, adaptation_steps=steps, inner_rate=rate)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
 def fit_ridge(work: Work) -> Fitted:
     """Ridge regression on the last layer of the parameters beneath, pulled to it; or of each task by itself, to the mean."""
-    ground, ridge, steps = work.ground, work.choice["ridge"], work.choice.get("steps", 1)
+    benchmark, ridge, steps = work.benchmark, work.choice["ridge"], work.choice.get("steps", 1)
     bare = {} if work.beneath is not None else {"hidden": ()}
-    usual = replace(ground.settings, adapter="ridge-head", inner_clip=0.0, **SGD, **bare)
-    problem = model_of(ground, usual)
-    theta = work.beneath.theta if work.beneath is not None else at_the_mean(ground)
+    usual = replace(benchmark.settings, adapter="ridge-head", inner_clip=0.0, **SGD, **bare)
+    problem = model_of(benchmark, usual)
+    theta = work.beneath.theta if work.beneath is not None else at_the_mean(benchmark)
     params = MetaParams(theta, jnp.log(jnp.asarray(ridge)))
     fitted = as_fitted(problem, params, steps, usual, work.beneath_operations)
     settings = replace(usual, ridge=ridge)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
-def at_the_mean(ground: Ground) -> Any:
+def at_the_mean(benchmark: Benchmark) -> Any:
     """A last layer that says the mean of all meta-train rows, or how frequent classes are, whatever it is asked."""
-    mean = jnp.asarray(np.nanmean(ground.targets, 0), jnp.float32)
-    return {"layers": {0: {"kernel": jnp.zeros((ground.problem.format.features, mean.size)), "bias": mean}}}
+    mean = jnp.asarray(np.nanmean(benchmark.targets, 0), jnp.float32)
+    return {"layers": {0: {"kernel": jnp.zeros((benchmark.problem.format.features, mean.size)), "bias": mean}}}

@@ -131,7 +131,7 @@ def lines(
 ) -> Markup:
     """Lines by name through their (x, y), in the class that `looks` gives each; `level` is one more (name, y), as a thin line,
     where it does not squeeze the others. x is logarithmic, as numbers of shots, steps and tasks want it; 0 has room there.
-    What is `FAR` times as high as most of it (an arm that diverges) stands at the upper edge, its number in its tooltip."""
+    What is `FAR` times as high as most of it (a method that diverges) stands at the upper edge, its number in its tooltip."""
     all_heights = [y for line in series.values() for _, y in line]
     top = top_of(all_heights, level[1] if level else 0.0)
     heights = [min(y, top) for y in all_heights]
@@ -170,7 +170,7 @@ def scatter(points: Sequence[tuple[float, float, str]], look: str, x_title: str,
 
 
 class Cost(NamedTuple):
-    """An arm as a picture of costs shows it."""
+    """A method as a picture of costs shows it."""
 
     name: str
     cost: float
@@ -181,29 +181,29 @@ class Cost(NamedTuple):
     title: str
 
 
-def costs(arms: Sequence[Cost], x_title: str, y_title: str, label: str) -> Markup:
+def costs(methods: Sequence[Cost], x_title: str, y_title: str, label: str) -> Markup:
     """Errors, with intervals, against costs on a logarithmic axis; what costs nothing stands at its left end. Names stand where
-    there is room for them, those of the first arms first."""
+    there is room for them, those of the first methods first."""
     floor = 300.0 - BOTTOM
-    paid, free = [arm.cost for arm in arms if arm.cost > 0] or [1.0], any(arm.cost <= 0 for arm in arms)
+    paid, free = [method.cost for method in methods if method.cost > 0] or [1.0], any(method.cost <= 0 for method in methods)
     across = Scale(min(paid), max(max(paid), 10 * min(paid)), LEFT + (40 if free else 12), WIDTH - RIGHT - 16, log=True)
     x = lambda cost: across(cost) if cost > 0 else LEFT + 12  # noqa: E731
-    top = top_of([arm.error for arm in arms])
-    near = [value for arm in arms if arm.error <= top for value in (arm.error, arm.low, min(arm.high, top))]
+    top = top_of([method.error for method in methods])
+    near = [value for method in methods if method.error <= top for value in (method.error, method.low, min(method.high, top))]
     scale = scale_of(near, floor, TOP, zero=False)
     y = lambda error: scale(min(max(error, scale.low), scale.high))  # noqa: E731
     ticks = [(0.0, x(0.0))] * free + [(value, across(value)) for value in across.ticks(3)]
     parts, named = [frame(scale, ticks, x_title, y_title)], []
-    taken = [(x(arm.cost) - 5, y(arm.error) - 5, x(arm.cost) + 5, y(arm.error) + 5) for arm in arms]
-    for arm in arms:
-        place = x(arm.cost), y(arm.error)
-        parts.append(rule(place[0], y(arm.low), place[0], y(arm.high), f"whisker {arm.look}"))
-        parts.append(mark("circle", *place, f"dot {arm.look}", arm.title, 4.5))
-        found = room_for(arm.name, place, taken, floor)
+    taken = [(x(method.cost) - 5, y(method.error) - 5, x(method.cost) + 5, y(method.error) + 5) for method in methods]
+    for method in methods:
+        place = x(method.cost), y(method.error)
+        parts.append(rule(place[0], y(method.low), place[0], y(method.high), f"whisker {method.look}"))
+        parts.append(mark("circle", *place, f"dot {method.look}", method.title, 4.5))
+        found = room_for(method.name, place, taken, floor)
         if found is not None:
             anchor, at, box = found
             taken.append(box)
-            named.append(text(*at, arm.name, f"name {arm.look}", anchor))
+            named.append(text(*at, method.name, f"name {method.look}", anchor))
     return svg(WIDTH, floor + BOTTOM, label, parts, named)
 
 
@@ -230,7 +230,8 @@ WHISKER = 150.0
 
 
 def whisker(low: float, middle: float, high: float, scale: Scale, band: tuple[float, float] | None, look: str) -> Markup:
-    """One arm's error with its interval, and the band of what differs from the recommended arm by less than the margin."""
+    """One method's error with its interval, and the band of what differs from the recommended method by less than the
+    margin."""
     inside = lambda value: min(max(scale(value), 1.0), WHISKER - 1)  # noqa: E731
     parts = [
         rule(inside(low), 10, inside(high), 10, f"whisker {look}"),

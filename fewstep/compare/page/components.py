@@ -1,6 +1,6 @@
 """Parts of the page of a comparison: cells, figures, small tables. Used by whole.py.
 
-The arms of a comparison as its page shows them: in what order, under what name, in what color. Used by whole.py
+The methods of a comparison as its page shows them: in what order, under what name, in what color. Used by whole.py
 and parts.py.
 """
 
@@ -32,11 +32,11 @@ FAMILIES = {
     "meta": "meta-learning",
     "in-context": "in context",
 }
-"""of arms, in the order of a legend"""
+"""of methods, in the order of a legend"""
 
 
-class Arms:
-    """The arms of a comparison, the best first, and what is asked of them again and again."""
+class Methods:
+    """The methods of a comparison, the best first, and what is asked of them again and again."""
 
     def __init__(self, compare: Mapping[str, Any]):
         metric, verdict = compare.get("metric") or {}, compare.get("verdict") or {}
@@ -46,22 +46,22 @@ class Arms:
         self.axis = self.metric if len(self.metric) <= charts.MOST_LETTERS else metric.get("name") or "error"
         self.lower_is_better: bool = metric.get("lower_is_better", True)
         self.margin = compare.get("margin")
-        self.recommended: str | None = verdict.get("arm")
+        self.recommended: str | None = verdict.get("method")
         self.runner_up: str | None = verdict.get("runner_up")
         sign = 1 if self.lower_is_better else -1
-        error = lambda arm: sign * arm["error"]["mean"] if has_error(arm) else float("inf")  # noqa: E731
-        self.all: list[Mapping[str, Any]] = sorted(compare.get("arms") or (), key=error)
-        self._by_name = {arm.get("name"): arm for arm in self.all}
+        error = lambda method: sign * method["error"]["mean"] if has_error(method) else float("inf")  # noqa: E731
+        self.all: list[Mapping[str, Any]] = sorted(compare.get("methods") or (), key=error)
+        self._by_name = {method.get("name"): method for method in self.all}
         self.by_task: Mapping[str, Sequence[float]] = compare.get("by_task") or {}
         longest = max(map(len, self.by_task.values()), default=0)
         names = list(compare.get("tasks") or ())
         self.tasks = [*names, *(f"task {place}" for place in range(len(names), longest))]
 
     def title(self, name: Any) -> str:
-        return self._by_name.get(name, {}).get("title") or str(name or "none of the arms")
+        return self._by_name.get(name, {}).get("title") or str(name or "none of the methods")
 
     def look(self, name: Any) -> str:
-        """The class of an arm's marks, by its family."""
+        """The class of a method's marks, by its family."""
         family = self._by_name.get(name, {}).get("family")
         return f"f-{family}" if family in FAMILIES else "f-other"
 
@@ -71,42 +71,42 @@ class Arms:
         return (self.title("prior"), found["error"]["mean"]) if has_error(found) else None
 
     def scale(self) -> charts.Scale | None:
-        """Of the whiskers; None where no arm has an error yet."""
-        errors = [arm["error"] for arm in self.all if has_error(arm)]
+        """Of the whiskers; None where no method has an error yet."""
+        errors = [method["error"] for method in self.all if has_error(method)]
         top = charts.top_of([error["mean"] for error in errors] or [0.0])
         near = [error for error in errors if error["mean"] <= top]
         values = [min(error[end], top) for error in near for end in ENDS if known(error.get(end))]
         return charts.scale_of(values, 4.0, charts.WHISKER - 4) if values else None
 
     def band(self) -> tuple[float, float] | None:
-        """What differs from the recommended arm by less than the margin."""
+        """What differs from the recommended method by less than the margin."""
         chosen = self._by_name.get(self.recommended, {})
         if not has_error(chosen) or not known(self.margin):
             return None
         middle = chosen["error"]["mean"]
-        least = min(arm["error"]["mean"] for arm in self.all if has_error(arm))
+        least = min(method["error"]["mean"] for method in self.all if has_error(method))
         lowest = min(least, middle) / 2 if least > 0 else middle - self.margin
         return max(middle - self.margin, lowest), middle + self.margin
 
     def pair(self) -> tuple[str, str] | None:
-        """(MAML, or the recommended arm where it is not there; the runner-up, or who else is the best)."""
-        wanted = ["maml", self.recommended, self.runner_up, *(arm.get("name") for arm in self.all)]
+        """(MAML, or the recommended method where it is not there; the runner-up, or who else is the best)."""
+        wanted = ["maml", self.recommended, self.runner_up, *(method.get("name") for method in self.all)]
         there = [name for name in dict.fromkeys(wanted) if name is not None and name in self.by_task]
         if len(there) < 2:
             return None
         return there[0], next((name for name in there[1:] if name == self.runner_up), there[1])
 
-    def importance(self, arm: Mapping[str, Any]) -> int:
-        """The order in which arms get a label in a crowded picture."""
+    def importance(self, method: Mapping[str, Any]) -> int:
+        """The order in which methods get a label in a crowded picture."""
         first = [self.recommended, "maml", self.runner_up, "prior"]
-        return first.index(arm.get("name")) if arm.get("name") in first else len(first)
+        return first.index(method.get("name")) if method.get("name") in first else len(first)
 
 
 ENDS = ("mean", "low", "high")
 
 
-def has_error(arm: Mapping[str, Any]) -> bool:
-    return known((arm.get("error") or {}).get("mean"))
+def has_error(method: Mapping[str, Any]) -> bool:
+    return known((method.get("error") or {}).get("mean"))
 
 
 MOST_POINTS = 2000
@@ -117,7 +117,7 @@ OUTCOMES = {
     "better": "▼ better",
     "worse": "▲ worse",
     "equivalent": "≈ equivalent",
-    "cannot tell": "? cannot tell",
+    "inconclusive": "? cannot tell",
     "diverged": "diverged",
 }
 
@@ -137,53 +137,53 @@ def facts(compare: Mapping[str, Any]) -> list[tuple[str, Child]]:
     return found
 
 
-def error(arms: Arms, arm: Mapping[str, Any], scale: charts.Scale | None, band: tuple[float, float] | None) -> Markup:
-    if not has_error(arm) or scale is None:
-        why = "diverged" if arm.get("diverged") else "left out" if arm.get("left_out") else "not measured yet"
+def error(methods: Methods, method: Mapping[str, Any], scale: charts.Scale | None, band: tuple[float, float] | None) -> Markup:
+    if not has_error(method) or scale is None:
+        why = "diverged" if method.get("diverged") else "left out" if method.get("left_out") else "not measured yet"
         return element("span", why, class_="caution")
-    given = arm["error"]
+    given = method["error"]
     low, middle, high = (given[end] if known(given.get(end)) else given["mean"] for end in ("low", "mean", "high"))
-    drawn = charts.whisker(low, middle, high, scale, band, arms.look(arm.get("name")))
-    diverged = element("span", " diverged on some seeds", class_="caution") if arm.get("diverged") else None
+    drawn = charts.whisker(low, middle, high, scale, band, methods.look(method.get("name")))
+    diverged = element("span", " diverged on some seeds", class_="caution") if method.get("diverged") else None
     return joined(drawn, element("span", interval(given), diverged, class_="figure"))
 
 
-def cell(arms: Arms, arm: Mapping[str, Any], column: str) -> Markup | None:
-    """What a column says of an arm; None where it says nothing."""
+def cell(methods: Methods, method: Mapping[str, Any], column: str) -> Markup | None:
+    """What a column says of a method; None where it says nothing."""
     if column == "Difference":
-        given = arm.get("difference") or {}
+        given = method.get("difference") or {}
         outcome = given.get("outcome")
         told = element("span", OUTCOMES.get(outcome, outcome), class_=f"outcome o-{outcome.split()[0]}") if outcome else None
         shown = interval(given, signed=True)
         return joined(shown, " ", told) if shown is not None or told is not None else None
     if column == "At equal compute":
-        return interval(arm.get("equal_compute"))
+        return interval(method.get("equal_compute"))
     if column == "To train":
-        found = [duration(arm["train_seconds"])] if known(arm.get("train_seconds")) else []
-        found += [f"{number(arm['train_operations'])} {arms.work}"] if arm.get("train_operations") else []
+        found = [duration(method["train_seconds"])] if known(method.get("train_seconds")) else []
+        found += [f"{number(method['train_operations'])} {methods.work}"] if method.get("train_operations") else []
     else:
-        found = [duration(arm["adapt_milliseconds"] / 1000)] if known(arm.get("adapt_milliseconds")) else []
+        found = [duration(method["adapt_milliseconds"] / 1000)] if known(method.get("adapt_milliseconds")) else []
     return joined(found[0], [element("span", each, class_="what") for each in found[1:]]) if found else None
 
 
-def costs(arms: Arms, field: str, axis: str) -> list[charts.Cost]:
-    """The arms that have an error and this cost, those first whose names matter most."""
+def costs(methods: Methods, field: str, axis: str) -> list[charts.Cost]:
+    """The methods that have an error and this cost, those first whose names matter most."""
     found = []
-    for arm in sorted(arms.all, key=arms.importance):
-        if known(arm.get(field)) and has_error(arm):
-            error, cost, name = arm["error"], arm[field], arm.get("name")
+    for method in sorted(methods.all, key=methods.importance):
+        if known(method.get(field)) and has_error(method):
+            error, cost, name = method["error"], method[field], method.get("name")
             low, high = (error[end] if known(error.get(end)) else error["mean"] for end in ("low", "high"))
-            told = f"{arms.title(name)}: {arms.word} {number(error['mean'])}, {number(cost)} {axis}"
-            found.append(charts.Cost(str(name), cost, error["mean"], low, high, arms.look(name), told))
+            told = f"{methods.title(name)}: {methods.word} {number(error['mean'])}, {number(cost)} {axis}"
+            found.append(charts.Cost(str(name), cost, error["mean"], low, high, methods.look(name), told))
     return found
 
 
-def looks(arms: Arms, names: Iterable[str]) -> dict[str, str]:
-    """The classes of lines, by the arms' titles: of one family only the first is drawn through and filled."""
+def looks(methods: Methods, names: Iterable[str]) -> dict[str, str]:
+    """The classes of lines, by the methods' titles: of one family only the first is drawn through and filled."""
     found: dict[str, str] = {}
     for name in names:
-        look = arms.look(name)
-        found[arms.title(name)] = look + " second" * (look in found.values())
+        look = methods.look(name)
+        found[methods.title(name)] = look + " second" * (look in found.values())
     return found
 
 
@@ -203,24 +203,24 @@ def in_words(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     return "; ".join(told)
 
 
-def worst_tasks(arms: Arms) -> dict[str, Any] | None:
-    """The tasks of the largest error of the recommended arm, and what others reach there."""
-    errors = arms.by_task
-    first = next((name for name in (arms.recommended, *errors) if name is not None and name in errors), None)
+def worst_tasks(methods: Methods) -> dict[str, Any] | None:
+    """The tasks of the largest error of the recommended method, and what others reach there."""
+    errors = methods.by_task
+    first = next((name for name in (methods.recommended, *errors) if name is not None and name in errors), None)
     if first is None:
         return None
-    sign = 1 if arms.lower_is_better else -1
+    sign = 1 if methods.lower_is_better else -1
     order = sorted(
         (place for place, value in enumerate(errors[first]) if known(value)), key=lambda place: -sign * errors[first][place]
     )
-    columns = [name for name in dict.fromkeys((first, arms.runner_up, "prior")) if name is not None and name in errors]
+    columns = [name for name in dict.fromkeys((first, methods.runner_up, "prior")) if name is not None and name in errors]
     if not order:
         return None
     decimals, rows = decimals_of(max(abs(errors[first][order[0]]) / 10, 1e-9)), []
     for place in order[:WORST]:
         values = [errors[name][place] if place < len(errors[name]) else None for name in columns]
-        rows.append((arms.tasks[place], [datum(value, decimals) for value in values]))
-    return {"titles": [arms.title(name) for name in columns], "rows": rows}
+        rows.append((methods.tasks[place], [datum(value, decimals) for value in values]))
+    return {"titles": [methods.title(name) for name in columns], "rows": rows}
 
 
 def plain(name: str, value: Any) -> str:
@@ -240,14 +240,14 @@ def settings(given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {plain(name, value)}" for name, value in given.items()) or "none"
 
 
-def searches(arms: Arms) -> list[tuple[str, str, list[str], list[tuple[str, Markup]]]]:
-    """(title, settings, sizes, all that were tried with their error on meta-validation tasks) of each arm that has some."""
+def searches(methods: Methods) -> list[tuple[str, str, list[str], list[tuple[str, Markup]]]]:
+    """(title, settings, sizes, all that were tried with their error on meta-validation tasks) of each method that has some."""
     rows = []
-    for arm in arms.all:
-        tried = [(settings(each.get("settings") or {}), datum(each.get("validation"))) for each in arm.get("searched") or ()]
-        if not tried and not arm.get("settings"):
+    for method in methods.all:
+        tried = [(settings(each.get("settings") or {}), datum(each.get("validation"))) for each in method.get("searched") or ()]
+        if not tried and not method.get("settings"):
             continue
         sizes = ("meta_steps", "meta-step"), ("parameters", "parameter")
-        counts = [counted(arm[field], one) for field, one in sizes if arm.get(field)]
-        rows.append((arms.title(arm.get("name")), settings(arm.get("settings") or {}), counts, tried))
+        counts = [counted(method[field], one) for field, one in sizes if method.get(field)]
+        rows.append((methods.title(method.get("name")), settings(method.get("settings") or {}), counts, tried))
     return rows

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from fewstep.apps.images.compare import PROBE, embeddings_of, image_benchmark
+from fewstep.apps.images.compare import PROBE, embeddings_of, make_image_benchmark
 from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
 from fewstep.compare.methods import LEARNED
 from fewstep.compare.methods.method import Work
 from fewstep.compare.request import ASKED, as_asked, goes_on
-from fewstep.compare.splits import grounds
+from fewstep.compare.splits import make_benchmarks
 from fewstep.errors import InputError
 
 CLASSES, PHOTOS = 20, 6
@@ -48,7 +48,7 @@ def written(found, path):
 
 
 def work_on(settings, path, ridge=1.0):
-    on = image_benchmark(settings, 0, path)
+    on = make_image_benchmark(settings, 0, path)
     return on, Work(on, {"ridge": ridge}, 0, None)
 
 
@@ -56,7 +56,7 @@ def work_on(settings, path, ridge=1.0):
 def test_embeddings_that_know_the_classes_tell_all_photos_and_pixels_of_noise_none(name, settings, tmp_path):
     on, work = work_on(settings, written(table(settings).sample(fraction=1.0, shuffle=True, seed=3), tmp_path / name))
     assert on.errors(PROBE.fit(work).predict, "test").max() == 0
-    nearest = next(arm for arm in LEARNED if arm.name == "nearest")
+    nearest = next(method for method in LEARNED if method.name == "nearest")
     assert on.errors(nearest.fit(work).predict, "test").mean() > 0.4
 
 
@@ -79,7 +79,7 @@ def test_the_probe_is_ridge_regression_on_centered_embeddings_of_length_one(sett
 
 
 def test_without_embeddings_the_probe_is_left_out_and_says_how_to_bring_some(settings):
-    assert "--embeddings" in PROBE.absent(image_benchmark(settings, 0))
+    assert "--embeddings" in PROBE.absent(make_image_benchmark(settings, 0))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_without_embeddings_the_probe_is_left_out_and_says_how_to_bring_some(set
 def test_embeddings_that_do_not_fit_are_refused(change, told, settings, tmp_path):
     path = written(change(table(settings)), tmp_path / "e.csv")
     with pytest.raises(InputError, match=told):
-        embeddings_of(path, image_benchmark(settings, 0).settings, 0)
+        embeddings_of(path, make_image_benchmark(settings, 0).settings, 0)
 
 
 def test_embeddings_are_of_photos_and_part_of_what_a_comparison_is(settings, tmp_path):
     with pytest.raises(InputError, match="of photos"):
-        grounds(Sine(), 0, print, budget=60, embeddings="e.csv")
+        make_benchmarks(Sine(), 0, print, budget=60, embeddings="e.csv")
     with pytest.raises(InputError, match="no such file"):
         as_asked(settings, 60.0, 1, None, 0, "", str(tmp_path / "absent.csv"))
     asked = as_asked(settings, 60.0, 1, None, 0, "", written(table(settings), tmp_path / "e.csv"))

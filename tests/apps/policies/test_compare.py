@@ -1,5 +1,5 @@
 """Policies are compared: judged alike, saved as what was judged, told of in costs. Place: fewstep/apps/policies/compare.py,
-arms/policies.py."""
+methods/policies.py."""
 
 import sys
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fewstep import cli, runs
-from fewstep.apps.policies.compare import RATES, policy_benchmark
+from fewstep.apps.policies.compare import RATES, make_policy_benchmark
 from fewstep.apps.policies.model import returns_program
 from fewstep.apps.policies.problems import Nav2d, OwnEnvironment
 from fewstep.compare import compare, resume
@@ -29,38 +29,38 @@ def compared(tmp_path_factory):
 
 def returns_in(run, problem=None):
     """[tasks, updates + 1] of the test tasks of the comparison, by the program that judges any policy."""
-    held = policy_benchmark(SMALL, 0).test
+    held = make_policy_benchmark(SMALL, 0).test
     key, problem = jax.random.key(held.key), problem or run.problem()
     return np.asarray(returns_program(problem, held.count, 3, key, held.draws, held.unseen)(run.params())[0].returns)
 
 
-def test_every_arm_is_told_of_by_its_costs_on_the_same_tasks(compared):
+def test_every_method_is_told_of_by_its_costs_on_the_same_tasks(compared):
     folder, found = compared
-    arms = {arm["name"]: arm for arm in found["arms"]}
-    assert set(arms) == {"prior", "scratch", "joint", "joint-finetuned", "maml"}
+    methods = {method["name"]: method for method in found["methods"]}
+    assert set(methods) == {"prior", "scratch", "joint", "joint-finetuned", "maml"}
     assert found["metric"]["name"] == "cost" and found["unit_of_work"] == "environment steps"
     assert found["protocol"]["test_tasks"] == len(found["tasks"]) == 40
     for name, errors in found["by_task"].items():
-        assert np.isfinite(errors).all() and arms[name]["error"]["mean"] == pytest.approx(np.mean(errors)), name
+        assert np.isfinite(errors).all() and methods[name]["error"]["mean"] == pytest.approx(np.mean(errors)), name
     steps = 2 * 3 * 2 * SMALL.build(0).environment.horizon * found["protocol"]["meta_steps"]
-    assert {arms[name]["train_operations"] for name in ("joint", "joint-finetuned", "maml")} == {steps}
-    assert {arms[name]["train_operations"] for name in ("prior", "scratch")} == {0.0}
-    assert arms["joint-finetuned"]["settings"]["rate"] in RATES
+    assert {methods[name]["train_operations"] for name in ("joint", "joint-finetuned", "maml")} == {steps}
+    assert {methods[name]["train_operations"] for name in ("prior", "scratch")} == {0.0}
+    assert methods["joint-finetuned"]["settings"]["rate"] in RATES
     assert "cost" in (folder / "compare.html").read_text()
 
 
-@pytest.mark.parametrize(("arm", "updates"), [("joint", 0), ("joint-finetuned", 3), ("maml", 3)])
-def test_the_run_of_an_arm_brings_what_the_arm_did(arm, updates, compared):
+@pytest.mark.parametrize(("method", "updates"), [("joint", 0), ("joint-finetuned", 3), ("maml", 3)])
+def test_the_run_of_a_method_brings_what_the_method_did(method, updates, compared):
     folder, found = compared
-    run = runs.open_run(folder / "arms" / arm / "seed0")
-    costs = np.array(found["by_task"][arm])
+    run = runs.open_run(folder / "methods" / method / "seed0")
+    costs = np.array(found["by_task"][method])
     np.testing.assert_allclose(-returns_in(run)[:, updates], costs, rtol=2e-3, atol=1e-2)
 
 
 def test_no_learning_is_the_untrained_policy_and_one_policy_for_all_is_judged_without_updates(compared):
     found = compared[1]
     problem = SMALL.build(0)
-    held = policy_benchmark(SMALL, 0).test
+    held = make_policy_benchmark(SMALL, 0).test
     program = returns_program(problem, held.count, 3, jax.random.key(held.key), held.draws, held.unseen)
     untrained = np.asarray(program(problem.init(jax.random.key(0)))[0].returns)
     # The learned rates update it after the first collection, which is not judged here: only what θ itself brings there.
@@ -79,7 +79,7 @@ def test_a_comparison_that_is_done_goes_on_without_training_anything_again(compa
     monkeypatch.setattr("fewstep.training.loop.train", lambda *given, **more: pytest.fail("trained again"))
     monkeypatch.setattr("fewstep.compare.report.curves", lambda *given: {})
     again = compare(SMALL, folder, budget_seconds=600, seeds=1, quiet=True)
-    assert again["by_task"] == found["by_task"] and again["verdict"]["arm"] == found["verdict"]["arm"]
+    assert again["by_task"] == found["by_task"] and again["verdict"]["method"] == found["verdict"]["method"]
 
 
 def test_costs_below_zero_are_told_as_differences_and_never_as_shares():
@@ -90,7 +90,7 @@ def test_costs_below_zero_are_told_as_differences_and_never_as_shares():
     assert "its cost is about -500.1 " in told and "prior has -10.0, so it takes 490.1 of that cost away" in told
 
 
-def test_arms_of_one_cost_cost_no_less():
+def test_methods_of_one_cost_cost_no_less():
     draw = np.random.default_rng(1)
     scores = [
         Scores(name, mean + draw.normal(0, 0.001, (3, 60)), 1.0) for name, mean in (("a", 1.0), ("b", 1.001), ("prior", 9.0))
