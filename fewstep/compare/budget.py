@@ -102,7 +102,7 @@ class Costs(NamedTuple):
     paces: dict[str, Pace]
     choices: dict[str, int]
     """trained method -> how many of its settings are tried"""
-    followers: tuple[str, ...]
+    dependents: tuple[str, ...]
     """methods that need no training beside that of another, whose programs they share"""
     folds: int
     extra: float
@@ -124,8 +124,8 @@ class Costs(NamedTuple):
                 total += self.folds * (self.choices[name] - 1) * tried
             if name in plan.equal_compute:
                 total += self.folds * (plan.equal_compute[name] * pace.meta_step + self.extra)
-        followers = sum(name not in plan.left_out for name in self.followers)
-        return total + followers * self.folds * plan.seeds * self.extra
+        dependents = sum(name not in plan.left_out for name in self.dependents)
+        return total + dependents * self.folds * plan.seeds * self.extra
 
 
 def equal_steps(paces: Mapping[str, Pace], meta_steps: int, left_out: Mapping[str, str]) -> dict[str, int]:
@@ -148,13 +148,13 @@ def planned(costs: Costs, left: float, recipe: int, seeds: int) -> Plan:
             return with_steps(reduced, steps)
     reduced = plans[-1]
     for name in ("", *LAST_TO_GO):
-        if name in costs.paces or name in costs.followers:
+        if name in costs.paces or name in costs.dependents:
             reduced = replace(reduced, left_out={**reduced.left_out, name: LEFT_OUT})
         if set(costs.paces) <= set(reduced.left_out):
             break
         if (steps := affordable(reduced, costs, left, recipe)) >= least:
             return with_steps(reduced, steps)
-    return Plan(0, seeds, False, {}, costs.paces, dict.fromkeys((*costs.paces, *costs.followers), LEFT_OUT))
+    return Plan(0, seeds, False, {}, costs.paces, dict.fromkeys((*costs.paces, *costs.dependents), LEFT_OUT))
 
 
 def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
@@ -170,7 +170,7 @@ def reductions(plan: Plan, costs: Costs) -> Sequence[Plan]:
         plans.append(reduced)
     plan = plans[-1]
     for name in FIRST_TO_GO:
-        if name in costs.paces or name in costs.followers:
+        if name in costs.paces or name in costs.dependents:
             plan = replace(plan, left_out={**plan.left_out, name: LEFT_OUT})
             plans.append(plan)
     return plans

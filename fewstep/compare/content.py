@@ -16,7 +16,7 @@ import numpy as np
 from fewstep.compare.budget import Plan
 from fewstep.compare.methods import Method
 from fewstep.compare.results import About, Comparison, Question, Scores, Verdict
-from fewstep.compare.runner import Lengths, Runner, Scored, read_kept, read_scored
+from fewstep.compare.runner import Lengths, Runner, Scored, read_scored, read_stored
 from fewstep.runs import open_run, write_json
 from fewstep.version import __version__
 
@@ -26,7 +26,7 @@ MARGIN_PART = 0.05
 """of the error without learning"""
 
 
-class Known:
+class ScoreTable:
     """All that was scored of one comparison: method -> by seed, over all folds."""
 
     def __init__(self, runner: Runner, seeds: dict[str, int], lengths: Any):
@@ -70,13 +70,13 @@ class Known:
         return [name for benchmark in self.runner.benchmarks for name in benchmark.test.names]
 
 
-def margin_of(known: Known, asked: float | None) -> float:
+def margin_of(table: ScoreTable, requested: float | None) -> float:
     """Errors that differ by less are as good as equal. By default a part of what the best method could take from no
     learning."""
-    if asked is not None:
-        return asked
-    metric = known.runner.benchmarks[0].metric
-    errors = {name: float(known.errors(name, "validation").mean()) for name in known.scored}
+    if requested is not None:
+        return requested
+    metric = table.runner.benchmarks[0].metric
+    errors = {name: float(table.errors(name, "validation").mean()) for name in table.scored}
     best = 0.0 if metric.from_zero else min((error for error in errors.values() if math.isfinite(error)), default=0.0)
     found = MARGIN_PART * (errors["prior"] - best)
     return max(found if math.isfinite(found) else 0.0, metric.least_margin) or MARGIN_PART
@@ -96,13 +96,13 @@ def number(value: Any) -> float | None:
 
 def protocol_of(runner: Runner, plan: Plan, budget: float, spent: float) -> dict[str, Any]:
     first = runner.benchmarks[0]
-    held = {
+    counts = {
         split: sum(len(getattr(benchmark, split).names) for benchmark in runner.benchmarks) for split in ("validation", "test")
     }
     return {
         **first.protocol,
-        "validation_tasks": held["validation"],
-        "test_tasks": held["test"],
+        "validation_tasks": counts["validation"],
+        "test_tasks": counts["test"],
         "seeds": list(range(plan.seeds)),
         "meta_steps": plan.meta_steps,
         "split_seed": first.seed,
@@ -115,28 +115,28 @@ def protocol_of(runner: Runner, plan: Plan, budget: float, spent: float) -> dict
     }
 
 
-def method_entry(method: Method, known: Known, comparison: Comparison, equal: dict[str, Any]) -> dict[str, Any]:
+def method_entry(method: Method, table: ScoreTable, comparison: Comparison, equal: dict[str, Any]) -> dict[str, Any]:
     """One method of `compare.json`."""
-    name, record = method.name, known.first(method.name)
+    name, record = method.name, table.first(method.name)
     difference = comparison.differences.get(name)
-    validation = number(known.errors(name, "validation").mean())
+    validation = number(table.errors(name, "validation").mean())
     return {
         **described(method),
         "settings": record["choice"],
-        "searched": known.runner.searched(method),
+        "searched": table.runner.searched(method),
         "diverged": comparison.diverged.get(name, 0) > 0,
-        "note": known.notes(name),
+        "note": table.notes(name),
         "error": interval(comparison.errors[name]),
         "validation": validation,
         "difference": None if difference is None else {**interval(difference), "outcome": difference.outcome},
         "equal_compute": equal.get(name),
-        "seeds": len(known.scored[name]),
+        "seeds": len(table.scored[name]),
         "meta_steps": record["meta_steps"],
         "adaptation_steps": record["steps"],
-        "train_seconds": known.mean(name, "train_seconds"),
-        "train_operations": known.mean(name, "operations"),
-        "adapt_operations": known.mean(name, "adapt_operations"),
-        "adapt_milliseconds": known.mean(name, "adapt_milliseconds"),
+        "train_seconds": table.mean(name, "train_seconds"),
+        "train_operations": table.mean(name, "operations"),
+        "adapt_operations": table.mean(name, "adapt_operations"),
+        "adapt_milliseconds": table.mean(name, "adapt_milliseconds"),
         "parameters": record["parameters"],
     }
 
@@ -154,7 +154,7 @@ def left_out_entry(method: Method, why: str) -> dict[str, Any]:
 
 def content_of(
     runner: Runner,
-    known: Known,
+    table: ScoreTable,
     verdict: Verdict,
     *,
     plan: Plan,
@@ -170,7 +170,7 @@ def content_of(
 ) -> dict[str, Any]:
     """The content of `compare.json`, but for its curves and probes."""
     comparison, first = verdict.comparison, runner.benchmarks[0]
-    order = [verdict.method, *sorted(set(known.scored) - {verdict.method}, key=lambda name: rank(comparison, name))]
+    order = [verdict.method, *sorted(set(table.scored) - {verdict.method}, key=lambda name: rank(comparison, name))]
     return {
         "fewstep": __version__,
         "problem": first.problem.name,
@@ -187,10 +187,10 @@ def content_of(
             "more_tasks": verdict.more_tasks,
             "sentences": [verdict.sentences[0], *how_short, *verdict.sentences[1:], *more_sentences],
         },
-        "methods": [method_entry(runner.method(name), known, comparison, equal) for name in order]
+        "methods": [method_entry(runner.method(name), table, comparison, equal) for name in order]
         + [left_out_entry(runner.method(name), why) for name, why in left_out.items()],
-        "tasks": known.tasks(),
-        "by_task": {name: [number(value) for value in known.errors(name, "test").mean(0)] for name in order},
+        "tasks": table.tasks(),
+        "by_task": {name: [number(value) for value in table.errors(name, "test").mean(0)] for name in order},
     }
 
 
@@ -200,7 +200,7 @@ def rank(comparison: Comparison, name: str) -> tuple[bool, float]:
 
 
 RUN = "run"
-KEPT = ("parameters.npz", "metrics.jsonl", "checkpoints", "config.json")
+COPIED = ("parameters.npz", "metrics.jsonl", "checkpoints", "config.json")
 """what is copied of a run; with the last of it, it is one"""
 SOURCE = "copied_from.json"
 """the method and the seed that were copied, written last"""
@@ -213,9 +213,9 @@ def save_recommended(runner: Runner, ranked: Sequence[str], lengths: Lengths, se
         method = runner.method(name)
         found = {seed: runner.folder(method, seed, 0, lengths) for seed in range(seeds if method.seeded else 1)}
         scored = {seed: read_scored(folder) for seed, folder in found.items()}
-        known = {seed: one.validation.mean() for seed, one in scored.items() if one.record["run"] and not one.diverged}
-        if known:
-            best = min(known, key=known.__getitem__)
+        candidates = {seed: one.validation.mean() for seed, one in scored.items() if one.record["run"] and not one.diverged}
+        if candidates:
+            best = min(candidates, key=candidates.__getitem__)
             copy_run(found[best], runner.directory / RUN, {"method": name, "seed": best})
             return name, best
     return None
@@ -224,11 +224,11 @@ def save_recommended(runner: Runner, ranked: Sequence[str], lengths: Lengths, se
 def copy_run(source: Path, target: Path, of: dict[str, Any]) -> None:
     """A run directory of its own, unless it is a copy of the same run already."""
     marker = target / SOURCE
-    if marker.is_file() and read_kept(marker, dict) == of:
+    if marker.is_file() and read_stored(marker, dict) == of:
         return
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in KEPT:
+    for name in COPIED:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
         elif (source / name).exists():

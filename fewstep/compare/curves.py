@@ -34,9 +34,9 @@ def by_shots(runner: Runner, fitted: dict[str, Fitted], in_time: Callable[[], bo
         if not in_time():
             return None
         runner.say(f"{shots} support examples")
-        held = benchmark.at_shots(shots)
+        held_out = benchmark.at_shots(shots)
         for name, one in fitted.items():
-            found[name].append(finite(held.errors(one.predict, benchmark.unit, benchmark.classes)))
+            found[name].append(finite(held_out.errors(one.predict, benchmark.unit, benchmark.classes)))
     return {"shots": list(counts), "methods": found}
 
 

@@ -33,7 +33,7 @@ from fewstep.training.devices import replicate, task_mesh
 from fewstep.training.jit import cached, jit_hoisted
 from fewstep.training.tuning import prepare
 
-AT_ONCE_BYTES, KEPT_BYTES = 2**26, 2**28
+AT_ONCE_BYTES, CACHE_BYTES = 2**26, 2**28
 """Held-out episodes are drawn in parts of so many bytes, and kept for the next method where all of them are no more than
 this."""
 
@@ -50,7 +50,7 @@ class HeldOut:
     seed: int
     shots: int | None = None
     """support examples of each; None as the family draws them"""
-    _kept: list[Episode] = field(default_factory=list)
+    _cache: list[Episode] = field(default_factory=list)
 
     @cached_property
     def size(self) -> int:
@@ -67,8 +67,8 @@ class HeldOut:
     def parts(self) -> Iterator[Episode]:
         """Episodes that lead with [size], part after part: those of a task follow one another. The last part is filled up with
         its last episode."""
-        if self._kept:
-            yield from self._kept
+        if self._cache:
+            yield from self._cache
             return
         drawn = []
         for first in range(0, self.count, self.size):
@@ -76,8 +76,8 @@ class HeldOut:
             part = self._draw(number)
             drawn.append(part)
             yield part
-        if sum(leaf.nbytes for leaf in jax.tree.leaves(drawn)) <= KEPT_BYTES:
-            self._kept.extend(drawn)
+        if sum(leaf.nbytes for leaf in jax.tree.leaves(drawn)) <= CACHE_BYTES:
+            self._cache.extend(drawn)
 
     def one_of_each(self) -> Episode:
         """The first episode of each task, as far as the first part has them; leaves lead with [tasks]."""
@@ -162,7 +162,7 @@ class Benchmark:
 
     predicts = True
     """whether models predict from support sets: they are calibrated, and asked how tasks differ"""
-    judgings = 0
+    validations = 0
     """how often a training is judged on a task, if that takes long"""
 
     @property
@@ -251,12 +251,12 @@ class Benchmark:
 
     def errors(self, predict: Callable[[Episode], Any], split: str) -> np.ndarray:
         """[tasks] of the 'validation' or 'test' episodes."""
-        held: HeldOut = getattr(self, split)
-        return held.errors(predict, self.unit, self.classes)
+        held_out: HeldOut = getattr(self, split)
+        return held_out.errors(predict, self.unit, self.classes)
 
     def at_shots(self, shots: int) -> HeldOut:
         """The test episodes with so many support examples."""
-        return replace(self.test, shots=shots, _kept=[])
+        return replace(self.test, shots=shots, _cache=[])
 
     @property
     def shot_counts(self) -> tuple[int, ...]:
@@ -285,14 +285,14 @@ def make_benchmark(
     require_answers(problem)
     assert problem.splits is not None
 
-    def held(family: TaskFamily, number: int) -> HeldOut:
+    def held_out(family: TaskFamily, number: int) -> HeldOut:
         if family.resized is not None:
             family = family.resized(2 * base.shot_range.most)  # room for more shots than are trained with
         count = int(family.tasks(tasks or TASKS).size)
         each = draws or min(EPISODES, max(1, MOST_EPISODES // count))
         return HeldOut(family, (names_of or numbered)(problem, family, count), each, 1000 * seed + number)
 
-    return Benchmark(base, problem, seed, held(problem.splits.validation, 1), held(problem.splits.test, 2), **about)
+    return Benchmark(base, problem, seed, held_out(problem.splits.validation, 1), held_out(problem.splits.test, 2), **about)
 
 
 def recipe_of(settings: LearningSettings) -> LearningSettings:

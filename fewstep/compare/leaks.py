@@ -18,7 +18,7 @@ LEAST_ROWS = 8
 SHOWN_PAIRS = 3
 
 
-def refuse_leaks(benchmark: Benchmark) -> None:
+def check_leaks(benchmark: Benchmark) -> None:
     """Raises `InputError`, naming tasks and rows, if all rows of a held-out task are those of a meta-train task."""
     splits = benchmark.problem.splits
     assert splits is not None
@@ -34,7 +34,7 @@ def refuse_leaks(benchmark: Benchmark) -> None:
         if found:
             raise InputError(
                 f"{len(found)} meta-{split} task{'s' * (len(found) > 1)} would be known from training: "
-                + "; ".join(told(benchmark.settings, *pair) for pair in found[:SHOWN_PAIRS])
+                + "; ".join(leak_message(benchmark.settings, *pair) for pair in found[:SHOWN_PAIRS])
                 + "; ..." * (len(found) > SHOWN_PAIRS)
                 + ". Remove one of each pair, or give them one name in the column of --task."
             )
@@ -51,7 +51,7 @@ def contents(family: TaskFamily) -> dict[str, tuple[bytes, ...]]:
     return {name: tuple(sorted(row.tobytes() for row in own)) for name, own in zip(family.names, rows, strict=True)}
 
 
-def told(settings: Any, task: str, other: str) -> str:
+def leak_message(settings: Any, task: str, other: str) -> str:
     """Which rows of the file these are."""
     lines = {name: lines_of(settings, name) for name in (task, other)}
     return f"all rows of {task!r} ({lines[task]}) are those of {other!r} ({lines[other]})"

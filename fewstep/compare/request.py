@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fewstep.application import problem_of
-from fewstep.compare.runner import read_kept
+from fewstep.compare.runner import read_stored
 from fewstep.errors import InputError
 from fewstep.storage.files import absolute, fingerprint, fingerprints
 from fewstep.storage.json import read_json
 
 
-class Asked(TypedDict):
+class Request(TypedDict):
     """What `comparison.json` holds."""
 
     application: str
@@ -34,7 +34,7 @@ class Spent(TypedDict):
     spent: float
 
 
-ASKED, STATE = "comparison.json", "state.json"
+REQUEST, STATE = "comparison.json", "state.json"
 FREE = ("command", "budget_seconds")
 """what may be another when a comparison goes on"""
 
@@ -63,7 +63,7 @@ def require_budget(budget: float, least: float) -> None:
         )
 
 
-def as_asked(
+def make_request(
     settings: Any, budget: float, seeds: int, margin: float | None, seed: int, command: str, embeddings: str = ""
 ) -> dict[str, Any]:
     """What `comparison.json` holds: all that makes two comparisons the same one."""
@@ -88,13 +88,13 @@ def as_asked(
     }
 
 
-def goes_on(directory: Path, asked: dict[str, Any]) -> bool:
+def is_continued(directory: Path, request: dict[str, Any]) -> bool:
     """Whether the same comparison was begun in this folder, be it with another budget. Raises `InputError` where another one
     was."""
-    if not (directory / ASKED).is_file():
+    if not (directory / REQUEST).is_file():
         return False
-    known = read_asked(directory)
-    if other := [name for name in {**asked, **known} if name not in FREE and known.get(name) != asked.get(name)]:
+    stored = read_request(directory)
+    if other := [name for name in {**request, **stored} if name not in FREE and stored.get(name) != request.get(name)]:
         raise InputError(
             f"--out {directory} holds another comparison (its {', '.join(other)} differ). Choose another folder, or go on with "
             f"that one: fewstep compare --resume {directory}"
@@ -102,11 +102,11 @@ def goes_on(directory: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def read_asked(directory: Path) -> dict[str, Any]:
-    path = directory / ASKED
+def read_request(directory: Path) -> dict[str, Any]:
+    path = directory / REQUEST
     if not path.is_file():
-        raise InputError(f"{directory}: expected the folder of a comparison, found no {ASKED} in it.")
-    return read_kept(path, Asked, "Remove the folder and compare again.")
+        raise InputError(f"{directory}: expected the folder of a comparison, found no {REQUEST} in it.")
+    return read_stored(path, Request, "Remove the folder and compare again.")
 
 
 def spent_before(directory: Path) -> float:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.application import problem_of
-from fewstep.compare.report import tell
-from fewstep.compare.request import ASKED, as_asked, check, goes_on, read_asked, spent_before
+from fewstep.compare.report import write_report
+from fewstep.compare.request import REQUEST, check, is_continued, make_request, read_request, spent_before
 from fewstep.compare.runner import RECORD, Runner
 from fewstep.compare.session import Session
 from fewstep.errors import InputError
@@ -48,27 +48,27 @@ def compare(
     method is trained. What is fitted is kept whatever happens.
     """
     check(budget_seconds, seeds, margin)
-    directory, asked = Path(directory), as_asked(settings, budget_seconds, seeds, margin, seed, command, embeddings)
-    begun = goes_on(directory, asked)
+    directory, request = Path(directory), make_request(settings, budget_seconds, seeds, margin, seed, command, embeddings)
+    begun = is_continued(directory, request)
     display = Display(budget_seconds, spent_before(directory) if begun else 0.0, quiet)
     try:
         owner = problem_of(settings)[0]
         benchmarks = tuple(owner.benchmark(settings, seed, display.note, budget=budget_seconds, embeddings=embeddings))
         if not begun:
             new_directory(directory)
-        with run_lock(directory):
-            write_json(directory / ASKED, asked)
-            made = Session(Runner(directory, benchmarks, display.say), display, budget_seconds, seeds)
+        with only_one(directory):
+            write_json(directory / REQUEST, request)
+            session = Session(Runner(directory, benchmarks, display.say), display, budget_seconds, seeds)
             try:
-                made.score_quick(partial)
-                return tell(made, made.trained_plan(), margin, command)
+                session.score_quick(partial)
+                return write_report(session, session.trained_plan(), margin, command)
             except InputError:
                 if not begun and next(directory.rglob(RECORD), None) is None:  # nothing is fitted
                     shutil.rmtree(directory)
                 raise
             finally:
                 if directory.is_dir():
-                    made.keep_time()
+                    session.keep_time()
     finally:
         display.close()
 
@@ -81,11 +81,11 @@ def resume(
 ) -> dict[str, Any]:
     """Goes on with the comparison in `directory`, with its own budget or a greater one. Raises `InputError` where there is
     none, or where that would run code that only its folder names."""
-    asked = read_asked(Path(directory))
-    options = {name: asked[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
-    options["embeddings"] = asked.get("embeddings", "")
+    request = read_request(Path(directory))
+    options = {name: request[name] for name in ("budget_seconds", "seeds", "margin", "seed", "command")}
+    options["embeddings"] = request.get("embeddings", "")
     options["budget_seconds"] = budget_seconds or options["budget_seconds"]
-    settings = settings_of(asked, Path(directory) / ASKED)
+    settings = settings_of(request, Path(directory) / REQUEST)
     if code := problem_of(settings)[0].named_code(settings):
         raise InputError(
             f"{directory} compares in what {code} makes, and this would run that code as it is found here. If you "

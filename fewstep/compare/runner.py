@@ -69,7 +69,7 @@ class Scored(NamedTuple):
         return not np.isfinite(self.validation).all()
 
 
-def read_kept(path: Path, hint: Any, way_out: str = "Remove it: what it holds is then made again.") -> Any:
+def read_stored(path: Path, hint: Any, way_out: str = "Remove it: what it holds is then made again.") -> Any:
     """The content of a JSON file of the comparison. Raises `DamagedRecord`, with the way out, where it is not of the type
     that `hint` says."""
     try:
@@ -87,7 +87,7 @@ def write_scored(folder: Path, scored: Scored) -> None:
 
 def read_scored(folder: Path) -> Scored:
     """Raises `DamagedRecord` where a file of it is damaged."""
-    record = read_kept(folder / RECORD, Record)
+    record = read_stored(folder / RECORD, Record)
     try:
         with arrays_in(folder / SCORES) as arrays:
             return Scored(arrays["validation"], arrays["test"], record)
@@ -161,7 +161,7 @@ class Runner:
         """The method's settings that are best on this fold's meta-validation tasks, by the first seed. Kept in its folder."""
         path = self.directory / "methods" / method.name / f"searched{fold}.json"
         if path.is_file():
-            return read_kept(path, Searched)["chosen"]
+            return read_stored(path, Searched)["chosen"]
         grid = method.grid(self.benchmarks[fold])
         if len(grid) == 1:
             return grid[0]
@@ -184,7 +184,7 @@ class Runner:
 
     def searched(self, method: Method, fold: int = 0) -> list[dict[str, Any]]:
         path = self.directory / "methods" / method.name / f"searched{fold}.json"
-        return read_kept(path, Searched)["searched"] if path.is_file() else []
+        return read_stored(path, Searched)["searched"] if path.is_file() else []
 
     def _tried(self, method: Method, choice: Choice, fold: int, lengths: Lengths) -> float:
         """The mean error on meta-validation tasks with these settings; what is trained stops after the first part of it."""
@@ -212,21 +212,21 @@ class Runner:
 
     def _work(self, method: Method, choice: Choice, seed: int, fold: int, lengths: Lengths, folder: Path) -> Work:
         steps = lengths.meta_steps.get(method.name, 0)
-        beneath = self._beneath(method, seed, fold, lengths)
-        return Work(self.benchmarks[fold], choice, seed, folder, steps, steps, *beneath, late=self.late)
+        base = self._base(method, seed, fold, lengths)
+        return Work(self.benchmarks[fold], choice, seed, folder, steps, steps, *base, late=self.late)
 
-    def _beneath(self, method: Method, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
-        """(the trained parameters of the method that this one depends_on, the operations and the seconds that they took)."""
-        followed = self.followed(method)
-        if followed is None:
+    def _base(self, method: Method, seed: int, fold: int, lengths: Lengths) -> tuple[MetaParams | None, float, float]:
+        """(the trained parameters of the method that this one follows, the operations and the seconds that they took)."""
+        dependency = self.dependency(method)
+        if dependency is None:
             return None, 0.0, 0.0
-        known = self.scored(followed, seed, fold, lengths)
+        known = self.scored(dependency, seed, fold, lengths)
         if known.diverged:
-            raise TrainingError(f"{followed.title}, which it starts from, diverged.")
-        params = self.benchmarks[fold].params(self.folder(followed, seed, fold, lengths))
+            raise TrainingError(f"{dependency.title}, which it starts from, diverged.")
+        params = self.benchmarks[fold].params(self.folder(dependency, seed, fold, lengths))
         return params, known.record["operations"], known.record["train_seconds"]
 
-    def followed(self, method: Method) -> Method | None:
+    def dependency(self, method: Method) -> Method | None:
         """The method whose parameters this one starts from: of images, where joint training predicts nothing, its
         prototypes."""
         if not method.depends_on:
@@ -242,9 +242,9 @@ class Runner:
             fitted = method.fit(work)
             trained = time.monotonic()
             validation = benchmark.errors(fitted.predict, "validation")
-            asked = time.monotonic()
+            predicted = time.monotonic()
             test = benchmark.errors(fitted.predict, "test")
-            milliseconds = 1e3 * (time.monotonic() - asked) / benchmark.test.count
+            milliseconds = 1e3 * (time.monotonic() - predicted) / benchmark.test.count
             if fitted.saved is not None and method.problem is None:
                 save = method.save or save_run
                 save(fitted.saved, work.folder, benchmark.seed)
@@ -253,7 +253,7 @@ class Runner:
             validation, test = (np.full(len(held.names), np.nan) for held in (benchmark.validation, benchmark.test))
         record = {
             "choice": dict(work.choice),
-            "train_seconds": trained - started + work.beneath_seconds,
+            "train_seconds": trained - started + work.base_seconds,
             "operations": fitted.operations,
             "adapt_operations": fitted.adapt_operations(),
             "adapt_milliseconds": milliseconds,

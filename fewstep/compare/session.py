@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fewstep.compare.budget import LAST_PART, LEFT_OUT, NEEDED, Costs, Pace, Plan, pace_of, planned
-from fewstep.compare.content import Known
+from fewstep.compare.content import ScoreTable
 from fewstep.compare.methods import Method
 from fewstep.compare.request import STATE
-from fewstep.compare.runner import RECORD, SEARCH_PART, DamagedRecord, Lengths, Runner, read_kept
+from fewstep.compare.runner import RECORD, SEARCH_PART, DamagedRecord, Lengths, Runner, read_stored
 from fewstep.errors import NotTrusted
 from fewstep.runs import write_json
 from fewstep.storage.json import validate
@@ -30,12 +30,12 @@ FIRST_TABLE = 40.0
 """After so many seconds the first scores are shown, if not all quick methods are done before."""
 QUICK_PART, TIMING_PART = 0.4, 0.5
 """of the budget, after which no quick method begins, and no method's program is compiled to be timed"""
-JUDGING = 2.0
+VALIDATION_PROGRAMS = 2.0
 """times as long as its meta-step the other programs of a trained method take to compile, which validate and predict"""
 FIRST_COMPILING = 10.0
 """seconds that compiling a program is expected to take, where no method's was compiled yet"""
 CLOSING_PART = 0.2
-"""of the budget at most, which is kept for what depends_on the trainings"""
+"""of the budget at most, which is kept for what follows the trainings"""
 ROUND_PART = 0.7
 """of the first round's time, which compiles and searches, that another one takes"""
 
@@ -78,7 +78,7 @@ class Session:
         return [method for method in self.runner.methods() if method.name not in self.left_out]
 
     def quick_methods(self) -> list[Method]:
-        return [method for method in self.taking_part() if method.problem is None and not self.runner.followed(method)]
+        return [method for method in self.taking_part() if method.problem is None and not self.runner.dependency(method)]
 
     def counts(self, seeds: int) -> dict[str, int]:
         return {method.name: seeds if method.seeded else 1 for method in self.taking_part()}
@@ -126,7 +126,7 @@ class Session:
 
     def first_table(self, methods: Sequence[Method]) -> list[dict[str, Any]]:
         """Mean errors of the quick methods on meta-validation tasks."""
-        known = Known(self.runner, {method.name: 1 for method in methods}, QUICK)
+        known = ScoreTable(self.runner, {method.name: 1 for method in methods}, QUICK)
         metric = self.runner.benchmarks[0].metric.name
         rows = [
             {
@@ -143,7 +143,7 @@ class Session:
         """The plan that was made when the comparison began, or a new one. If methods are trained already, others are trained as
         long; of a greater budget than before, methods that were left out are tried again."""
         path = self.runner.directory / PLAN
-        plan = validate(read_kept(path, Plan), Plan) if path.is_file() else None
+        plan = validate(read_stored(path, Plan), Plan) if path.is_file() else None
         if plan is None or not plan.meta_steps:
             plan = self.new_plan()
         elif self.budget > plan.budget:
@@ -153,15 +153,15 @@ class Session:
         self.paces = plan.paces
         write_json(path, asdict(plan))
         trained = sum(name not in plan.left_out for name in plan.paces)
-        followers = len(self.followers())
+        dependents = len(self.dependents())
         self.display.plan(
-            self.display.done + len(self.folds) * (plan.seeds * (trained + followers) + len(plan.equal_compute)),
+            self.display.done + len(self.folds) * (plan.seeds * (trained + dependents) + len(plan.equal_compute)),
             self.budget - self.display.spent,
         )
         return plan
 
-    def followers(self) -> list[Method]:
-        return [method for method in self.taking_part() if method.problem is None and self.runner.followed(method)]
+    def dependents(self) -> list[Method]:
+        return [method for method in self.taking_part() if method.problem is None and self.runner.dependency(method)]
 
     def new_plan(self) -> Plan:
         left_out = self.time_trained()
@@ -209,12 +209,12 @@ class Session:
         compiling = float(np.mean([pace.compiling for pace in paces.values()])) if paces else 0.0
         grids = {name: len(self.runner.method(name).grid(self.runner.benchmarks[0])) for name in paces}
         self.extra = 0.3 + 0.1 * compiling
-        if (first := self.runner.benchmarks[0]).judgings:
+        if (first := self.runner.benchmarks[0]).validations:
             known = self.runner.scored(self.runner.method("prior"), 0, 0, QUICK)  # what judging takes
-            self.extra += first.judgings * known.record["adapt_milliseconds"] / 1000
-        compiling *= JUDGING
-        followers = tuple(method.name for method in self.followers())
-        costs = Costs(paces, grids, followers, len(self.folds), self.extra, compiling, self.quick)
+            self.extra += first.validations * known.record["adapt_milliseconds"] / 1000
+        compiling *= VALIDATION_PROGRAMS
+        dependents = tuple(method.name for method in self.dependents())
+        costs = Costs(paces, grids, dependents, len(self.folds), self.extra, compiling, self.quick)
         left = self.last_call - LAST_PART / 2 * self.budget - self.display.spent
         return planned(costs, left, self.runner.benchmarks[0].settings.meta_steps, self.seeds)
 
@@ -234,7 +234,7 @@ class Session:
         it whole rounds. A training for which the time runs out keeps its state."""
         self.until = self.last_call
         needed = [method for method in self.trained() if method.name in NEEDED]
-        methods = [*needed, *self.followers(), *(method for method in self.trained() if method not in needed)]
+        methods = [*needed, *self.dependents(), *(method for method in self.trained() if method not in needed)]
         for seed in range(plan.seeds):
             began = self.display.spent
             methods = [method for method in methods if method.name not in self.left_out and (method.seeded or not seed)]
@@ -257,7 +257,7 @@ class Session:
     def retry_quick(self) -> None:
         """Scores quick methods that were left out before the trainings, if there is time now."""
         for method in [
-            method for method in self.runner.methods() if method.problem is None and not self.runner.followed(method)
+            method for method in self.runner.methods() if method.problem is None and not self.runner.dependency(method)
         ]:
             if self.left_out.get(method.name) == LEFT_OUT:
                 del self.left_out[method.name]
@@ -268,14 +268,14 @@ class Session:
         lengths, each = plan.lengths(), 0.0
         if method.name in plan.paces:
             each = plan.meta_steps * plan.paces[method.name].meta_step
-        if (followed := self.runner.followed(method)) is not None and followed.name in self.left_out:
-            self.left_out[method.name] = self.left_out[followed.name]
+        if (dependency := self.runner.dependency(method)) is not None and dependency.name in self.left_out:
+            self.left_out[method.name] = self.left_out[dependency.name]
             return
         if not seed and not self.is_done([method], seed, lengths):
             tried = (len(method.grid(self.runner.benchmarks[0])) - 1) * (self.extra + SEARCH_PART * each) if each else 0.0
             once = len(self.folds) * (self.extra + each)
             needs = once if method.name in NEEDED else once * plan.seeds
-            needs += JUDGING * plan.paces[method.name].compiling if each else 0.0
+            needs += VALIDATION_PROGRAMS * plan.paces[method.name].compiling if each else 0.0
             if self.display.spent + needs > self.last_call:
                 raise OutOfTime
             if self.display.spent + once * plan.seeds + len(self.folds) * tried > self.last_call:
@@ -292,7 +292,7 @@ class Session:
 
     def closing(self, name: str) -> float:
         """Seconds that it takes to calibrate the run of this method, which compiles about as much as a meta-step of it."""
-        return JUDGING * self.paces[name].compiling if name in self.paces else FIRST_COMPILING / 2
+        return VALIDATION_PROGRAMS * self.paces[name].compiling if name in self.paces else FIRST_COMPILING / 2
 
     def is_done(self, methods: Sequence[Method], seed: int, lengths: Lengths) -> bool:
         folders = (self.runner.folder(method, seed, fold, lengths) for method in methods for fold in self.folds)

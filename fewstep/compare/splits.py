@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fewstep.compare.episodes import TOO_FEW, Benchmark, make_benchmark
-from fewstep.compare.leaks import refuse_leaks
+from fewstep.compare.leaks import check_leaks
 from fewstep.errors import InputError
 
 LEAST_TASKS = 7
@@ -33,7 +33,7 @@ def make_benchmarks(
     first = make_benchmark(settings, seed)
     for line in first.problem.notes:
         note(f"note: {line}")
-    refuse_leaks(first)
+    check_leaks(first)
     count = tasks_of(first)
     folded = cross_fitted and count < FEW_TASKS
     require_tasks(count if folded else len(first.test.names))

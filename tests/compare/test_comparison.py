@@ -26,7 +26,7 @@ from fewstep.compare import runner as runner
 from fewstep.compare.budget import LEFT_OUT
 from fewstep.compare.content import copy_run
 from fewstep.compare.episodes import make_benchmark
-from fewstep.compare.leaks import refuse_leaks
+from fewstep.compare.leaks import check_leaks
 from fewstep.compare.report import more_sentences
 from fewstep.compare.runner import DamagedRecord
 from fewstep.compare.session import QUICK, QUICK_PART, Session
@@ -64,7 +64,7 @@ def sine(tmp_path_factory):
 @pytest.fixture
 def no_probes(monkeypatch):
     """They take as long as all of a tiny comparison; `sine` has them."""
-    monkeypatch.setattr("fewstep.compare.report.probes", lambda made, plan, known: {})
+    monkeypatch.setattr("fewstep.compare.report.probes", lambda session, plan, known: {})
 
 
 def without_times(content):
@@ -239,14 +239,14 @@ def test_a_task_that_is_there_twice_is_refused_with_its_rows(tmp_path):
     settings = Table(data=str(tmp_path / "units.csv"), adapter="gradient", **COLUMNS, **TINY)
     rows.write_csv(settings.data)
     first = make_benchmark(settings, 0)
-    refuse_leaks(first)
+    check_leaks(first)
     held, trained = first.test.names[0], first.family.names[0]
     twice = pl.concat(
         [rows.filter(pl.col("unit") != held), rows.filter(pl.col("unit") == trained).with_columns(unit=pl.lit(held))]
     )
     twice.cast({"unit": rows["unit"].dtype}).write_csv(settings.data)
     with pytest.raises(InputError, match=f"all rows of '{held}' \\(rows 349 to 360\\) are those of '{trained}'"):
-        refuse_leaks(make_benchmark(settings, 0))
+        check_leaks(make_benchmark(settings, 0))
     assert len(names) == 30
 
 
@@ -269,7 +269,7 @@ def paces(**seconds):
 
 def costs(**seconds):
     return plan.Costs(
-        paces(**seconds), dict.fromkeys(seconds, 2), followers=("joint-ridge",), folds=1, extra=0.5, compiling=1.0
+        paces(**seconds), dict.fromkeys(seconds, 2), dependents=("joint-ridge",), folds=1, extra=0.5, compiling=1.0
     )
 
 

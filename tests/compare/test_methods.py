@@ -29,7 +29,7 @@ TINY = Sine(hidden=(8,), meta_steps=6, log_every=3, meta_batch_size=3, adaptatio
 @pytest.fixture(scope="module")
 def sine() -> Benchmark:
     found = make_benchmark(TINY, seed=3)
-    few = {split: replace(getattr(found, split), names=("a", "b", "c"), draws=2, _kept=[]) for split in ("validation", "test")}
+    few = {split: replace(getattr(found, split), names=("a", "b", "c"), draws=2, _cache=[]) for split in ("validation", "test")}
     return replace(found, **few)
 
 
@@ -59,7 +59,7 @@ def test_images_are_compared_by_as_many_shots_as_their_episodes_have_room_for(tm
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "data" / str(name) / f"{number}.png")
     found = make_image_benchmark(Images(data=str(tmp_path / "data"), size=8, ways=2, shots=5, queries=1), 0)
     assert found.shot_counts == (1, 2, 5)
-    one_task = {"names": ("a",), "_kept": []}
+    one_task = {"names": ("a",), "_cache": []}
     usual, two = (next(iter(replace(held, **one_task).parts())) for held in (found.test, found.at_shots(2)))
     np.testing.assert_array_equal(two.support.weight, [[1, 1, 0, 0, 0] * 2])
     np.testing.assert_array_equal(two.query.inputs, usual.query.inputs)
@@ -101,11 +101,11 @@ def test_a_network_is_adapted_as_by_the_core_whatever_the_number_of_steps(sine, 
 
 
 def test_held_out_episodes_are_the_same_for_whoever_asks(sine):
-    again = replace(sine.test, _kept=[])
+    again = replace(sine.test, _cache=[])
     once, twice, anew = (list(held.parts()) for held in (sine.test, sine.test, again))
     for left, right in ((once, twice), (once, anew)):
         assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), left, right))
-    different = next(iter(replace(sine.test, seed=99, _kept=[]).parts()))
+    different = next(iter(replace(sine.test, seed=99, _cache=[]).parts()))
     assert not jnp.array_equal(different.support.inputs, once[0].support.inputs)
 
 
@@ -318,14 +318,14 @@ def test_boosting_learns_what_the_support_set_says(sine):
 def test_joint_training_and_what_follows_it_share_one_network(sine):
     settings, problem = learned.JOINT.problem(sine, {}, 6)
     assert settings.adaptation_steps == problem.learner.adaptation_steps == 0
-    beneath = problem.init(KEY)
+    base = problem.init(KEY)
     episodes = next(iter(sine.test.parts()))
-    joint = networks.predictor(problem)(beneath, episodes, 0)
+    joint = networks.predictor(problem)(base, episodes, 0)
     for method, choice in ((learned.JOINT_FINETUNED, {"rate": 0.01, "steps": 0}), (learned.JOINT_RIDGE, {"ridge": 1e9})):
-        follower = method.fit(work(sine, **choice)._replace(beneath=beneath))
+        follower = method.fit(work(sine, **choice)._replace(base=base))
         np.testing.assert_allclose(follower.predict(episodes), joint, atol=1e-4)
-    begun = networks.begun_from(learned.MAML.problem(sine, {}, 6)[1], beneath).init(jax.random.key(1))
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), begun.theta, beneath.theta))
+    begun = networks.initialized_from(learned.MAML.problem(sine, {}, 6)[1], base).init(jax.random.key(1))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), begun.theta, base.theta))
 
 
 def test_names_of_methods_are_unique_among_those_of_one_kind():

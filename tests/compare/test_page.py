@@ -191,8 +191,8 @@ def test_numbers_that_are_none_do_not_break_the_page():
     [
         ({"outcome": "method", "method": "anil"}, "Take ANIL."),
         ({"outcome": "equivalent", "method": "ridge"}, "Take Ridge, per task: others do as well."),
-        ({"outcome": "inconclusive", "method": "maml", "more_tasks": 40}, "Cannot tell yet: about 40 more tasks would."),
-        ({"outcome": "inconclusive", "method": "maml", "more_tasks": None}, "Cannot tell yet."),
+        ({"outcome": "inconclusive", "method": "maml", "more_tasks": 40}, "Inconclusive: about 40 more tasks would tell."),
+        ({"outcome": "inconclusive", "method": "maml", "more_tasks": None}, "Inconclusive so far."),
     ],
 )
 def test_the_title_says_what_to_do(verdict, told):

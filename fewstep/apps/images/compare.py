@@ -96,10 +96,10 @@ def fit_probe(work: Work) -> Fitted:
     def predict(episodes: Episode) -> np.ndarray:
         support, query = episodes
         weight = np.sqrt(np.asarray(support.weight, np.float64))[..., None]
-        x, asked = weight * embedded(support.inputs), embedded(query.inputs)
+        x, queries = weight * embedded(support.inputs), embedded(query.inputs)
         targets = weight * (np.asarray(support.targets, np.float64) - 1 / support.targets.shape[-1])
         kernel = x @ x.swapaxes(1, 2) + ridge * np.eye(x.shape[1])
-        return asked @ (x.swapaxes(1, 2) @ np.linalg.solve(kernel, targets))
+        return queries @ (x.swapaxes(1, 2) @ np.linalg.solve(kernel, targets))
 
     def adapting() -> float:
         rows = benchmark.settings.ways * benchmark.settings.shot_range.most
@@ -187,6 +187,6 @@ def refuse_known_photos(found: ImageSet, parts: Parts) -> None:
 
 
 def methods() -> tuple[Method, ...]:
-    """The methods that apply to images; a probe on given embeddings depends_on the nearest class mean."""
+    """The methods that apply to images; a probe on given embeddings follows the nearest class mean."""
     place = LEARNED.index(classical.NEAREST) + 1
     return tuple(method for method in (*LEARNED[:place], PROBE, *LEARNED[place:]) if method.images)

@@ -105,10 +105,10 @@ class PolicyBenchmark:
         """Up to how many updates methods are shown: more would take more trajectories."""
         return trained
 
-    def returns(self, problem: PolicyProblem, params: MetaParams, held: HeldOutTasks) -> np.ndarray:
+    def returns(self, problem: PolicyProblem, params: MetaParams, held_out: HeldOutTasks) -> np.ndarray:
         """[tasks, updates + 1] mean returns after 0, 1, … updates, each on fresh trajectories."""
-        key, updates = jax.random.key(held.key), self.problem.updates
-        program = returns_program(problem, held.count, updates, key, held.draws, held.unseen)
+        key, updates = jax.random.key(held_out.key), self.problem.updates
+        program = returns_program(problem, held_out.count, updates, key, held_out.draws, held_out.unseen)
         return np.asarray(program(params)[0].returns, np.float64)
 
     def errors(self, judge: MeanReturns, split: str) -> np.ndarray:
@@ -116,7 +116,7 @@ class PolicyBenchmark:
         return -np.asarray(judge(getattr(self, split)))
 
     @property
-    def judgings(self) -> int:
+    def validations(self) -> int:
         """How often a training that is validated five times, and then scored, is judged on a task."""
         return 5 * self.problem.validation_tasks + self.validation.count + self.test.count
 
@@ -131,14 +131,14 @@ def make_policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmar
     problem = replace(settings.build(seed), evaluation_rollouts=settings.rollouts)
     simulated = isinstance(problem.environment, Simulation)
 
-    def held(split: int, count: int, unseen: bool) -> HeldOutTasks:
+    def held_out(split: int, count: int, unseen: bool) -> HeldOutTasks:
         key = 1_000_000 * (seed + 1) + split
         drawn = sample_tasks_of(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
-        names = tuple(f"{number + 1}: {task_in_words(task_to_json(task))}" for number, task in enumerate(each))
+        names = tuple(f"{number + 1}: {task_in_words(as_json(task))}" for number, task in enumerate(each))
         return HeldOutTasks(names, settings.rollouts, key, unseen)
 
-    return PolicyBenchmark(settings, problem, seed, held(1, VALIDATION_TASKS, False), held(2, TEST_TASKS, True))
+    return PolicyBenchmark(settings, problem, seed, held_out(1, VALIDATION_TASKS, False), held_out(2, TEST_TASKS, True))
 
 
 def make_benchmarks(
@@ -197,11 +197,11 @@ def as_fitted(
 ) -> Fitted:
     """What can be asked of a policy that is judged after so many updates."""
 
-    def ask(held: HeldOutTasks, updates: int) -> np.ndarray:
-        return benchmark.returns(problem, params, held)[:, updates]
+    def ask(held_out: HeldOutTasks, updates: int) -> np.ndarray:
+        return benchmark.returns(problem, params, held_out)[:, updates]
 
     return Fitted(
-        predict=lambda held: ask(held, updates),
+        predict=lambda held_out: ask(held_out, updates),
         operations=trained,
         adapt_operations=lambda: float(updates * benchmark.test.draws * problem.environment.horizon),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params.theta)),
@@ -226,20 +226,21 @@ def fit_meta_learned(work: Work) -> Fitted:
 def fit_joint(work: Work) -> Fitted:
     settings, problem = does_not_adapt(work.benchmark, work.choice, work.planned)
     theta = train(work, settings, problem).theta
-    found = fit_descent(work._replace(beneath=MetaParams(theta), beneath_operations=steps_of(work)), moves=False)
+    found = fit_descent(work._replace(base=MetaParams(theta), base_operations=steps_of(work)), moves=False)
     return found._replace(meta_steps=work.meta_steps, saved=Saved(settings, problem, MetaParams(theta)))
 
 
 def fit_descent(work: Work, moves: bool = True) -> Fitted:
-    """Plain policy-gradient steps from the parameters beneath, or from untrained ones where there are none; or no steps."""
+    """Plain policy-gradient steps from the parameters that it starts from, or from untrained ones where there are none; or no
+    steps."""
     benchmark = work.benchmark
     rate, updates = (work.choice["rate"], benchmark.problem.updates) if moves else (0.0, 0)
     plain, problem = built(benchmark, replace(benchmark.settings, **PLAIN), 1)
-    theta = problem.init(jax.random.key(work.seed)).theta if work.beneath is None else work.beneath.theta
-    asked = replace(problem, search=replace(problem.search, inner_optimizer=optax.sgd))  # one program for all rates
+    theta = problem.init(jax.random.key(work.seed)).theta if work.base is None else work.base.theta
+    adjustable = replace(problem, search=replace(problem.search, inner_optimizer=optax.sgd))  # one program for all rates
     settings = replace(plain, inner_rate=rate or NO_RATE)
-    saved = Saved(settings, replace(problem, settings=settings), MetaParams(theta), int(work.beneath_operations))
-    return as_fitted(benchmark, asked, MetaParams(theta, jnp.asarray(rate)), updates, saved, work.beneath_operations)
+    saved = Saved(settings, replace(problem, settings=settings), MetaParams(theta), int(work.base_operations))
+    return as_fitted(benchmark, adjustable, MetaParams(theta, jnp.asarray(rate)), updates, saved, work.base_operations)
 
 
 def save_policy(saved: Saved, folder: Path, seed: int) -> None:

@@ -31,5 +31,5 @@ LEARNED: tuple[Method, ...] = (
     learned.MAML_FROM_JOINT,
     learned.IN_CONTEXT,
 )
-"""A method that depends_on another stands behind it."""
+"""A method that follows another stands behind it."""
 OF_ROWS = tuple(method for method in LEARNED if method.rows)

@@ -36,8 +36,8 @@ def fit_nearest(work: Work) -> Fitted:
     def predict(episodes: Episode) -> np.ndarray:
         support, query = episodes
         flat = lambda images: np.asarray(images, np.float32).reshape(*images.shape[:2], -1)  # noqa: E731
-        near, asked = flat(support.inputs), flat(query.inputs)
-        away = np.square(near).sum(-1)[:, None] - 2 * np.einsum("eqp,esp->eqs", asked, near)
+        near, queries = flat(support.inputs), flat(query.inputs)
+        away = np.square(near).sum(-1)[:, None] - 2 * np.einsum("eqp,esp->eqs", queries, near)
         away = np.where(np.asarray(support.weight)[:, None] > 0, away, np.inf)
         return np.take_along_axis(np.asarray(support.targets), away.argmin(-1)[..., None], 1)
 
@@ -61,29 +61,29 @@ def per_task(make: Callable[[], Any], classes: bool, cost: Callable[[], float] =
         for number in range(len(answers)):
             counts = np.asarray(support.weight[number]).reshape(len(support.weight[number]), -1).any(1)
             y = with_gaps(np.asarray(support.targets[number]), support.weight[number])[counts]
-            x, asked = support.inputs[number][counts], query.inputs[number]
-            answers[number] = one_task(make, np.asarray(x), y, np.asarray(asked), classes)
+            x, queries = support.inputs[number][counts], query.inputs[number]
+            answers[number] = one_task(make, np.asarray(x), y, np.asarray(queries), classes)
         return answers
 
     return Fitted(predict, adapt_operations=cost)
 
 
-def one_task(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, asked: np.ndarray, classes: bool) -> np.ndarray:
+def one_task(make: Callable[[], Any], x: np.ndarray, y: np.ndarray, queries: np.ndarray, classes: bool) -> np.ndarray:
     """[queries, outputs]; of classes, what the estimator says of their probabilities. Targets that are not known are NaN; of
     one that no row knows, the answer is 0, its mean over meta-train rows."""
 
     def answer_of(column: np.ndarray) -> np.ndarray:
         known = ~np.isnan(column)
-        return make().fit(x[known], column[known]).predict(asked) if known.any() else np.zeros(len(asked))
+        return make().fit(x[known], column[known]).predict(queries) if known.any() else np.zeros(len(queries))
 
     if not classes:
         return np.stack([answer_of(column) for column in y.T], 1)
-    label, answer = y.argmax(1), np.zeros((len(asked), y.shape[1]))
+    label, answer = y.argmax(1), np.zeros((len(queries), y.shape[1]))
     if len(np.unique(label)) == 1:
         answer[:, label[0]] = 1.0
         return answer
     fitted = make().fit(x, label)
-    answer[:, fitted.classes_] = fitted.predict_proba(asked)
+    answer[:, fitted.classes_] = fitted.predict_proba(queries)
     return answer
 
 

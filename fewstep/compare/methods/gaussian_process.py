@@ -119,12 +119,12 @@ def fit_gaussian(work: Work) -> Fitted:
 
     def answers(episodes: Episode, mean: np.ndarray) -> np.ndarray:
         support, query = as_arrays(episodes)
-        x, asked, counts = np.asarray(support.inputs), np.asarray(query.inputs), np.asarray(support.weight) > 0
+        x, queries, counts = np.asarray(support.inputs), np.asarray(query.inputs), np.asarray(support.weight) > 0
         shown = np.where(counts[:, :, None] & counts[:, None, :], kernel(x, x), 0.0)
         own = np.where(counts, np.exp(2 * kernel.noise) + LEAST_NOISE, 1.0)
         covariance = shown + own[:, :, None] * np.eye(x.shape[1])
         solved = np.linalg.solve(covariance, (support.targets - with_one(x) @ mean) * counts[..., None])
-        return with_one(asked) @ mean + np.where(counts[:, None], kernel(asked, x), 0.0) @ solved
+        return with_one(queries) @ mean + np.where(counts[:, None], kernel(queries, x), 0.0) @ solved
 
     rows, shots = x.shape[1], work.benchmark.settings.shot_range.most
     each = rows**3 + rows**2 * (4 + 3 * x.shape[-1])

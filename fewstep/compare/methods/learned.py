@@ -11,13 +11,13 @@ from fewstep.compare.episodes import Benchmark
 from fewstep.compare.methods.method import Choice, Method
 from fewstep.compare.methods.networks import (
     SGD,
-    changed,
     fit_descent,
     fit_joint_images,
     fit_reptile,
     fit_ridge,
     fit_trained,
     joint_images,
+    with_settings,
 )
 from fewstep.recipe.variants import VARIANTS
 
@@ -54,7 +54,7 @@ def descents(counts: tuple[int, ...], at_most: int) -> Callable[[Benchmark], tup
 
 def meta(name: str, title: str, what: str, **fields: Any) -> Method:
     """A method that is meta-trained with these fields of the recipe."""
-    made = changed(**fields)
+    made = with_settings(**fields)
     return Method(name, title, what, "meta", partial(fit_trained, made), inner_rates, problem=made)
 
 
@@ -90,10 +90,10 @@ JOINT = Method(
     "Joint training",
     "The same network trained on the rows of all meta-train tasks at once; it predicts a new task without adapting to it.",
     "joint",
-    partial(fit_trained, changed(**SGD, adaptation_steps=0)),
+    partial(fit_trained, with_settings(**SGD, adaptation_steps=0)),
     outer_rates,
     images=False,
-    problem=changed(**SGD, adaptation_steps=0),
+    problem=with_settings(**SGD, adaptation_steps=0),
 )
 JOINT_FINETUNED = Method(
     "joint-finetuned",
@@ -132,7 +132,7 @@ REPTILE = Method(
     lambda benchmark: tuple(
         {**rate, "steps": k * benchmark.settings.adaptation_steps} for rate in inner_rates(benchmark) for k in (1, 4)
     ),
-    problem=changed(**VARIANTS["reptile"].settings),
+    problem=with_settings(**VARIANTS["reptile"].settings),
 )
 FOMAML = meta(
     "fomaml",
@@ -167,9 +167,9 @@ IN_CONTEXT = Method(
     "In-context network",
     "One network reads the support set together with the question and answers at once, without a gradient step.",
     "in-context",
-    partial(fit_trained, changed(**SGD, adapter="in-context")),
+    partial(fit_trained, with_settings(**SGD, adapter="in-context")),
     outer_rates,
     images=False,
-    problem=changed(**SGD, adapter="in-context"),
+    problem=with_settings(**SGD, adapter="in-context"),
     why_not=lambda benchmark: "rows lack some of the targets, and it reads whole rows" if benchmark.family.gaps else "",
 )

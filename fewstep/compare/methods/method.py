@@ -29,10 +29,10 @@ class Work(NamedTuple):
     """so far it is trained"""
     planned: int = 0
     """so long its schedule is"""
-    beneath: MetaParams | None = None
-    """the trained parameters that it starts from, of the method that it depends_on"""
-    beneath_operations: float = 0.0
-    beneath_seconds: float = 0.0
+    base: MetaParams | None = None
+    """the trained parameters that it starts from, of the method that it follows"""
+    base_operations: float = 0.0
+    base_seconds: float = 0.0
     """what these took"""
     late: Callable[[], bool] = lambda: False
     """whether the time for this fitting is used up: a training then saves its state and raises `OutOfTime`"""

@@ -36,9 +36,9 @@ class Mixed(NamedTuple):
     effects: np.ndarray
     """[effects] which features tasks differ in; the constant's number is that of the features"""
 
-    def predict(self, x: np.ndarray, y: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def predict(self, x: np.ndarray, y: np.ndarray, queries: np.ndarray) -> np.ndarray:
         """[queries], for a task's support rows x [rows, features], y [rows]."""
-        known, wanted = with_one(x), with_one(asked)
+        known, wanted = with_one(x), with_one(queries)
         z = known[:, self.effects]
         covariance = z @ self.spread @ z.T + self.noise * np.eye(len(x))
         own = self.spread @ z.T @ np.linalg.solve(covariance, y - known @ self.shared)

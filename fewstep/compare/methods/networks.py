@@ -98,7 +98,7 @@ def with_length(settings: LearningSettings, meta_steps: int) -> LearningSettings
     return replace(settings, meta_steps=meta_steps, log_every=max(1, -(-meta_steps // LOGGED)))
 
 
-def changed(**fields: Any) -> Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]]:
+def with_settings(**fields: Any) -> Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]]:
     """The Problem of the benchmark's recipe with other fields, and with the chosen ones."""
 
     def problem(benchmark: Benchmark, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
@@ -144,8 +144,8 @@ def train(work: Work, method: Callable[[Benchmark, Choice, int], tuple[LearningS
     """(the method trained to `work.meta_steps` of a schedule of `work.planned`, or further from its checkpoint; the operations
     of it). Raises `TrainingError` where it diverges."""
     settings, problem = method(work.benchmark, work.choice, work.planned)
-    if work.beneath is not None:
-        problem = begun_from(problem, work.beneath)
+    if work.base is not None:
+        problem = initialized_from(problem, work.base)
     work.folder.mkdir(parents=True, exist_ok=True)
     write_config(settings, model_of(work.benchmark, settings), work.folder, work.benchmark.seed, "compare")
     resume = has_checkpoint(work.folder)
@@ -169,17 +169,17 @@ def best_of(problem: Problem, work: Work) -> MetaParams:
     return jax.tree.map(jnp.asarray, evaluated(state))
 
 
-def begun_from(problem: Problem, beneath: MetaParams) -> Problem:
-    """`problem` whose θ begins where `beneath` ends; of images the network up to its features."""
+def initialized_from(problem: Problem, base: MetaParams) -> Problem:
+    """`problem` whose θ begins where `base` ends; of images the network up to its features."""
 
     def init(key: jax.Array) -> MetaParams:
         params = problem.init(key)
-        return params._replace(theta=over(params.theta, beneath.theta))
+        return params._replace(theta=replace_body(params.theta, base.theta))
 
     return replace(problem, init=init)
 
 
-def over(theta: Any, trained: Any) -> Any:
+def replace_body(theta: Any, trained: Any) -> Any:
     """θ with the trained one in its place; of images its body alone, whose head is for other classes."""
     return {**theta, "body": trained["body"]} if "body" in theta else trained
 
@@ -187,21 +187,21 @@ def over(theta: Any, trained: Any) -> Any:
 def fit_trained(method: Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]], work: Work) -> Fitted:
     saved, count = train(work, method)
     steps = saved.problem.learner.adaptation_steps
-    count += work.beneath_operations
+    count += work.base_operations
     return as_fitted(saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
 
 
 def fit_reptile(work: Work) -> Fitted:
     """Reptile adapts in more steps than it was trained with, as published: their number is chosen, too."""
     steps = work.choice["steps"]
-    saved, count = train(work, changed(**VARIANTS["reptile"].settings))
+    saved, count = train(work, with_settings(**VARIANTS["reptile"].settings))
     fitted = as_fitted(saved.problem, saved.params, steps, saved.settings, count, work.meta_steps)
     settings = replace(saved.settings, adaptation_steps=steps)
     return fitted._replace(saved=Saved(settings, replace(saved.problem, settings=settings), saved.params))
 
 
 def fit_joint_images(work: Work) -> Fitted:
-    """Prototypes of what joint training has learned to see: `saved` is the run, `beneath` of others the classifier."""
+    """Prototypes of what joint training has learned to see: `saved` is the run, `base` of others the classifier."""
     saved, count = train(work, joint_images)
     return prototypes(work, saved.params, count)
 
@@ -209,40 +209,42 @@ def fit_joint_images(work: Work) -> Fitted:
 def prototypes(work: Work, trained: MetaParams, count: float) -> Fitted:
     settings = with_length(replace(work.benchmark.settings, **SGD, head="prototype", adaptation_steps=0), work.meta_steps)  # type: ignore[call-arg]
     problem = model_of(work.benchmark, settings)
-    params = begun_from(problem, trained).init(jax.random.key(work.seed))
+    params = initialized_from(problem, trained).init(jax.random.key(work.seed))
     save_run(Saved(settings, problem, params), work.folder, work.benchmark.seed)
     return as_fitted(problem, params, 0, settings, count, work.meta_steps)
 
 
 def fit_descent(head: str, work: Work) -> Fitted:
-    """Plain gradient descent on the support set, from the parameters beneath, or from untrained ones where there are none."""
+    """Plain gradient descent on the support set, from the parameters that it starts from, or from untrained ones where there
+    are none."""
     benchmark, steps, rate = work.benchmark, work.choice["steps"], work.choice["rate"]
     names: dict[str, Any] = {**SGD, "meta_gradient": "first-order", **({"head": head} if benchmark.images else {})}
     usual = replace(benchmark.settings, **names, adaptation_steps=1, inner_rate=1.0)
     problem = model_of(benchmark, usual)
-    params = (problem if work.beneath is None else begun_from(problem, work.beneath)).init(jax.random.key(work.seed))
+    params = (problem if work.base is None else initialized_from(problem, work.base)).init(jax.random.key(work.seed))
     if usual not in benchmark.free:  # one program for all rates and steps, which are arguments of it
         benchmark.free[usual] = replace(problem, learner=replace(problem.learner, inner_optimizer=optax.sgd))
     given = params._replace(inner=jnp.asarray(rate))
-    fitted = as_fitted(benchmark.free[usual], given, steps, usual, work.beneath_operations)
+    fitted = as_fitted(benchmark.free[usual], given, steps, usual, work.base_operations)
     settings = replace(usual, adaptation_steps=steps, inner_rate=rate)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
 def fit_ridge(work: Work) -> Fitted:
-    """Ridge regression on the last layer of the parameters beneath, pulled to it; or of each task by itself, to the mean."""
+    """Ridge regression on the last layer of the parameters that it starts from, pulled to it; or of each task by itself, to the
+    mean."""
     benchmark, ridge, steps = work.benchmark, work.choice["ridge"], work.choice.get("steps", 1)
-    bare = {} if work.beneath is not None else {"hidden": ()}
+    bare = {} if work.base is not None else {"hidden": ()}
     usual = replace(benchmark.settings, adapter="ridge-head", inner_clip=0.0, **SGD, **bare)
     problem = model_of(benchmark, usual)
-    theta = work.beneath.theta if work.beneath is not None else at_the_mean(benchmark)
+    theta = work.base.theta if work.base is not None else constant_mean_head(benchmark)
     params = MetaParams(theta, jnp.log(jnp.asarray(ridge)))
-    fitted = as_fitted(problem, params, steps, usual, work.beneath_operations)
+    fitted = as_fitted(problem, params, steps, usual, work.base_operations)
     settings = replace(usual, ridge=ridge)
     return fitted._replace(saved=Saved(settings, replace(problem, settings=settings), params))
 
 
-def at_the_mean(benchmark: Benchmark) -> Any:
+def constant_mean_head(benchmark: Benchmark) -> Any:
     """A last layer that says the mean of all meta-train rows, or how frequent classes are, whatever it is asked."""
     mean = jnp.asarray(np.nanmean(benchmark.targets, 0), jnp.float32)
     return {"layers": {0: {"kernel": jnp.zeros((benchmark.problem.format.features, mean.size)), "bias": mean}}}

@@ -117,7 +117,7 @@ OUTCOMES = {
     "better": "▼ better",
     "worse": "▲ worse",
     "equivalent": "≈ equivalent",
-    "inconclusive": "? cannot tell",
+    "inconclusive": "? inconclusive",
     "diverged": "diverged",
 }
 

@@ -58,7 +58,8 @@ def headline(compare: Compare, methods: Methods) -> str:
     return {
         "method": f"Take {method}.",
         "equivalent": f"Take {method}: others do as well.",
-        "inconclusive": "Cannot tell yet" + (f": about {counted(int(more), 'more task')} would." if known(more) else "."),
+        "inconclusive": "Inconclusive"
+        + (f": about {counted(int(more), 'more task')} would tell." if known(more) else " so far."),
     }.get(found.get("outcome", ""), "Still being compared.")
 
 

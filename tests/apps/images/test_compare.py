@@ -13,7 +13,7 @@ from fewstep.apps.images.problem import Images
 from fewstep.apps.sine.settings import Sine
 from fewstep.compare.methods import LEARNED
 from fewstep.compare.methods.method import Work
-from fewstep.compare.request import ASKED, as_asked, goes_on
+from fewstep.compare.request import REQUEST, is_continued, make_request
 from fewstep.compare.splits import make_benchmarks
 from fewstep.errors import InputError
 
@@ -102,11 +102,11 @@ def test_embeddings_are_of_photos_and_part_of_what_a_comparison_is(settings, tmp
     with pytest.raises(InputError, match="of photos"):
         make_benchmarks(Sine(), 0, print, budget=60, embeddings="e.csv")
     with pytest.raises(InputError, match="no such file"):
-        as_asked(settings, 60.0, 1, None, 0, "", str(tmp_path / "absent.csv"))
-    asked = as_asked(settings, 60.0, 1, None, 0, "", written(table(settings), tmp_path / "e.csv"))
-    (tmp_path / ASKED).write_text(json.dumps(asked))
-    assert goes_on(tmp_path, asked)
+        make_request(settings, 60.0, 1, None, 0, "", str(tmp_path / "absent.csv"))
+    asked = make_request(settings, 60.0, 1, None, 0, "", written(table(settings), tmp_path / "e.csv"))
+    (tmp_path / REQUEST).write_text(json.dumps(asked))
+    assert is_continued(tmp_path, asked)
     with pytest.raises(InputError, match="embeddings"):
-        goes_on(tmp_path, as_asked(settings, 60.0, 1, None, 0, ""))
+        is_continued(tmp_path, make_request(settings, 60.0, 1, None, 0, ""))
     with pytest.raises(InputError, match="embeddings"):
-        goes_on(tmp_path, as_asked(settings, 60.0, 1, None, 0, "", written(table(settings, 1.0), tmp_path / "e.csv")))
+        is_continued(tmp_path, make_request(settings, 60.0, 1, None, 0, "", written(table(settings, 1.0), tmp_path / "e.csv")))

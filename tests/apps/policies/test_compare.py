@@ -12,7 +12,7 @@ from fewstep.apps.policies.compare import RATES, make_policy_benchmark
 from fewstep.apps.policies.model import returns_program
 from fewstep.apps.policies.problems import Nav2d, OwnEnvironment
 from fewstep.compare import compare, resume
-from fewstep.compare.request import ASKED, as_asked
+from fewstep.compare.request import REQUEST, make_request
 from fewstep.compare.results import Metric, Scores
 from fewstep.compare.verdict import verdict
 from fewstep.errors import InputError
@@ -102,7 +102,7 @@ def test_methods_of_one_cost_cost_no_less():
 def test_the_code_that_a_comparison_names_runs_only_where_it_is_named_again(tmp_path):
     folder = tmp_path / "compared"
     folder.mkdir()
-    write_json(folder / ASKED, as_asked(OwnEnvironment(env="no_such_module:Env"), 60.0, 1, None, 0, ""))
+    write_json(folder / REQUEST, make_request(OwnEnvironment(env="no_such_module:Env"), 60.0, 1, None, 0, ""))
     with pytest.raises(InputError, match="would run that code"):
         resume(folder)
     assert "no_such_module" not in sys.modules
