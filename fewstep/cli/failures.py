@@ -1,7 +1,4 @@
-"""Where a machine has no more to give: a full disk, a folder that cannot be written, too little memory; in words.
-
-What is said on stderr where nobody listens any more: a pipe that was closed, a terminal that is gone.
-"""
+"""Messages for exhausted resources (disk, memory, write access), and a stderr that survives a closed pipe or terminal."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def resource_error(error: BaseException, where: str = "a file") -> str:
-    """What a person should know and do; "" of other errors. Of a full disk the system does not always say `where`; of memory
-    XLA says the same on every device."""
+    """A message for people with what to do; "" for other errors. `where` is named if the system does not name a file."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             "out of memory. It takes less with --tasks-at-once 1, --meta-gradient exact, or fewer tasks in --meta-batch-size; "
@@ -28,8 +24,8 @@ def resource_error(error: BaseException, where: str = "a file") -> str:
     return ""
 
 
-class Unheard:
-    """A stream whose words are for people: where nobody reads them, what they tell of goes on."""
+class BrokenPipeTolerant:
+    """A stderr wrapper that ignores broken pipes, so that training survives a closed terminal."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -38,28 +34,28 @@ class Unheard:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with _going_on():
+        with _ignore_broken_pipe():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with _going_on():
+        with _ignore_broken_pipe():
             self._stream.flush()
 
 
 @contextlib.contextmanager
 def stderr_may_be_closed() -> Iterator[None]:
-    """A training is not ended by the end of `2>&1 | head`, or of the connection over which it was watched."""
-    heard = sys.stderr
-    sys.stderr = Unheard(heard)
+    """Keeps a training alive if stderr closes, as after `2>&1 | head` or a lost connection."""
+    original = sys.stderr
+    sys.stderr = BrokenPipeTolerant(original)
     try:
         yield
     finally:
-        sys.stderr = heard
+        sys.stderr = original
 
 
 @contextlib.contextmanager
-def _going_on() -> Iterator[None]:
+def _ignore_broken_pipe() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,8 +1,7 @@
-"""How a budget of seconds is spent: a meta-step of each method is timed, then all methods get as many as there is time for.
+"""Plans how a time budget is spent: times a meta-step of each method, then gives all methods as many as fit.
 
-What does not fit is given up in one order: training to equal compute, the search of settings, seeds, then methods, the least
-asked for first, MAML and joint training last. What was given up is said. Methods that need no training are not planned: they
-are quick."""
+If the budget is too small, it drops work in a fixed order: training to equal compute, the search of settings, seeds, then
+methods (MAML and joint training last). The result lists what was dropped. Quick methods are not planned."""
 
 from __future__ import annotations
 

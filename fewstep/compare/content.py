@@ -1,7 +1,4 @@
-"""`compare.json`: what a comparison found, for people, pages and programs.
-
-The recommended method as an ordinary run: `OUT/run`, for `fewstep adapt` and `fewstep predict`.
-"""
+"""Assembles `compare.json`, and copies the recommended method to `OUT/run`, an ordinary run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What all methods stand on: one split of the tasks, one network, and the same held-out episodes for each of them.
+"""The benchmark that all methods share: one split of the tasks, one network, the same held-out episodes.
 
-Episodes of held-out tasks, the same ones for whoever asks, and what a model misses in them.
+Held-out episodes are deterministic: every method is evaluated on the same ones.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ from fewstep.training.jit import cached, jit_hoisted
 from fewstep.training.tuning import prepare
 
 AT_ONCE_BYTES, CACHE_BYTES = 2**26, 2**28
-"""Held-out episodes are drawn in parts of so many bytes, and kept for the next method where all of them are no more than
-this."""
+"""Held-out episodes are sampled in parts of at most `AT_ONCE_BYTES`, and cached if all of them fit in `CACHE_BYTES`."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Episodes of held-out tasks. Whoever asks gets the same ones."""
+    """Episodes of held-out tasks. Deterministic: every method is evaluated on the same episodes."""
 
     family: TaskFamily
     names: tuple[str, ...]
@@ -49,7 +48,7 @@ class HeldOut:
     """episodes of each task"""
     seed: int
     shots: int | None = None
-    """support examples of each; None as the family draws them"""
+    """support examples of each; None as the family samples them"""
     _cache: list[Episode] = field(default_factory=list)
 
     @cached_property
@@ -123,7 +122,7 @@ def episode_errors(outputs: Any, query: Examples, unit: np.ndarray, classes: boo
 
 
 TASKS = 200
-"""So many held-out tasks where they never run out."""
+"""Number of held-out tasks if the family is unlimited."""
 EPISODES, MOST_EPISODES = 10, 640
 """of each held-out task, so many of all"""
 TOO_FEW = 20
@@ -163,7 +162,7 @@ class Benchmark:
     predicts = True
     """whether models predict from support sets: they are calibrated, and asked how tasks differ"""
     validations = 0
-    """how often a training is judged on a task, if that takes long"""
+    """how often a training is validated on a task, if that takes long"""
 
     @property
     def metric(self) -> Metric:
@@ -175,7 +174,7 @@ class Benchmark:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How methods were judged, for people."""
+        """How methods were evaluated, for people."""
         assert self.problem.splits is not None
         shots = self.settings.shot_range.shown
         return {"train_tasks": self.problem.splits.train.size, "episodes_per_task": self.test.draws, "shots": shots}

@@ -1,4 +1,4 @@
-"""Held-out tasks that training has seen under another name: every method would look better than it is."""
+"""Finds held-out tasks that also occur in training under another name; they would make every method look better than it is."""
 
 from __future__ import annotations
 

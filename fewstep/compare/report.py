@@ -1,6 +1,6 @@
-"""What is told of a comparison whose methods are trained: the verdict, equal compute, curves, probes, the run to take.
+"""Results of a comparison after training: the verdict, equal compute, curves, probes and the recommended run.
 
-Used by run.py. What takes time beyond the verdict is done as far as there is time.
+Everything beyond the verdict is computed only if time is left.
 """
 
 from __future__ import annotations

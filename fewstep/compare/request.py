@@ -1,4 +1,4 @@
-"""What a comparison was asked for: kept in its folder; by it the same one goes on, and another is refused."""
+"""The request of a comparison, stored in its folder: the same request resumes it, another one is refused."""
 
 from __future__ import annotations
 

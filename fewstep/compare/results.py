@@ -1,4 +1,4 @@
-"""The values that pass between the parts of a comparison: scores in, differences and a verdict out."""
+"""Types shared by the parts of a comparison: scores, differences and the verdict."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Scores(NamedTuple):
 
     name: str
     errors: np.ndarray
-    """[seeds, tasks] float64: the mean error of a task over its episodes' query rows; NaN where the method diverged. What does
+    """[seeds, tasks] float64: the mean error of a task over its episodes' query rows; NaN if the method diverged. What does
     not depend on a seed has one row"""
     cost: float
     """by which 'take the cheaper' is decided: operations, or seconds, to train and to adapt a thousand times"""
 
 
 class About(NamedTuple):
-    """What a person should know of a method beside its errors."""
+    """Title and costs of a method, for people."""
 
     title: str
     """in words, such as 'MAML, exact'"""
@@ -55,16 +55,16 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A method's error less the chosen method's, on the same tasks: positive where the method is worse."""
+    """A method's error less the chosen method's, on the same tasks: positive if the method is worse."""
 
     mean: float
     low: float
     high: float
     outcome: Outcome
     behind: float
-    """at most so much worse than this method is the chosen one, at the stated confidence (one-sided)"""
+    """upper bound of how much worse the chosen method is than this one, at the stated confidence (one-sided)"""
     more_tasks: int | None
-    """about so many more held-out tasks would tell; 0 where it is told, None where more tasks alone would not"""
+    """about so many more held-out tasks would tell; 0 if they already do, None if more tasks alone would not"""
 
 
 class Comparison(NamedTuple):
@@ -77,13 +77,13 @@ class Comparison(NamedTuple):
     seeds: int
     tasks: int
     errors: dict[str, Interval]
-    """of each method; NaN where it diverged"""
+    """of each method; NaN if it diverged"""
     differences: dict[str, Difference]
     """of each method but the chosen one"""
     regret: float
     """at most so much is lost by the chosen method beside the best of all, at the stated confidence"""
     more_tasks: int | None
-    """about so many more held-out tasks would tell whether that is more than the margin; 0 where it is told, None where seeds
+    """about so many more held-out tasks would tell whether that is more than the margin; 0 if they already do, None if seeds
     differ too much for any number of tasks"""
     diverged: dict[str, int]
     """method -> on how many of its seeds some task has no finite error; methods without are left out"""
@@ -96,7 +96,7 @@ class Verdict(NamedTuple):
     runner_up: str | None
     """the best of the others on the same meta-validation tasks"""
     more_tasks: int | None
-    """where it cannot be told: about so many more held-out tasks would tell; None where tasks alone would not"""
+    """if inconclusive: about how many more held-out tasks would decide it; None if tasks alone would not"""
     sentences: tuple[str, ...]
     comparison: Comparison
     """on meta-test tasks"""

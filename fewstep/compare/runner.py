@@ -1,6 +1,6 @@
-"""Where methods are tried: each is fitted and scored once, kept on disk, and found there when the comparison goes on.
+"""Fits and scores each method once, and stores the result on disk, so that a resumed comparison does not repeat it.
 
-What a comparison keeps while it goes on: what each fitting scored, which settings won. Damage is told in words.
+A damaged file is reported by its name, with what to remove.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A comparison under way: quick methods, the plan, all methods seed by seed, and what is done with the time that is left.
+"""A running comparison: quick methods first, then the plan, then all methods seed by seed.
 
-Used by run.py. What is not within the budget is left out, and said to be. A method that raises is left out by its reason; the
-others go on.
+A method that does not fit in the budget, or that raises an exception, is left out with the reason; the others continue.
 """
 
 from __future__ import annotations

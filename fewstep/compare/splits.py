@@ -1,4 +1,4 @@
-"""The splits of a comparison of models that predict from rows: one, or all of a cross-fitting if tasks are few."""
+"""The splits of a comparison of models that predict from rows: a single split, or cross-fitting if there are few tasks."""
 
 from __future__ import annotations
 

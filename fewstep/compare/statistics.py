@@ -1,26 +1,25 @@
-"""Errors of methods on the same tasks, over the same seeds: intervals of differences, and what they say of each method.
+"""Errors of methods on the same tasks and seeds: intervals of differences, and what they say of each method.
 
-A method's errors are a table, seeds × tasks; how sure its mean is stands in intervals.py.
+The errors of a method are a table [seeds, tasks].
 
-Many methods are compared, so what is said of them is corrected step by step (Holm 1979): at 1 − (1 − confidence)/k where k
-methods are not told to differ yet. That the chosen method is behind none by more than the margin needs no correction: to say it
-wrongly, one has to be wrong about the best method, which is one of them.
+Many methods are compared, so intervals are corrected step by step (Holm 1979): at 1 − (1 − confidence)/k if k methods are not
+yet shown to differ. The bound on how far the chosen method is behind any other needs no correction: to be wrong, it has to be
+wrong about the best method, which is a single one.
 
-A method may break in a few tasks, by errors a thousand times as large as all others. How much worse it is on average,
-nobody can tell then; that it is not better needs no such figure. Differences are cut off far above where it is asked what
-their mean is at least: the mean of what is cut off above is never larger than the mean.
+A method may fail on a few tasks, with errors a thousand times larger than all others. Its mean error is then unknown, but one
+can still show that it is not better: differences are clipped from above at a large value before a lower bound of their mean
+is computed, and the mean of clipped differences never exceeds the mean.
 
-All of this is about tasks like those drawn. Few may lack a kind that one in five is of: there no methods are called equivalent.
+All statements are about tasks like those sampled. A small sample may miss a kind of task that makes up a fifth of all tasks,
+so methods are never called equivalent on few tasks.
 
-Intervals of the mean of a table, seeds × tasks, both of them drawn from many. Used by statistics.py.
+Intervals of the mean of a table [seeds, tasks] treat both seeds and tasks as samples. Rows differ (another seed, another
+training) and columns differ (tasks are hard or easy), so the uncertainty depends on the number of rows and columns, not of
+cells. With three seeds, a bootstrap has only three rows to resample, and Satterthwaite's t alone covers less than its nominal
+level. Two corrections, both in closed form, restore the coverage (measured by `benchmarks/accuracy/compare/coverage.py`):
 
-Rows differ (another seed, another training), columns differ (tasks are hard or easy), so the mean of the table is as sure as
-its rows and its columns are many, not its cells. With three seeds a resampled interval has three rows to draw from, and
-Satterthwaite's t alone covers less than it says; what covers it, as `benchmarks/accuracy/compare/coverage.py` measures, is
-Satterthwaite's t with two corrections, both in closed form:
-
-* The variance of so few seeds is mostly estimated too small, and the degrees of freedom then too many: they are counted with
-  a seed variance that the true one exceeds once in four times only.
+* The variance of a few seeds is usually underestimated, and the degrees of freedom are then overestimated: they are computed
+  with a seed variance that the true one exceeds only once in four times.
 * Errors of tasks are skewed; the quantile is moved by Hall's cubic transformation (Hall 1992, Journal of the Royal Statistical
   Society B 54, 221-228), which is monotone.
 """
@@ -173,9 +172,9 @@ FEW_TASKS = 20
 def compared(
     scores: Sequence[Scores], chosen: str, margin: float, confidence: float = 0.95, question: Question = "seeds"
 ) -> Comparison:
-    """Every method beside the `chosen` one on the same tasks; methods that differ by less than `margin` are equivalent.
+    """Compares every method with the `chosen` one on the same tasks; methods that differ by less than `margin` are equivalent.
 
-    Raises `InputError` where methods have not the same tasks, there are fewer than 2, or `chosen` is none of them or diverged.
+    Raises `InputError` if methods do not have the same tasks, there are fewer than 2, or `chosen` is none of them or diverged.
     """
     _check(scores, chosen, margin, confidence, question)
     failed = {method.name: int(np.sum(~np.isfinite(method.errors).all(1))) for method in scores}

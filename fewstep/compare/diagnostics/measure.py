@@ -1,6 +1,6 @@
-"""One measurement of many tasks: by one compiled program, as arrays that lead with [tasks]. Used by all probes.
+"""Computes one measurement for many tasks with one compiled program, as arrays [tasks, ...], and its interval over tasks.
 
-Statistics of probes, and their intervals over tasks. Used by probes.py; what compares methods is statistics.py.
+The statistics here are those of probes; `compare/statistics.py` compares methods.
 """
 
 from __future__ import annotations

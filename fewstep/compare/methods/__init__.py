@@ -1,4 +1,4 @@
-"""The methods of models that predict, in the order in which they are told of. `Application.methods` is what is tried."""
+"""Methods for models that predict, in the order of reports. `Application.methods` selects from them."""
 
 from fewstep.compare.methods import classical, gaussian_process, learned, mixed_effects
 from fewstep.compare.methods.method import AnyBenchmark as AnyBenchmark
@@ -31,5 +31,5 @@ LEARNED: tuple[Method, ...] = (
     learned.MAML_FROM_JOINT,
     learned.IN_CONTEXT,
 )
-"""A method that follows another stands behind it."""
+"""A method comes after the one that it depends on."""
 OF_ROWS = tuple(method for method in LEARNED if method.rows)

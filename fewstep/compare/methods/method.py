@@ -1,4 +1,4 @@
-"""What a method is: one way to predict a task from its support set, as a value. The methods stand beside this."""
+"""The type of a method: one way to predict a task from its support set, as a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Family = Literal["none", "classical", "joint", "meta", "in-context"]
 Choice = Mapping[str, Any]
 """a method's decisive settings, by name"""
 AnyBenchmark = Any
-"""what `Application.benchmark` returns: its methods know what that is"""
+"""one element of what `Application.benchmark` returns"""
 
 
 class Work(NamedTuple):
@@ -24,22 +24,22 @@ class Work(NamedTuple):
     seed: int
     """of everything random but the split"""
     folder: Path
-    """where its run, if it is one, is kept"""
+    """where its run is stored, if it is one"""
     meta_steps: int = 0
-    """so far it is trained"""
+    """number of meta-steps to train"""
     planned: int = 0
-    """so long its schedule is"""
+    """length of its schedule in meta-steps"""
     base: MetaParams | None = None
-    """the trained parameters that it starts from, of the method that it follows"""
+    """trained parameters of the method that it depends on"""
     base_operations: float = 0.0
     base_seconds: float = 0.0
-    """what these took"""
+    """cost of training `base`"""
     late: Callable[[], bool] = lambda: False
-    """whether the time for this fitting is used up: a training then saves its state and raises `OutOfTime`"""
+    """whether the time is used up: training then saves its state and raises `OutOfTime`"""
 
 
 class Saved(NamedTuple):
-    """What makes a method an ordinary run."""
+    """The parts of an ordinary run directory."""
 
     settings: Any
     problem: Any
@@ -50,7 +50,7 @@ class Saved(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A method that can be asked."""
+    """A fitted method, which predicts."""
 
     predict: Callable[[Any], Any]
     """episodes that lead with [episodes] -> outputs [episodes, queries, outputs] from their support sets and query inputs; of
@@ -62,9 +62,9 @@ class Fitted(NamedTuple):
     parameters: int = 0
     meta_steps: int = 0
     saved: Saved | None = None
-    """None where it cannot be an ordinary run"""
+    """None if it cannot be an ordinary run"""
     steps: int | None = None
-    """adaptation steps of a task, where it makes some"""
+    """adaptation steps of a task, if it makes any"""
     after: Callable[[Any, int], Any] | None = None
     """`after(episodes, steps)`: what it predicts after other numbers of steps"""
 
@@ -80,26 +80,26 @@ class Method:
     family: Family
     fit: Callable[[Work], Fitted]
     grid: Callable[[AnyBenchmark], tuple[Choice, ...]] = lambda benchmark: ({},)
-    """what is tried of its decisive settings; the first is usual"""
+    """candidates for its decisive settings; the first is the default"""
     rows: bool = True
     """whether it predicts from rows of numbers"""
     images: bool = True
     """whether it predicts from images"""
     problem: Callable[[AnyBenchmark, Choice, int], tuple[Any, Any]] | None = None
-    """`problem(benchmark, choice, meta-steps)`: what the training loop trains for it; None where it needs none"""
+    """`problem(benchmark, choice, meta-steps)`: what the training loop trains; None if it needs no training"""
     depends_on: str = ""
     """the method whose trained parameters it starts from"""
     needs: tuple[str, str] | None = None
     """(module, how to install it) beyond what fewstep itself needs"""
     seeded: bool = True
-    """whether a seed has a say in it"""
+    """whether its result depends on the seed"""
     save: Callable[[Saved, Path, int], None] | None = None
     """writes an ordinary run of parameters that need no training; None to write that of a model that predicts"""
     why_not: Callable[[AnyBenchmark], str] = lambda benchmark: ""
-    """why it cannot be used here, in words; "" where it can"""
+    """why it cannot be used here, in words; "" if it can"""
 
     def absent(self, benchmark: AnyBenchmark) -> str:
-        """Why it is left out, in words; "" where it takes part."""
+        """Why it is left out, in words; "" if it takes part."""
         from importlib.util import find_spec
 
         if self.needs is not None and find_spec(self.needs[0]) is None:

@@ -1,5 +1,5 @@
-"""Methods that are networks: each is the settings of a Problem with other fields, trained by the training loop or taken
-from one that was. Numbers that are tried (rates, steps, λ) are arguments of their programs, so that trying compiles nothing.
+"""Methods that are networks: each is a Problem with other settings, trained by the training loop or derived from a
+trained one. Searched numbers (rates, steps, λ) are arguments of compiled programs, so that a search compiles nothing.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def with_length(settings: LearningSettings, meta_steps: int) -> LearningSettings
 
 
 def with_settings(**fields: Any) -> Callable[[Benchmark, Choice, int], tuple[LearningSettings, Problem]]:
-    """The Problem of the benchmark's recipe with other fields, and with the chosen ones."""
+    """A factory of Problems: the benchmark's recipe with `fields` and the choice replaced."""
 
     def problem(benchmark: Benchmark, choice: Choice, meta_steps: int) -> tuple[LearningSettings, Problem]:
         names = {name: value for name, value in {**fields, **choice}.items() if hasattr(benchmark.settings, name)}

@@ -1,8 +1,4 @@
-"""Parts of the page of a comparison: cells, figures, small tables. Used by whole.py.
-
-The methods of a comparison as its page shows them: in what order, under what name, in what color. Used by whole.py
-and parts.py.
-"""
+"""Parts of the page of a comparison: cells, figures and small tables, and how it orders, names and colors methods."""
 
 from __future__ import annotations
 

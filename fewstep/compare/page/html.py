@@ -1,5 +1,4 @@
-"""HTML and SVG as values: what is not markup already is escaped, and numbers are written for people. Used by the page
-of a comparison."""
+"""HTML and SVG as values: what is not markup already is escaped, and numbers are written for people."""
 
 from __future__ import annotations
 
