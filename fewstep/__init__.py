@@ -22,6 +22,7 @@ from fewstep.core.types import Episode as Episode
 from fewstep.core.types import Examples as Examples
 from fewstep.core.types import MetaParams as MetaParams
 from fewstep.core.types import Network as Network
+from fewstep.errors import FewstepError as FewstepError
 from fewstep.errors import InputError as InputError
 from fewstep.errors import TrainingError as TrainingError
 from fewstep.version import __version__ as __version__

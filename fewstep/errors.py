@@ -1,7 +1,11 @@
 """How fewstep refuses. The command turns each into its exit code and never shows a traceback."""
 
 
-class InputError(ValueError):
+class FewstepError(Exception):
+    """Base class of all errors that fewstep raises on purpose."""
+
+
+class InputError(FewstepError, ValueError):
     """What the user gave cannot be used. The message says what was expected, what came, and what to do. Exit code 2."""
 
 
@@ -13,5 +17,5 @@ class NotTrusted(InputError):
         self.option = option
 
 
-class TrainingError(RuntimeError):
+class TrainingError(FewstepError, RuntimeError):
     """A run that started well could not go on (a meta-loss that became NaN, say). Exit code 1."""

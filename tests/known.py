@@ -173,14 +173,14 @@ def bowl_problem(**changes):
     from fewstep.core.problem import Problem, Splits
     from fewstep.core.tasks import TaskFamily
     from fewstep.supervised.columns import InputColumn, TableFormat, TargetColumn
-    from fewstep.supervised.training import SupervisedTrainer
+    from fewstep.supervised.model import supervised_trainer
 
     schedule = optax.cosine_decay_schedule(0.05, 40)
     return Problem(
         **{
             "name": "bowls",
             "settings": None,
-            "trainer": SupervisedTrainer,
+            "trainer": supervised_trainer,
             "init": lambda key: plain(jax.random.normal(key, (3,))),
             "learner": Learner(bowl_loss, optax.sgd(0.1), 2),
             "predict": lambda theta, inputs: inputs,

@@ -38,7 +38,7 @@ ALLOWED: dict[str, str] = {
     "compare/page/components.py: element(": "the elements of a page",
     "compare/page/page.py: element(": "the elements of a page",
     "compare/methods/networks.py: SHARED": "the name of a field of a Problem",
-    "compare/methods/networks.py: hasattr(ground.settings": "a variant has fields for several recipes",
+    "compare/methods/networks.py: hasattr(benchmark.settings": "a variant has fields for several recipes",
 }
 """place -> why it may stay"""
 

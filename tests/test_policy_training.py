@@ -94,7 +94,7 @@ def test_the_log_has_the_keys_and_the_copies_of_any_run(whole, capsys):
 
 
 def test_a_run_that_is_not_finite_goes_back_to_its_best_checkpoint_and_takes_steps_half_as_large(whole, tmp_path):
-    problem = replace(PROBLEM, trainer=Failing)
+    problem = replace(PROBLEM, trainer=lambda: Failing)
     state = jax.device_get(loop.train(problem, tmp_path / "run", quiet=True))
     assert int(state.step) == 4 and slowdown(state) == 0.5
     records = read_metrics(tmp_path / "run" / "metrics.jsonl")

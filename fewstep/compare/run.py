@@ -56,7 +56,7 @@ def compare(
         benchmarks = tuple(owner.benchmark(settings, seed, display.note, budget=budget_seconds, embeddings=embeddings))
         if not begun:
             new_directory(directory)
-        with only_one(directory):
+        with run_lock(directory):
             write_json(directory / REQUEST, request)
             session = Session(Runner(directory, benchmarks, display.say), display, budget_seconds, seeds)
             try:

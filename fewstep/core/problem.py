@@ -153,7 +153,7 @@ class Trainable:
     settings: Any
     """the frozen dataclass it was built from: what `config.json` records"""
     init: Callable[[Key], MetaParams]
-    trainer: type[Trainer]
+    trainer: Callable[[], type[Trainer]]
     """how it is trained"""
     meta_steps: int
     log_every: int

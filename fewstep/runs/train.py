@@ -42,7 +42,7 @@ def train(
     require_processes(owner, name)
     env = owner.named_code(settings)
     problem, several = owner.build(settings, seed, trusted=env), several_candidates(owner, settings)
-    mesh = problem.trainer.mesh_of(problem, devices)
+    mesh = problem.trainer().mesh_of(problem, devices)
     require_answers(problem)
     require_same(owner, settings, seed)
     directory = Path(directory)
@@ -74,7 +74,7 @@ def resume(run: Run, *, quiet: bool = False, devices: int | None = None) -> Run 
     owner = run.application
     require_processes(owner, run.config["problem"])
     problem = run.problem()
-    mesh = problem.trainer.mesh_of(problem, devices)
+    mesh = problem.trainer().mesh_of(problem, devices)
     if run.in_other_env:
         raise InputError(f"{run.directory} goes on in the environment that it began in, got another one by --env.")
     require_same(owner, run.settings, run.seed)

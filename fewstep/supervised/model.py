@@ -14,7 +14,7 @@ from fewstep import nn
 from fewstep.core import losses
 from fewstep.core.losses import Apply, RowError
 from fewstep.core.maml import Learner
-from fewstep.core.problem import Problem
+from fewstep.core.problem import Problem, Trainer
 from fewstep.core.types import Key, LeaveOneOut, Loss, MetaParams, Params
 from fewstep.recipe.build import (
     Parts,
@@ -30,7 +30,6 @@ from fewstep.recipe.build import (
 )
 from fewstep.recipe.settings import LearningSettings
 from fewstep.supervised.columns import TableFormat
-from fewstep.supervised.training import SupervisedTrainer
 from fewstep.variants import (
     bayes_leave_one_out,
     bayes_network,
@@ -60,6 +59,13 @@ class Model(NamedTuple):
     """fields of the Problem that this adapter alone has"""
 
 
+def supervised_trainer() -> type[Trainer]:
+    """What trains a problem whose model predicts, imported when it is asked for: adaptation needs no training code."""
+    from fewstep.supervised.training import SupervisedTrainer
+
+    return SupervisedTrainer
+
+
 def supervised(
     settings: LearningSettings,
     format: TableFormat,
@@ -76,7 +82,7 @@ def supervised(
     return Problem(
         **{
             "settings": settings,
-            "trainer": SupervisedTrainer,
+            "trainer": supervised_trainer,
             "init": model.init,
             "learner": model.learner,
             "predict": model.predict,

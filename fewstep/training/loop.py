@@ -97,7 +97,7 @@ def train(
     quiet, resume = quiet or not writes, bool(multihost.broadcast(np.asarray(resume)))
     if problem.warm_start is not None and not (resume and first_has_checkpoint(directory)):
         problem, resume = pretrain(problem, directory / PRETRAINING, seed, mesh, quiet), False
-    trainer, log_every = problem.trainer(problem, mesh, seed, quiet), problem.log_every
+    trainer, log_every = problem.trainer()(problem, mesh, seed, quiet), problem.log_every
     init_key, train_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     state = problem.initial_state(problem.init(init_key))
     validate_every = max(log_every, math.ceil(meta_steps / trainer.validations / log_every) * log_every)
@@ -276,7 +276,7 @@ def train_in_memory(problem: Trainable, seed: int = 0) -> MetaParams:
     init_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
     if problem.warm_start is not None:
         problem = with_warm_start(problem, train_in_memory(problem.warm_start.problem, seed))
-    trainer, step = problem.trainer(problem, None, seed, True), 0
+    trainer, step = problem.trainer()(problem, None, seed, True), 0
     state = trainer.place(problem.initial_state(problem.init(init_key)))
     while step < problem.meta_steps:
         state, stats = trainer.run(state, train_key, problem.meta_steps - step)

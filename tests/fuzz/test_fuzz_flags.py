@@ -87,7 +87,11 @@ def place(fuzz, monkeypatch):
         problem_of(settings)[0].build(settings, seed)
         raise Begun
 
-    for target in ("compare.splits.grounds", "apps.images.compare.grounds", "apps.policies.compare.grounds"):
+    for target in (
+        "compare.splits.make_benchmarks",
+        "apps.images.compare.make_benchmarks",
+        "apps.policies.compare.make_benchmarks",
+    ):
         monkeypatch.setattr(f"fewstep.{target}", begin_comparison)
     monkeypatch.setattr("fewstep.supervised.report.measure", begin)
     monkeypatch.setattr("fewstep.training.cost.estimate", begin)

@@ -21,7 +21,7 @@ from fewstep.core.tasks import TaskFamily
 from fewstep.core.types import Key, MetaParams, Network, Params
 from fewstep.nn.heads import start_of, with_head
 from fewstep.recipe.build import gradient_learner, gradient_params, outer_optimizer, outer_schedule, shrink_inner_rates
-from fewstep.supervised.training import SupervisedTrainer
+from fewstep.supervised.model import supervised_trainer
 from fewstep.variants import averaged, with_lora
 
 RESNET_FILTERS = 64
@@ -72,7 +72,7 @@ def image_problem(settings: ImageSettings, format: ImageFormat, **parts: Any) ->
     return Problem(
         name=settings.name,
         settings=settings,
-        trainer=SupervisedTrainer,
+        trainer=supervised_trainer,
         init=lambda key: gradient_params(settings, network.init(key)),
         learner=replace(learner, start=start_of(settings.head, body)),
         predict=predict,

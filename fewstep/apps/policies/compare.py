@@ -135,7 +135,7 @@ def make_policy_benchmark(settings: PolicySettings, seed: int) -> PolicyBenchmar
         key = 1_000_000 * (seed + 1) + split
         drawn = sample_tasks_of(problem, count, jax.random.key(key), unseen)
         each = drawn if simulated else [jax.tree.map(lambda leaf, task=task: leaf[task], drawn) for task in range(count)]
-        names = tuple(f"{number + 1}: {task_in_words(as_json(task))}" for number, task in enumerate(each))
+        names = tuple(f"{number + 1}: {task_in_words(task_to_json(task))}" for number, task in enumerate(each))
         return HeldOutTasks(names, settings.rollouts, key, unseen)
 
     return PolicyBenchmark(settings, problem, seed, held_out(1, VALIDATION_TASKS, False), held_out(2, TEST_TASKS, True))

@@ -115,7 +115,7 @@ class PolicySettings:
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             rollbacks=self.rollbacks,
-            trainer=PolicyTrainer,
+            trainer=lambda: PolicyTrainer,
             later_rate=self.later_rate,
             protocol={
                 **protocol,

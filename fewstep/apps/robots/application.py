@@ -18,7 +18,7 @@ class RobotsApplication(SupervisedApplication):
         **ROWS,
         "play": Command("fewstep.apps.robots.cli:Play", "a moving picture of what adaptation changes: of a robot, of a policy"),
         "gather": Command(
-            "fewstep.apps.robots.cli:Gather", "drive a run's robots by its model, and keep what they live through"
+            "fewstep.apps.robots.cli:Collect", "drive a run's robots by its model, and keep what they live through"
         ),
     }
 

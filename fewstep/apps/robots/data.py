@@ -19,7 +19,6 @@ from fewstep.errors import InputError
 from fewstep.simulators.mujoco import DIVERGENCE_LIMIT, Robot, capture_warnings, import_mujoco, initial_states
 from fewstep.storage.arrays import arrays_in, atomic_write
 from fewstep.storage.tables import most_unpacked
-from fewstep.training.devices import cpu_cores
 
 PERSISTENCE = 0.8
 """of random commands from one step of control to the next"""
@@ -52,6 +51,8 @@ class Simulator:
         from mujoco.rollout import Rollout
 
         mujoco, substeps = import_mujoco(), self.robot.substeps
+        from fewstep.training.devices import cpu_cores
+
         threads = self.threads or cpu_cores()
         # Of a simulation that runs away MuJoCo would warn; it is seen in the states.
         with capture_warnings(mujoco), Rollout(nthread=threads if threads > 1 else 0) as rollout:
