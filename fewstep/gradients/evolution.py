@@ -1,5 +1,5 @@
-"""Evolution strategies (ES-MAML: Song et al. 2020, arXiv 1910.01215): the meta-gradient from values of the objective alone
-(floor 1). A value for `Learner.task_gradient`.
+"""Evolution strategies (ES-MAML: Song et al. 2020, arXiv 1910.01215): the meta-gradient from values of the objective alone.
+A value for `Learner.task_gradient`.
 
 Smoothed by a normal of deviation σ, any objective has a gradient, ∇ E[F(θ + σ ε)] = E[(F(θ + σ ε) − F(θ − σ ε)) ε] / 2 σ
 with ε ~ N(0, 1): directions in pairs, which cancel all even parts of F (Salimans et al. 2017, arXiv 1703.03864)."""

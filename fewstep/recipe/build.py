@@ -1,8 +1,6 @@
-"""From the settings that problems share to the learner of a Bayesian last layer, and to the outer optimizer of all learners
-(floor 3). Used by supervised.py, image_model.py and gradient_learner.py.
-
-From settings to a learner of gradient steps: each published variant is a value in one of its fields.
-Used by supervised.py and image_model.py; variants.py says which settings make which variant.
+"""From the settings that problems share to the learner of a Bayesian last layer, and to the outer optimizer of all
+learners; and to a learner of gradient steps, of which each published variant is a value in one of its fields. `variants.py`
+says which settings make which variant.
 """
 
 from __future__ import annotations

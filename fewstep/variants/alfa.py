@@ -1,5 +1,4 @@
-"""ALFA (Baik, Choi, Choi, Kim & Lee 2020, arXiv 2011.00209): a small network sets rates and decays for each task and step
-(floor 2).
+"""ALFA (Baik, Choi, Choi, Kim & Lee 2020, arXiv 2011.00209): a small network sets rates and decays for each task and step.
 
 In step k, θ′ ← β ∘ θ′ − α ∘ ∇L with one rate α and one decay β for each of the L arrays of θ (an array is a layer in the
 authors' code, too). The network sees the mean of every array's gradient and the mean of every array, 2 L numbers; its 2 L
