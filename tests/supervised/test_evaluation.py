@@ -13,6 +13,7 @@ from known import KEY, bowl_closed_form, bowl_loss, bowl_problem, draw_bowls, fa
 from PIL import Image
 
 from fewstep import Examples, InputError, Learner, plots
+from fewstep.application import LAYOUT
 from fewstep.apps.tables.settings import Table
 from fewstep.core.problem import Splits
 from fewstep.core.tasks import TaskFamily
@@ -249,7 +250,8 @@ def test_auto_alone_is_drawn_as_the_steps_it_chooses_among(table):
 
 
 def write_run(directory, records, evaluation=None):
-    (directory / "config.json").write_text("{}")
+    config = {"layout": LAYOUT, "application": "sine", "problem": "sine", "preset": "default", "settings": {}, "seed": 0}
+    (directory / "config.json").write_text(json.dumps(config))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if evaluation is not None:
         (directory / "evaluation.json").write_text(json.dumps(evaluation))
@@ -285,7 +287,7 @@ def test_a_log_cut_short_by_a_crash_is_still_drawn(tmp_path):
 
 
 def test_pictures_of_no_run_or_of_damaged_figures_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no config\.json"):
+    with pytest.raises(InputError, match=r"without config\.json"):
         plots.draw(tmp_path)
     assert not (tmp_path / "plots").exists()
     write_run(tmp_path, [{"meta_step": 10, "meta_loss": 1.0}])

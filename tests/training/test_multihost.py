@@ -1,4 +1,4 @@
-"""One training in many processes, all on this machine. Place: fewstep/hosts.py, fewstep/training/multihost.py."""
+"""One training in many processes, all on this machine. Place: fewstep/training/multihost.py."""
 
 import contextlib
 import json
@@ -228,7 +228,8 @@ def test_processes_without_a_place_or_a_number_are_refused_before_anything_is_wr
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_that_is_left_alone_says_whom_it_waits_for_and_ends_in_words(tmp_path, process):
     code = (
-        "import sys; from fewstep import cli, hosts; hosts.SILENT_SECONDS, hosts.WAITING_SECONDS = 1, 4; sys.exit(cli.main())"
+        "import sys; from fewstep import cli; from fewstep.training import multihost as hosts; "
+        "hosts.SILENT_SECONDS, hosts.WAITING_SECONDS = 1, 4; sys.exit(cli.main())"
     )
     words = ["train", "sine", "--out", str(tmp_path / "run"), "--processes", "2", "--process", str(process)]
     with started(lambda _: [sys.executable, "-c", code, *words, "--coordinator", address()], 1) as processes:

@@ -40,7 +40,7 @@ def nav(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    settings = OwnEnvironment(env="gym_family:drawn", horizon=6, action_scale=0.5, **SMALL)
+    settings = OwnEnvironment(env="gym_family:sample", horizon=6, action_scale=0.5, **SMALL)
     return runs.train(settings, tmp_path_factory.mktemp("own") / "run", quiet=True)
 
 
@@ -231,7 +231,7 @@ def test_a_film_shows_the_policy_before_and_after_each_update_and_an_adapted_one
 def test_an_own_environment_draws_itself_where_it_can(own, tmp_path, capsys):
     out = tmp_path / "film.webp"
     words = ["play", str(own.directory), "--task", "[0.4, 0]", "--updates", "1", "--out", str(out), "--env"]
-    assert cli.main([*words, "gym_family:drawn", "--json"]) == 0
+    assert cli.main([*words, "gym_family:sample", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["played"]) == 2
     with Image.open(out) as moving:
         assert moving.size[0] == 2 * 60 + film.GAP
@@ -243,11 +243,11 @@ def test_an_own_environment_draws_itself_where_it_can(own, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "no picture" in told and "render_mode" in told and "after 1 update" in told and not out.exists()
     assert cli.main(words[:-1]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("--env gym_family:drawn")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--env gym_family:sample")
 
 
 def test_a_factory_is_told_to_draw_where_it_takes_that():
-    assert with_rendering(factory_of("gym_family:drawn"))().render_mode == "rgb_array"
+    assert with_rendering(factory_of("gym_family:sample"))().render_mode == "rgb_array"
     assert gym_tasks(with_rendering(gym_family.Point)).snapshot is None
 
 

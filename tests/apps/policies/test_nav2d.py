@@ -115,7 +115,7 @@ def test_the_best_of_the_policies_on_the_way_is_kept_by_its_own_trajectories(run
 
 
 def test_the_page_says_of_each_family_whether_deviations_are_learned():
-    page = " ".join((Path(cli.__file__).parents[4] / "docs" / "policies.md").read_text().split())
+    page = " ".join((Path(cli.__file__).parents[2] / "docs" / "policies.md").read_text().split())
     assert ("not learned by default in `nav2d`" in page) == (not Nav2d().learn_deviation)
     learned = all(each().learn_deviation for each in (CheetahVel, AntDir, OwnEnvironment))
     assert ("In simulators (`cheetah-vel`, …, `rl`) it is learned by default" in page) == learned
