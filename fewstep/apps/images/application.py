@@ -17,7 +17,7 @@ from fewstep.application import (
     Source,
     resolve,
 )
-from fewstep.apps.rows.application import SupervisedApplication
+from fewstep.apps.rows.application import ROWS, SupervisedApplication
 
 if TYPE_CHECKING:
     from fewstep.core.types import MetaParams
@@ -28,12 +28,8 @@ class ImagesApplication(SupervisedApplication):
 
     name = "images"
     commands: Mapping[str, Command] = {
-        "adapt": Command(
-            "fewstep.apps.images.cli:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"
-        ),
-        "predict": Command(
-            "fewstep.apps.images.cli:Predict", "predict with an adapted model: numbers, classes, intervals", "adapted"
-        ),
+        "adapt": ROWS["adapt"]._replace(target="fewstep.apps.images.cli:Adapt"),
+        "predict": ROWS["predict"]._replace(target="fewstep.apps.images.cli:Predict"),
     }
     evaluation: Mapping[str, str] = {"steps": "", "tasks": "", "shots": "shots", "ways": "ways", "queries": "test_queries"}
 

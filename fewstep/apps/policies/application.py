@@ -19,6 +19,7 @@ from fewstep.application import (
     Source,
     resolve,
 )
+from fewstep.apps.rows.application import ROWS
 from fewstep.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ class PoliciesApplication:
     name = "policies"
     capabilities = frozenset({"environments"})
     commands: Mapping[str, Command] = {
-        "adapt": Command(
-            "fewstep.apps.policies.cli:Adapt", "fit a run to new tasks from a few examples of each, or by acting in one"
-        ),
+        "adapt": ROWS["adapt"]._replace(target="fewstep.apps.policies.cli:Adapt"),
         "play": Command(
             "fewstep.apps.policies.play:Play", "a moving picture of what adaptation changes: of a robot, of a policy"
         ),
