@@ -154,7 +154,7 @@ class Trainable:
     """the frozen dataclass it was built from: what `config.json` records"""
     init: Callable[[Key], MetaParams]
     trainer: Callable[[], type[Trainer]]
-    """how it is trained"""
+    """returns the class that trains it, which is imported by this call"""
     meta_steps: int
     log_every: int
     """meta-steps between two lines of the log"""

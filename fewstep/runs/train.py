@@ -34,9 +34,8 @@ def train(
     """Meta-trains what `settings` describe into the new folder `directory`. Returns the run; None in all of many processes but
     the first, which alone writes.
 
-    The tasks of a meta-batch are split over so many `devices` of each process; if it is None, over as many as
-    is best. Raises `InputError` before
-    anything is written if the settings, the data or the folder cannot be used.
+    The tasks of a meta-batch are split over `devices` of each process, by default as many as is best. Raises `InputError`
+    before anything is written if the settings, the data or the folder cannot be used.
     """
     owner, name = problem_of(settings)
     require_processes(owner, name)

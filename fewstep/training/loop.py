@@ -33,25 +33,6 @@ from fewstep.variants import evaluated, slowdown, slower
 
 FACTOR = 0.5
 """by which each rollback multiplies the outer rate"""
-
-
-def roll_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
-    """(state to continue from, message) if the meta-step after `failed` is not finite.
-
-    `good` is the best saved state. Raises `TrainingError` with the reason if no rollback is left, or if smaller steps would not
-    help since no meta-step was made after `good`.
-    """
-    reason = trainer.diagnose(jax.device_get(failed), key)
-    factor, then = slowdown(failed), slowdown(good)
-    if not rollbacks or factor is None or then is None or int(failed.step) == int(good.step):
-        raise TrainingError(reason)
-    times = round(math.log(factor, FACTOR))
-    if times >= rollbacks:
-        raise TrainingError(f"{reason} The run went back {times} times, with half the outer rate each time (--rollbacks).")
-    message = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
-    return slower(good, FACTOR * factor / then), message
-
-
 SECONDS_A_CALL = 0.5
 """Target duration of a compiled call: long enough to hide overhead, short enough to stop and to show progress."""
 PRETRAINING = "beginning"
@@ -72,6 +53,23 @@ class RollbackPoint(NamedTuple):
     state: MetaState
     record: dict[str, Any]
     """the record of its checkpoint"""
+
+
+def roll_back(trainer: Trainer, rollbacks: int, good: MetaState, failed: MetaState, key: Key) -> tuple[MetaState, str]:
+    """(state to continue from, message) if the meta-step after `failed` is not finite.
+
+    `good` is the best saved state. Raises `TrainingError` with the reason if no rollback is left, or if smaller steps would not
+    help since no meta-step was made after `good`.
+    """
+    reason = trainer.diagnose(jax.device_get(failed), key)
+    factor, then = slowdown(failed), slowdown(good)
+    if not rollbacks or factor is None or then is None or int(failed.step) == int(good.step):
+        raise TrainingError(reason)
+    times = round(math.log(factor, FACTOR))
+    if times >= rollbacks:
+        raise TrainingError(f"{reason} The run went back {times} times, with half the outer rate each time (--rollbacks).")
+    message = f"{reason} Going back to meta-step {int(good.step)}, with {FACTOR * factor:g} of the outer rate."
+    return slower(good, FACTOR * factor / then), message
 
 
 def train(
